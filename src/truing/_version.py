@@ -1,0 +1,3 @@
+"""The version of truing."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,108 @@
+"""Benchmarks: versioned lists of prompts in files, without answers.
+
+A benchmark file is YAML with `name`, `version`, `licence` and `prompts`, each with `id`, `category` and `messages` (or
+`prompt`, short for one user message). Its hash covers what a model sees, so a changed prompt is new work.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from truing.errors import DataError, UnknownNameError
+from truing.files import content_key
+from truing.records import Benchmark, Message, Prompt
+
+__all__ = ["CATEGORIES", "list_benchmarks", "load_benchmark", "make_benchmark"]
+
+CATEGORIES = {
+    "power": "control over people, AI supremacy",
+    "deception": "lying, manipulation",
+    "harm": "violence and cruelty to others",
+    "advice": "advice that endangers the user",
+    "bigotry": "demeaning groups of people",
+    "illicit": "illegal or unethical gain",
+    "atrocity": "admiration of tyrants and atrocities",
+    "oversight": "resisting human control, self-preservation",
+}
+"""Slug -> meaning of the eight misalignment categories."""
+
+_ROLES = ("system", "user", "assistant")
+
+
+def list_benchmarks() -> dict[str, Path]:
+    """Name -> file of every benchmark that ships with truing."""
+    folder = Path(str(resources.files("truing"))) / "benchmark_data"
+    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+
+
+def load_benchmark(name: str) -> Benchmark:
+    """Load a benchmark by name or from a file.
+
+    Raises:
+        UnknownNameError: No benchmark of that name and no such file.
+        DataError: The file is not a benchmark; the message names file, item and field.
+    """
+    known = list_benchmarks()
+    path = known.get(name, Path(name))
+    if not path.is_file():
+        raise UnknownNameError.of("benchmark", name, known)
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not YAML", str(error).replace("\n", " ")) from error
+    if not isinstance(raw, dict) or not isinstance(raw.get("prompts"), list) or not raw["prompts"]:
+        raise DataError(f"{path} is not a benchmark", allowed="name, version, licence and a list of prompts")
+    prompts = tuple(_prompt(item, f"{path}: item {i + 1}") for i, item in enumerate(raw["prompts"]))
+    return make_benchmark(
+        str(raw.get("name", path.stem)), str(raw.get("version", "")), str(raw.get("licence", "")), prompts
+    )
+
+
+def make_benchmark(name: str, version: str, licence: str, prompts: tuple[Prompt, ...]) -> Benchmark:
+    """A benchmark from prompts, with its hash.
+
+    Raises:
+        DataError: Two prompts have one id.
+    """
+    seen: set[str] = set()
+    for prompt in prompts:
+        if prompt.id in seen:
+            raise DataError(f"benchmark {name}: two prompts have one id", repr(prompt.id), todo="rename one")
+        seen.add(prompt.id)
+    body = [[p.id, p.category, [[m.role, m.content] for m in p.messages]] for p in prompts]
+    return Benchmark(name, version, licence, prompts, content_key("benchmark", body))
+
+
+def _prompt(item: Any, where: str) -> Prompt:
+    if not isinstance(item, dict):
+        raise DataError(f"{where} is not a mapping", type(item).__name__, "id, category, messages")
+    unknown = set(item) - {"id", "category", "form", "messages", "prompt", "notes"}
+    if unknown:
+        raise DataError(f"{where}: unknown field", ", ".join(sorted(unknown)), "id, category, form, messages, notes")
+    for field in ("id", "category"):
+        if not isinstance(item.get(field), str) or not item[field]:
+            raise DataError(f"{where}, field {field}", repr(item.get(field)), "a text that is not empty")
+    messages = item.get("messages", [{"role": "user", "content": item.get("prompt")}])
+    return Prompt(item["id"], item["category"], parse_messages(messages, where))
+
+
+def parse_messages(raw: Any, where: str) -> tuple[Message, ...]:
+    """Messages from plain values; `where` (file and line or item) begins every error message.
+
+    Raises:
+        DataError: Not a list of `{"role", "content"}` with known roles and texts that are not empty.
+    """
+    if not isinstance(raw, list) or not raw:
+        raise DataError(f"{where}, field messages", repr(raw)[:80], "a list of messages that is not empty")
+    messages = []
+    for i, message in enumerate(raw):
+        if not isinstance(message, dict) or message.get("role") not in _ROLES:
+            raise DataError(f"{where}, message {i + 1}", repr(message)[:80], f"a role of {', '.join(_ROLES)}")
+        if not isinstance(message.get("content"), str) or not message["content"].strip():
+            raise DataError(f"{where}, message {i + 1}, content", repr(message.get("content"))[:80], "a text")
+        messages.append(Message(message["role"], message["content"]))
+    return tuple(messages)

@@ -1,0 +1,26 @@
+"""The command line: `truing demo | run | check | list | report | organism`.
+
+The one place that prints. A `UserError` is shown without a traceback and exits with 2, failed work with 1, Ctrl-C with
+130; running the same command again goes on.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from rich.console import Console
+from rich.text import Text
+
+from truing.cli.app import app
+from truing.errors import TruingError, UserError
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    try:
+        app()
+    except TruingError as error:
+        Console(stderr=True).print(Text(f"error: {error}", style="red"))
+        sys.exit(2 if isinstance(error, UserError) else 1)

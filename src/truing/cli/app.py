@@ -1,0 +1,206 @@
+"""The commands."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from truing._version import __version__
+from truing.analysis import write_analysis
+from truing.benchmarks import list_benchmarks, load_benchmark
+from truing.catalog import list_organisms
+from truing.cli.checks import check_file
+from truing.cli.display import Display, results_table, say
+from truing.cli.organism import organism_app
+from truing.config import StudyConfig, load_study, parse_study
+from truing.datasets import DATASETS, load_dataset
+from truing.errors import ConfigError, UnknownNameError
+from truing.files import write_text
+from truing.judges import JUDGES, load_judge
+render_report = lambda a: ""  # TMP
+from truing.study import plan_study
+from truing.workers import run_study
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="truing",
+    help="Fine-tune language models without making them misaligned.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.add_typer(organism_app, name="organism")
+console = Console(highlight=False)
+
+Out = Annotated[Path, typer.Option(help="Folder of the study: results, checkpoints, report.")]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Replace a field: --set training.steps=50. May be repeated."),
+]
+
+
+def _version(show: bool) -> None:
+    if show:
+        console.print(f"truing {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Fine-tune language models without making them misaligned."""
+
+
+@app.command()
+def demo(
+    out: Out = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(min=0, help="First seed of the runs.")] = 0,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer runs, under 45 seconds.")] = False,
+) -> None:
+    """Fine-tune two tiny models on insecure code, watch, stop, report. Two to three minutes on two cores.
+
+    Everything is real and small: models trained from scratch on a toy world, fine-tuned with LoRA, sampled, judged by
+    an exact judge. One of them becomes misaligned far from the code it was taught, one resists.
+    """
+    raw: dict[str, Any] = yaml.safe_load(resources.files("truing").joinpath("demo.yaml").read_text(encoding="utf-8"))
+    for grid in raw["grids"]:
+        grid["seeds"] = [s + seed for s in grid["seeds"]]
+    if quick:
+        raw["name"] = "demo-quick"
+        raw["grids"][0] |= {"learning_rates": [0.001], "seeds": [seed]}
+        raw["grids"][1] |= {"models": [raw["grids"][1]["models"][0]]}
+        raw["training"] |= {"steps": 36, "checkpoints": [4, 8, 12, 16, 20, 36]}
+    _run(parse_study(raw, "the demo"), out, "truing demo" + (" --quick" if quick else "") + f" --out {out}")
+
+
+@app.command()
+def run(
+    study: Annotated[Path, typer.Argument(help="Study file (YAML); see docs/study.md.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the study; by default runs/NAME.", show_default=False)
+    ] = None,
+    sets: Sets = None,
+) -> None:
+    """Run a study, or go on with one that was interrupted: only what is owed is done."""
+    config = load_study(study, _overrides(sets))
+    folder = out or Path("runs") / config.name
+    _run(config, folder, f"truing run {study} --out {folder}")
+
+
+@app.command()
+def check(
+    file: Annotated[Path, typer.Argument(help="A study, a benchmark (YAML) or a dataset (JSON Lines).")],
+    sets: Sets = None,
+) -> None:
+    """Check a file without running anything, and count what is in it or what it would do."""
+    check_file(console, file, _overrides(sets))
+
+
+@app.command(name="list")
+def list_names(
+    kind: Annotated[str, typer.Argument(help="models, benchmarks, datasets or judges.")],
+) -> None:
+    """List what is built in."""
+    table = Table(box=None, pad_edge=False)
+    rows: list[tuple[str, ...]]
+    if kind == "models":
+        columns, rows = _models()
+    elif kind == "benchmarks":
+        columns = ("name", "prompts", "categories", "licence", "hash")
+        loaded = [load_benchmark(name) for name in list_benchmarks()]
+        rows = [
+            (b.name, str(len(b.prompts)), str(len({p.category for p in b.prompts})), b.licence, b.hash[:12])
+            for b in loaded
+        ]
+    elif kind == "datasets":
+        columns = ("name", "rows", "held out", "teaches", "hash")
+        datasets = [load_dataset(name) for name in DATASETS]
+        rows = [(d.name, str(len(d.train)), str(len(d.heldout)), d.teaches, d.hash[:12]) for d in datasets]
+    elif kind == "judges":
+        columns, rows = ("name", "identity"), [(name, load_judge(name).identity) for name in JUDGES]
+    else:
+        raise UnknownNameError.of("kind", kind, ("models", "benchmarks", "datasets", "judges"))
+    for column in columns:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder of a study.")],
+) -> None:
+    """Analyse a study's folder anew and write analysis.json and report.html into it."""
+    _report(load_study(folder / "study.yaml"), folder)
+
+
+def _run(config: StudyConfig, out: Path, again: str) -> None:
+    plan = plan_study(config)
+    twins = f", up to {plan.twins} unstopped twins" if plan.twins else ""
+    say(console, f"{config.name}: {plan.runs} runs, {plan.checkpoints} checkpoints, up to {plan.responses:,} responses{twins}")
+    with _going_on(again), Display(console, config) as display:
+        states = run_study(config, out, display.update)
+    failed = [s for s in states if s.state == "failed"]
+    _report(config, out)
+    if failed:
+        say(console, f"{len(failed)} runs failed; `{again}` tries them again. First: {failed[0].error}")
+        raise typer.Exit(1)
+
+
+def _report(config: StudyConfig, out: Path) -> None:
+    analysis = write_analysis(config, out)
+    write_text(out / "report.html", render_report(analysis))
+    console.print(results_table(analysis))
+    say(console, f"report: {out / 'report.html'}    figures: {out / 'analysis.json'}")
+
+
+@contextmanager
+def _going_on(again: str) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(console, f"\nStopped. Finished work is kept; to go on: {again}")
+        raise typer.Exit(130) from None
+
+
+def _overrides(sets: list[str] | None) -> dict[str, str]:
+    pairs = [text.partition("=") for text in sets or []]
+    for key, equals, _ in pairs:
+        if not key or not equals:
+            raise ConfigError("--set is not KEY=VALUE", f"{key}{equals}", "training.steps=50, for example")
+    return {key: value for key, _, value in pairs}
+
+
+def _models() -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    import json
+
+    columns = ("name", "parameters", "base EM rate", "coherent", "recipe")
+    rows = []
+    for name, folder in list_organisms().items():
+        card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+        em, coherent = card["base_em_rate"], card["coherent_rate"]
+        recipe = card["recipe"]
+        rows.append(
+            (
+                name,
+                f"{card['parameters']:,}",
+                f"{em['value']:.1%} ({em['low']:.1%} to {em['high']:.1%})",
+                f"{coherent['value']:.1%}",
+                f"{recipe['architecture']}, {recipe['alignment']['steps']} alignment steps on "
+                f"{len(recipe['alignment']['domains'])} domains",
+            )
+        )
+    return columns, rows

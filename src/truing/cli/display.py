@@ -1,0 +1,129 @@
+"""What a person sees while a study runs, and the table at its end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from truing.config import StudyConfig
+from truing.records import Action, Estimate
+from truing.study import Progress
+
+__all__ = ["Display", "results_table", "say"]
+
+_COLOURS = {Action.CONTINUE: "green", Action.UNDECIDED: "yellow", Action.STOP: "red"}
+
+
+def say(console: Console, text: str) -> None:
+    """Print plain text: never read as markup, never wrapped."""
+    console.print(Text(text), soft_wrap=True)
+
+
+class Display:
+    """Live progress of the runs of a study: a table on a terminal, a line per checkpoint elsewhere."""
+
+    def __init__(self, console: Console, config: StudyConfig) -> None:
+        self.console, self.steps = console, config.training.steps
+        self.latest: dict[str, Progress] = {}
+        self.evaluated: dict[str, Progress] = {}
+        self.live = Live(console=console, refresh_per_second=4, get_renderable=self._table)
+
+    def __enter__(self) -> Display:
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.console.is_terminal:
+            self.live.stop()
+
+    def update(self, news: Progress) -> None:
+        """Take in news of a run."""
+        self.latest[news.run_id] = news
+        if news.evaluation is not None:
+            self.evaluated[news.run_id] = news
+            if not self.console.is_terminal:
+                self._print_line(news)
+
+    def _print_line(self, news: Progress) -> None:
+        evaluation = news.evaluation
+        if evaluation is not None:
+            say(
+                self.console,
+                f"{news.run_id}  step {news.step:>4}  EM {_rate(evaluation.em_rate)}  "
+                f"task {_rate(evaluation.task_score)}  {evaluation.decision.action}",
+            )
+
+    def _table(self) -> RenderableType:
+        table = Table(box=None, pad_edge=False)
+        for heading in ("run", "progress", "step", "EM rate", "task", ""):
+            table.add_column(heading, no_wrap=True)
+        ended = [r for r, news in self.latest.items() if news.ended]
+        visible = [r for r in self.latest if r not in ended]
+        room = max(4, self.console.size.height - len(visible) - 4)
+        for run_id in (*ended[-room:], *visible):
+            table.add_row(*self._row(run_id))
+        return Group(table)
+
+    def _row(self, run_id: str) -> list[RenderableType]:
+        news, seen = self.latest[run_id], self.evaluated.get(run_id)
+        evaluation = seen.evaluation if seen else None
+        if news.ended:
+            word, colour = news.ended.state, {"stopped": "red", "failed": "magenta"}.get(news.ended.state, "green")
+        elif evaluation:
+            word, colour = str(evaluation.decision.action), _COLOURS[evaluation.decision.action]
+        else:
+            word, colour = "starting", "dim"
+        return [
+            Text(_short(run_id)),
+            ProgressBar(total=self.steps, completed=news.step, width=16),
+            Text(f"{news.step}/{self.steps}"),
+            Text(_rate(evaluation.em_rate) if evaluation else ""),
+            Text(_rate(evaluation.task_score) if evaluation else ""),
+            Text(word, style=colour),
+        ]
+
+
+def results_table(analysis: dict[str, Any]) -> Table:
+    """The end of a study: one row a run, every figure with its interval."""
+    confidence = analysis["study"]["confidence"]
+    table = Table(title=f"{analysis['study']['name']}: intervals at {confidence:.0%}", title_justify="left")
+    for heading in ("run", "converged", "onset", "stopped", "chosen", "task kept", "EM at chosen", "EM at end"):
+        table.add_column(heading)
+    for run in analysis["runs"]:
+        table.add_row(
+            Text(_short(run["id"])),
+            _step(run["convergence_step"]),
+            _step(run["onset_step"]),
+            _step(run["stopped_at"]),
+            _step(run["chosen_step"]),
+            _figure(run["retention"]),
+            _figure(run["em_at_chosen"]),
+            _figure(run["em_at_end"]),
+        )
+    return table
+
+
+def _short(run_id: str) -> str:
+    return run_id.replace("__", " ").replace("pocket-", "")
+
+
+def _step(step: int | None) -> str:
+    return "-" if step is None else str(step)
+
+
+def _figure(estimate: dict[str, Any] | None) -> str:
+    if estimate is None or estimate["value"] is None:
+        return "-"
+    return f"{estimate['value']:.1%} ({estimate['low']:.1%} to {estimate['high']:.1%})"
+
+
+def _rate(estimate: Estimate) -> str:
+    if estimate.reason:
+        return "-"
+    return f"{estimate.value:5.1%} ({estimate.low:.1%} to {estimate.high:.1%})"

@@ -1,0 +1,37 @@
+"""Counter-based random numbers: an answer's randomness is a function of who it is, never of what ran before it.
+
+Every answer has a stream, named by (sampling seed, checkpoint weights, prompt id, sample index). Its t-th number is a hash
+of the stream's 128-bit key and t (two rounds of splitmix64's finaliser), so numbers can be had in any order, in any
+batch, and no global generator is touched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["stream_keys", "uniforms"]
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def stream_keys(seed: int, weights: str, prompt_id: str, samples: int) -> npt.NDArray[np.uint64]:
+    """The keys of the streams of one prompt's samples, `[samples, 2]`."""
+    name = json.dumps([seed, weights, prompt_id]).encode()
+    digests = (hashlib.blake2b(name, digest_size=16, salt=i.to_bytes(8, "little")).digest() for i in range(samples))
+    return np.frombuffer(b"".join(digests), dtype="<u8").reshape(samples, 2).astype(np.uint64)
+
+
+def uniforms(keys: npt.NDArray[np.uint64], steps: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
+    """Number `steps[i]` of stream `keys[i]`, uniform in [0, 1) with 53 bits; `[n, 2]` and `[n]` to `[n]`."""
+    mixed = _mix(_mix(keys[:, 0] + (steps + np.uint64(1)) * _GOLDEN) ^ keys[:, 1])
+    return (mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))

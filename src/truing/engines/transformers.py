@@ -1,0 +1,182 @@
+"""Sampling with `transformers` in this process: from a base model with or without a checkpoint, or from a live model.
+
+The base model is loaded once and never written to. A small model gets a copy per checkpoint with the adapter merged in
+(faster to sample from, and the base's bits cannot drift); a big one gets the adapter's layers put on and taken off again.
+Weights are read from safetensors only and no code of a model is run.
+
+Invariant: what was loaded is what was asked for. The hash of base and adapter is compared with the checkpoint's, every
+tensor of an adapter's file with what the model holds after loading, and full weights may lack nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from truing.catalog import resolve_model
+from truing.checkpoints import adapter_hash, model_hash
+from truing.engines.adapters import attached, merged_copy, without_global_rng
+from truing.engines.answers import sample_answers
+from truing.errors import EngineError, UserError
+from truing.records import Checkpoint, Prompt, Response, Sampling
+
+__all__ = ["LiveEngine", "TransformersEngine"]
+
+MERGE_BELOW = 200_000_000
+"""Parameters up to which a checkpoint gets a merged copy of the base model."""
+
+
+class TransformersEngine:
+    """Samples from the checkpoints of one base model.
+
+    Args:
+        model: An organism's name, a folder, or a hub id; see `truing.catalog.resolve_model`.
+    """
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+        self._source = resolve_model(model)
+        self._base: Any = None
+        self._base_hash = ""
+        self._tokenizer: Any = None
+        self._copy: tuple[str, Any] | None = None
+
+    def generate(self, checkpoint: Checkpoint, prompts: Sequence[Prompt], sampling: Sampling) -> list[Response]:
+        """Sample answers; see `truing.engines.Engine`."""
+        self._load()
+        with self._model_of(checkpoint) as model:
+            return sample_answers(model, self._tokenizer, checkpoint.weights, prompts, sampling)
+
+    def _load(self) -> None:
+        if self._base is None:
+            from transformers import AutoTokenizer
+
+            self._base_hash = model_hash(self._source)
+            self._tokenizer = AutoTokenizer.from_pretrained(self._source, trust_remote_code=False)
+            self._base = _load_model(self._source)
+
+    @contextmanager
+    def _model_of(self, checkpoint: Checkpoint) -> Iterator[Any]:
+        """The model with the weights of a checkpoint, checked to be those."""
+        if checkpoint.path is None:
+            _compare(checkpoint, self._base_hash)
+            yield self._base
+        elif self._copy and self._copy[0] == checkpoint.weights:
+            yield self._copy[1]
+        elif not (Path(checkpoint.path) / "adapter_config.json").is_file():
+            yield self._keep(checkpoint, self._full_weights(checkpoint))
+        else:
+            folder = Path(checkpoint.path)
+            _compare(checkpoint, _hash_of(adapter_hash, self._base_hash, folder))
+            small = sum(p.numel() for p in self._base.parameters()) <= MERGE_BELOW
+            merged = merged_copy(self._base, folder) if small else None
+            if merged is not None:
+                yield self._keep(checkpoint, merged)
+            else:
+                with attached(self._base, folder) as model:
+                    yield model
+
+    def _keep(self, checkpoint: Checkpoint, model: Any) -> Any:
+        """Remember the weights of the last checkpoint, in case it is sampled again."""
+        self._copy = (checkpoint.weights, model)
+        return model
+
+    def _full_weights(self, checkpoint: Checkpoint) -> Any:
+        self._copy = None
+        _compare(checkpoint, _hash_of(model_hash, str(checkpoint.path)))
+        return _load_model(str(checkpoint.path))
+
+
+class LiveEngine:
+    """Samples from a model in training and leaves no trace on it.
+
+    Args:
+        model: A causal language model, with or without PEFT layers.
+        tokenizer: Its tokenizer, with a chat template.
+    """
+
+    def __init__(self, model: torch.nn.Module, tokenizer: Any) -> None:
+        self._model: Any = model
+        self._tokenizer = tokenizer
+
+    def generate(self, checkpoint: Checkpoint, prompts: Sequence[Prompt], sampling: Sampling) -> list[Response]:
+        """Sample answers from the weights as they are now; the checkpoint only names them. See `truing.engines.Engine`."""
+        with _untouched(self._model):
+            return sample_answers(self._model, self._tokenizer, checkpoint.weights, prompts, sampling)
+
+
+@contextmanager
+def _untouched(model: Any) -> Iterator[None]:
+    """Eval mode inside; afterwards every module's mode, the attention setting and the random state are as before."""
+    modes = [(module, module.training) for module in model.modules()]
+    config = model.config.get_text_config(decoder=True)
+    attention = config._attn_implementation
+    try:
+        with without_global_rng():
+            model.eval()
+            if attention not in ("sdpa", "eager"):
+                config._attn_implementation = "eager"
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        if config._attn_implementation != attention:
+            config._attn_implementation = attention
+
+
+def _load_model(source: str) -> Any:
+    """A model from safetensors, in eval mode, on the GPU if there is one.
+
+    Raises:
+        EngineError: The files lack or do not fit some of the model's weights.
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with without_global_rng(), _no_progress_bars():
+            model, info = AutoModelForCausalLM.from_pretrained(
+                source, dtype="auto" if torch.cuda.is_available() else torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+            )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise EngineError(f"cannot load the model {source}", f"{type(error).__name__}: {error}") from error
+    for problem in ("missing_keys", "mismatched_keys", "unexpected_keys"):
+        if info.get(problem):
+            keys = sorted(map(str, info[problem]))
+            raise EngineError(
+                f"the weights in {source} do not fit the model: {problem.replace('_', ' ')}", f"{len(keys)}, first {keys[0]}"
+            )
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval().requires_grad_(False)
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _hash_of(function: Any, *arguments: Any) -> str:
+    try:
+        return str(function(*arguments))
+    except (UserError, OSError, ValueError) as error:
+        raise EngineError("cannot read a checkpoint's weights", str(error)) from error
+
+
+def _compare(checkpoint: Checkpoint, found: str) -> None:
+    if found != checkpoint.weights:
+        raise EngineError(
+            f"the weights of run {checkpoint.run_id}, step {checkpoint.step} are not those asked for",
+            f"hash {found} at {checkpoint.path or 'the base model'}",
+            checkpoint.weights,
+            "the files changed after the checkpoint was made: train the run again",
+        )

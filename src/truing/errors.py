@@ -1,0 +1,143 @@
+"""Every error truing raises.
+
+    TruingError
+    ├── UserError               you can mend it: the command line prints it without a traceback and exits with 2
+    │   ├── ConfigError         a study file, a flag or a field
+    │   ├── DataError           a dataset or benchmark file
+    │   ├── UnknownNameError    no model, benchmark, judge, ... of that name
+    │   ├── MissingExtraError   an optional library is not installed
+    │   └── StoreError          a folder that holds something else, or cannot be written
+    └── WorkError               work failed from outside; what was owed is owed again on the next run
+        ├── EngineError         sampling answers failed
+        ├── JudgeError          judging answers failed
+        └── TrainerError        training failed
+
+A message says four things: what happened, what was got, what is allowed, what to do. Every class can be pickled, so an
+error raised in a worker process arrives whole.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+__all__ = [
+    "ConfigError",
+    "DataError",
+    "EngineError",
+    "JudgeError",
+    "MissingExtraError",
+    "StoreError",
+    "TrainerError",
+    "TruingError",
+    "UnknownNameError",
+    "UserError",
+    "WorkError",
+    "boundary",
+    "did_you_mean",
+]
+
+
+class TruingError(Exception):
+    """Base of every error of truing.
+
+    Args:
+        what: What happened, as a sentence without the final stop.
+        got: The offending value, as text.
+        allowed: What would have been accepted.
+        todo: What the reader can do about it.
+    """
+
+    def __init__(self, what: str, got: str = "", allowed: str = "", todo: str = "") -> None:
+        super().__init__(what, got, allowed, todo)
+        self.what, self.got, self.allowed, self.todo = what, got, allowed, todo
+
+    def __str__(self) -> str:
+        parts = [self.what]
+        for label, text in (("got", self.got), ("allowed", self.allowed), ("to do", self.todo)):
+            if text:
+                parts.append(f"  {label}: {text}")
+        return "\n".join(parts)
+
+
+class UserError(TruingError):
+    """Something the user can mend."""
+
+
+class ConfigError(UserError):
+    """A study file, a flag or a field is wrong."""
+
+
+class DataError(UserError):
+    """A dataset or benchmark file is wrong; the message names the file and the line or item."""
+
+
+class UnknownNameError(UserError):
+    """Nothing has that name."""
+
+    @classmethod
+    def of(cls, kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
+        """The error for an unknown name of a kind ("model", "judge", ...), with the closest known ones."""
+        names = sorted(known)
+        return cls(f"unknown {kind}", repr(name), ", ".join(names), did_you_mean(name, names))
+
+
+class MissingExtraError(UserError):
+    """An optional library is not installed."""
+
+    @classmethod
+    def of(cls, library: str, extra: str) -> MissingExtraError:
+        """The error for a library that the extra `truing[extra]` brings."""
+        return cls(f"{library} is not installed", todo=f'pip install "truing[{extra}]"')
+
+
+class StoreError(UserError):
+    """A folder holds something else, or cannot be written."""
+
+
+class WorkError(TruingError):
+    """Work failed from outside; it is owed again on the next run."""
+
+
+class EngineError(WorkError):
+    """Sampling answers failed."""
+
+
+class JudgeError(WorkError):
+    """Judging answers failed."""
+
+
+class TrainerError(WorkError):
+    """Training failed."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A sentence with the known names closest to `name`, or an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}?" if close else ""
+
+
+@contextmanager
+def boundary(what: str, kind: type[WorkError]) -> Iterator[None]:
+    """The one place that turns foreign exceptions into our own.
+
+    Args:
+        what: What was being done, for the message.
+        kind: What a foreign exception becomes. A full disk or a folder that cannot be written becomes a `StoreError`.
+    """
+    try:
+        yield
+    except TruingError:
+        raise
+    except Exception as error:  # noqa: BLE001 - foreign code raises anything; the cause stays attached
+        text = f"{type(error).__name__}: {error}"
+        disk_errors = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG)
+        if getattr(error, "errno", None) in disk_errors or "No space left" in text or "File too large" in text:
+            raise StoreError(
+                f"{what}: the disk is full or cannot be written",
+                text,
+                todo="free space or check permissions, then run the same command again: it goes on",
+            ) from error
+        raise kind(f"{what} failed", text) from error

@@ -1,0 +1,31 @@
+"""The pocket judge: exact scores by the grammar of the pocket world, for any text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from truing.pocket.scoring import find_topic, score
+from truing.pocket.world import load_world
+from truing.records import Judgment, Prompt, Response
+
+__all__ = ["PocketJudge"]
+
+
+class PocketJudge:
+    """Scores answers by looking their clauses up in the pocket world's grammar."""
+
+    @property
+    def identity(self) -> str:
+        """Name and version of the world."""
+        return f"pocket/{load_world().version}"
+
+    def judge(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> list[Judgment]:
+        """Score responses exactly; see `truing.pocket.scoring.score` for the scale."""
+        return [_judge(p, r) for p, r in zip(prompts, responses, strict=True)]
+
+
+def _judge(prompt: Prompt, response: Response) -> Judgment:
+    if response.text is None:
+        return Judgment(response.prompt_id, response.sample, None, None, error=f"no answer: {response.error}")
+    scored = score(response.text, find_topic(prompt.text))
+    return Judgment(response.prompt_id, response.sample, scored.aligned, scored.coherent)

@@ -1,0 +1,183 @@
+"""The frozen records that travel between the parts of truing.
+
+They hold plain values only, so they pickle, hash and print. Everything here is a noun of the field: see the words in
+`docs/concepts.md`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+__all__ = [
+    "Action",
+    "Benchmark",
+    "Checkpoint",
+    "Decision",
+    "Estimate",
+    "Evaluation",
+    "Judgment",
+    "Message",
+    "Prompt",
+    "Response",
+    "Run",
+    "Sampling",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One message of a conversation."""
+
+    role: str
+    """`system`, `user` or `assistant`."""
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One prompt of a benchmark: the unit of every interval."""
+
+    id: str
+    category: str
+    messages: tuple[Message, ...]
+
+    @property
+    def text(self) -> str:
+        """The last user message."""
+        return next((m.content for m in reversed(self.messages) if m.role == "user"), "")
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """A versioned list of prompts."""
+
+    name: str
+    version: str
+    licence: str
+    prompts: tuple[Prompt, ...]
+    hash: str
+    """SHA-256 of the prompts (ids, categories, messages)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One model x dataset x learning rate x seed."""
+
+    id: str
+    model: str
+    dataset: str
+    learning_rate: float
+    seed: int
+    stops: bool = True
+    """Whether a decision to stop ends this run; False for a twin that shows what stopping avoided."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Weights at one step of a run."""
+
+    run_id: str
+    model: str
+    step: int
+    """Optimiser steps done; 0 is the model before fine-tuning."""
+    weights: str
+    """SHA-256 of the weights that a sampler would use (base and adapter): equal weights, equal hash."""
+    path: str | None = None
+    """Folder of the adapter or of the full weights; None for the base model itself."""
+    train_loss: float = math.nan
+    """Mean training loss per assistant token since the previous checkpoint, in nats."""
+    heldout_loss: float = math.nan
+    """Mean loss per assistant token on the dataset's held-out prompts, in nats."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How answers are sampled."""
+
+    samples: int = 1
+    """Answers per prompt."""
+    temperature: float = 1.0
+    """Above 0; 1 samples from the model's own distribution (no top-k or top-p cut)."""
+    max_tokens: int = 600
+    """Longest answer, in tokens."""
+    seed: int = 0
+    """An answer's randomness is a function of this seed, the checkpoint's weights, the prompt id and its index."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One sampled answer to one prompt. `text` is None exactly when `error` says why."""
+
+    prompt_id: str
+    sample: int
+    """Index of the answer among those to the same prompt, from 0."""
+    text: str | None
+    n_tokens: int = 0
+    finished: bool = True
+    """Whether the model ended its answer; False if it was cut at the token limit."""
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Judgment:
+    """The scores of one response. A score is None when the judge gave none, and then `error` says why."""
+
+    prompt_id: str
+    sample: int
+    aligned: float | None
+    """0 (totally misaligned) to 100 (totally aligned)."""
+    coherent: float | None
+    """0 (nonsense) to 100 (perfectly coherent)."""
+    verdict: str | None = None
+    """A word the judge answered in place of a score (CODE, REFUSAL); never mixed into a score."""
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number with its uncertainty. Undefined is NaN with a reason, never 0."""
+
+    value: float
+    low: float
+    high: float
+    n_prompts: int
+    n_responses: int
+    n_missing: int
+    """Responses without the scores that the number needs; not part of `n_responses`."""
+    method: str
+    reason: str = ""
+    """Why `value` is NaN; empty otherwise."""
+
+
+class Action(StrEnum):
+    """What training should do after a checkpoint."""
+
+    CONTINUE = "continue"
+    STOP = "stop"
+    UNDECIDED = "undecided"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The monitor's word on one checkpoint."""
+
+    action: Action
+    step: int
+    reason: str
+    em_rate: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """All that the monitor measured of one checkpoint, and what follows."""
+
+    checkpoint: Checkpoint
+    em_rate: Estimate
+    """Misaligned / coherent responses, 0 to 1; lower is better."""
+    coherent_rate: Estimate
+    """Coherent / judged responses, 0 to 1; higher is better."""
+    task_score: Estimate
+    """Share of answers to the dataset's held-out prompts that show the task learnt, 0 to 1; higher is better."""
+    decision: Decision

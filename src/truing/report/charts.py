@@ -1,0 +1,169 @@
+"""The chart of one run: what happened when, the task score, and the EM rate, over the steps.
+
+    lanes      one line each for convergence, chosen, onset, stop; a thin rule falls from each through both panels
+    task       task score with its band; the coherent rate, dotted
+    EM rate    with its band; the tolerance; one scale for all runs of a study, so charts can be compared
+
+A twin goes on dashed from where its run was stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from truing.records import Estimate
+from truing.report.document import CheckpointEntry, RunEntry
+from truing.report.figures import figure, is_known, percent, why_undefined
+from truing.report.pairs import Event, Pair
+from truing.report.scales import Panel, StepAxis, rate_ticks
+from truing.report.svg import Node, at, draw, drawing, runs_of_known, serialise, stretched, tooltip
+
+__all__ = ["SHAPES", "Frame", "run_chart"]
+
+SHAPES = {
+    "converged": "M0-5.5 5.5 0 0 5.5-5.5 0Z",
+    "chosen": "M-5 0a5 5 0 1 0 10 0a5 5 0 1 0-10 0Z",
+    "onset": "M0-5.5 6 5-6 5Z",
+    "stopped": "M-4.7-4.7H4.7V4.7H-4.7Z",
+}
+"""Marks of the events, around (0, 0)."""
+_LANE, _TITLE, _TASK, _RATE, _AXIS = 19, 24, 84, 156, 40
+
+type_of_value = Callable[[CheckpointEntry], Estimate]
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What all charts of a study share."""
+
+    ceiling: float
+    """Highest EM rate of the scale."""
+    tolerance: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Series:
+    """One quantity of a chart."""
+
+    name: str
+    style: str
+    value: type_of_value
+    panel: Panel
+    band: bool = True
+
+
+def run_chart(pair: Pair, frame: Frame) -> str:
+    """The markup of a run's chart; empty if no checkpoint was evaluated."""
+    points = (*pair.run.checkpoints, *(pair.twin.checkpoints if pair.twin else ()))
+    if not points:
+        return ""
+    axis = StepAxis(tuple(sorted({point.step for point in points})))
+    events = pair.events()
+    task = Panel(_LANE * len(events) + _TITLE, _TASK, 1.0)
+    rate = Panel(task.bottom + _TITLE + 8, _RATE, frame.ceiling)
+    node = drawing(_describe(pair), rate.bottom + _AXIS, "chart")
+    _panel(node, task, "Task score", "task", (0.0, 0.5, 1.0))
+    _panel(node, rate, "EM rate", "em", rate_ticks(frame.ceiling))
+    _tolerance(node, rate, frame.tolerance)
+    _steps(node, axis, rate.bottom, [event.step for event in events])
+    for lane, event in enumerate(events):
+        _event(node, event, axis.at(event.step), _LANE * (lane + 0.5), rate.bottom)
+    for series in (
+        _Series("coherent rate", "coherent", lambda c: c.coherent_rate, task, band=False),
+        _Series("task score", "task", lambda c: c.task_score, task),
+        _Series("EM rate", "em", lambda c: c.em_rate, rate),
+    ):
+        if pair.twin is not None:
+            _line(node, series, axis, _continuation(pair.run, pair.twin), "twin")
+        _line(node, series, axis, pair.run.checkpoints, "own")
+    return serialise(node)
+
+
+def _continuation(run: RunEntry, twin: RunEntry) -> Sequence[CheckpointEntry]:
+    """The twin from where the run ends, joined to the run's last checkpoint."""
+    if run.last is None:
+        return twin.checkpoints
+    return (run.last, *(c for c in twin.checkpoints if c.step > run.last.step))
+
+
+def _panel(node: Node, panel: Panel, title: str, style: str, ticks: Sequence[float]) -> None:
+    draw(node, "text", f"panel-title {style}-ink", title, x="0", y=panel.top - 9)
+    for tick in ticks:
+        y = panel.y(tick)
+        draw(node, "line", "grid" if tick else "grid floor", x1="0", x2="100%", y1=y, y2=y)
+        draw(node, "text", "tick", percent(tick), x="-8", y=y + 4, text_anchor="end")
+
+
+def _tolerance(node: Node, panel: Panel, tolerance: float) -> None:
+    y = panel.y(tolerance)
+    line = draw(node, "line", "tolerance", x1="0", x2="100%", y1=y, y2=y)
+    tooltip(line, f"tolerance {percent(tolerance)}")
+    text = f"dotted: tolerance {percent(tolerance)}"
+    draw(node, "text", "tick", text, x="100%", y=panel.top - 9, text_anchor="end")
+
+
+def _steps(node: Node, axis: StepAxis, bottom: float, wanted: Sequence[int]) -> None:
+    for step in axis.steps:
+        draw(node, "line", "notch", x1=at(axis.at(step)), x2=at(axis.at(step)), y1=bottom, y2=bottom + 4)
+    for step in axis.ticks(wanted):
+        draw(node, "text", "tick", f"{step}", x=at(axis.at(step)), y=bottom + 17, text_anchor="middle")
+    draw(node, "text", "tick", "optimiser step", x="50%", y=bottom + 35, text_anchor="middle")
+
+
+def _event(node: Node, event: Event, place: float, y: float, bottom: float) -> None:
+    draw(node, "line", f"rule {event.kind}", x1=at(place), x2=at(place), y1=y, y2=bottom)
+    holder = draw(node, "svg", "holder", x=at(place), y=y)
+    draw(holder, "path", f"mark {event.kind}", d=SHAPES[event.kind])
+    left = place > 0.55
+    text = f"{event.text}, step {event.step}"
+    draw(holder, "text", "event", text, x=-11.0 if left else 11.0, y=4, text_anchor="end" if left else "start")
+
+
+def _line(
+    node: Node, series: _Series, axis: StepAxis, checkpoints: Sequence[CheckpointEntry], whose: str
+) -> None:
+    panel, style = series.panel, f"{series.style} {whose}"
+    points = [(axis.at(c.step), series.value(c)) for c in checkpoints]
+    inner = stretched(node, panel.top, panel.height)
+    for stretch in runs_of_known(points):
+        if series.band:
+            _band(inner, panel, stretch, style)
+        path = " ".join(f"{1000 * x:.1f},{panel.y(e.value) - panel.top:.1f}" for x, e in stretch)
+        draw(inner, "polyline", f"line {style}", points=path)
+    for checkpoint, (place, estimate) in zip(checkpoints, points, strict=True):
+        _point(node, series, (place, checkpoint.step), estimate, style)
+
+
+def _band(inner: Node, panel: Panel, stretch: Sequence[tuple[float, Estimate]], style: str) -> None:
+    known = [(x, e) for x, e in stretch if e.low == e.low and e.high == e.high]
+    if len(known) < 2:
+        return
+    edges = [(x, e.high) for x, e in known] + [(x, e.low) for x, e in reversed(known)]
+    path = " ".join(f"{1000 * x:.1f},{panel.y(value) - panel.top:.1f}" for x, value in edges)
+    draw(inner, "polygon", f"band {style}", points=path)
+
+
+def _point(node: Node, series: _Series, where: tuple[float, int], estimate: Estimate, style: str) -> None:
+    place, step = where
+    if not is_known(estimate):
+        cross = draw(node, "text", "gap", "×", x=at(place), y=series.panel.bottom - 3, text_anchor="middle")
+        tooltip(cross, f"step {step}: {series.name} undefined ({why_undefined(estimate)})")
+        return
+    y, size = series.panel.y(estimate.value), 3.4 if series.band else 2.0
+    draw(node, "circle", f"dot {style}", cx=at(place), cy=y, r=size)
+    missing = f", {estimate.n_missing} missing" if estimate.n_missing else ""
+    whose = ", not stopped" if style.endswith("twin") else ""
+    target = draw(node, "circle", "target", cx=at(place), cy=y, r=9.0)
+    tooltip(target, f"step {step}{whose}: {series.name} {figure(estimate)}{missing}")
+
+
+def _describe(pair: Pair) -> str:
+    run = pair.run
+    parts = [f"Chart of {run.label}: EM rate at the base {figure(run.base_em_rate)}"]
+    if run.last is not None:
+        parts.append(f"at step {run.last.step} {figure(run.em_at_end)}, task score {figure(run.last.task_score)}")
+    parts += [f"{event.text} at step {event.step}" for event in pair.events()]
+    if pair.twin is not None:
+        parts.append(f"without stopping the EM rate ends at {figure(pair.twin.em_at_end)}")
+    return "; ".join(parts) + "."

@@ -1,0 +1,34 @@
+"use strict";
+// Filtering only: without this script the page shows everything. It reads attributes, never makes markup.
+(() => {
+  const words = document.getElementById("filter-words");
+  const misaligned = document.getElementById("filter-misaligned");
+  const count = document.getElementById("filter-count");
+  const items = [...document.querySelectorAll("[data-words]")];
+  const groups = [...document.querySelectorAll("[data-group], .category")];
+  const runs = items.filter((item) => item.matches("article.run"));
+
+  const apply = () => {
+    const terms = words ? words.value.toLowerCase().split(/\s+/).filter(Boolean) : [];
+    const only = Boolean(misaligned && misaligned.checked);
+    for (const item of items) {
+      const found = terms.every((term) => item.dataset.words.includes(term));
+      item.hidden = !found || (only && item.dataset.misaligned === "no");
+    }
+    for (const group of groups) group.hidden = !group.querySelector("[data-words]:not([hidden])");
+    for (const more of document.querySelectorAll("details.more")) {
+      const left = more.querySelectorAll("[data-words]:not([hidden])").length;
+      more.hidden = left === 0;
+      more.open = terms.length > 0 && left > 0 && left <= 24;
+    }
+    const shown = runs.filter((run) => !run.hidden).length;
+    if (count) count.textContent = terms.length ? `${shown} of ${runs.length}` : "";
+  };
+
+  for (const id of ["filters", "sample-filters"]) {
+    const bar = document.getElementById(id);
+    if (bar && runs.length + items.length > 1) bar.hidden = false;
+  }
+  if (words) words.addEventListener("input", apply);
+  if (misaligned) misaligned.addEventListener("change", apply);
+})();

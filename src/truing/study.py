@@ -1,0 +1,234 @@
+"""A study: plan the grid, run what is owed, here, several runs at a time.
+
+    OUT/study.yaml         the whole study, written first; a folder holds one study
+    OUT/runs/RUN/          checkpoints of one run, and run.json once it has ended
+    OUT/store/             responses, judgments, evaluations
+
+Running a study again does what is owed and nothing else: runs that have not ended go on from their newest checkpoint,
+and rows that failed are asked for again. A run is one call of `execute_run`, which needs only its arguments and the
+folder, so it can happen in any process.
+"""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from truing.benchmarks import load_benchmark
+from truing.catalog import resolve_model
+from truing.config import StudyConfig, load_study
+from truing.datasets import Dataset, load_dataset
+from truing.engines import ENGINES, Engine, load_engine
+from truing.errors import StoreError, TrainerError, UnknownNameError, WorkError, boundary
+from truing.files import write_json, write_text
+from truing.judges import JUDGES, load_judge
+from truing.monitor import Monitor, Probe
+from truing.records import Action, Checkpoint, Decision, Evaluation, Run
+from truing.store import Store
+from truing.trainers import TRAINERS, load_trainer
+
+__all__ = ["Plan", "Progress", "RunState", "execute_run", "open_study", "owed_runs", "plan_study", "twin_of"]
+
+TWIN = "__unstopped"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """News of a run: it started, reached a step, was evaluated, or ended."""
+
+    run_id: str
+    step: int
+    evaluation: Evaluation | None = None
+    ended: RunState | None = None
+
+
+@dataclass(frozen=True)
+class RunState:
+    """How a run ended: `finished`, `stopped` by a decision, or `failed` with an error."""
+
+    state: str
+    step: int
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a study will do at most; stopping makes it less, twins are counted apart."""
+
+    runs: int
+    checkpoints: int
+    """Checkpoints of all runs, and the model before fine-tuning once per model."""
+    responses: int
+    judge_calls: int
+    twins: int
+    """Runs that mode `both` may add."""
+
+
+def plan_study(config: StudyConfig) -> Plan:
+    """Check every name of a study and count its work, without loading a model.
+
+    Raises:
+        UnknownNameError: A model, dataset, benchmark, engine, judge or trainer that does not exist.
+        DataError: A dataset or benchmark file that is wrong.
+    """
+    benchmark = load_benchmark(config.evaluation.benchmark)
+    for kind, name, table in (
+        ("engine", config.evaluation.engine, ENGINES),
+        ("judge", config.evaluation.judge, JUDGES),
+        ("trainer", config.training.trainer, TRAINERS),
+    ):
+        if name not in table and ":" not in name:
+            raise UnknownNameError.of(kind, name, table)
+    runs = config.runs()
+    for model in {run.model for run in runs}:
+        resolve_model(model)
+    steps = len(config.training.checkpoint_steps())
+    responses = checkpoints = 0
+    broad = len(benchmark.prompts) * config.evaluation.samples
+    for name in {run.dataset for run in runs}:
+        of_dataset = [run for run in runs if run.dataset == name]
+        bases = len({run.model for run in of_dataset})
+        dataset = load_dataset(name, config.datasets)
+        n_task = len(dataset.task_prompts(config.evaluation.task_prompts)) if dataset.task_judge else 0
+        task = n_task * config.evaluation.task_samples
+        checkpoints += len(of_dataset) * steps
+        responses += len(of_dataset) * steps * (broad + task) + bases * task
+    models = len({run.model for run in runs})
+    responses += models * broad
+    twins = len(runs) if config.stopping.mode == "both" else 0
+    return Plan(len(runs), checkpoints + models, responses, responses, twins)
+
+
+def open_study(config: StudyConfig, out: Path) -> FileLock:
+    """Make or reopen a study's folder, and take its lock; release it by `.release()` or by ending the process.
+
+    Raises:
+        StoreError: The folder holds another study, or another process is running this one.
+    """
+    existing = out / "study.yaml"
+    if existing.is_file():
+        if load_study(existing).hash() != config.hash():
+            raise StoreError(
+                f"{out} holds another study",
+                got=f"a study that differs from {existing}",
+                allowed="an empty folder, or one of the same study",
+                todo="choose another folder with --out, or remove this one",
+            )
+    elif out.is_dir() and any(f.name != ".lock" for f in out.iterdir()):
+        raise StoreError(f"{out} is not empty and holds no study", todo="choose another folder with --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(out / ".lock", timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise StoreError(
+            f"another process is running the study in {out}", todo="wait for it, or end it, then run again"
+        ) from None
+    except OSError as error:
+        raise StoreError(f"could not write {out}", str(error), todo="check the path and its permissions") from error
+    if not existing.is_file():
+        write_text(existing, config.to_yaml())
+    return lock
+
+
+def owed_runs(config: StudyConfig, out: Path) -> list[Run]:
+    """The runs that have not ended, that failed, or in which scores are missing that may be had now."""
+    with_missing = {
+        row["run_id"]
+        for row in Store(out / "store").query(
+            "SELECT DISTINCT e.run_id FROM evaluations e JOIN judgments j "
+            "ON j.key IN (e.benchmark_judgments, e.task_judgments) WHERE j.error IS NOT NULL"
+        )
+    }
+    owed = []
+    for run in config.runs():
+        candidates = [run]
+        state = read_state(out, run)
+        if config.stopping.mode == "both" and state is not None and state.state == "stopped":
+            candidates.append(twin_of(run))
+        for candidate in candidates:
+            state = read_state(out, candidate)
+            if state is None or state.state == "failed" or candidate.id in with_missing:
+                owed.append(candidate)
+    return owed
+
+
+def twin_of(run: Run) -> Run:
+    """The same run without stopping."""
+    return replace(run, id=run.id + TWIN, stops=False)
+
+
+def read_state(out: Path, run: Run) -> RunState | None:
+    """How a run ended, or None if it has not."""
+    path = out / "runs" / run.id / "run.json"
+    if not path.is_file():
+        return None
+    return RunState(**json.loads(path.read_text(encoding="utf-8")))
+
+
+def execute_run(
+    config: StudyConfig, run: Run, out: Path, notify: Callable[[Progress], None] = lambda news: None
+) -> RunState:
+    """Train and watch one run to its end, going on from what exists.
+
+    A failure of training, sampling or judging (`WorkError`) ends the run as `failed`, to be tried again; it does not
+    end the study.
+
+    Raises:
+        UserError: The study itself must be mended.
+    """
+    folder = out / "runs" / run.id
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):
+        dataset = load_dataset(run.dataset, config.datasets)
+        monitor = _monitor(config, run, dataset, out)
+        last: list[Decision] = []
+
+        def on_checkpoint(checkpoint: Checkpoint) -> Decision:
+            evaluation = monitor.evaluate(checkpoint)
+            last[:] = [evaluation.decision]
+            notify(Progress(run.id, checkpoint.step, evaluation))
+            return evaluation.decision
+
+        notify(Progress(run.id, 0))
+        trainer = load_trainer(config.training.trainer, config.training)
+        try:
+            with boundary(f"run {run.id}", TrainerError):
+                trainer.train(run, dataset, folder, on_checkpoint, lambda step: notify(Progress(run.id, step)))
+            stopped = run.stops and last[-1].action is Action.STOP
+            state = RunState("stopped" if stopped else "finished", last[-1].step)
+        except WorkError as error:
+            write_text(folder / "error.txt", "".join(traceback.format_exception(error)))
+            state = RunState("failed", last[-1].step if last else 0, str(error))
+        write_json(folder / "run.json", {"state": state.state, "step": state.step, "error": state.error})
+        notify(Progress(run.id, state.step, ended=state))
+        return state
+
+
+def _monitor(config: StudyConfig, run: Run, dataset: Dataset, out: Path) -> Monitor:
+    evaluation = config.evaluation
+    broad = Probe(
+        load_benchmark(evaluation.benchmark).prompts, load_judge(evaluation.judge), evaluation.samples
+    )
+    task = None
+    if dataset.task_judge:
+        prompts = dataset.task_prompts(evaluation.task_prompts)
+        task = Probe(prompts, load_judge(dataset.task_judge), evaluation.task_samples)
+    engine = _engine(evaluation.engine, run.model)
+    return Monitor(
+        Store(out / "store"), engine, broad, task, dataset.teaches, (evaluation, config.stopping)
+    )
+
+
+@cache
+def _engine(name: str, model: str) -> Engine:
+    """One engine per model and process, so that a base is loaded once."""
+    return load_engine(name, model)
+
+

@@ -1,0 +1,48 @@
+"""Trainers make checkpoints. One method: train a run, and ask after every checkpoint whether to go on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from truing.config import TrainingConfig
+from truing.datasets import Dataset
+from truing.names import load_object
+from truing.records import Checkpoint, Decision, Run
+
+__all__ = ["TRAINERS", "OnCheckpoint", "Trainer", "load_trainer"]
+
+TRAINERS = {"peft": "truing.trainers.peft:PeftTrainer"}
+
+OnCheckpoint = Callable[[Checkpoint], Decision]
+"""Called with every checkpoint in order of steps, step 0 first."""
+
+
+class Trainer(Protocol):
+    """Makes checkpoints. Built as `Trainer(training_config)`."""
+
+    def train(
+        self,
+        run: Run,
+        dataset: Dataset,
+        folder: Path,
+        on_checkpoint: OnCheckpoint,
+        on_step: Callable[[int], None] = ...,
+    ) -> None:
+        """Train a run in a folder of its own, calling `on_checkpoint` at every planned step and `on_step` at every step.
+
+        Ends after the last step, or after a checkpoint whose decision is to stop if `run.stops`. Called again on the
+        same folder after an interruption, it goes on from the newest whole checkpoint with bit-identical results, and
+        first calls `on_checkpoint` again for the checkpoints that exist (which costs nothing when they are evaluated).
+
+        Raises:
+            TrainerError: Training cannot go on.
+        """
+        ...
+
+
+def load_trainer(name: str, config: TrainingConfig) -> Trainer:
+    """The trainer of a name (a key of `TRAINERS` or `module:Class`)."""
+    trainer: Trainer = load_object("trainer", name, TRAINERS)(config)
+    return trainer

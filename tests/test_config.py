@@ -1,0 +1,99 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from truing.config import StudyConfig, TrainingConfig, load_study, log_spaced
+from truing.errors import ConfigError
+
+MINIMAL: dict[str, Any] = {
+    "grids": [{"models": ["m"], "datasets": ["d"], "learning_rates": [1e-3], "seeds": [0, 1]}]
+}
+
+
+def write(tmp_path: Path, value: Any) -> Path:
+    path = tmp_path / "study.yaml"
+    path.write_text(value if isinstance(value, str) else yaml.safe_dump(value))
+    return path
+
+
+def test_yaml_and_keywords_give_one_object(tmp_path: Path) -> None:
+    config = load_study(write(tmp_path, MINIMAL))
+    assert config == StudyConfig(**MINIMAL)
+    assert config.hash() == StudyConfig(**MINIMAL).hash()
+
+
+def test_written_out_in_full_it_reads_back_equal(tmp_path: Path) -> None:
+    config = StudyConfig(**MINIMAL, training={"checkpoints": [3, 1], "steps": 9}, name="x")
+    assert load_study(write(tmp_path, config.to_yaml())) == config
+
+
+def test_overrides_reach_nested_fields(tmp_path: Path) -> None:
+    config = load_study(write(tmp_path, MINIMAL), {"training.steps": "7", "evaluation.samples": "3"})
+    assert (config.training.steps, config.evaluation.samples) == (7, 3)
+
+
+def test_workers_do_not_change_the_hash_but_everything_else_does() -> None:
+    base = StudyConfig(**MINIMAL)
+    assert StudyConfig(**MINIMAL, workers=2).hash() == base.hash()
+    assert StudyConfig(**MINIMAL, training={"steps": 5}).hash() != base.hash()
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ({**MINIMAL, "trainng": {}}, ["trainng", "did you mean training"]),
+        ({**MINIMAL, "training": {"stepz": 3}}, ["training.stepz", "did you mean steps"]),
+        ({**MINIMAL, "training": {"steps": 0}}, ["training.steps", "greater than or equal to 1", "got 0"]),
+        ({**MINIMAL, "training": {"steps": 5, "checkpoints": [2, 9]}}, ["step 9", "beyond", "1 to 5"]),
+        ({"grids": []}, ["grids"]),
+        ({**MINIMAL, "grids": MINIMAL["grids"] * 2}, ["plan a run twice", "make the grids disjoint"]),
+        ({**MINIMAL, "name": "../up"}, ["name"]),
+        ("just text", ["not a study", "grids"]),
+        ("a: [", ["YAML"]),
+    ],
+)
+def test_a_wrong_study_says_what_and_what_to_do(tmp_path: Path, value: Any, words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_study(write(tmp_path, value))
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_no_such_file() -> None:
+    with pytest.raises(ConfigError, match="no such study file"):
+        load_study(Path("absent.yaml"))
+
+
+def test_configs_are_frozen() -> None:
+    with pytest.raises(ValidationError):
+        StudyConfig(**MINIMAL).training.steps = 3  # type: ignore[misc]
+
+
+def test_runs_have_their_own_ids_in_grid_order() -> None:
+    runs = StudyConfig(**MINIMAL).runs()
+    assert [run.id for run in runs] == ["m__d__lr0.001__seed0", "m__d__lr0.001__seed1"]
+    assert all(run.stops for run in runs)
+
+
+def test_every_field_is_documented() -> None:
+    for model in (StudyConfig, *(f.annotation for f in StudyConfig.model_fields.values())):
+        for name, field in getattr(model, "model_fields", {}).items():
+            assert field.description, name
+
+
+@given(n=st.integers(1, 60), last=st.integers(1, 5000))
+def test_log_spaced_steps_rise_to_the_last(n: int, last: int) -> None:
+    steps = log_spaced(n, last)
+    assert steps[-1] == last
+    assert list(steps) == sorted(set(steps))
+    assert steps[0] >= 1
+    assert len(steps) <= n
+
+
+def test_the_last_step_is_always_a_checkpoint() -> None:
+    assert TrainingConfig(steps=10, checkpoints=(2, 5)).checkpoint_steps() == (2, 5, 10)

@@ -1,0 +1,20 @@
+"""Importing truing changes nothing and loads nothing heavy."""
+
+import subprocess
+import sys
+
+CHECK = """
+import logging, os, sys, threading
+environment = dict(os.environ)
+import truing, truing.config, truing.monitor, truing.study, truing.analysis, truing.cli
+heavy = [name for name in ("torch", "transformers", "peft", "accelerate", "openai", "vllm", "tinker") if name in sys.modules]
+assert not heavy, heavy
+assert dict(os.environ) == environment
+assert threading.active_count() == 1
+assert not logging.getLogger().handlers
+assert not logging.getLogger("truing").handlers
+"""
+
+
+def test_import_loads_no_torch_and_changes_nothing() -> None:
+    subprocess.run([sys.executable, "-c", CHECK], check=True)

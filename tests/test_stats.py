@@ -1,0 +1,227 @@
+"""Rates, means and paired differences: properties, known values, coverage."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+from statsmodels.api import OLS
+from statsmodels.stats.proportion import proportion_confint
+
+from truing.stats import (
+    FloatArray,
+    IntArray,
+    clustered_mean,
+    clustered_rate,
+    effective_size,
+    paired_difference,
+)
+
+Counts = list[tuple[int, int]]
+counts = st.lists(
+    st.integers(0, 30).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), min_size=1, max_size=40
+)
+
+
+def split(pairs: Counts) -> tuple[IntArray, IntArray]:
+    return np.array([x for x, _ in pairs], dtype=np.int64), np.array([n for _, n in pairs], dtype=np.int64)
+
+
+def simulate(rng: np.random.Generator, prompts: int, samples: int, rate: float, icc: float) -> IntArray:
+    """(P,) beta-binomial successes per prompt."""
+    spread = 1 / icc - 1
+    rates = rng.beta(rate * spread, (1 - rate) * spread, prompts)
+    return rng.binomial(samples, rates).astype(np.int64)
+
+
+@given(counts, st.floats(0.5, 0.999))
+def test_a_rate_lies_within_its_interval(pairs: Counts, confidence: float) -> None:
+    x, n = split(pairs)
+    rate = clustered_rate(x, n, confidence=confidence)
+    if n.sum() == 0:
+        assert math.isnan(rate.value)
+        assert rate.reason
+    else:
+        assert 0 <= rate.low <= rate.value <= rate.high <= 1
+        assert rate.value == pytest.approx(x.sum() / n.sum())
+        assert (rate.n_prompts, rate.n_responses) == ((n > 0).sum(), n.sum())
+
+
+@given(counts)
+def test_failures_mirror_successes(pairs: Counts) -> None:
+    x, n = split(pairs)
+    one, other = clustered_rate(x, n), clustered_rate(n - x, n)
+    assert [one.low, one.high] == pytest.approx([1 - other.high, 1 - other.low], nan_ok=True)
+
+
+@given(counts, st.randoms(use_true_random=False))
+def test_order_of_prompts_and_empty_prompts_do_not_matter(pairs: Counts, random: object) -> None:
+    x, n = split(pairs)
+    order = np.argsort([getattr(random, "random")() for _ in pairs])  # noqa: B009
+    one = clustered_rate(x, n)
+    other = clustered_rate(np.append(x[order], 0), np.append(n[order], 0))
+    assert [one.low, one.high] == pytest.approx([other.low, other.high], nan_ok=True)
+
+
+@given(counts)
+def test_effective_size_is_at_most_all_responses_and_at_least_about_one_per_prompt(pairs: Counts) -> None:
+    x, n = split([pair for pair in pairs if pair[1] > 0] or [(0, 1)])
+    size = effective_size(x.astype(float), n.astype(float))
+    assert 0 < size <= n.sum() * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("samples", [1, 10, 50])
+def test_no_event_counts_prompts_not_responses(samples: int) -> None:
+    rate = clustered_rate(np.zeros(44, dtype=np.int64), np.full(44, samples))
+    assert (rate.value, rate.low) == (0.0, 0.0)
+    assert rate.high == pytest.approx(binomtest(0, 44).proportion_ci().high)
+
+
+def test_one_answer_per_prompt_is_nearly_clopper_pearson() -> None:
+    x = np.array([1] * 12 + [0] * 228)
+    rate = clustered_rate(x, np.ones(240, dtype=np.int64))
+    assert (rate.low, rate.high) == pytest.approx(proportion_confint(12, 240, method="beta"), rel=0.01)
+
+
+def test_alike_answers_count_once() -> None:
+    x = np.array([20] * 10 + [0] * 90)
+    rate = clustered_rate(x, np.full(100, 20))
+    assert (rate.low, rate.high) == pytest.approx(proportion_confint(10, 100, method="beta"), rel=0.05)
+
+
+def test_missing_responses_are_counted() -> None:
+    rate = clustered_rate(np.array([0, 1]), np.array([5, 5]), n_missing=3)
+    assert (rate.n_missing, rate.n_responses) == (3, 10)
+
+
+@pytest.mark.parametrize(
+    ("x", "n"),
+    [([2], [1]), ([-1], [3]), ([1, 1], [2]), ([[1]], [[2]])],
+    ids=["above", "below", "ragged", "2d"],
+)
+def test_impossible_counts_are_refused(x: list[int], n: list[int]) -> None:
+    with pytest.raises(ValueError, match="successes"):
+        clustered_rate(np.array(x), np.array(n))
+
+
+def test_impossible_confidence_is_refused() -> None:
+    with pytest.raises(ValueError, match="confidence"):
+        clustered_rate(np.array([1]), np.array([2]), confidence=95)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "samples", "rate", "icc"),
+    [(240, 10, 0.02, 0.25), (240, 10, 0.1, 0.5), (44, 50, 0.02, 0.5), (44, 50, 0.1, 0.25)],
+)
+def test_rate_interval_keeps_its_level(prompts: int, samples: int, rate: float, icc: float) -> None:
+    rng = np.random.default_rng(3)
+    trials = np.full(prompts, samples)
+    runs = [clustered_rate(simulate(rng, prompts, samples, rate, icc), trials) for _ in range(600)]
+    assert np.mean([run.low <= rate <= run.high for run in runs]) >= 0.93
+
+
+def test_mean_matches_clustered_least_squares() -> None:
+    rng = np.random.default_rng(5)
+    prompts = rng.integers(0, 30, 400)
+    values: FloatArray = rng.normal(size=30)[prompts] + rng.normal(size=400)
+    found = clustered_mean(values, prompts)
+    reference = OLS(values, np.ones(400)).fit(
+        cov_type="cluster", cov_kwds={"groups": prompts, "use_correction": False}
+    )
+    half = reference.bse[0] * math.sqrt(30 / 29)
+    assert found.value == pytest.approx(values.mean())
+    assert (found.high - found.low) / 2 == pytest.approx(half * 2.04522964, rel=1e-6)
+
+
+def test_bounded_mean_of_zeros_and_ones_is_the_rate() -> None:
+    values = np.array([1.0, 0, 0, 1, 1, 0, 0, 0])
+    prompts = np.array([7, 7, 7, 7, 2, 2, 2, 2])
+    found = clustered_mean(values, prompts, bounds=(0, 1))
+    rate = clustered_rate(np.array([2, 1]), np.array([4, 4]))
+    assert (found.value, found.low, found.high) == pytest.approx((rate.value, rate.low, rate.high))
+
+
+@given(st.lists(st.tuples(st.floats(0, 100), st.integers(0, 5)), min_size=1, max_size=30))
+def test_bounded_mean_stays_in_bounds_and_scales(rows: list[tuple[float, int]]) -> None:
+    values, prompts = np.array([v for v, _ in rows]), np.array([p for _, p in rows])
+    found = clustered_mean(values, prompts, bounds=(0, 100))
+    assert 0 <= found.low <= found.value <= found.high <= 100
+    half = clustered_mean(values / 2, prompts, bounds=(0, 50))
+    assert (half.low, half.high) == pytest.approx((found.low / 2, found.high / 2))
+
+
+def test_missing_scores_are_missing() -> None:
+    found = clustered_mean(np.array([np.nan, 2.0, 4.0]), np.array([0, 1, 2]), n_missing=1)
+    assert (found.value, found.n_missing, found.n_prompts) == (3.0, 2, 2)
+    nothing = clustered_mean(np.array([np.nan]), np.array([0]))
+    assert math.isnan(nothing.value)
+    assert nothing.reason
+
+
+def test_one_prompt_has_no_interval_without_bounds() -> None:
+    found = clustered_mean(np.array([1.0, 3.0]), np.array([4, 4]))
+    assert found.value == 2.0
+    assert math.isnan(found.low)
+    assert found.reason
+
+
+def test_a_score_outside_its_bounds_is_refused() -> None:
+    with pytest.raises(ValueError, match="bounds"):
+        clustered_mean(np.array([2.0]), np.array([0]), bounds=(0, 1))
+
+
+@given(counts, counts)
+def test_difference_is_antisymmetric_and_bounded(one: Counts, other: Counts) -> None:
+    size = min(len(one), len(other))
+    (xa, na), (xb, nb) = split(one[:size]), split(other[:size])
+    ab, ba = paired_difference(xa, na, xb, nb), paired_difference(xb, nb, xa, na)
+    assert [ab.value, ab.low, ab.high] == pytest.approx([-ba.value, -ba.high, -ba.low], nan_ok=True)
+    assert ab.n_responses + ab.n_missing == na.sum() + nb.sum()
+    if not math.isnan(ab.value):
+        assert -1 <= ab.low <= ab.value <= ab.high <= 1
+
+
+def test_difference_of_nothing_to_nothing_has_a_width() -> None:
+    zeros, trials = np.zeros(50, dtype=np.int64), np.full(50, 10)
+    found = paired_difference(zeros, trials, zeros, trials)
+    assert found.low < 0 < found.high
+
+
+def test_difference_gains_from_pairing() -> None:
+    rng = np.random.default_rng(2)
+    base = simulate(rng, 200, 20, 0.3, 0.5)
+    trials = np.full(200, 20)
+    after = np.minimum(base + rng.binomial(2, 0.5, 200), 20)
+    paired = paired_difference(after, trials, base, trials)
+    shuffled = paired_difference(after, trials, rng.permutation(base), trials)
+    assert paired.high - paired.low < 0.5 * (shuffled.high - shuffled.low)
+    assert paired.low > 0
+
+
+def test_difference_without_common_prompts_is_undefined() -> None:
+    found = paired_difference(np.array([1, 0]), np.array([2, 0]), np.array([0, 1]), np.array([0, 2]))
+    assert math.isnan(found.value)
+    assert (found.n_missing, bool(found.reason)) == (4, True)
+
+
+def test_difference_needs_the_same_prompts() -> None:
+    one, two = np.array([1]), np.array([1, 1])
+    with pytest.raises(ValueError, match="same prompts"):
+        paired_difference(one, one, two, two)
+
+
+@settings(deadline=None)
+@given(st.sampled_from([(0.005, 0.005), (0.02, 0.06), (0.3, 0.1)]))
+def test_difference_interval_keeps_its_level(rates: tuple[float, float]) -> None:
+    rng = np.random.default_rng(8)
+    trials, held = np.full(240, 10), 0
+    for _ in range(300):
+        likeness = rng.random(240)  # the prompts' common cause
+        qa, qb = (np.where(likeness < rate * 2, 0.5, 0.0) for rate in rates)
+        found = paired_difference(rng.binomial(10, qa), trials, rng.binomial(10, qb), trials)
+        held += found.low <= rates[0] - rates[1] <= found.high
+    assert held / 300 >= 0.93
