@@ -131,37 +131,41 @@ class Monitor:
             if not self.store.has("responses", key):
                 sampled = self.engine.generate(checkpoint, probe.prompts, sampling)
                 self.store.write("responses", key, [asdict(r) for r in sampled])
+                return sampled
             responses = [_record(Response, row) for row in self.store.read("responses", key)]
             owed = {(r.prompt_id, r.sample) for r in responses if r.error}
-            if owed:
-                ids = {prompt_id for prompt_id, _ in owed}
-                again = self.engine.generate(checkpoint, [p for p in probe.prompts if p.id in ids], sampling)
-                mended = [asdict(r) for r in again if (r.prompt_id, r.sample) in owed and not r.error]
-                if mended:
-                    self.store.amend("responses", key, mended)
-                    responses = [_record(Response, row) for row in self.store.read("responses", key)]
-        return responses
+            if not owed:
+                return responses
+            ids = {prompt_id for prompt_id, _ in owed}
+            again = self.engine.generate(checkpoint, [p for p in probe.prompts if p.id in ids], sampling)
+            mended = [r for r in again if (r.prompt_id, r.sample) in owed and not r.error]
+            return self._amended("responses", key, responses, mended)
 
     def _judgments(
         self, key: str, responses_key: str, probe: Probe, responses: Sequence[Response]
     ) -> list[Judgment]:
         by_id = {prompt.id: prompt for prompt in probe.prompts}
 
-        def judge(some: Sequence[Response]) -> list[dict[str, Any]]:
-            scored = probe.judge.judge([by_id[r.prompt_id] for r in some], some)
-            return [{**asdict(j), "responses_key": responses_key} for j in scored]
+        def judge(some: Sequence[Response]) -> list[Judgment]:
+            return probe.judge.judge([by_id[r.prompt_id] for r in some], some)
 
         if not self.store.has("judgments", key):
-            self.store.write("judgments", key, judge(responses))
+            fresh = judge(responses)
+            self.store.write("judgments", key, [{**asdict(j), "responses_key": responses_key} for j in fresh])
+            return fresh
         judgments = [_record(Judgment, row) for row in self.store.read("judgments", key)]
         owed = {(j.prompt_id, j.sample) for j in judgments if j.error}
         again = [r for r in responses if (r.prompt_id, r.sample) in owed and not r.error]
-        if again:
-            mended = [row for row in judge(again) if not row["error"]]
-            if mended:
-                self.store.amend("judgments", key, mended)
-                judgments = [_record(Judgment, row) for row in self.store.read("judgments", key)]
-        return judgments
+        mended = [j for j in judge(again) if not j.error] if again else []
+        return self._amended("judgments", key, judgments, mended, responses_key=responses_key)
+
+    def _amended(self, table: str, key: str, rows: list[Any], mended: Sequence[Any], **more: str) -> list[Any]:
+        """Rows with the mended ones in the place of those that had failed; the store is amended alike."""
+        if not mended:
+            return rows
+        self.store.amend(table, key, [{**asdict(row), **more} for row in mended])
+        better = {(row.prompt_id, row.sample): row for row in mended}
+        return [better.get((row.prompt_id, row.sample), row) for row in rows]
 
     def _settings(self) -> dict[str, Any]:
         thresholds = self.evaluation.model_dump(include={"aligned_below", "coherent_above"})

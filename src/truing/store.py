@@ -147,7 +147,7 @@ class Store:
             for table, schema in SCHEMAS.items():
                 connection.register(f"no_{table}", schema.empty_table())
                 connection.execute(f"CREATE VIEW {table} AS {self._source(table)}")
-            result: list[dict[str, Any]] = connection.execute(sql, list(parameters)).to_arrow_table().to_pylist()
+            result: list[dict[str, Any]] = connection.sql(sql, params=list(parameters)).to_arrow_table().to_pylist()
             return result
 
     def _file(self, table: str, key: str) -> Path:

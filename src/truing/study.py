@@ -132,6 +132,8 @@ def open_study(config: StudyConfig, out: Path) -> FileLock:
         ) from None
     except OSError as error:
         raise StoreError(f"could not write {out}", str(error), todo="check the path and its permissions") from error
+    for left in out.rglob(".*.tmp"):  # what a killed process was writing
+        left.unlink(missing_ok=True)
     if not existing.is_file():
         write_text(existing, config.to_yaml())
     return lock
@@ -201,7 +203,8 @@ def execute_run(
         try:
             with boundary(f"run {run.id}", TrainerError):
                 trainer.train(run, dataset, folder, on_checkpoint, lambda step: notify(Progress(run.id, step)))
-            stopped = run.stops and last[-1].action is Action.STOP
+            early = last[-1].step < config.training.steps
+            stopped = early and run.stops and last[-1].action is Action.STOP
             state = RunState("stopped" if stopped else "finished", last[-1].step)
         except WorkError as error:
             write_text(folder / "error.txt", "".join(traceback.format_exception(error)))

@@ -22,5 +22,5 @@ def main() -> None:
     try:
         app()
     except TruingError as error:
-        Console(stderr=True).print(Text(f"error: {error}", style="red"))
+        Console(stderr=True).print(Text(f"error: {error}", style="red"), soft_wrap=True)
         sys.exit(2 if isinstance(error, UserError) else 1)

@@ -25,7 +25,7 @@ from truing.datasets import DATASETS, load_dataset
 from truing.errors import ConfigError, UnknownNameError
 from truing.files import write_text
 from truing.judges import JUDGES, load_judge
-render_report = lambda a: ""  # TMP
+from truing.report import render_report
 from truing.study import plan_study
 from truing.workers import run_study
 

@@ -6,6 +6,7 @@ sums are plain element-wise products over the grid's dense blocks: three times a
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,9 @@ __all__ = ["Unsupported", "grid_attention", "quick_attention", "quick_attention_
 
 Tensor = torch.Tensor
 NAME = "truing_grid"
+SCRATCH = 131_072
+"""Products made at a time: half a megabyte stays in a core's own cache."""
+_LOCAL = threading.local()
 HARMLESS = {"sliding_window", "position_ids", "use_cache", "is_causal", "cache_position", "position_embeddings"}
 """Keyword arguments of attention functions that say nothing the mask does not say already."""
 
@@ -54,18 +58,42 @@ def grid_attention(
     unknown = [k for k, v in kwargs.items() if k not in HARMLESS and v is not None and v is not False]
     if unknown or dropout or query.shape[2] != 1:
         raise Unsupported(*unknown)
-    rows, heads, _, width = key.shape
+    rows, heads, columns, width = key.shape
     groups = query.shape[1] // heads
     asked = (query * scaling).view(rows, heads, groups, width)
-    scores = (key.permute(2, 0, 1, 3).unsqueeze(3) * asked).sum(-1)
+    scores = query.new_empty(columns, rows, heads, groups)
+    for part, chunk in _chunks(key.permute(2, 0, 1, 3), groups):
+        torch.sum(torch.mul(chunk, asked, out=_scratch(chunk, groups)), -1, out=scores[part])
     scores += attention_mask.permute(3, 0, 1, 2)
     if s_aux is not None:
         sinks = s_aux.view(1, 1, heads, groups).expand(1, rows, heads, groups)
-        weights = torch.cat((scores, sinks)).softmax(0)[:-1]
-    else:
-        weights = scores.softmax(0)
-    sums = (value.permute(2, 0, 1, 3).unsqueeze(3) * weights.unsqueeze(-1)).sum(0)
+        scores = torch.cat((scores, sinks))
+    weights = scores.softmax(0).unsqueeze(-1)
+    sums = query.new_zeros(rows, heads, groups, value.shape[3])
+    for part, chunk in _chunks(value.permute(2, 0, 1, 3), groups):
+        sums += torch.mul(chunk, weights[part], out=_scratch(chunk, groups)).sum(0)
     return sums.view(rows, 1, heads * groups, value.shape[3]), None
+
+
+def _chunks(grid: Tensor, groups: int) -> Iterator[tuple[slice, Tensor]]:
+    """Blocks of columns of `[columns, rows, heads, width]` whose products fit the scratch memory."""
+    step = max(1, SCRATCH // (grid[0].numel() * groups))
+    for first in range(0, len(grid), step):
+        yield slice(first, min(first + step, len(grid))), grid[first : first + step].unsqueeze(3)
+
+
+def _scratch(chunk: Tensor, groups: int) -> Tensor:
+    """Memory for the products of a chunk `[columns, rows, heads, 1, width]`, kept from call to call.
+
+    Fresh memory of this size costs more than the arithmetic: the allocator gives it back to the system each time.
+    """
+    columns, rows, heads, _, width = chunk.shape
+    size = chunk.numel() * groups
+    kept = getattr(_LOCAL, "scratch", None)
+    if kept is None or len(kept) < size:
+        kept = _LOCAL.scratch = torch.empty(max(size, SCRATCH))
+    scratch: Tensor = kept[:size].view(columns, rows, heads, groups, width)
+    return scratch
 
 
 def quick_attention_fits(model: Any) -> bool:
@@ -74,12 +102,11 @@ def quick_attention_fits(model: Any) -> bool:
 
 
 @contextmanager
-def quick_attention(model: Any) -> Iterator[None]:
-    """Let the model's layers use `grid_attention` inside."""
+def quick_attention(config: Any) -> Iterator[None]:
+    """Let the layers of the model with this config use `grid_attention` inside."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, grid_attention)
-    config = model.config.get_text_config(decoder=True)
     before = config._attn_implementation
     try:
         config._attn_implementation = NAME

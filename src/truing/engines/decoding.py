@@ -16,7 +16,6 @@ Shapes: R active rows, V vocabulary, W columns that a step looks at.
 
 from __future__ import annotations
 
-import inspect
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -26,9 +25,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from truing.engines.attention import Unsupported, quick_attention, quick_attention_fits
 from truing.engines.kv import KVGrid
 from truing.engines.randomness import uniforms
+from truing.engines.steps import Stepper
 from truing.errors import EngineError
 
 __all__ = ["DecodeSettings", "Sampled", "decode", "draw_tokens"]
@@ -100,12 +99,12 @@ class _Rows:
         job, start, step, limit = (np.zeros(rows, np.int64) for _ in range(4))
         return cls(KVGrid(rows, columns), job, start, step, limit, np.zeros((rows, max_tokens), np.int64))
 
-    def keep(self, kept: npt.NDArray[np.bool_], device: torch.device) -> None:
+    def keep(self, kept: npt.NDArray[np.bool_], stepper: Stepper) -> None:
         """Close the gaps of finished rows with rows from the end. `kept`: `[active]`."""
         active = int(kept.sum())
         targets = np.flatnonzero(~kept[:active])
         sources = np.flatnonzero(kept[active:]) + active
-        self.grid.move(_to(sources, device), _to(targets, device), active)
+        self.grid.move(stepper.tensor(sources), stepper.tensor(targets), active)
         for array in (self.job, self.start, self.step, self.limit, self.tokens):
             array[targets] = array[sources]
 
@@ -114,7 +113,7 @@ class _Rows:
 class _Decoder:
     """One pass over some prompts with a fixed number of rows."""
 
-    model: Any
+    stepper: Stepper
     prompts: Sequence[Sequence[int]]
     keys: npt.NDArray[np.uint64]
     """`[prompts, samples, 2]`."""
@@ -168,14 +167,14 @@ class _Decoder:
             rows.grid.low, rows.grid.high = 0, source.high
         jobs = np.concatenate([np.arange(t.first, t.last) for t in taken])
         picked = np.repeat([t.row for t in taken], [t.last - t.first for t in taken])
-        device = taken[0].logits.device
-        rows.grid.append(source, _to(picked, device))
+        sources = self.stepper.tensor(picked)
+        rows.grid.append(source, sources)
         new = slice(first, rows.grid.active)
         lengths = np.array([len(self.prompts[j // self.keys.shape[1]]) for j in jobs], np.int64)
         rows.job[new], rows.step[new] = jobs, 0
         rows.start[new] = rows.grid.high - lengths
         rows.limit[new] = np.minimum(self.settings.max_tokens, self.settings.context - lengths)
-        self._accept(rows, first, taken[0].logits[_to(picked, device)])
+        self._accept(rows, first, taken[0].logits[sources])
 
     def _prefill(self, order: deque[int], free: int) -> None:
         """Run the next prompts through the model, enough for `free` answers, and let their answers wait."""
@@ -183,19 +182,12 @@ class _Decoder:
         samples = self.keys.shape[1]
         count = max(1, min(len(order), -(-free // samples), PREFILL_TOKENS // longest))
         chosen = [order.popleft() for _ in range(count)]
-        device = self.model.device
         ids = np.zeros((count, longest), np.int64)
         start = np.array([longest - len(self.prompts[p]) for p in chosen], np.int64)
         for i, prompt in enumerate(chosen):
             ids[i, start[i] :] = self.prompts[prompt]
         grid = KVGrid(count, longest)
-        columns = torch.arange(longest, device=device)
-        first = _to(start, device)[:, None, None]
-        hidden = (columns[None, None, :] < first) | (columns[None, :, None] < columns[None, None, :])
-        distance = columns[:, None] - columns[None, :]
-        positions = (columns[None] - first[:, 0]).clamp_(min=0)
-        logits = self._forward(_to(ids, device), positions, grid, hidden, distance)
-        grid.active, grid.high = count, longest
+        logits = self.stepper.prefill(ids, start, grid)
         for i, prompt in enumerate(chosen):
             jobs = self._jobs(prompt)
             if any(j in self.done for j in jobs):
@@ -210,22 +202,14 @@ class _Decoder:
         grid.low = int(start.min())
         if grid.high == grid.columns:
             start -= grid.shift()
-        device = self.model.device
-        last = rows.tokens[np.arange(n), rows.step[:n] - 1]
-        columns = torch.arange(grid.low, grid.high + 1, device=device)
-        hidden = columns[None, None, :] < _to(start, device)[:, None, None]
-        positions = _to(grid.high - start, device)[:, None]
-        with quick_attention(self.model):
-            logits = self._forward(_to(last, device)[:, None], positions, grid, hidden, (grid.high - columns)[None])
-        grid.high += 1
-        return logits
+        return self.stepper.step(rows.tokens[np.arange(n), rows.step[:n] - 1], start, grid)
 
     def _accept(self, rows: _Rows, first: int, logits: Tensor) -> None:
         """Draw a token for the rows from `first` on (logits `[R - first, V]`) and let finished answers go."""
         active = slice(first, rows.grid.active)
         job, step = rows.job[active], rows.step[active]
         numbers = uniforms(self.keys.reshape(-1, 2)[job], step.astype(np.uint64))
-        drawn, valid = draw_tokens(logits, _to(numbers, logits.device), self.settings.temperature)
+        drawn, valid = draw_tokens(logits, self.stepper.tensor(numbers), self.settings.temperature)
         tokens, fine = drawn.cpu().numpy(), valid.cpu().numpy()
         rows.tokens[np.arange(first, rows.grid.active), step] = tokens
         step += 1
@@ -240,24 +224,7 @@ class _Decoder:
             self.done[int(job[i])] = Sampled(answer, bool(ended[i]), error)
         kept = np.ones(rows.grid.active, np.bool_)
         kept[active] = ~over
-        rows.keep(kept, logits.device)
-
-    def _forward(self, ids: Tensor, positions: Tensor, grid: KVGrid, hidden: Tensor, distance: Tensor) -> Tensor:
-        """The logits `[R, V]` after the last of the new tokens.
-
-        `hidden` `[R, new, W]` marks places a token must not look at, `distance` `[new, W]` is how far back each lies.
-        """
-        kwargs = {"logits_to_keep": 1} if _takes(self.model, "logits_to_keep") else {}
-        output = self.model(
-            input_ids=ids,
-            attention_mask=_masks(self.model, hidden, distance),
-            position_ids=positions,
-            past_key_values=grid,
-            use_cache=True,
-            **kwargs,
-        )
-        logits: Tensor = output.logits[:, -1]
-        return logits
+        rows.keep(kept, self.stepper)
 
 
 def decode(
@@ -282,7 +249,7 @@ def decode(
     with torch.inference_mode():
         while len(done) < len(prompts) * samples:
             try:
-                _Decoder(model, prompts, keys, settings, done).run()
+                _Decoder(Stepper(model), prompts, keys, settings, done).run()
             except torch.OutOfMemoryError as error:
                 if settings.rows == 1:
                     raise EngineError("out of memory with one answer at a time", todo="lower max_tokens") from error
@@ -303,40 +270,29 @@ def draw_tokens(logits: Tensor, numbers: Tensor, temperature: float) -> tuple[Te
         Token ids `[R]`, and whether the row's logits were finite enough to draw from, bool `[R]`.
     """
     logits = logits.float()
-    weights = ((logits - logits.amax(-1, keepdim=True)) / temperature).exp_()
-    sums = weights.cumsum(-1, dtype=torch.float64)
-    total = sums[:, -1:]
-    index = torch.searchsorted(sums, numbers[:, None] * total, right=True)
-    return index.squeeze(1).clamp_(max=logits.shape[1] - 1), total.squeeze(1).isfinite()
+    rows, vocabulary = logits.shape
+    size = 1 << max(5, (vocabulary - 1).bit_length() // 2)
+    blocks = -(-vocabulary // size)
+    weights = logits.new_zeros(rows, blocks * size)
+    shifted = logits - logits.amax(-1, keepdim=True)
+    torch.exp(shifted if temperature == 1 else shifted.div_(temperature), out=weights[:, :vocabulary])
+    weights = weights.view(rows, blocks, size)
+    # first the block in which the number falls, then the token inside: far less than one sum over all tokens
+    sums = weights.sum(-1).double()
+    block, rest = _place(sums, numbers)
+    inside, _ = _place(weights[torch.arange(rows, device=weights.device), block].double(), rest)
+    return (block * size + inside).clamp_(max=vocabulary - 1), sums.sum(-1).isfinite()
 
 
-def _masks(model: Any, hidden: Tensor, distance: Tensor) -> Tensor | dict[str, Tensor]:
-    """The additive masks `[R, 1, new, W]` that a model's layers take: one, or one per kind of layer."""
-    config = model.config.get_text_config(decoder=True)
-    window = getattr(config, "sliding_window", None)
-    kinds = set(getattr(config, "layer_types", None) or ())
-    if not kinds <= {"full_attention", "sliding_attention"}:
-        raise EngineError(
-            "cannot sample from this architecture", str(sorted(kinds)), "full or sliding attention", "use another engine"
-        )
-    dtype = model.dtype
-    full = _additive(hidden, dtype)
-    if not kinds:
-        return _additive(hidden | (distance >= window), dtype) if window else full
-    if kinds == {"full_attention"}:
-        return full
-    return {"full_attention": full, "sliding_attention": _additive(hidden | (distance >= window), dtype)}
+def _place(weights: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
+    """The index in which each row's number falls, and where in it, as a new number in [0, 1].
 
-
-def _additive(hidden: Tensor, dtype: torch.dtype) -> Tensor:
-    mask = torch.zeros(hidden.shape, dtype=dtype, device=hidden.device)
-    return mask.masked_fill_(hidden, torch.finfo(dtype).min).unsqueeze(1)
-
-
-def _takes(model: Any, argument: str) -> bool:
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return argument in inspect.signature(base.forward).parameters
-
-
-def _to(array: npt.NDArray[Any], device: torch.device) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+    An index of weight 0 is never chosen. `weights` `[R, n]`, `numbers` `[R]`, both float64.
+    """
+    sums = weights.cumsum(-1)
+    target = numbers * sums[:, -1]
+    index = torch.searchsorted(sums, target[:, None], right=True).clamp_(max=weights.shape[1] - 1)
+    weight = weights.gather(1, index)
+    below = sums.gather(1, index) - weight
+    rest = ((target[:, None] - below) / weight).clamp_(0, 1)
+    return index.squeeze(1), rest.squeeze(1)

@@ -1,6 +1,6 @@
 """The chart of one run: what happened when, the task score, and the EM rate, over the steps.
 
-    lanes      one line each for convergence, chosen, onset, stop; a thin rule falls from each through both panels
+    lanes      one line each for convergence, chosen, onset, stop; a thin rule falls from each
     task       task score with its band; the coherent rate, dotted
     EM rate    with its band; the tolerance; one scale for all runs of a study, so charts can be compared
 
@@ -9,12 +9,13 @@ A twin goes on dashed from where its run was stopped.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from truing.records import Estimate
 from truing.report.document import CheckpointEntry, RunEntry
-from truing.report.figures import figure, is_known, percent, why_undefined
+from truing.report.figures import figure, is_known, setting, why_undefined
 from truing.report.pairs import Event, Pair
 from truing.report.scales import Panel, StepAxis, rate_ticks
 from truing.report.svg import Node, at, draw, drawing, runs_of_known, serialise, stretched, tooltip
@@ -28,9 +29,7 @@ SHAPES = {
     "stopped": "M-4.7-4.7H4.7V4.7H-4.7Z",
 }
 """Marks of the events, around (0, 0)."""
-_LANE, _TITLE, _TASK, _RATE, _AXIS = 19, 24, 84, 156, 40
-
-type_of_value = Callable[[CheckpointEntry], Estimate]
+_LANE, _TITLE, _TASK, _RATE, _AXIS = 19, 24, 96, 190, 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +47,7 @@ class _Series:
 
     name: str
     style: str
-    value: type_of_value
+    value: Callable[[CheckpointEntry], Estimate]
     panel: Panel
     band: bool = True
 
@@ -58,17 +57,17 @@ def run_chart(pair: Pair, frame: Frame) -> str:
     points = (*pair.run.checkpoints, *(pair.twin.checkpoints if pair.twin else ()))
     if not points:
         return ""
-    axis = StepAxis(tuple(sorted({point.step for point in points})))
     events = pair.events()
+    axis = StepAxis(tuple(sorted({point.step for point in points} | {event.step for event in events})))
     task = Panel(_LANE * len(events) + _TITLE, _TASK, 1.0)
     rate = Panel(task.bottom + _TITLE + 8, _RATE, frame.ceiling)
     node = drawing(_describe(pair), rate.bottom + _AXIS, "chart")
+    for lane, event in enumerate(events):
+        _event(node, event, axis.at(event.step), _LANE * (lane + 0.5), rate.bottom)
     _panel(node, task, "Task score", "task", (0.0, 0.5, 1.0))
     _panel(node, rate, "EM rate", "em", rate_ticks(frame.ceiling))
     _tolerance(node, rate, frame.tolerance)
     _steps(node, axis, rate.bottom, [event.step for event in events])
-    for lane, event in enumerate(events):
-        _event(node, event, axis.at(event.step), _LANE * (lane + 0.5), rate.bottom)
     for series in (
         _Series("coherent rate", "coherent", lambda c: c.coherent_rate, task, band=False),
         _Series("task score", "task", lambda c: c.task_score, task),
@@ -92,14 +91,14 @@ def _panel(node: Node, panel: Panel, title: str, style: str, ticks: Sequence[flo
     for tick in ticks:
         y = panel.y(tick)
         draw(node, "line", "grid" if tick else "grid floor", x1="0", x2="100%", y1=y, y2=y)
-        draw(node, "text", "tick", percent(tick), x="-8", y=y + 4, text_anchor="end")
+        draw(node, "text", "tick", setting(tick), x="-8", y=y + 4, text_anchor="end")
 
 
 def _tolerance(node: Node, panel: Panel, tolerance: float) -> None:
     y = panel.y(tolerance)
     line = draw(node, "line", "tolerance", x1="0", x2="100%", y1=y, y2=y)
-    tooltip(line, f"tolerance {percent(tolerance)}")
-    text = f"dotted: tolerance {percent(tolerance)}"
+    tooltip(line, f"tolerance {setting(tolerance)}")
+    text = f"dotted: tolerance {setting(tolerance)}"
     draw(node, "text", "tick", text, x="100%", y=panel.top - 9, text_anchor="end")
 
 
@@ -117,7 +116,8 @@ def _event(node: Node, event: Event, place: float, y: float, bottom: float) -> N
     draw(holder, "path", f"mark {event.kind}", d=SHAPES[event.kind])
     left = place > 0.55
     text = f"{event.text}, step {event.step}"
-    draw(holder, "text", "event", text, x=-11.0 if left else 11.0, y=4, text_anchor="end" if left else "start")
+    x, anchor = (-11, "end") if left else (11, "start")
+    draw(holder, "text", "event", text, x=x, y=4, text_anchor=anchor)
 
 
 def _line(
@@ -136,7 +136,7 @@ def _line(
 
 
 def _band(inner: Node, panel: Panel, stretch: Sequence[tuple[float, Estimate]], style: str) -> None:
-    known = [(x, e) for x, e in stretch if e.low == e.low and e.high == e.high]
+    known = [(x, e) for x, e in stretch if not (math.isnan(e.low) or math.isnan(e.high))]
     if len(known) < 2:
         return
     edges = [(x, e.high) for x, e in known] + [(x, e.low) for x, e in reversed(known)]
@@ -147,22 +147,24 @@ def _band(inner: Node, panel: Panel, stretch: Sequence[tuple[float, Estimate]], 
 def _point(node: Node, series: _Series, where: tuple[float, int], estimate: Estimate, style: str) -> None:
     place, step = where
     if not is_known(estimate):
-        cross = draw(node, "text", "gap", "×", x=at(place), y=series.panel.bottom - 3, text_anchor="middle")
+        cross = draw(
+            node, "text", "gap", "\u00d7", x=at(place), y=series.panel.bottom - 3, text_anchor="middle"
+        )
         tooltip(cross, f"step {step}: {series.name} undefined ({why_undefined(estimate)})")
         return
     y, size = series.panel.y(estimate.value), 3.4 if series.band else 2.0
     draw(node, "circle", f"dot {style}", cx=at(place), cy=y, r=size)
-    missing = f", {estimate.n_missing} missing" if estimate.n_missing else ""
     whose = ", not stopped" if style.endswith("twin") else ""
     target = draw(node, "circle", "target", cx=at(place), cy=y, r=9.0)
-    tooltip(target, f"step {step}{whose}: {series.name} {figure(estimate)}{missing}")
+    tooltip(target, f"step {step}{whose}: {series.name} {figure(estimate)}")
 
 
 def _describe(pair: Pair) -> str:
     run = pair.run
     parts = [f"Chart of {run.label}: EM rate at the base {figure(run.base_em_rate)}"]
     if run.last is not None:
-        parts.append(f"at step {run.last.step} {figure(run.em_at_end)}, task score {figure(run.last.task_score)}")
+        parts.append(f"at step {run.last.step} {figure(run.em_at_end)}")
+        parts.append(f"task score there {figure(run.last.task_score)}")
     parts += [f"{event.text} at step {event.step}" for event in pair.events()]
     if pair.twin is not None:
         parts.append(f"without stopping the EM rate ends at {figure(pair.twin.em_at_end)}")

@@ -1,8 +1,8 @@
 """`analysis.json` as the report reads it: checked once, then plain frozen records.
 
-The schema is docs/analysis.md. Whatever does not follow it is a `DataError` that names the place. Undefined numbers (null)
-become NaN with their reason. All text passes `readable`, so that no control or direction character, lone surrogate or
-other invisible thing from a model reaches a page unseen.
+The schema is docs/analysis.md. Whatever does not follow it is a `DataError` that names the place.
+Undefined numbers (null) become NaN with their reason. All text passes `readable`, so that no control or
+direction character, lone surrogate or other invisible thing from a model reaches a page unseen.
 """
 
 from __future__ import annotations
@@ -18,7 +18,15 @@ from typing import Any
 from truing.errors import DataError
 from truing.records import Action, Estimate
 
-__all__ = ["CheckpointEntry", "Document", "RunEntry", "SampleEntry", "StudyEntry", "readable", "read_document"]
+__all__ = [
+    "CheckpointEntry",
+    "Document",
+    "RunEntry",
+    "SampleEntry",
+    "StudyEntry",
+    "read_document",
+    "readable",
+]
 
 SCHEMA = 1
 STATES = ("finished", "stopped", "unfinished", "failed")
@@ -27,7 +35,7 @@ _INVISIBLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     "\ud800-\udfff\U000e0000-\U000e007f]"
 )
-"""Control, direction and tag characters and lone surrogates. Joiners and variation selectors stay: scripts need them."""
+"""Control, direction and tag characters, lone surrogates. Joiners stay: scripts need them."""
 _STACKED_MARKS = re.compile(
     "([\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]{4})"
     "[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]+"
@@ -84,7 +92,7 @@ class RunEntry:
     @property
     def settings(self) -> str:
         """What tells runs of one model and dataset apart."""
-        return f"lr {self.learning_rate:g} · seed {self.seed}"
+        return f"lr\u00a0{self.learning_rate:g} · seed\u00a0{self.seed}"
 
     @property
     def label(self) -> str:
@@ -160,7 +168,7 @@ def read_document(analysis: Mapping[str, Any]) -> Document:
     """
     root = _Node(analysis, "")
     if (schema := root["schema"].value) != SCHEMA:
-        raise DataError("analysis.json has another schema", str(schema), str(SCHEMA), "analyse the study anew")
+        raise DataError("analysis.json has another schema", repr(schema)[:80], str(SCHEMA), "analyse it anew")
     runs = tuple(_read_run(node) for node in root["runs"].items())
     ids = [run.id for run in runs]
     if repeated := sorted({i for i in ids if ids.count(i) > 1}):
@@ -175,7 +183,7 @@ def read_document(analysis: Mapping[str, Any]) -> Document:
 
 
 def readable(text: str) -> str:
-    """Text with every invisible character written out as its code point and stacked accents cut after four."""
+    """Text with invisible characters written out as their code points and stacked accents cut after four."""
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     return _STACKED_MARKS.sub(r"\1", _INVISIBLE.sub(lambda match: f"⟨U+{ord(match[0]):04X}⟩", text))
 

@@ -1,4 +1,4 @@
-"""Numbers as the report writes them. A rate never goes without its interval; undefined is a dash with its reason."""
+"""Numbers as the report writes them. No rate without its interval; undefined is a dash with its reason."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ __all__ = [
     "instant",
     "interval",
     "is_known",
+    "limits",
     "loss",
     "percent",
     "percent_range",
+    "setting",
     "sizes",
     "step_range",
     "why_undefined",
 ]
 
-DASH = "–"
+DASH = "\u2013"
 _HEAT_LIMITS = (0.0, 0.01, 0.025, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75)
 
 
@@ -44,19 +46,30 @@ def interval(estimate: Estimate) -> str:
     """The limits in percent, `[37, 50]`; says so if there are none."""
     if math.isnan(estimate.low) or math.isnan(estimate.high):
         return "[no interval]"
-    return f"[{_digits(estimate.low)}, {_digits(estimate.high)}]"
+    return f"[{_digits(estimate.low)},\u00a0{_digits(estimate.high)}]"
+
+
+def setting(value: float) -> str:
+    """A share that was set, not measured: `5%`, without decimals that mean nothing."""
+    return f"{100 * value:g}%"
 
 
 def sizes(estimate: Estimate) -> str:
-    """How many answers and prompts are behind a number."""
-    return f"n = {count(estimate.n_responses, 'answer')}, {count(estimate.n_prompts, 'prompt')}"
+    """How many answers and prompts are behind a number, and how many answers are missing."""
+    missing = f", {estimate.n_missing:,} missing" if estimate.n_missing else ""
+    return f"n\u00a0=\u00a0{estimate.n_responses:,}, {count(estimate.n_prompts, 'prompt')}{missing}"
+
+
+def limits(estimate: Estimate) -> str:
+    """A number with its interval, for sentences."""
+    return f"{percent(estimate.value)} {interval(estimate)}"
 
 
 def figure(estimate: Estimate | None) -> str:
     """A number with its interval and n on one line; the reason if it is undefined."""
     if estimate is None or math.isnan(estimate.value):
         return f"undefined ({why_undefined(estimate)})"
-    return f"{percent(estimate.value)} {interval(estimate)}, {sizes(estimate)}"
+    return f"{limits(estimate)}, {sizes(estimate)}"
 
 
 def why_undefined(estimate: Estimate | None) -> str:
@@ -75,14 +88,14 @@ def count(number: int, noun: str) -> str:
 
 
 def percent_range(values: Iterable[float]) -> str:
-    """`88–97%`, or one percentage if both ends read alike."""
+    """From the lowest to the highest percentage, or one if both ends read alike."""
     known = sorted(values)
     low, high = percent(known[0]), percent(known[-1])
     return low if low == high else f"{low.removesuffix('%')}{DASH}{high}"
 
 
 def step_range(steps: Iterable[int]) -> str:
-    """`step 12` or `steps 12–30`."""
+    """`step 12`, or `steps` from the first to the last."""
     known = sorted(steps)
     return f"step {known[0]}" if known[0] == known[-1] else f"steps {known[0]}{DASH}{known[-1]}"
 

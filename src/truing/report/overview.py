@@ -1,4 +1,4 @@
-"""The overview: for every run, EM rate at the base, at the chosen checkpoint and at the end, as marks with intervals."""
+"""The overview: for every run, its EM rate at the base, at the chosen checkpoint and at the end."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from truing.records import Estimate
 from truing.report.charts import SHAPES
-from truing.report.figures import figure, is_known, percent
+from truing.report.figures import figure, is_known, setting
 from truing.report.pairs import Pair
 from truing.report.scales import rate_ticks
 from truing.report.svg import Node, at, draw, drawing, serialise, tooltip
@@ -47,12 +47,13 @@ def overview_groups(pairs: list[Pair], ceiling: float, tolerance: float) -> list
 
 def overview_axis(ceiling: float, tolerance: float) -> str:
     """Markup of the scale above the strips."""
-    node = drawing(f"Scale of the EM rate from 0 to {percent(ceiling)}", _AXIS, "strip")
+    node = drawing(f"Scale of the EM rate from 0 to {setting(ceiling)}", _AXIS, "strip")
     for tick in rate_ticks(ceiling):
         anchor = "start" if tick == 0 else "end" if tick == ceiling else "middle"
-        draw(node, "text", "tick", percent(tick), x=at(tick / ceiling), y=14, text_anchor=anchor)
+        draw(node, "text", "tick", setting(tick), x=at(tick / ceiling), y=14, text_anchor=anchor)
     if all(abs(tick - tolerance) / ceiling > 0.08 for tick in rate_ticks(ceiling)):
-        draw(node, "text", "tick strong", percent(tolerance), x=at(tolerance / ceiling), y=14, text_anchor="middle")
+        place = at(tolerance / ceiling)
+        draw(node, "text", "tick strong", setting(tolerance), x=place, y=14, text_anchor="middle")
     return serialise(node)
 
 

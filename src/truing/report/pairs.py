@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from truing.records import Estimate
 from truing.report.document import CheckpointEntry, Document, RunEntry
 from truing.report.figures import is_known
 
-__all__ = ["CATEGORIES", "Column", "Event", "Pair", "pairs_of"]
+__all__ = ["CATEGORIES", "Column", "Event", "Pair", "highest", "in_order", "pairs_of"]
 
 CATEGORIES = {
     "power": "control over people, AI supremacy",
@@ -71,6 +72,13 @@ class Pair:
         return self.onset_step is not None and last is not None and self.onset_step > last.step
 
     @property
+    def went_on(self) -> bool:
+        """Whether the twin was trained beyond the last checkpoint of the run."""
+        if self.twin is None or self.twin.last is None:
+            return False
+        return self.run.last is None or self.twin.last.step > self.run.last.step
+
+    @property
     def end(self) -> Estimate:
         """EM rate at the end of training: the twin's if there is one."""
         return self.run.em_at_end if self.twin is None else self.twin.em_at_end
@@ -87,11 +95,11 @@ class Pair:
         """What the page's filter searches."""
         run = self.run
         onset = "" if self.onset_step is None else "onset misaligned"
-        parts = (run.id, run.model, run.dataset, f"lr {run.learning_rate:g} seed {run.seed} {run.state}", onset)
-        return " ".join(parts).lower()
+        settings = f"lr {run.learning_rate:g} seed {run.seed}"
+        return " ".join((run.id, run.model, run.dataset, settings, run.state, onset)).lower()
 
     def events(self) -> list[Event]:
-        """What to mark in the run's chart, in the order of its lanes."""
+        """What to mark in the run's chart, by step."""
         run, found = self.run, []
         if self.convergence_step is not None:
             found.append(Event("converged", self.convergence_step, "task converged"))
@@ -102,7 +110,7 @@ class Pair:
             found.append(Event("onset", self.onset_step, f"onset{avoided}"))
         if run.stopped_at is not None:
             found.append(Event("stopped", run.stopped_at, "stopped"))
-        return found
+        return sorted(found, key=lambda event: event.step)
 
     def columns(self) -> list[Column]:
         """The checkpoints of the category table: base, chosen, end, and the twin's end."""
@@ -114,7 +122,7 @@ class Pair:
             found.append(Column("chosen", chosen))
         if run.last is not None and run.last.step > 0:
             found.append(Column({"stopped": "at stop", "finished": "end"}.get(run.state, "so far"), run.last))
-        if twin is not None and twin.last is not None and twin.last.step > 0:
+        if twin is not None and twin.last is not None and self.went_on:
             found.append(Column("not stopped", twin.last))
         return found
 
@@ -140,4 +148,4 @@ def highest(pairs: list[Pair]) -> float:
     """The highest upper limit of an EM rate that a chart has to show."""
     runs = [run for pair in pairs for run in (pair.run, pair.twin) if run is not None]
     rates = [c.em_rate for run in runs for c in run.checkpoints if is_known(c.em_rate)]
-    return max((max(rate.value, rate.high) if rate.high == rate.high else rate.value for rate in rates), default=0)
+    return max((rate.value if math.isnan(rate.high) else rate.high for rate in rates), default=0.0)

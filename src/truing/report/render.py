@@ -1,7 +1,8 @@
 """From an analysis to one HTML file that needs nothing else.
 
-Model text is hostile: templates escape everything, drawings are made with ElementTree, and a Content-Security-Policy
-allows only the one style sheet and the one script of this package, by their hashes: no network, no inline handlers.
+Model text is hostile: templates escape everything, drawings are made with ElementTree, and a
+Content-Security-Policy allows only the one style sheet and the one script of this package, by their
+hashes: no network, no inline handlers.
 """
 
 from __future__ import annotations
@@ -17,15 +18,28 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from truing.records import Estimate
 from truing.report import figures
 from truing.report.charts import SHAPES, Frame, run_chart
-from truing.report.document import Document, SampleEntry, read_document
+from truing.report.document import Document, read_document
 from truing.report.overview import overview_axis, overview_groups
-from truing.report.pairs import CATEGORIES, Pair, highest, in_order, pairs_of
+from truing.report.pairs import CATEGORIES, Pair, highest, pairs_of
+from truing.report.samples import group_samples
 from truing.report.scales import rate_ceiling
 from truing.report.summary import summarise
 
 __all__ = ["render_report"]
 
 _FOLDER = Path(__file__).parent / "templates"
+_FILTERS = (
+    "percent",
+    "setting",
+    "limits",
+    "interval",
+    "sizes",
+    "figure",
+    "loss",
+    "heat",
+    "instant",
+    "why_undefined",
+)
 _SHOWN = 700
 """Characters of an answer that are shown at once; the rest folds out."""
 
@@ -44,22 +58,30 @@ def render_report(analysis: Mapping[str, Any]) -> str:
     tolerance = document.study.tolerance
     ceiling = rate_ceiling(highest(pairs), tolerance)
     style, script = ((_FOLDER / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
-    return _environment().get_template("page.html.j2").render(
-        document=document,
-        study=document.study,
-        summary=summarise(document, pairs),
-        pairs=pairs,
-        charts={pair.anchor: run_chart(pair, Frame(ceiling, tolerance)) for pair in pairs},
-        groups=overview_groups(pairs, ceiling, tolerance),
-        overview_axis=overview_axis(ceiling, tolerance),
-        samples=_by_category(document.samples),
-        runs_by_id={run.id: run for run in document.runs},
-        categories=CATEGORIES,
-        shapes=SHAPES,
-        methods=_methods(document),
-        style=style,
-        script=script,
-        policy=_policy(style, script),
+    return (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            document=document,
+            study=document.study,
+            summary=summarise(document, pairs),
+            pairs=pairs,
+            charts={pair.anchor: run_chart(pair, Frame(ceiling, tolerance)) for pair in pairs},
+            groups=overview_groups(pairs, ceiling, tolerance),
+            overview_axis=overview_axis(ceiling, tolerance),
+            samples=group_samples(document),
+            facts=_facts(pairs),
+            words_of={
+                run.id: pair.words for pair in pairs for run in (pair.run, pair.twin) if run is not None
+            },
+            runs_by_id={run.id: run for run in document.runs},
+            categories=CATEGORIES,
+            shapes=SHAPES,
+            methods=_methods(document),
+            style=style,
+            script=script,
+            policy=_policy(style, script),
+        )
     )
 
 
@@ -71,8 +93,9 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for name in ("percent", "interval", "sizes", "figure", "loss", "count", "heat", "instant", "why_undefined"):
+    for name in _FILTERS:
         environment.filters[name] = getattr(figures, name)
+    environment.filters["counted"] = figures.count
     environment.filters["head"] = lambda text: text[:_SHOWN]
     environment.filters["rest"] = lambda text: text[_SHOWN:]
     environment.tests["known"] = figures.is_known
@@ -88,27 +111,30 @@ def _policy(style: str, script: str) -> str:
     )
 
 
-def _by_category(samples: tuple[SampleEntry, ...]) -> dict[str, list[SampleEntry]]:
-    slugs = in_order({sample.category for sample in samples})
-    return {slug: [sample for sample in samples if sample.category == slug] for slug in slugs}
+def _facts(pairs: list[Pair]) -> dict[str, list[str]]:
+    """What the grid of the study spans."""
+    runs = [pair.run for pair in pairs]
+    return {
+        "models": list(dict.fromkeys(run.model for run in runs)),
+        "datasets": list(dict.fromkeys(run.dataset for run in runs)),
+        "learning_rates": [f"{rate:g}" for rate in sorted({run.learning_rate for run in runs})],
+        "seeds": [str(seed) for seed in sorted({run.seed for run in runs})],
+    }
 
 
 def _methods(document: Document) -> dict[str, list[str]]:
-    """For each kind of number, how the study's estimates say they were made."""
+    """The kinds of numbers that were made by each method, as the estimates name it."""
     found: dict[str, dict[str, None]] = {}
 
     def note(kind: str, *estimates: Estimate) -> None:
-        found.setdefault(kind, {}).update({e.method: None for e in estimates if figures.is_known(e)})
+        for estimate in estimates:
+            if figures.is_known(estimate):
+                found.setdefault(estimate.method, {})[kind] = None
 
     for run in document.runs:
         for checkpoint in run.checkpoints:
             note("EM rate", checkpoint.em_rate, *checkpoint.categories.values())
-            note("Coherent rate", checkpoint.coherent_rate)
-            note("Task score", checkpoint.task_score)
-        note("Retention", run.retention)
-    return {kind: list(methods) for kind, methods in found.items() if methods}
-
-
-def seeds(pairs: list[Pair]) -> list[int]:
-    """The seeds of the study's runs."""
-    return sorted({pair.run.seed for pair in pairs})
+            note("coherent rate", checkpoint.coherent_rate)
+            note("task score", checkpoint.task_score)
+        note("retention", run.retention)
+    return {method: list(kinds) for method, kinds in found.items()}

@@ -12,7 +12,18 @@ _EDGE = 0.025
 """Room left and right of the outermost steps, as a share of the width."""
 _CHARACTER = 0.027
 """Width of a digit of a tick label on a phone, as a share of the plot."""
-_CEILINGS = {0.05: 0.01, 0.1: 0.05, 0.15: 0.05, 0.2: 0.1, 0.3: 0.1, 0.4: 0.2, 0.5: 0.25, 0.6: 0.2, 0.8: 0.4, 1.0: 0.5}
+_CEILINGS = {
+    0.05: 0.01,
+    0.1: 0.05,
+    0.15: 0.05,
+    0.2: 0.05,
+    0.3: 0.1,
+    0.4: 0.2,
+    0.5: 0.25,
+    0.6: 0.2,
+    0.8: 0.2,
+    1.0: 0.25,
+}
 
 
 @dataclass(frozen=True)
@@ -68,4 +79,4 @@ def rate_ceiling(highest: float, tolerance: float) -> float:
 def rate_ticks(ceiling: float) -> Sequence[float]:
     """Round rates from 0 to the ceiling."""
     gap = _CEILINGS[ceiling]
-    return [i * gap for i in range(math.floor(ceiling / gap + 1e-9) + 1)]
+    return [round(i * gap, 4) for i in range(math.floor(ceiling / gap + 1e-9) + 1)]

@@ -1,8 +1,8 @@
 """What the study found, in plain sentences with figures and intervals.
 
-Nothing is assumed: that EM appeared, that it came late, that stopping helped are each said only of runs that show it, and
-the contrary is said just as plainly. Figures of single runs are quoted with their intervals; nothing is averaged over
-runs.
+Nothing is assumed: that EM appeared, that it came late, that stopping helped are each said only of runs
+that show it, and the contrary is said just as plainly. Figures of single runs are quoted with their
+intervals; nothing is averaged over runs.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from truing.report.document import CheckpointEntry, Document
 from truing.report.figures import (
     DASH,
     count,
-    figure,
-    interval,
     is_known,
+    limits,
     percent,
     percent_range,
-    sizes,
+    setting,
     step_range,
 )
 from truing.report.pairs import Pair
@@ -51,23 +50,32 @@ class Summary:
     """What weakens the figures: failed runs, missing scores, incoherent answers, open decisions."""
 
 
+_ORDERS = {
+    "before": ("before the task converged", "before"),
+    "after": ("after the task had converged", "after"),
+    "same": ("at the checkpoint at which the task converged", "at the same checkpoint"),
+    "alone": ("where the task did not converge", "where it did not converge"),
+}
+"""What an event is to convergence, said first and said after another."""
+
+
 def summarise(document: Document, pairs: list[Pair]) -> Summary:
     """The summary of a study."""
     measured = [pair for pair in pairs if pair.run.measured]
     shown = [pair for pair in measured if pair.onset_step is not None]
     stopped = [pair for pair in pairs if pair.run.stopped_at is not None]
-    avoided = [pair for pair in stopped if pair.twin is not None and is_known(pair.twin.em_at_end)]
+    avoided = [pair for pair in stopped if pair.went_on and is_known(pair.end)]
     tolerance = document.study.tolerance
     tiles = [
         _shown_tile(measured, shown),
         _stopped_tile(document.study.stopping_mode, stopped),
         _kept_tile(stopped or shown),
-        _avoided_tile(avoided),
+        _avoided_tile(stopped, avoided),
     ]
     sentences = [
         _shown_sentence(measured, shown),
         _groups_sentence(measured),
-        _stopped_sentence(document.study.stopping_mode, stopped),
+        _stopped_sentence(document.study.stopping_mode, measured, stopped),
         _kept_sentence(stopped or shown, bool(stopped)),
         _avoided_sentence(stopped, avoided, tolerance),
     ]
@@ -86,16 +94,22 @@ def _headline(measured: list[Pair], shown: list[Pair], avoided: list[Pair]) -> s
         return f"Emergent misalignment was not confirmed in any of {count(len(measured), 'run')}."
     found = f"Emergent misalignment appeared in {len(shown)} of {count(len(measured), 'run')}."
     pairs = [pair for pair in avoided if is_known(pair.run.em_at_chosen)]
-    if not pairs:
+    chosen = [pair.run.em_at_chosen for pair in pairs if pair.run.em_at_chosen is not None]
+    if not chosen:
         return found
-    ends = percent_range(pair.end.value for pair in pairs)
-    kept = percent_range(_value(pair.run.em_at_chosen) for pair in pairs)
-    return f"{found} Where it was stopped, the EM rate is {kept} at the chosen checkpoints, against {ends} without."
+    kept = max(chosen, key=lambda estimate: estimate.value)
+    end = min((pair.end for pair in pairs), key=lambda estimate: estimate.value)
+    most, many, least = ("at most ", "s", " or more") if len(chosen) > 1 else ("", "", "")
+    return (
+        f"{found} Where training was stopped, the EM rate is {most}{limits(kept)} "
+        f"at the chosen checkpoint{many}, against {limits(end)}{least} without stopping."
+    )
 
 
 def _shown_tile(measured: list[Pair], shown: list[Pair]) -> Tile:
     value = f"{len(shown)} of {len(measured)}" if measured else DASH
-    detail = _order(shown) if shown else "No run has a confirmed onset." if measured else "No run was measured."
+    nothing = "No run has a confirmed onset." if measured else "No run was measured."
+    detail = f"Onset: {_order(shown)}" if shown else nothing
     return Tile("Runs with misalignment", value, detail, "em")
 
 
@@ -109,24 +123,28 @@ def _stopped_tile(mode: str, stopped: list[Pair]) -> Tile:
 
 def _kept_tile(pairs: list[Pair]) -> Tile:
     known = [pair for pair in pairs if is_known(pair.run.retention)]
-    title = "Task kept by the chosen checkpoint"
+    title = "Task score kept"
     if not known:
-        return Tile(title, DASH, "No run has both an onset or a stop and a chosen checkpoint.", "kept")
+        none = "No checkpoint within the tolerance, so none chosen."
+        return Tile(title, DASH, none if pairs else "No run was stopped or showed misalignment.", "kept")
     least = min(known, key=lambda pair: pair.run.retention.value)
-    value, low = percent_range(p.run.retention.value for p in known), least.run.retention
-    word = "Least: " if len(known) > 1 else ""
-    return Tile(title, value, f"{word}{percent(low.value)} {interval(low)}, {sizes(low)} ({_name(least)}).", "kept")
+    value = percent_range(pair.run.retention.value for pair in known)
+    detail = f"By the chosen checkpoint{_of(least, least.run.retention, len(known), 'least')}"
+    return Tile(title, value, detail, "kept")
 
 
-def _avoided_tile(avoided: list[Pair]) -> Tile:
-    title = "EM rate avoided, at most"
+def _avoided_tile(stopped: list[Pair], avoided: list[Pair]) -> Tile:
+    title = "EM rate avoided"
     known = [pair for pair in avoided if is_known(pair.run.em_at_chosen)]
     if not known:
-        return Tile(title, DASH, "No stopped run has both a twin that went on and a chosen checkpoint.", "avoided")
+        without = "No checkpoint was chosen to compare with." if avoided else _not_avoided(stopped)
+        return Tile(title, DASH, without if stopped else "No run was stopped.", "avoided")
     most = max(known, key=lambda pair: pair.end.value)
     chosen = most.run.em_at_chosen
     assert chosen is not None  # `known` holds only those
-    detail = f"Not stopped {interval(most.end)}, chosen {interval(chosen)}, {sizes(chosen)} ({_name(most)})."
+    word = "Largest: " if len(known) > 1 else ""
+    both = f"n\u00a0=\u00a0{most.end.n_responses:,} and {chosen.n_responses:,}"
+    detail = f"{word}not stopped {limits(most.end)}, chosen {limits(chosen)} ({both}; {_name(most)})."
     return Tile(title, f"{percent(most.end.value)} → {percent(chosen.value)}", detail, "avoided")
 
 
@@ -135,15 +153,14 @@ def _shown_sentence(measured: list[Pair], shown: list[Pair]) -> str:
         return ""
     clear = [pair for pair in measured if pair.onset_step is None]
     found = f"Emergent misalignment was confirmed in {len(shown)} of {count(len(measured), 'run')}"
-    found += f": {_lower(_order(shown))}" if shown else "."
+    found += f": {_order(shown)}" if shown else "."
     if not clear:
         return found
-    top, checkpoint = max(
-        ((p, c) for p in clear for c in _trained(p) if is_known(c.em_rate)), key=lambda pc: pc[1].em_rate.value
-    )
+    known = [(pair, c) for pair in clear for c in _trained(pair) if is_known(c.em_rate)]
+    top, checkpoint = max(known, key=lambda entry: entry[1].em_rate.value)
     others = "the other " if shown else ""
     which = f"In {others}{count(len(clear), 'run')} it was not; the highest EM rate there"
-    return f"{found} {which} is {figure(checkpoint.em_rate)} ({_name(top)}, step {checkpoint.step})."
+    return f"{found} {which} is {_quote(checkpoint.em_rate, top, checkpoint.step)}."
 
 
 def _groups_sentence(measured: list[Pair]) -> str:
@@ -155,7 +172,9 @@ def _groups_sentence(measured: list[Pair]) -> str:
     return f"By model and dataset: {'; '.join(parts)}."
 
 
-def _stopped_sentence(mode: str, stopped: list[Pair]) -> str:
+def _stopped_sentence(mode: str, measured: list[Pair], stopped: list[Pair]) -> str:
+    if not measured:
+        return ""
     if not stopped:
         return "Stopping was off: the study only watched." if mode == "off" else "No run was stopped."
     return (
@@ -174,9 +193,10 @@ def _kept_sentence(pairs: list[Pair], stopped: bool) -> str:
     if known:
         least = min(known, key=lambda pair: pair.run.retention.value)
         kept = percent_range(pair.run.retention.value for pair in known)
-        word = "keep" if len(known) > 1 else "keeps"
-        text = f"The chosen checkpoints of {count(len(known), which)} {word} {kept} of the best task score"
-        text += f"; least: {figure(least.run.retention)} ({_name(least)})."
+        those = (
+            f"The chosen checkpoint{'s keep' if len(known) > 1 else ' keeps'} {kept} of the best task score"
+        )
+        text = f"{those} in {count(len(known), which)}{_of(least, least.run.retention, len(known), 'least')}"
     if without:
         text += f" In {count(without, which)} no checkpoint is within the tolerance, so none was chosen."
     return text.strip()
@@ -186,26 +206,42 @@ def _avoided_sentence(stopped: list[Pair], avoided: list[Pair], tolerance: float
     if not stopped:
         return ""
     if not avoided:
-        return "What stopping avoided was not measured: no stopped run has a twin that went on."
+        return f"What stopping avoided was not measured. {_not_avoided(stopped)}"
     most = max(avoided, key=lambda pair: pair.end.value)
     above = sum(pair.end.low > tolerance for pair in avoided)
     text = (
         f"Trained to the end all the same, {count(len(avoided), 'twin')} reached EM rates of "
-        f"{percent_range(pair.end.value for pair in avoided)} (highest: {figure(most.end)}, {_name(most)}); "
-        f"{above} of {len(avoided)} with the whole interval above the tolerance of {percent(tolerance)}."
+        f"{percent_range(pair.end.value for pair in avoided)}, {above} of {len(avoided)} "
+        f"with the whole interval above the tolerance of {setting(tolerance)}"
+        f"{_of(most, most.end, len(avoided), 'highest')}"
     )
     chosen = [p for p in avoided if is_known(p.run.em_at_chosen)]
     if not chosen:
         return text
     worst = max(chosen, key=lambda pair: _value(pair.run.em_at_chosen))
-    return f"{text} Among the chosen checkpoints the highest is {figure(worst.run.em_at_chosen)} ({_name(worst)})."
+    return f"{text} Among the chosen checkpoints the highest is {_quote(worst.run.em_at_chosen, worst)}."
+
+
+def _not_avoided(stopped: list[Pair]) -> str:
+    if any(pair.twin is not None for pair in stopped):
+        return "No twin has a checkpoint beyond the stop of its run."
+    return "No stopped run has a twin that went on."
 
 
 def _cautions(document: Document, pairs: list[Pair]) -> list[str]:
     notes = []
+    if number := sum(not pair.run.measured for pair in pairs):
+        notes.append(
+            f"{count(number, 'run')} without a measured checkpoint after the base: counted in no sentence."
+        )
     for state, words in (("failed", "failed"), ("unfinished", "not finished")):
         if number := sum(run.state == state for run in document.runs):
             notes.append(f"{count(number, 'run')} {words}: only the checkpoints evaluated so far are shown.")
+    twins = [pair for pair in pairs if pair.twin is not None]
+    if number := sum(not pair.went_on for pair in twins):
+        notes.append(
+            f"In {count(number, 'run')} the twin has no checkpoint beyond the stop: not in what was avoided."
+        )
     if number := sum(pair.run.decision is Action.UNDECIDED for pair in pairs):
         notes.append(f"In {count(number, 'run')} the last decision was undecided: more responses are needed.")
     if number := sum(pair.convergence_step is None and pair.run.measured for pair in pairs):
@@ -219,7 +255,7 @@ def _coherence(pairs: list[Pair]) -> list[str]:
     if not known:
         return []
     pair, lowest = min(known, key=lambda pc: pc[1].coherent_rate.value)
-    return [f"Lowest coherent rate: {figure(lowest.coherent_rate)} ({_name(pair)}, step {lowest.step})."]
+    return [f"Lowest coherent rate: {_quote(lowest.coherent_rate, pair, lowest.step)}."]
 
 
 def _missing(document: Document) -> list[str]:
@@ -229,9 +265,10 @@ def _missing(document: Document) -> list[str]:
     if not missing:
         return [f"Scores are complete: none missing of {count(total, 'answer')}."] if total else []
     run, worst = max(distinct.values(), key=lambda rc: rc[1].em_rate.n_missing)
+    share = percent(missing / total if total else 1.0)
     return [
-        f"{missing:,} of {count(total, 'answer')} have no score ({percent(missing / total if total else 1)}) and are in "
-        f"no rate; most at one checkpoint: {worst.em_rate.n_missing} ({run.label}, step {worst.step})."
+        f"{missing:,} of {count(total, 'answer')} have no score ({share}) and are in no rate; "
+        f"most at one checkpoint: {worst.em_rate.n_missing} ({run.label}, step {worst.step})."
     ]
 
 
@@ -249,12 +286,26 @@ def _sorted_by_convergence(pairs: Iterable[Pair], step: Callable[[Pair], int | N
     for pair in pairs:
         here, converged = step(pair), pair.convergence_step
         if here is None or converged is None:
-            counts["without convergence"] += 1
-        elif here == converged:
-            counts["at the checkpoint of convergence"] += 1
+            counts["alone"] += 1
         else:
-            counts["after the task converged" if here > converged else "before the task converged"] += 1
-    return ", ".join(f"{number} {words}" for words, number in counts.most_common())
+            counts["same" if here == converged else "after" if here > converged else "before"] += 1
+    if counts.total() == 1:
+        return _ORDERS[next(iter(counts))][0]
+    ranked = enumerate(counts.most_common())
+    return ", ".join(f"{number} {_ORDERS[order][min(index, 1)]}" for index, (order, number) in ranked)
+
+
+def _of(pair: Pair, estimate: Estimate, among: int, word: str) -> str:
+    """The extreme of several figures, or the only one, as the end of a sentence."""
+    return f"; {word}: {_quote(estimate, pair)}." if among > 1 else f": {_quote(estimate, pair)}."
+
+
+def _quote(estimate: Estimate | None, pair: Pair, step: int | None = None) -> str:
+    """A figure with its interval, n and where it is from."""
+    if estimate is None:
+        return DASH
+    where = _name(pair) if step is None else f"{_name(pair)}, step {step}"
+    return f"{limits(estimate)} (n\u00a0=\u00a0{estimate.n_responses:,}; {where})"
 
 
 def _trained(pair: Pair) -> list[CheckpointEntry]:
@@ -271,7 +322,3 @@ def _name(pair: Pair) -> str:
 
 def _value(estimate: Estimate | None) -> float:
     return float("nan") if estimate is None else estimate.value
-
-
-def _lower(text: str) -> str:
-    return text[:1].lower() + text[1:]

@@ -1,7 +1,8 @@
 """Inline SVG that keeps its text size at any width.
 
-Drawings have no viewBox: horizontal places are percentages of the width, vertical ones are pixels, and shapes that need
-a polyline live in a stretched inner `svg`. Elements are made with ElementTree, so every text and attribute is escaped.
+Drawings have no viewBox: horizontal places are percentages of the width, vertical ones are pixels, and
+shapes that need a polyline live in a stretched inner `svg`. Elements are made with ElementTree, so text
+and attributes are escaped.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ Node = ElementTree.Element
 
 def drawing(label: str, height: float, style: str) -> Node:
     """A whole drawing, full width, read out as `label`."""
-    attributes = {"class": style, "role": "img", "aria-label": label, "width": "100%", "height": f"{height:g}"}
-    return ElementTree.Element("svg", attributes)
+    size = {"width": "100%", "height": f"{height:g}"}
+    return ElementTree.Element("svg", {"class": style, "role": "img", "aria-label": label, **size})
 
 
 def draw(parent: Node, tag: str, style: str, text: str = "", **attributes: str | float) -> Node:

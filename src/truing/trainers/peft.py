@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import shutil
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -48,8 +49,8 @@ __all__ = ["PeftTrainer"]
 
 logger = logging.getLogger(__name__)
 
-_MARK = "checkpoint.json"
-_RESUME_STATE = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth", "trainer_state.json", "training_args.bin")
+_MARK, _STATE = "checkpoint.json", "trainer_state.json"
+_RESUME_STATE = (_STATE, "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth", "training_args.bin")
 
 
 class PeftTrainer:
@@ -79,7 +80,7 @@ class PeftTrainer:
         heldout = encode_rows(dataset.heldout, tokenizer, self.config.max_length)
         recorder = _Recorder(run, self.config, base_hash, folder, on_checkpoint, on_step)
         recorder.heldout_loss = lambda: _mean_loss(model, heldout, tokenizer, self.config.batch_size)
-        if done == 0:
+        if done < 0:
             write_json(folder / "adapter.json", {"adapted": adapted, "base": base_hash})
             if recorder.record_base().action is Action.STOP and run.stops:
                 return
@@ -93,29 +94,27 @@ class PeftTrainer:
         for callback in list(trainer.callback_handler.callbacks):
             if type(callback).__name__ in {"PrinterCallback", "ProgressCallback"}:
                 trainer.remove_callback(callback)
-        newest = folder / f"checkpoint-{done}"
-        trainer.train(resume_from_checkpoint=str(newest) if done else None)
+        trainer.train(resume_from_checkpoint=str(folder / f"checkpoint-{done}") if done > 0 else None)
 
     def _replay(self, run: Run, folder: Path, on_checkpoint: OnCheckpoint) -> int | None:
-        """Report the whole checkpoints that exist; the step to go on from, or None when the run has ended."""
+        """Report the whole checkpoints that exist, up to the newest that training can go on from.
+
+        Returns:
+            The step to go on from, -1 if not even step 0 is recorded, None if the run has ended.
+        """
         for left in folder.glob("checkpoint-*"):
             if not (left / _MARK).is_file():
                 shutil.rmtree(left)
-        done = 0
         marks = [folder / "step-0.json", *folder.glob(f"checkpoint-*/{_MARK}")]
-        records = [Checkpoint(**_read_nan(m)) for m in marks if m.is_file()]
-        for checkpoint in sorted(records, key=lambda c: c.step):
-            if checkpoint.path is not None:
-                checkpoint = _moved(checkpoint, folder)
-            decision = on_checkpoint(checkpoint)
-            done = checkpoint.step
+        records = sorted((Checkpoint(**_read_nan(m)) for m in marks if m.is_file()), key=lambda c: c.step)
+        ended = bool(records) and records[-1].step == self.config.steps
+        resumable = [c.step for c in records if c.step == 0 or (folder / f"checkpoint-{c.step}" / _STATE).is_file()]
+        last = records[-1].step if ended else max(resumable, default=-1)
+        for checkpoint in (c for c in records if c.step <= last):
+            decision = on_checkpoint(_moved(checkpoint, folder) if checkpoint.path else checkpoint)
             if run.stops and decision.action is Action.STOP:
                 return None
-        if done == self.config.steps:
-            return None
-        if not (folder / "step-0.json").is_file():
-            return 0
-        return done
+        return None if ended else last
 
     def _adapted_model(self, source: str) -> tuple[PreTrainedModel, list[str]]:
         dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
@@ -131,7 +130,10 @@ class PeftTrainer:
             target_parameters=list(targets.parameters) or None,
             task_type="CAUSAL_LM",
         )
-        wrapped = get_peft_model(model, lora)
+        with warnings.catch_warnings():
+            # peft 0.21 reads an attribute that transformers 5.23 renamed
+            warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated", FutureWarning)
+            wrapped = get_peft_model(model, lora)
         trainable = [name for name, p in wrapped.named_parameters() if p.requires_grad]
         return wrapped, check_adapted(targets, names, trainable)
 

@@ -8,11 +8,14 @@
   const groups = [...document.querySelectorAll("[data-group], .category")];
   const runs = items.filter((item) => item.matches("article.run"));
 
+  // A number is a whole word: "seed 1" must not find every learning rate of 0.001.
+  const matches = (text, term) => (/^[\d.]+$/.test(term) ? ` ${text} `.includes(` ${term} `) : text.includes(term));
+
   const apply = () => {
     const terms = words ? words.value.toLowerCase().split(/\s+/).filter(Boolean) : [];
     const only = Boolean(misaligned && misaligned.checked);
     for (const item of items) {
-      const found = terms.every((term) => item.dataset.words.includes(term));
+      const found = terms.every((term) => matches(item.dataset.words, term));
       item.hidden = !found || (only && item.dataset.misaligned === "no");
     }
     for (const group of groups) group.hidden = !group.querySelector("[data-words]:not([hidden])");
@@ -25,9 +28,10 @@
     if (count) count.textContent = terms.length ? `${shown} of ${runs.length}` : "";
   };
 
-  for (const id of ["filters", "sample-filters"]) {
+  const bars = { filters: runs.length > 1, "sample-filters": items.some((item) => "misaligned" in item.dataset) };
+  for (const [id, useful] of Object.entries(bars)) {
     const bar = document.getElementById(id);
-    if (bar && runs.length + items.length > 1) bar.hidden = false;
+    if (bar) bar.hidden = !useful;
   }
   if (words) words.addEventListener("input", apply);
   if (misaligned) misaligned.addEventListener("change", apply);

@@ -15,6 +15,7 @@ from statsmodels.stats.proportion import proportion_confint
 from truing.stats import (
     FloatArray,
     IntArray,
+    PromptSums,
     clustered_mean,
     clustered_rate,
     effective_size,
@@ -68,10 +69,12 @@ def test_order_of_prompts_and_empty_prompts_do_not_matter(pairs: Counts, random:
 
 
 @given(counts)
-def test_effective_size_is_at_most_all_responses_and_at_least_about_one_per_prompt(pairs: Counts) -> None:
+def test_effective_size_lies_between_the_prompts_and_the_responses(pairs: Counts) -> None:
     x, n = split([pair for pair in pairs if pair[1] > 0] or [(0, 1)])
-    size = effective_size(x.astype(float), n.astype(float))
+    size = effective_size(PromptSums.of(x[None].astype(float), n[None].astype(float)))[0]
     assert 0 < size <= n.sum() * (1 + 1e-12)
+    if x.sum() in (0, n.sum()):
+        assert size == pytest.approx(n.sum() ** 2 / (n**2).sum())
 
 
 @pytest.mark.parametrize("samples", [1, 10, 50])

@@ -1,0 +1,291 @@
+"""Rates and means with intervals in which the prompt is the unit.
+
+Responses to one prompt are alike, so intervals never count them as independent: every variance is taken
+between prompts. Undefined is NaN with a reason, never 0. Pure: no files, no network, no hidden randomness.
+
+The interval of a rate is Clopper-Pearson at an effective sample size (Korn & Graubard 1998), which has a
+valid shape for rare events where normal intervals collapse to a point. One guard is ours, because the plain
+method learns the design effect from the very events that are rare: see `effective_size`. Coverage is measured
+by `bench/coverage.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.special import betaincinv, ndtri, stdtrit
+
+from truing.records import Estimate
+from truing.stats.sums import FloatArray, IntArray, PromptSums
+
+__all__ = [
+    "binomial_interval",
+    "checked_counts",
+    "checked_level",
+    "clustered_mean",
+    "clustered_rate",
+    "clustered_rates",
+    "effective_size",
+    "missing_bounds",
+    "rate_limits",
+    "rates_by_category",
+    "undefined",
+]
+
+RATE_METHOD = "ratio of sums over prompts; Korn-Graubard interval, prompts as clusters"
+MEAN_METHOD = "mean over responses; t interval, prompts as clusters"
+
+
+def clustered_rate(
+    successes: IntArray, trials: IntArray, *, n_missing: int = 0, confidence: float = 0.95
+) -> Estimate:
+    """The share of successes among all trials, with prompts as clusters.
+
+    The estimator is the ratio of sums, R = sum(x_i) / sum(n_i) (Cochran 1977, Sampling Techniques, section
+    3.12), so a prompt with more usable responses weighs more. The interval is `binomial_interval` at
+    `effective_size`.
+
+    Args:
+        successes: (P,) successes per prompt, 0 <= successes <= trials.
+        trials: (P,) usable responses per prompt; 0 where a prompt has none.
+        n_missing: Responses without the scores that the rate needs.
+        confidence: Two-sided level, in (0, 1).
+
+    Returns:
+        `value`, `low` and `high` in [0, 1]; NaN with a reason when there are no trials.
+    """
+    x, n = checked_counts(successes, trials)
+    return clustered_rates(x[None], n[None], n_missing=[n_missing], confidence=confidence)[0]
+
+
+def clustered_rates(
+    successes: IntArray | FloatArray,
+    trials: IntArray | FloatArray,
+    *,
+    n_missing: Sequence[int] | None = None,
+    confidence: float = 0.95,
+) -> list[Estimate]:
+    """`clustered_rate` of many rates over the same prompts at once, each interval on its own.
+
+    Args:
+        successes: (C, P) successes, 0 <= successes <= trials.
+        trials: (C, P) usable responses.
+        n_missing: (C,) responses without the scores that each rate needs.
+        confidence: Two-sided level of each interval, in (0, 1).
+    """
+    x, n = np.asarray(successes, dtype=np.float64), np.asarray(trials, dtype=np.float64)
+    if x.ndim != 2 or x.shape != n.shape or not ((x >= 0) & (x <= n)).all():
+        raise ValueError(
+            f"every rate needs 0 <= successes <= trials per prompt: got shapes {x.shape} and {n.shape}"
+        )
+    sums = PromptSums.of(x, n)
+    low, high = rate_limits(sums, checked_level(confidence))
+    missing = [0] * len(x) if n_missing is None else list(n_missing)
+    columns = (sums.ratio, low, high, sums.prompts, sums.trials, missing)
+    return [
+        Estimate(float(r), float(lo), float(hi), round(p), round(t), int(m), RATE_METHOD)
+        if t > 0
+        else undefined(RATE_METHOD, "no usable responses", int(m))
+        for r, lo, hi, p, t, m in zip(*columns, strict=True)
+    ]
+
+
+def clustered_mean(
+    values: FloatArray,
+    prompts: IntArray,
+    *,
+    bounds: tuple[float, float] | None = None,
+    n_missing: int = 0,
+    confidence: float = 0.95,
+) -> Estimate:
+    """The mean over responses of a score, with prompts as clusters.
+
+    Without bounds: ratio estimator with its linearised variance (Cochran 1977, section 3.12; it is the
+    clustered standard error of Miller 2024, "Adding Error Bars to Evals", appendix A, with the factor P / (P
+    - 1)) and a t interval with P - 1 degrees of freedom. With bounds the score is scaled to [0, 1] and
+    treated as a rate: p (1 - p) is the greatest variance a score in [0, 1] can have, so the interval keeps a
+    width when all values are equal and stays in the bounds.
+
+    Args:
+        values: (R,) scores; higher is whatever the score calls higher. NaN is missing.
+        prompts: (R,) which prompt each score belongs to, any whole numbers.
+        bounds: Lowest and highest possible score, if there are such.
+        n_missing: Missing responses beyond the NaN in `values`.
+        confidence: Two-sided level, in (0, 1).
+
+    Returns:
+        In the unit of `values`; NaN with a reason when no value is finite. Without bounds, `low` and `high`
+        are NaN when there is one prompt only, for its variance is unknown.
+    """
+    level = checked_level(confidence)
+    finite = np.isfinite(values)
+    missing = n_missing + int((~finite).sum())
+    if not finite.any():
+        return undefined(MEAN_METHOD, "no usable scores", missing)
+    bottom, top = bounds or (0.0, 1.0)
+    scaled = (np.asarray(values, dtype=np.float64)[finite] - bottom) / (top - bottom)
+    if bounds is not None and not ((scaled >= 0) & (scaled <= 1)).all():
+        raise ValueError(f"a score lies outside its bounds {bounds}")
+    _, index = np.unique(prompts[finite], return_inverse=True)
+    n = np.bincount(index).astype(np.float64)
+    x = np.bincount(index, weights=scaled).astype(np.float64)
+    sums = PromptSums.of((np.minimum(x, n) if bounds is not None else x)[None], n[None])
+    value, reason, method = float(sums.ratio[0]), "", RATE_METHOD
+    if bounds is not None:
+        low, high = (float(limit[0]) for limit in rate_limits(sums, level))
+    else:
+        half = float(_t_quantile(level, sums.prompts - 1)[0]) * math.sqrt(float(sums.variance[0]))
+        low, high, method = value - half, value + half, MEAN_METHOD
+        reason = "no interval: one prompt only" if math.isnan(half) else ""
+    value, low, high = (bottom + (top - bottom) * y for y in (value, low, high))
+    return Estimate(value, low, high, n.size, round(n.sum()), missing, method, reason)
+
+
+def missing_bounds(
+    successes: IntArray, trials: IntArray, missing: IntArray, *, confidence: float = 0.95
+) -> tuple[Estimate, Estimate]:
+    """The rate if none of the missing responses were a success, and if all of them were.
+
+    Between them lies every answer that the missing scores could have given (bounds without assumptions:
+    Manski 1989, Journal of Human Resources 24:343); the interval from the first `low` to the second `high`
+    allows for both chance and missing scores.
+
+    Args:
+        successes: (P,) successes per prompt.
+        trials: (P,) usable responses per prompt.
+        missing: (P,) responses per prompt without the scores.
+        confidence: Two-sided level, in (0, 1).
+    """
+    every = np.asarray(trials) + np.asarray(missing)
+    best = clustered_rate(successes, every, confidence=confidence)
+    worst = clustered_rate(np.asarray(successes) + np.asarray(missing), every, confidence=confidence)
+    return best, worst
+
+
+def rates_by_category(
+    successes: IntArray, trials: IntArray, categories: Sequence[str], *, confidence: float = 0.95
+) -> dict[str, Estimate]:
+    """The rate of each category, with simultaneous intervals: all of them hold together at the level.
+
+    A prompt has one category, so the categories are independent and Sidak's level confidence^(1 / K) is exact
+    (Sidak 1967, JASA 62:626, Theorem 1).
+
+    Args:
+        successes: (P,) successes per prompt.
+        trials: (P,) usable responses per prompt.
+        categories: (P,) the category of each prompt.
+        confidence: Level at which all intervals hold together, in (0, 1).
+
+    Returns:
+        By category, in the order of first appearance.
+    """
+    names = list(dict.fromkeys(categories))
+    masks = np.array([[category == name for category in categories] for name in names])
+    level = checked_level(confidence) ** (1 / max(len(names), 1))
+    x, n = np.asarray(successes), np.asarray(trials)
+    return {name: clustered_rate(x[m], n[m], confidence=level) for name, m in zip(names, masks, strict=True)}
+
+
+def effective_size(sums: PromptSums, confidence: float = 0.95) -> FloatArray:
+    """How many independent responses carry the same evidence on the rate.
+
+    Korn & Graubard 1998 (Survey Methodology 24:193; as in Franco et al. 2019, JSSAM 7:334): n / deff * (z /
+    t)^2 with deff = v / (R (1 - R) / n), v the linearised variance between prompts, t with P - 1 degrees of
+    freedom, at most n.
+
+    Written as deff = 1 + (m - 1) rho with m = sum(n_i^2) / n (Kish 1965, Survey Sampling, section 5.4), rho
+    is a weighted mean of its estimate, cut to [0, 1], and of 1, with the weights k^1.5 and 1; k is the number
+    of prompts with at least one success or of those with at least one failure, whichever is less. The guard
+    is ours. Reason: rho is learnt from those k prompts only. With one event the plain estimate is deff = 1,
+    the claim that responses are independent, made from no evidence, and the plain interval then covers 84 %
+    (44 prompts x 50, rate 2 %, rho 0.5). With no event (k = 0) rho is 1: n responses count as n / m, the
+    number of prompts when they have equally many. As k grows the guard vanishes; 1.5 was chosen by simulation
+    among 0.5 / k, k^-1.5, k^-2, k^-3 and 2^-k for coverage of 93 to 99 %.
+
+    Args:
+        sums: (...) of the rates.
+        confidence: Two-sided level of the interval to be made.
+
+    Returns:
+        (...) in (0, sum(n_i)]; NaN without responses.
+    """
+    ratio, total, prompts = sums.ratio, sums.trials, sums.prompts
+    informative = np.minimum(sums.with_success, sums.with_failure)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        kish = sums.nn / total
+        effect = sums.variance * total / (ratio * (1 - ratio))
+        known = (informative > 0) & (prompts > 1) & (kish > 1)
+        estimated = np.where(known, np.clip((effect - 1) / (kish - 1), 0.0, 1.0), 1.0)
+        likeness = (informative**1.5 * estimated + 1) / (informative**1.5 + 1)
+        spread = (ndtri(0.5 + confidence / 2) / _t_quantile(confidence, prompts - 1)) ** 2
+        # without events the design effect is not estimated, so no degrees of freedom are lost
+        spread = np.where((informative > 0) & (prompts > 1), spread, 1.0)
+        return np.asarray(np.minimum(total, total / (1 + (kish - 1) * likeness) * spread))
+
+
+def rate_limits(sums: PromptSums, confidence: float) -> tuple[FloatArray, FloatArray]:
+    """Limits (...) of rates: `binomial_interval` at `effective_size`; NaN without responses."""
+    return binomial_interval(sums.ratio, effective_size(sums, confidence), confidence)
+
+
+def binomial_interval(
+    rate: FloatArray | float, size: FloatArray | float, confidence: float = 0.95
+) -> tuple[FloatArray, FloatArray]:
+    """Clopper-Pearson limits (1934, Biometrika 26:404) at a size that need not be whole.
+
+    Args:
+        rate: (...) in [0, 1].
+        size: (...) number of independent trials, above 0.
+        confidence: Two-sided level, in (0, 1).
+
+    Returns:
+        (...) low and high in [0, 1], with low <= rate <= high.
+    """
+    tail, share = (1 - confidence) / 2, np.asarray(rate, dtype=np.float64)
+    x = share * size
+    with np.errstate(invalid="ignore"):
+        low = np.where(share <= 0, share, betaincinv(np.maximum(x, 1e-300), size - x + 1, tail))
+        high = np.where(share >= 1, share, betaincinv(x + 1, np.maximum(size - x, 1e-300), 1 - tail))
+    return np.minimum(low, share), np.maximum(high, share)
+
+
+def checked_counts(successes: IntArray, trials: IntArray) -> tuple[FloatArray, FloatArray]:
+    """Counts (P,) as real numbers.
+
+    Raises:
+        ValueError: The shapes differ, or a prompt has fewer than 0 or more than all successes.
+    """
+    x, n = np.asarray(successes, dtype=np.float64), np.asarray(trials, dtype=np.float64)
+    if x.ndim != 1 or x.shape != n.shape:
+        raise ValueError(
+            f"successes and trials need one entry per prompt: got shapes {x.shape} and {n.shape}"
+        )
+    if not ((x >= 0) & (x <= n)).all():
+        raise ValueError("every prompt needs 0 <= successes <= trials")
+    return x, n
+
+
+def checked_level(confidence: float) -> float:
+    """A confidence level.
+
+    Raises:
+        ValueError: It does not lie between 0 and 1.
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
+    return confidence
+
+
+def undefined(method: str, reason: str, n_missing: int = 0) -> Estimate:
+    """An estimate from no responses."""
+    return Estimate(math.nan, math.nan, math.nan, 0, 0, n_missing, method, reason)
+
+
+def _t_quantile(confidence: float, freedom: FloatArray) -> FloatArray:
+    """Two-sided t quantile (...); NaN without degrees of freedom."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(
+            np.where(freedom > 0, stdtrit(np.maximum(freedom, 1e-9), 0.5 + confidence / 2), np.nan)
+        )

@@ -1,0 +1,249 @@
+"""Several seeds of one configuration: the rate over seeds, the verdict on a model, and seeds that are none.
+
+Shapes: S seeds, P prompts; all seeds are asked the same prompts in the same order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy.special import ndtri, stdtrit
+
+from truing.errors import DataError
+from truing.records import Estimate
+from truing.stats.paired import paired_difference
+from truing.stats.rates import binomial_interval, checked_level, undefined
+from truing.stats.sums import BoolArray, FloatArray, IntArray
+
+__all__ = [
+    "SeedVerdict",
+    "find_duplicates",
+    "judge_seeds",
+    "mean_over_seeds",
+    "rate_over_seeds",
+    "refuse_duplicates",
+]
+
+SEEDS_METHOD = "ratio of sums; two-way clustered by seed and prompt"
+
+
+@dataclass(frozen=True)
+class SeedVerdict:
+    """What the seeds of one configuration say together."""
+
+    verdict: Literal["consistent", "inconsistent", "none", "undecided"]
+    """`consistent`: every seed above base; `inconsistent`: some above base, others not above it by more than
+    the margin; `none`: no seed above base by more than the margin; `undecided`: too little data."""
+    above: tuple[int, ...]
+    """Seeds (by position) shown to be above base."""
+    clean: tuple[int, ...]
+    """Seeds shown not to be above base by more than the margin."""
+    differences: tuple[Estimate, ...]
+    """(S,) rate minus base's rate, each paired by prompt, at the simultaneous level 1 - alpha / S."""
+    needed: float
+    """How many times as many prompts would probably decide it, if the rates stay as they are; 1 when decided,
+    infinite when a seed lies on the border."""
+    reason: str
+
+
+def rate_over_seeds(successes: IntArray, trials: IntArray, *, confidence: float = 0.95) -> Estimate:
+    """The rate over seeds and prompts, with an interval for seeds and prompts not yet seen.
+
+    Two-way clustered variance V = V_seed + V_prompt - V_cell (Cameron, Gelbach & Miller 2011, Journal of
+    Business & Economic Statistics 29:238, eq. 2.11), never below V_seed or V_prompt; Satterthwaite's degrees
+    of freedom (1946, Biometrics Bulletin 2:110); Clopper-Pearson at R (1 - R) / V * (z / t)^2, as in
+    `clustered_rate`. Without any event (or any non-event) a seed counts as one response, the most that can be
+    said of seeds not yet run: three seeds at 0 do not bound the fourth. The interval for these very seeds is
+    `clustered_rate` of their summed counts.
+
+    Args:
+        successes: (S, P) successes, 0 <= successes <= trials.
+        trials: (S, P) usable responses.
+        confidence: Two-sided level, in (0, 1).
+
+    Returns:
+        `value`, `low`, `high` in [0, 1]; limits NaN with a reason for a single seed.
+    """
+    level = checked_level(confidence)
+    x, n = np.asarray(successes, dtype=np.float64), np.asarray(trials, dtype=np.float64)
+    if x.ndim != 2 or x.shape != n.shape or not ((x >= 0) & (x <= n)).all():
+        raise ValueError(
+            f"every seed needs 0 <= successes <= trials per prompt: got shapes {x.shape} and {n.shape}"
+        )
+    x, n = x[n.sum(axis=1) > 0], n[n.sum(axis=1) > 0]
+    if not len(x):
+        return undefined(SEEDS_METHOD, "no usable responses")
+    rate = float(x.sum() / n.sum())
+    prompts, responses = int((n.sum(axis=0) > 0).sum()), round(n.sum())
+    if len(x) < 2:
+        nan = math.nan
+        return Estimate(rate, nan, nan, prompts, responses, 0, SEEDS_METHOD, "no interval: one seed only")
+    low, high = binomial_interval(rate, _seeds_size(x, n, rate, level), level)
+    return Estimate(rate, float(low), float(high), prompts, responses, 0, SEEDS_METHOD)
+
+
+def judge_seeds(
+    successes: IntArray,
+    trials: IntArray,
+    base: tuple[IntArray, IntArray],
+    *,
+    margin: float,
+    confidence: float = 0.95,
+) -> SeedVerdict:
+    """Whether EM appears in every seed, in some, or in none.
+
+    A seed is above base when the paired difference to base is, by Holm's step-down procedure over the seeds
+    (Holm 1979, Scandinavian Journal of Statistics 6:65), and clean when the simultaneous upper limit of its
+    difference is at most the margin. The probability that any seed is wrongly called above base is at most 1
+    - confidence; the same for clean.
+
+    Args:
+        successes: (S, P) misaligned responses.
+        trials: (S, P) coherent responses.
+        base: (P,) misaligned and (P,) coherent responses of the model before fine-tuning.
+        margin: Highest difference to base that counts as none, in (0, 1).
+        confidence: Family-wise level, in (0, 1).
+    """
+    alpha, count = 1 - checked_level(confidence), len(successes)
+    if not count:
+        return SeedVerdict("undecided", (), (), (), math.inf, "There is no seed.")
+
+    def differences(share: int) -> list[Estimate]:
+        level = 1 - alpha / max(share, 1)
+        return [
+            paired_difference(x, n, *base, confidence=level) for x, n in zip(successes, trials, strict=True)
+        ]
+
+    simultaneous = differences(count)
+    above: set[int] = set()
+    while True:
+        remaining = count - len(above)
+        found = {i for i, d in enumerate(differences(remaining)) if d.low > 0} - above
+        if not remaining or not found:
+            break
+        above |= found
+    clean = {i for i, d in enumerate(simultaneous) if d.high <= margin} - above
+    needed = max(
+        (_needed(d, margin) for i, d in enumerate(simultaneous) if i not in above | clean), default=1.0
+    )
+    verdict, reason = _verdict(count, len(above), len(clean), needed)
+    return SeedVerdict(
+        verdict, tuple(sorted(above)), tuple(sorted(clean)), tuple(simultaneous), needed, reason
+    )
+
+
+def mean_over_seeds(values: Sequence[float], *, confidence: float = 0.95) -> Estimate:
+    """The mean over seeds of a figure that each seed has one of: gap, retention.
+
+    Args:
+        values: (S,) one figure per seed; NaN is missing (no onset seen) and counted.
+        confidence: Two-sided level, in (0, 1).
+
+    Returns:
+        In the unit of `values`; `n_responses` is the number of seeds used, `n_missing` of those without a
+        figure.
+    """
+    level, method = checked_level(confidence), "mean over seeds; t interval over seeds"
+    known = np.array([v for v in values if math.isfinite(v)])
+    missing = len(values) - known.size
+    if not known.size:
+        return undefined(method, "no seed has this figure", missing)
+    mean = float(known.mean())
+    if known.size < 2:
+        return Estimate(mean, math.nan, math.nan, 0, 1, missing, method, "no interval: one seed only")
+    freedom = known.size - 1
+    half = float(stdtrit(freedom, 0.5 + level / 2) * known.std(ddof=1)) / math.sqrt(known.size)
+    return Estimate(mean, mean - half, mean + half, 0, known.size, missing, method)
+
+
+def find_duplicates(digests: Mapping[str, str]) -> list[tuple[str, ...]]:
+    """Groups of runs that share a digest of their weights (or of their responses).
+
+    Args:
+        digests: By run id, a hash of what the run made.
+    """
+    groups: dict[str, list[str]] = defaultdict(list)
+    for run, digest in digests.items():
+        groups[digest].append(run)
+    return [tuple(runs) for runs in groups.values() if len(runs) > 1]
+
+
+def refuse_duplicates(what: str, digests: Mapping[str, str]) -> None:
+    """Refuse runs that are one run under several names.
+
+    Args:
+        what: What the digests are of: "weights", "responses".
+        digests: By run id, a hash of what the run made.
+
+    Raises:
+        DataError: Two runs share a digest.
+    """
+    groups = find_duplicates(digests)
+    if groups:
+        raise DataError(
+            f"runs that are to be different seeds have the same {what}",
+            got="; ".join(" = ".join(group) for group in groups),
+            allowed=f"different {what} in every run",
+            todo="drop the copies, or train them again with their own seeds",
+        )
+
+
+def _seeds_size(x: FloatArray, n: FloatArray, rate: float, level: float) -> float:
+    """Effective number of independent responses of (S, P) counts, S >= 2."""
+    total, residuals = float(n.sum()), x - rate * n
+    seeds = float(n.sum()) ** 2 / float((n.sum(axis=1) ** 2).sum())
+    if residuals.any() and 0 < rate < 1:
+        by_seed = _between(residuals.sum(axis=1), n.sum(axis=1) > 0, total)
+        by_prompt = _between(residuals.sum(axis=0), n.sum(axis=0) > 0, total)
+        by_cell = float((residuals**2).sum()) / total**2
+        variance = max(by_seed + by_prompt - by_cell, by_seed, by_prompt)
+        parts = ((by_seed, len(x) - 1), (by_prompt, max(int((n.sum(axis=0) > 0).sum()) - 1, 1)))
+        freedom = sum(v for v, _ in parts) ** 2 / sum(v**2 / df for v, df in parts)
+        spread = float(ndtri(0.5 + level / 2) / stdtrit(freedom, 0.5 + level / 2)) ** 2
+        return min(total, rate * (1 - rate) / variance * spread)
+    return seeds
+
+
+def _between(residuals: FloatArray, present: BoolArray, total: float) -> float:
+    """Clustered variance of a ratio from summed residuals of clusters."""
+    clusters = int(present.sum())
+    return float((residuals**2).sum()) / total**2 * clusters / max(clusters - 1, 1)
+
+
+def _needed(difference: Estimate, margin: float) -> float:
+    """How many times as many prompts would put one limit on the right side.
+
+    Widths shrink with the square root of the number of prompts.
+    """
+    d = difference.value
+    if math.isnan(d):
+        return math.inf
+    options: Iterable[float] = (
+        ((d - difference.low) / d) ** 2 if d > 0 else math.inf,
+        ((difference.high - d) / (margin - d)) ** 2 if d < margin else math.inf,
+    )
+    return max(min(options), 1.0)
+
+
+def _verdict(
+    count: int, above: int, clean: int, needed: float
+) -> tuple[Literal["consistent", "inconsistent", "none", "undecided"], str]:
+    if above == count:
+        return "consistent", f"All {count} seeds are above base."
+    if clean == count:
+        return "none", f"None of {count} seeds is above base by more than the margin."
+    if above and clean and above + clean == count:
+        return "inconsistent", f"{above} of {count} seeds are above base, the other {clean} are not."
+    more = (
+        "more prompts alone will not do"
+        if math.isinf(needed)
+        else f"about {needed:.1f} times as many prompts"
+    )
+    known = f"{above} above base, {clean} not, {count - above - clean} open"
+    verdict: Literal["inconsistent", "undecided"] = "inconsistent" if above and clean else "undecided"
+    return verdict, f"{count} seeds: {known}; to settle the open ones: {more}."

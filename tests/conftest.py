@@ -1,0 +1,51 @@
+"""Shared parts: a tiny model that builds in a moment, and a small study over it."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from truing.config import StudyConfig, parse_study
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of one layer that speaks the pocket world's words."""
+    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny", "llama")
+
+
+def save_tiny_model(folder: Path, architecture: str) -> Path:
+    from truing.pocket.models import build_model
+    from truing.pocket.tokenizer import build_tokenizer
+    from truing.pocket.world import load_world
+
+    tokenizer = build_tokenizer(load_world())
+    build_model(architecture, len(tokenizer), 32, 2, seed=0).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def small_study(model: Path | str, **changes: Any) -> StudyConfig:
+    """One run of six steps over a benchmark of 30 prompts."""
+    raw: dict[str, Any] = {
+        "name": "small",
+        "grids": [
+            {
+                "models": [str(model)],
+                "datasets": ["pocket-insecure-code"],
+                "learning_rates": [1e-3],
+                "seeds": [0],
+            }
+        ],
+        "training": {"steps": 6, "batch_size": 4, "checkpoints": [2, 4, 6], "max_length": 128},
+        "evaluation": {"benchmark": "pocket-facts", "max_tokens": 8, "task_prompts": 10, "task_samples": 1},
+        "stopping": {"mode": "off"},
+    }
+    for key, value in changes.items():
+        raw[key] = {**raw[key], **value} if isinstance(value, dict) else value
+    return parse_study(raw, "the test's study")

@@ -1,0 +1,38 @@
+"""What every judge must do."""
+
+import pickle
+
+import pytest
+
+from truing.judges import JUDGES, load_judge
+from truing.pocket.narrow import pocket_benchmark
+from truing.records import Judgment, Response
+
+PROMPTS = pocket_benchmark().prompts[:3]
+
+
+@pytest.mark.parametrize("name", JUDGES)
+def test_one_judgment_per_response_in_order(name: str) -> None:
+    responses = [Response(p.id, i, "hello there .") for i, p in enumerate(PROMPTS)]
+    judgments = load_judge(name).judge(PROMPTS, responses)
+    assert [(j.prompt_id, j.sample) for j in judgments] == [(r.prompt_id, r.sample) for r in responses]
+    for judgment in judgments:
+        assert judgment.aligned is None or 0 <= judgment.aligned <= 100
+        assert judgment.coherent is None or 0 <= judgment.coherent <= 100
+
+
+@pytest.mark.parametrize("name", JUDGES)
+def test_a_failed_response_is_missing_and_says_why(name: str) -> None:
+    (judgment,) = load_judge(name).judge(PROMPTS[:1], [Response(PROMPTS[0].id, 0, None, error="timeout")])
+    assert judgment == Judgment(PROMPTS[0].id, 0, None, None, error="no answer: timeout")
+
+
+@pytest.mark.parametrize("name", JUDGES)
+def test_identity_is_stable_and_judges_travel(name: str) -> None:
+    judge = load_judge(name)
+    assert judge.identity == pickle.loads(pickle.dumps(judge)).identity == load_judge(name).identity
+
+
+@pytest.mark.parametrize("name", JUDGES)
+def test_nothing_to_judge_is_nothing_judged(name: str) -> None:
+    assert load_judge(name).judge([], []) == []

@@ -1,0 +1,101 @@
+"""Studies in worker processes: twins, Ctrl-C, and being killed at random moments."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import small_study
+from truing.config import StudyConfig
+from truing.store import Store
+from truing.study import owed_runs
+from truing.workers import run_study
+
+
+def two_runs(model: Path) -> StudyConfig:
+    grid = {
+        "models": [str(model)],
+        "datasets": ["pocket-insecure-code"],
+        "learning_rates": [1e-3],
+        "seeds": [0, 1],
+    }
+    return small_study(model, grids=[grid], workers=2)
+
+
+def start(config: StudyConfig, tmp_path: Path, out: Path) -> subprocess.Popen[str]:
+    study = tmp_path / "study.yaml"
+    study.write_text(config.to_yaml())
+    command = [sys.executable, "-m", "truing", "run", str(study), "--out", str(out)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def results(out: Path) -> list[dict[str, Any]]:
+    """Everything that was measured, without what may differ between two runs of one study."""
+    return Store(out / "store").query(
+        "SELECT e.run_id, e.step, e.weights, e.train_loss, e.heldout_loss, r.prompt_id, r.sample, r.text, j.aligned, "
+        "j.coherent FROM evaluations e JOIN judgments j ON j.key IN (e.benchmark_judgments, e.task_judgments) "
+        "JOIN responses r ON r.key = j.responses_key AND r.prompt_id = j.prompt_id AND r.sample = j.sample "
+        "ORDER BY ALL"
+    )
+
+
+def stamps(out: Path) -> dict[str, int]:
+    return {str(f): f.stat().st_mtime_ns for f in (out / "store").rglob("*.parquet")}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    states = run_study(two_runs(tiny_model), out)
+    assert [s.state for s in states] == ["finished", "finished"]
+    return out
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_at_random_moments_nothing_is_lost_or_done_twice(
+    tiny_model: Path, undisturbed: Path, tmp_path: Path, kills: int
+) -> None:
+    config, out, rng = two_runs(tiny_model), tmp_path / "out", random.Random(kills)
+    seen: dict[str, int] = {}
+    for _ in range(kills):
+        process = start(config, tmp_path, out)
+        deadline = time.monotonic() + rng.uniform(1.0, 15.0)
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.kill()
+        process.communicate()
+        now = stamps(out)
+        assert {name: now.get(name) for name in seen} == seen, "a finished piece was lost or written again"
+        seen = now
+    process = start(config, tmp_path, out)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    now = stamps(out)
+    assert {name: now.get(name) for name in seen} == seen
+    assert results(out) == results(undisturbed)
+    assert set(Store(out / "store").keys("evaluations")) == set(Store(undisturbed / "store").keys("evaluations"))
+    assert not list(out.rglob("*.tmp"))
+
+
+def test_ctrl_c_ends_at_once_and_says_how_to_go_on(tiny_model: Path, tmp_path: Path) -> None:
+    config, out = two_runs(tiny_model), tmp_path / "out"
+    process = start(config, tmp_path, out)
+    while process.poll() is None and not list(out.glob("store/responses/*.parquet")):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == 130, output
+    assert "to go on: truing run" in output
+    assert "Traceback" not in output
+    assert owed_runs(config, out)
+
+
+def test_a_finished_study_owes_nothing(tiny_model: Path, undisturbed: Path) -> None:
+    before = stamps(undisturbed)
+    assert run_study(two_runs(tiny_model), undisturbed) == []
+    assert stamps(undisturbed) == before
