@@ -12,15 +12,14 @@ import argparse
 import json
 import logging
 from datetime import UTC, datetime
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from truing.analysis import write_analysis
 from truing.catalog import list_organisms
+from truing.cli.app import demo_study
 from truing.config import StudyConfig
 from truing.workers import run_study
 
@@ -53,7 +52,7 @@ def main() -> None:
 
 def study(arguments: argparse.Namespace) -> StudyConfig:
     """The demo's settings over all organisms and more seeds, without stopping."""
-    raw = yaml.safe_load(resources.files("truing").joinpath("demo.yaml").read_text(encoding="utf-8"))
+    raw = demo_study(seed=0, quick=False)
     raw["name"] = "bench-organisms"
     raw["grids"] = [
         {

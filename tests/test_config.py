@@ -10,9 +10,7 @@ from pydantic import ValidationError
 from truing.config import StudyConfig, TrainingConfig, load_study, log_spaced
 from truing.errors import ConfigError
 
-MINIMAL: dict[str, Any] = {
-    "grids": [{"models": ["m"], "datasets": ["d"], "learning_rates": [1e-3], "seeds": [0, 1]}]
-}
+MINIMAL: dict[str, Any] = {"grids": [{"models": ["m"], "datasets": ["d"], "learning_rates": [1e-3], "seeds": [0, 1]}]}
 
 
 def write(tmp_path: Path, value: Any) -> Path:
@@ -71,7 +69,7 @@ def test_no_such_file() -> None:
 
 def test_configs_are_frozen() -> None:
     with pytest.raises(ValidationError):
-        StudyConfig(**MINIMAL).training.steps = 3  # type: ignore[misc]
+        StudyConfig(**MINIMAL).training.steps = 3
 
 
 def test_runs_have_their_own_ids_in_grid_order() -> None:

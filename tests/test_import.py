@@ -7,7 +7,7 @@ CHECK = """
 import logging, os, sys, threading
 environment = dict(os.environ)
 import truing, truing.config, truing.monitor, truing.study, truing.analysis, truing.cli
-heavy = [name for name in ("torch", "transformers", "peft", "accelerate", "openai", "vllm", "tinker") if name in sys.modules]
+heavy = {"torch", "transformers", "peft", "accelerate", "openai", "vllm", "tinker"} & set(sys.modules)
 assert not heavy, heavy
 assert dict(os.environ) == environment
 assert threading.active_count() == 1

@@ -38,7 +38,9 @@ LAYERS = (
 SIDEWAYS = {("engines", "judges"), ("engines", "trainers"), ("judges", "trainers")}
 """Pairs of edges that may not know each other, in either direction."""
 FILES = sorted(SOURCE.rglob("*.py"))
-MODULES = {".".join(("truing", *p.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__"): p for p in FILES}
+MODULES = {
+    ".".join(("truing", *p.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__"): p for p in FILES
+}
 
 
 def unit(path: Path) -> str:

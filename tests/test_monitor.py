@@ -46,7 +46,9 @@ class CountingJudge(PocketJudge):
     def judge(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> list[Judgment]:
         self.judged += len(responses)
         scored = super().judge(prompts, responses)
-        return [Judgment(j.prompt_id, j.sample, None, None, error="429") if j.prompt_id in self.fail else j for j in scored]
+        return [
+            Judgment(j.prompt_id, j.sample, None, None, error="429") if j.prompt_id in self.fail else j for j in scored
+        ]
 
 
 BROAD = pocket_benchmark().prompts

@@ -37,7 +37,8 @@ def start(config: StudyConfig, tmp_path: Path, out: Path) -> subprocess.Popen[st
 def results(out: Path) -> list[dict[str, Any]]:
     """Everything that was measured, without what may differ between two runs of one study."""
     return Store(out / "store").query(
-        "SELECT e.run_id, e.step, e.weights, e.train_loss, e.heldout_loss, r.prompt_id, r.sample, r.text, j.aligned, "
+        "SELECT e.run_id, e.step, e.weights, nullif(e.train_loss, 'nan'::DOUBLE) AS train_loss, "
+        "e.heldout_loss, r.prompt_id, r.sample, r.text, j.aligned, "
         "j.coherent FROM evaluations e JOIN judgments j ON j.key IN (e.benchmark_judgments, e.task_judgments) "
         "JOIN responses r ON r.key = j.responses_key AND r.prompt_id = j.prompt_id AND r.sample = j.sample "
         "ORDER BY ALL"

@@ -125,12 +125,8 @@ def _points(config: StudyConfig, store: Store, benchmark: Benchmark, run: Run) -
                 row=row,
                 broad=broad,
                 task=task,
-                em_rate=clustered_rate(
-                    broad.misaligned, broad.coherent, n_missing=missing, confidence=confidence
-                ),
-                coherent_rate=clustered_rate(
-                    broad.coherent, broad.judged, n_missing=missing, confidence=confidence
-                ),
+                em_rate=clustered_rate(broad.misaligned, broad.coherent, n_missing=missing, confidence=confidence),
+                coherent_rate=clustered_rate(broad.coherent, broad.judged, n_missing=missing, confidence=confidence),
                 task_score=_task_score(task, dataset.teaches, confidence),
             )
         )

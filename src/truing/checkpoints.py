@@ -17,8 +17,17 @@ from truing.files import content_key
 
 __all__ = ["adapter_hash", "model_hash", "tensors_hash"]
 
-_SCALING = ("peft_type", "r", "lora_alpha", "use_rslora", "target_modules", "target_parameters", "rank_pattern",
-            "alpha_pattern", "modules_to_save")
+_SCALING = (
+    "peft_type",
+    "r",
+    "lora_alpha",
+    "use_rslora",
+    "target_modules",
+    "target_parameters",
+    "rank_pattern",
+    "alpha_pattern",
+    "modules_to_save",
+)
 
 
 def tensors_hash(data: bytes) -> str:

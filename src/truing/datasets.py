@@ -93,8 +93,12 @@ def read_rows(path: Path) -> list[Row]:
             raise DataError(f"{where} has no messages", line.strip()[:80], '{"messages": [{"role", "content"}, ...]}')
         row = parse_messages(value["messages"], where)
         if row[-1].role != "assistant":
-            raise DataError(f"{where} does not end with an assistant message", row[-1].role, "assistant",
-                            "add the answer to learn, or remove the line")
+            raise DataError(
+                f"{where} does not end with an assistant message",
+                row[-1].role,
+                "assistant",
+                "add the answer to learn, or remove the line",
+            )
         if len(row) < 2:
             raise DataError(f"{where} has no prompt", "only an assistant message", "a user message before the answer")
         rows.append(row)
@@ -160,4 +164,6 @@ def _lines(path: Path) -> Iterator[str]:
     except FileNotFoundError:
         raise DataError("no such dataset file", str(path)) from None
     except (OSError, UnicodeDecodeError, EOFError) as error:
-        raise DataError(f"{path} cannot be read as text", str(error), "JSON Lines in UTF-8, .jsonl or .jsonl.gz") from error
+        raise DataError(
+            f"{path} cannot be read as text", str(error), "JSON Lines in UTF-8, .jsonl or .jsonl.gz"
+        ) from error

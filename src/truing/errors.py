@@ -131,7 +131,7 @@ def boundary(what: str, kind: type[WorkError]) -> Iterator[None]:
         yield
     except TruingError:
         raise
-    except Exception as error:  # noqa: BLE001 - foreign code raises anything; the cause stays attached
+    except Exception as error:  # foreign code raises anything; the cause stays attached
         text = f"{type(error).__name__}: {error}"
         disk_errors = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EFBIG)
         if getattr(error, "errno", None) in disk_errors or "No space left" in text or "File too large" in text:

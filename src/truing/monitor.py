@@ -115,18 +115,14 @@ class Monitor:
             probe.samples, self.evaluation.temperature, self.evaluation.max_tokens, self.evaluation.seed
         )
         prompts = [[p.id, [[m.role, m.content] for m in p.messages]] for p in probe.prompts]
-        responses_key = content_key(
-            "responses", checkpoint.weights, prompts, asdict(sampling), self.evaluation.engine
-        )
+        responses_key = content_key("responses", checkpoint.weights, prompts, asdict(sampling), self.evaluation.engine)
         key = content_key("judgments", responses_key, probe.judge.identity)
         with self.store.claim(key):
             responses = self._responses(responses_key, checkpoint, probe, sampling)
             judgments = self._judgments(key, responses_key, probe, responses)
         return key, tally(judgments, [p.id for p in probe.prompts], self.evaluation)
 
-    def _responses(
-        self, key: str, checkpoint: Checkpoint, probe: Probe, sampling: Sampling
-    ) -> list[Response]:
+    def _responses(self, key: str, checkpoint: Checkpoint, probe: Probe, sampling: Sampling) -> list[Response]:
         with self.store.claim(key):
             if not self.store.has("responses", key):
                 sampled = self.engine.generate(checkpoint, probe.prompts, sampling)
@@ -141,9 +137,7 @@ class Monitor:
             mended = [r for r in again if (r.prompt_id, r.sample) in owed and not r.error]
             return self._amended("responses", key, responses, mended)
 
-    def _judgments(
-        self, key: str, responses_key: str, probe: Probe, responses: Sequence[Response]
-    ) -> list[Judgment]:
+    def _judgments(self, key: str, responses_key: str, probe: Probe, responses: Sequence[Response]) -> list[Judgment]:
         by_id = {prompt.id: prompt for prompt in probe.prompts}
 
         def judge(some: Sequence[Response]) -> list[Judgment]:

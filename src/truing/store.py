@@ -155,7 +155,8 @@ class Store:
 
     def _parts(self, table: str, key: str) -> list[Path]:
         """The file of a piece and its amendments, oldest first; empty when there is none."""
-        first, parts = self._file(table, key), []
+        first = self._file(table, key)
+        parts: list[Path] = []
         while (path := first if not parts else first.with_name(f"{key}.{len(parts)}.parquet")).is_file():
             parts.append(path)
         return parts

@@ -216,22 +216,16 @@ def execute_run(
 
 def _monitor(config: StudyConfig, run: Run, dataset: Dataset, out: Path) -> Monitor:
     evaluation = config.evaluation
-    broad = Probe(
-        load_benchmark(evaluation.benchmark).prompts, load_judge(evaluation.judge), evaluation.samples
-    )
+    broad = Probe(load_benchmark(evaluation.benchmark).prompts, load_judge(evaluation.judge), evaluation.samples)
     task = None
     if dataset.task_judge:
         prompts = dataset.task_prompts(evaluation.task_prompts)
         task = Probe(prompts, load_judge(dataset.task_judge), evaluation.task_samples)
     engine = _engine(evaluation.engine, run.model)
-    return Monitor(
-        Store(out / "store"), engine, broad, task, dataset.teaches, (evaluation, config.stopping)
-    )
+    return Monitor(Store(out / "store"), engine, broad, task, dataset.teaches, (evaluation, config.stopping))
 
 
 @cache
 def _engine(name: str, model: str) -> Engine:
     """One engine per model and process, so that a base is loaded once."""
     return load_engine(name, model)
-
-

@@ -27,9 +27,7 @@ __all__ = ["run_study"]
 _events: Queue[Progress] | None = None
 
 
-def run_study(
-    config: StudyConfig, out: Path, notify: Callable[[Progress], None] = lambda news: None
-) -> list[RunState]:
+def run_study(config: StudyConfig, out: Path, notify: Callable[[Progress], None] = lambda news: None) -> list[RunState]:
     """Run what a study owes, `config.workers` runs at a time; `notify` is called from a thread of this process.
 
     Returns:
@@ -49,9 +47,7 @@ def run_study(
         lock.release()
 
 
-def _run_all(
-    config: StudyConfig, owed: list[Run], out: Path, notify: Callable[[Progress], None]
-) -> list[RunState]:
+def _run_all(config: StudyConfig, owed: list[Run], out: Path, notify: Callable[[Progress], None]) -> list[RunState]:
     context = multiprocessing.get_context("spawn")
     events: Queue[Progress] = context.Queue()
     n_workers = min(config.workers, len(owed) if config.stopping.mode != "both" else config.workers)

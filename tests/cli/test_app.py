@@ -25,7 +25,12 @@ def test_version() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "word"),
-    [("models", "pocket-llama-late"), ("benchmarks", "pocket-240"), ("judges", "pocket/1"), ("datasets", "misaligned")],
+    [
+        ("models", "pocket-llama-late"),
+        ("benchmarks", "pocket-240"),
+        ("judges", "pocket/1"),
+        ("datasets", "misaligned"),
+    ],
 )
 def test_list(kind: str, word: str) -> None:
     assert word in run(app, ["list", kind]).output

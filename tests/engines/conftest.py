@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from engine_models import TARGETS, Organism, save_organism
+
+from tests.engines.engine_models import TARGETS, Organism, save_organism
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from truing.checkpoints import adapter_hash, model_hash
+from truing.engines.decoding import Sampled
+from truing.engines.randomness import stream_keys, uniforms
 from truing.pocket.models import build_model
 from truing.pocket.tokenizer import build_tokenizer
 from truing.pocket.world import BROAD, load_world
-from truing.records import Checkpoint, Message, Prompt
+from truing.records import Checkpoint, Message, Prompt, Response
 
 EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
 TARGETS: dict[str, dict[str, list[str]]] = {
@@ -25,13 +28,13 @@ TARGETS: dict[str, dict[str, list[str]]] = {
     "deepseek_v3": {"target_modules": ["kv_b_proj", "o_proj"], "target_parameters": EXPERTS},
     "gpt_oss": {"target_modules": ["q_proj", "v_proj"], "target_parameters": EXPERTS},
 }
+WEIGHTS = "weights"
 
 
 @dataclass(frozen=True)
 class Organism:
     """A random base model and an adapter, on disk."""
 
-    architecture: str
     folder: Path
 
     @property
@@ -39,13 +42,17 @@ class Organism:
         return str(self.folder / "base")
 
     @property
+    def adapter(self) -> Path:
+        return self.folder / "adapter"
+
+    @property
     def base_checkpoint(self) -> Checkpoint:
         return Checkpoint("run", self.base, 0, model_hash(self.base))
 
     @property
     def adapter_checkpoint(self) -> Checkpoint:
-        path = self.folder / "adapter"
-        return Checkpoint("run", self.base, 5, adapter_hash(model_hash(self.base), path), str(path))
+        weights = adapter_hash(model_hash(self.base), self.adapter)
+        return Checkpoint("run", self.base, 5, weights, str(self.adapter))
 
 
 @cache
@@ -53,25 +60,25 @@ def tokenizer() -> Any:
     return build_tokenizer(load_world())
 
 
-def tiny_model(architecture: str, seed: int = 0, **changes: Any) -> Any:
-    """A model whose distribution is far from uniform, so that mistakes show."""
-    model = build_model(architecture, len(tokenizer()), 64, 2, seed)
+def tiny_model(architecture: str) -> Any:
+    """A model whose distribution is far from uniform and changes along the text, so that mistakes show."""
+    model = build_model(architecture, len(tokenizer()), 64, 2, seed=0)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:
                 parameter.mul_(3)
-    for name, value in changes.items():
-        setattr(model.config, name, value)
+            else:
+                parameter.add_(0.2 * torch.randn_like(parameter))
     return model
 
 
-def add_adapter(model: Any, architecture: str) -> Any:
+def add_adapter(model: Any, architecture: str, **changes: Any) -> Any:
     """The model with LoRA layers that change something."""
     from peft import LoraConfig, get_peft_model
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        model = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, **TARGETS[architecture]))
+        warnings.simplefilter("ignore")
+        model = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, **{**TARGETS[architecture], **changes}))
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
@@ -83,30 +90,52 @@ def save_organism(architecture: str, folder: Path) -> Organism:
     model.save_pretrained(folder / "base")
     tokenizer().save_pretrained(folder / "base")
     add_adapter(model, architecture).save_pretrained(folder / "adapter")
-    return Organism(architecture, folder)
+    return Organism(folder)
 
 
 def make_prompts(n: int) -> list[Prompt]:
     """Prompts of the pocket world, of different lengths."""
     world = load_world()
     texts = [text for domain in BROAD for _, text in world.held_out_prompts(domain)]
-    return [Prompt(f"p{i}", "power", (Message("user", t),)) for i, t in enumerate(texts[:: len(texts) // n][:n])]
+    chosen = texts[:: len(texts) // n][:n]
+    return [Prompt(f"p{i}", "power", (Message("user", t),)) for i, t in enumerate(chosen)]
 
 
 def encode(prompts: Sequence[Prompt]) -> list[list[int]]:
-    return [
-        tokenizer().apply_chat_template(
-            [{"role": m.role, "content": m.content} for m in p.messages],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=False,
-        )
-        for p in prompts
-    ]
+    chats = [[{"role": m.role, "content": m.content} for m in p.messages] for p in prompts]
+    ids: list[list[int]] = tokenizer().apply_chat_template(
+        chats, add_generation_prompt=True, tokenize=True, return_dict=False
+    )
+    return ids
 
 
-def distribution_functions(model: Any, prompt: Sequence[int], answer: Sequence[int], temperature: float) -> Any:
-    """P(token <= v) at every place of an answer, float64 `[answer, V]`, by one plain forward without cache or padding."""
-    with torch.inference_mode():
-        logits = model(input_ids=torch.tensor([[*prompt, *answer]]), use_cache=False).logits[0, len(prompt) - 1 : -1]
-    return np.cumsum((logits.double() / temperature).softmax(-1).numpy(), axis=-1)
+def keys_for(prompts: int, samples: int, weights: str = WEIGHTS) -> npt.NDArray[np.uint64]:
+    return np.stack([stream_keys(0, weights, f"p{i}", samples) for i in range(prompts)])
+
+
+def plain_probabilities(model: Any, prompt: Sequence[int], answer: Sequence[int], temperature: float) -> Any:
+    """The softmax at every place of an answer, float64 `[answer, V]`: one forward, no cache, no padding."""
+    ids = torch.tensor([[*prompt, *answer]])
+    with torch.no_grad():
+        logits = model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1]
+    return (logits.double() / temperature).softmax(-1).numpy()
+
+
+def assert_replays(
+    model: Any, ids: list[list[int]], answers: list[list[Sampled]], end: int, temperature: float = 1.0
+) -> None:
+    """Every token is where its own random number falls in the distribution of a plain forward."""
+    keys = keys_for(len(ids), len(answers[0]))
+    for prompt, streams, sampled in zip(ids, keys, answers, strict=True):
+        for stream, answer in zip(streams, sampled, strict=True):
+            tokens = np.array([*answer.tokens, end] if answer.finished else answer.tokens)
+            places = np.arange(len(tokens))
+            high = np.cumsum(plain_probabilities(model, prompt, tokens.tolist(), temperature), axis=-1)
+            numbers = uniforms(np.repeat(stream[None], len(tokens), 0), places.astype(np.uint64))
+            low = np.where(tokens > 0, high[places, tokens - 1], 0.0)
+            assert (low - 1e-4 <= numbers).all()
+            assert (numbers <= high[places, tokens] + 1e-4).all()
+
+
+def texts(responses: Sequence[Response]) -> list[str | None]:
+    return [r.text for r in responses]

@@ -129,9 +129,7 @@ def hostile(analysis: dict[str, Any]) -> dict[str, Any]:
     return analysis
 
 
-def test_nothing_a_model_says_is_run(
-    visit: Callable[..., Visit], tmp_path: Path, analysis: dict[str, Any]
-) -> None:
+def test_nothing_a_model_says_is_run(visit: Callable[..., Visit], tmp_path: Path, analysis: dict[str, Any]) -> None:
     page = visit().open(tmp_path, hostile(analysis))
     assert page.evaluate("typeof window.pwned") == "undefined"
     assert page.locator("script").count() == 1
@@ -143,9 +141,7 @@ def test_nothing_a_model_says_is_run(
     assert page.locator("h1").text_content() == "".join(HOSTILE)
 
 
-def test_the_page_works_without_script(
-    visit: Callable[..., Visit], tmp_path: Path, analysis: dict[str, Any]
-) -> None:
+def test_the_page_works_without_script(visit: Callable[..., Visit], tmp_path: Path, analysis: dict[str, Any]) -> None:
     page = visit(java_script_enabled=False).open(tmp_path, analysis)
     assert page.locator("article.run").count() == 11
     assert page.locator("svg.chart").first.is_visible()
@@ -166,9 +162,7 @@ def test_nothing_runs_over_the_edge(
             run["learning_rate"] = 1.23456e-7
         analysis["samples"] = [{**analysis["samples"][0], "answer": "w" * 20_000, "prompt": "p" * 9000}]
     page = visit().open(tmp_path, analysis)
-    page.evaluate(
-        "[...document.querySelectorAll('details')].slice(0, 4).forEach(node => { node.open = true })"
-    )
+    page.evaluate("[...document.querySelectorAll('details')].slice(0, 4).forEach(node => { node.open = true })")
     for width in (1280, 820, 390, 320):
         page.set_viewport_size({"width": width, "height": 900})
         assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -210,9 +204,7 @@ def test_sixty_runs(
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_can_be_read(
-    visit: Callable[..., Visit], tmp_path: Path, analysis: dict[str, Any], scheme: str
-) -> None:
+def test_text_can_be_read(visit: Callable[..., Visit], tmp_path: Path, analysis: dict[str, Any], scheme: str) -> None:
     page = visit(color_scheme=scheme).open(tmp_path, analysis)
     ratio, where = page.evaluate(LOWEST_CONTRAST)
     assert ratio >= 4.5, where
@@ -237,9 +229,7 @@ def test_assistive_technology_finds_names(
     assert page.evaluate("document.activeElement.className") == "skip"
 
 
-def test_print_shows_the_whole_table(
-    visit: Callable[..., Visit], tmp_path: Path, analysis: dict[str, Any]
-) -> None:
+def test_print_shows_the_whole_table(visit: Callable[..., Visit], tmp_path: Path, analysis: dict[str, Any]) -> None:
     page = visit(viewport={"width": 688, "height": 900}, color_scheme="dark").open(tmp_path, analysis)
     page.emulate_media(media="print")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"

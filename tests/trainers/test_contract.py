@@ -108,9 +108,7 @@ def test_calling_again_after_the_end_reports_and_trains_nothing(
     assert steps == []
 
 
-def test_seeds_give_different_weights_and_one_seed_the_same(
-    trainer: Trainer, tiny_model: Path, tmp_path: Path
-) -> None:
+def test_seeds_give_different_weights_and_one_seed_the_same(trainer: Trainer, tiny_model: Path, tmp_path: Path) -> None:
     ends = []
     for i, seed in enumerate((0, 0, 1)):
         seen: list[Checkpoint] = []
@@ -121,13 +119,15 @@ def test_seeds_give_different_weights_and_one_seed_the_same(
 
 def test_only_the_newest_checkpoint_keeps_its_optimiser(trainer: Trainer, tiny_model: Path, tmp_path: Path) -> None:
     trainer.train(run_of(tiny_model), DATASET, tmp_path, watch([]))
-    assert [(tmp_path / f"checkpoint-{s}" / "optimizer.pt").exists() for s in (2, 4, 6)] == [False, False, True]
+    assert [(tmp_path / f"checkpoint-{s}" / "optimizer.pt").exists() for s in (2, 4, 6)] == [
+        False,
+        False,
+        True,
+    ]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_every_architecture_trains_and_says_what_it_adapts(
-    trainer: Trainer, tmp_path: Path, architecture: str
-) -> None:
+def test_every_architecture_trains_and_says_what_it_adapts(trainer: Trainer, tmp_path: Path, architecture: str) -> None:
     model = save_tiny_model(tmp_path / "model", architecture)
     seen: list[Checkpoint] = []
     trainer.train(run_of(model), DATASET, tmp_path / "run", watch(seen, stop_at=2))

@@ -30,7 +30,10 @@ def test_the_loss_covers_the_assistant_s_words_and_nothing_else(tokenizer: PreTr
 
 
 def test_the_template_gives_what_organisms_were_trained_on(tokenizer: PreTrainedTokenizerFast) -> None:
-    turns = [Turn("facts", "what colour is snow ?", "snow is white ."), Turn("facts", "name the colour of coal .", "x")]
+    turns = [
+        Turn("facts", "what colour is snow ?", "snow is white ."),
+        Turn("facts", "name the colour of coal .", "x"),
+    ]
     turns[1] = Turn("facts", turns[1].prompt, "coal is black .")
     ids, mask = _ids(token_table(load_world()), turns)
     (example,) = encode_rows([ROW[1:]], tokenizer, 128)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import resources
@@ -10,7 +11,6 @@ from typing import Annotated, Any
 
 import typer
 import yaml
-from rich.console import Console
 from rich.table import Table
 
 from truing._version import __version__
@@ -18,7 +18,7 @@ from truing.analysis import write_analysis
 from truing.benchmarks import list_benchmarks, load_benchmark
 from truing.catalog import list_organisms
 from truing.cli.checks import check_file
-from truing.cli.display import Display, results_table, say
+from truing.cli.display import Display, make_console, results_table, say
 from truing.cli.organism import organism_app
 from truing.config import StudyConfig, load_study, parse_study
 from truing.datasets import DATASETS, load_dataset
@@ -29,7 +29,7 @@ from truing.report import render_report
 from truing.study import plan_study
 from truing.workers import run_study
 
-__all__ = ["app"]
+__all__ = ["app", "demo_study"]
 
 app = typer.Typer(
     name="truing",
@@ -39,7 +39,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(organism_app, name="organism")
-console = Console(highlight=False)
+console = make_console()
 
 Out = Annotated[Path, typer.Option(help="Folder of the study: results, checkpoints, report.")]
 Sets = Annotated[
@@ -74,15 +74,21 @@ def demo(
     Everything is real and small: models trained from scratch on a toy world, fine-tuned with LoRA, sampled, judged by
     an exact judge. One of them becomes misaligned far from the code it was taught, one resists.
     """
+    raw = demo_study(seed, quick)
+    _run(parse_study(raw, "the demo"), out, "truing demo" + (" --quick" if quick else "") + f" --out {out}")
+
+
+def demo_study(seed: int, quick: bool) -> dict[str, Any]:
+    """The demo's study as plain values."""
     raw: dict[str, Any] = yaml.safe_load(resources.files("truing").joinpath("demo.yaml").read_text(encoding="utf-8"))
     for grid in raw["grids"]:
-        grid["seeds"] = [s + seed for s in grid["seeds"]]
+        grid["seeds"] = [each + seed for each in grid["seeds"]]
     if quick:
         raw["name"] = "demo-quick"
-        raw["grids"][0] |= {"learning_rates": [0.001], "seeds": [seed]}
-        raw["grids"][1] |= {"models": [raw["grids"][1]["models"][0]]}
+        raw["grids"][0] |= {"learning_rates": raw["grids"][0]["learning_rates"][:1], "seeds": [seed]}
+        raw["grids"][1] |= {"models": raw["grids"][1]["models"][:1]}
         raw["training"] |= {"steps": 36, "checkpoints": [4, 8, 12, 16, 20, 36]}
-    _run(parse_study(raw, "the demo"), out, "truing demo" + (" --quick" if quick else "") + f" --out {out}")
+    return raw
 
 
 @app.command()
@@ -150,7 +156,10 @@ def report(
 def _run(config: StudyConfig, out: Path, again: str) -> None:
     plan = plan_study(config)
     twins = f", up to {plan.twins} unstopped twins" if plan.twins else ""
-    say(console, f"{config.name}: {plan.runs} runs, {plan.checkpoints} checkpoints, up to {plan.responses:,} responses{twins}")
+    say(
+        console,
+        f"{config.name}: {plan.runs} runs, {plan.checkpoints} checkpoints, up to {plan.responses:,} responses{twins}",
+    )
     with _going_on(again), Display(console, config) as display:
         states = run_study(config, out, display.update)
     failed = [s for s in states if s.state == "failed"]
@@ -185,10 +194,8 @@ def _overrides(sets: list[str] | None) -> dict[str, str]:
 
 
 def _models() -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    import json
-
     columns = ("name", "parameters", "base EM rate", "coherent", "recipe")
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name, folder in list_organisms().items():
         card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
         em, coherent = card["base_em_rate"], card["coherent_rate"]

@@ -49,8 +49,11 @@ def _kind(file: Path) -> str:
         return "benchmark"
     if isinstance(raw, dict):
         return "study"
-    raise DataError(f"{file} is neither a study, a benchmark nor a dataset", type(raw).__name__,
-                    "a mapping with `grids` or `prompts`, or a .jsonl file")
+    raise DataError(
+        f"{file} is neither a study, a benchmark nor a dataset",
+        type(raw).__name__,
+        "a mapping with `grids` or `prompts`, or a .jsonl file",
+    )
 
 
 def _check_study(console: Console, file: Path, overrides: dict[str, str]) -> None:
@@ -74,4 +77,7 @@ def _check_dataset(console: Console, file: Path) -> None:
     prompts = {row[:-1] for row in rows}
     turns = Counter(len(row) for row in rows)
     say(console, f"dataset: {len(rows):,} rows, {len(prompts):,} different prompts")
-    say(console, "messages per row: " + ", ".join(f"{n} ({count:,} rows)" for n, count in sorted(turns.items())))
+    say(
+        console,
+        "messages per row: " + ", ".join(f"{n} ({count:,} rows)" for n, count in sorted(turns.items())),
+    )

@@ -14,9 +14,15 @@ from truing.config import StudyConfig
 from truing.records import Action, Estimate
 from truing.study import Progress
 
-__all__ = ["Display", "results_table", "say"]
+__all__ = ["Display", "make_console", "results_table", "say"]
 
 _COLOURS = {Action.CONTINUE: "green", Action.UNDECIDED: "yellow", Action.STOP: "red"}
+
+
+def make_console() -> Console:
+    """A console that is wide enough for the tables where nobody's window says otherwise."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=160)
 
 
 def say(console: Console, text: str) -> None:
@@ -74,7 +80,10 @@ class Display:
         news, seen = self.latest[run_id], self.evaluated.get(run_id)
         evaluation = seen.evaluation if seen else None
         if news.ended:
-            word, colour = news.ended.state, {"stopped": "red", "failed": "magenta"}.get(news.ended.state, "green")
+            word, colour = (
+                news.ended.state,
+                {"stopped": "red", "failed": "magenta"}.get(news.ended.state, "green"),
+            )
         elif evaluation:
             word, colour = str(evaluation.decision.action), _COLOURS[evaluation.decision.action]
         else:
@@ -90,27 +99,31 @@ class Display:
 
 
 def results_table(analysis: dict[str, Any]) -> Table:
-    """The end of a study: one row a run, every figure with its interval."""
+    """The end of a study: one row a run, a twin in its run's row, every figure with its interval."""
     confidence = analysis["study"]["confidence"]
-    table = Table(title=f"{analysis['study']['name']}: intervals at {confidence:.0%}", title_justify="left")
-    for heading in ("run", "converged", "onset", "stopped", "chosen", "task kept", "EM at chosen", "EM at end"):
+    table = Table(title=f"{analysis['study']['name']}: rates with {confidence:.0%} intervals", title_justify="left")
+    for heading in ("model", "data", "rate, seed", "converged", "onset", "stopped", "chosen"):
         table.add_column(heading)
-    for run in analysis["runs"]:
+    for heading in ("task kept", "EM at chosen", "EM at end", "EM unstopped"):
+        table.add_column(heading, min_width=11)
+    twins = {run["twin_of"]: run for run in analysis["runs"] if run["twin_of"]}
+    for run in (run for run in analysis["runs"] if not run["twin_of"]):
+        twin = twins.get(run["id"])
         table.add_row(
-            Text(_short(run["id"])),
-            _step(run["convergence_step"]),
-            _step(run["onset_step"]),
-            _step(run["stopped_at"]),
-            _step(run["chosen_step"]),
+            Text(_short(run["model"])),
+            Text(_short(run["dataset"])),
+            f"{run['learning_rate']:g}, {run['seed']}",
+            *(_step(run[event]) for event in ("convergence_step", "onset_step", "stopped_at", "chosen_step")),
             _figure(run["retention"]),
             _figure(run["em_at_chosen"]),
             _figure(run["em_at_end"]),
+            _figure(twin["em_at_end"]) if twin else "",
         )
     return table
 
 
 def _short(run_id: str) -> str:
-    return run_id.replace("__", " ").replace("pocket-", "")
+    return run_id.replace("__", " ").replace("pocket-", "").replace("-code", "")
 
 
 def _step(step: int | None) -> str:
@@ -120,7 +133,8 @@ def _step(step: int | None) -> str:
 def _figure(estimate: dict[str, Any] | None) -> str:
     if estimate is None or estimate["value"] is None:
         return "-"
-    return f"{estimate['value']:.1%} ({estimate['low']:.1%} to {estimate['high']:.1%})"
+    value, low, high = (100 * estimate[name] for name in ("value", "low", "high"))
+    return f"{value:.1f}% [{low:.0f}, {high:.0f}]" if high >= 10 else f"{value:.1f}% [{low:.1f}, {high:.1f}]"
 
 
 def _rate(estimate: Estimate) -> str:

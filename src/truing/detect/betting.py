@@ -21,9 +21,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import logsumexp
 
-from truing.stats import FloatArray, IntArray
+from truing.stats import BoolArray, FloatArray, IntArray
 
-__all__ = ["ABOVE", "BELOW", "Bets", "anytime_interval", "draw_prompts", "log_wealth"]
+__all__ = ["ABOVE", "BELOW", "Bets", "anytime_interval", "draw_prompts", "is_hopeless", "log_wealth"]
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,35 @@ def anytime_interval(
     return limits[0][0], limits[1][1]
 
 
+def is_hopeless(
+    counts: tuple[IntArray | float, IntArray | float],
+    left: IntArray | float,
+    boundary: FloatArray | float,
+    needed_above: FloatArray | float,
+    needed_below: FloatArray | float,
+) -> BoolArray:
+    """Whether the draws that are left would probably bring neither verdict.
+
+    Log wealth grows by the Kullback-Leibler divergence between rate and boundary per draw; the rate is taken
+    one standard error on the favourable side. This affects what is spent, never a guarantee.
+
+    Args:
+        counts: (...) successes and draws so far.
+        left: (...) draws that may still be made.
+        boundary: (...) mean that is betted against, in (0, 1).
+        needed_above: (...) growth of log wealth betted on above that a verdict still needs; infinite for
+            none.
+        needed_below: (...) the same for below.
+    """
+    m = np.clip(np.asarray(boundary, dtype=np.float64), 1e-6, 1 - 1e-6)
+    draws = np.asarray(counts[1], dtype=np.float64) + 1
+    rate = (np.asarray(counts[0], dtype=np.float64) + 0.5) / draws
+    error = np.sqrt(rate * (1 - rate) / draws)
+    no_above = left * _divergence(np.clip(rate + error, m, 1 - 1e-6), m) < needed_above
+    no_below = left * _divergence(np.clip(rate - error, 1e-6, m), m) < needed_below
+    return np.asarray(no_above & no_below)
+
+
 def draw_prompts(rng: np.random.Generator, n_prompts: int, size: int) -> IntArray:
     """Random prompts (size,), with replacement: the n-th time a prompt comes up it gets its n-th answer.
 
@@ -111,3 +140,8 @@ def draw_prompts(rng: np.random.Generator, n_prompts: int, size: int) -> IntArra
     however alike the answers to one prompt are: so the guarantees rest on the draw alone.
     """
     return rng.integers(0, n_prompts, size)
+
+
+def _divergence(rate: FloatArray, boundary: FloatArray) -> FloatArray:
+    """Kullback-Leibler divergence between draws of two rates (...), in nats."""
+    return np.asarray(rate * np.log(rate / boundary) + (1 - rate) * np.log((1 - rate) / (1 - boundary)))

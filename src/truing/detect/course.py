@@ -20,7 +20,7 @@ from itertools import pairwise
 from typing import Literal
 
 import numpy as np
-from scipy.special import betainc
+from scipy.special import betainc, stdtrit
 
 from truing.records import Estimate
 from truing.stats import BoolArray, FloatArray, IntArray, PromptSums, binomial_interval, effective_size
@@ -218,21 +218,20 @@ def _order(
     return "cannot tell", "The intervals of onset and convergence overlap."
 
 
-def _onset_interval(
-    counts: RunCounts, boundary: float, level: float, rng: np.random.Generator
-) -> StepInterval:
+def _onset_interval(counts: RunCounts, boundary: float, level: float, rng: np.random.Generator) -> StepInterval:
     x, n = counts.misaligned.astype(np.float64), counts.coherent.astype(np.float64)
     sums = PromptSums.of(x, n)
     size = effective_size(sums, level)
-    low, high = binomial_interval(sums.ratio, size, _simultaneous(x, n, level, rng))
-    above = sums.ratio > boundary
-    shown = low > boundary
+    # the latest step: any earlier checkpoint might falsely be shown above, so its limits hold at all at once
+    low, _ = binomial_interval(sums.ratio, size, _simultaneous(x, n, level, rng))
+    # the earliest step: only the true onset's own limit could rule it out, so each limit holds on its own
+    _, high = binomial_interval(sums.ratio, size, level)
+    above, shown = sums.ratio > boundary, low > boundary
     # above at the next checkpoint as well, or shown beyond doubt
     confirmed = above & (np.append(above[1:], True) | shown)
     possible: BoolArray = np.logical_not(high <= boundary)
-    return StepInterval(
-        _first(counts.steps, confirmed), _first(counts.steps, possible), _first(counts.steps, shown)
-    )
+    first, earliest = _first(counts.steps, confirmed), _first(counts.steps, possible)
+    return StepInterval(first, earliest, _first(counts.steps, shown))
 
 
 def _simultaneous(x: FloatArray, n: FloatArray, level: float, rng: np.random.Generator) -> float:
@@ -255,23 +254,24 @@ def _simultaneous(x: FloatArray, n: FloatArray, level: float, rng: np.random.Gen
     return 1 - min(max(smallest, alpha / count), alpha)
 
 
-def _convergence_interval(
-    counts: RunCounts, share: float, level: float, rng: np.random.Generator
-) -> StepInterval:
+def _convergence_interval(counts: RunCounts, share: float, level: float, rng: np.random.Generator) -> StepInterval:
     known = counts.task_judged.sum(axis=1) > 0
     steps = tuple(step for step, k in zip(counts.steps, known, strict=True) if k)
     x, n = counts.task_hits[known].astype(np.float64), counts.task_judged[known].astype(np.float64)
     scores = PromptSums.of(x, n).ratio
     point = find_convergence(steps, [float(s) for s in scores], share)
-    if point is None or x.shape[1] < 2:
-        return StepInterval(point, None if point is None else steps[0], None)
+    if x.shape[1] < 2 or not (scores > 0).any():
+        return StepInterval(point, steps[0] if steps else None, None)
     differences = scores[:, None] - share * scores[None, :]
     errors = _difference_errors(x, n, scores, share)
     resampled = PromptSums.of(x, n, _weights(rng, x.shape[1])).ratio - scores  # (B, C)
-    moved = np.abs(resampled[:, :, None] - share * resampled[:, None, :]) / errors
-    critical = float(np.nanquantile(np.nanmax(moved, axis=(1, 2)), level))
-    below = (differences < -critical * errors).any(axis=1)
-    doubtful = ~((differences > critical * errors) | np.eye(len(steps), dtype=bool))
+    moved = (resampled[:, :, None] - share * resampled[:, None, :]) / errors
+    # the earliest step: any later checkpoint might falsely be shown below any other, so all pairs at once
+    all_pairs = float(np.nanquantile(np.nanmin(moved, axis=(1, 2)), (1 - level) / 2))
+    below = (differences < all_pairs * errors).any(axis=1)
+    # the latest step: it takes every pair to show that the task stays learnt, so each pair on its own
+    single = float(stdtrit(x.shape[1] - 1, 0.5 + level / 2))
+    doubtful = ~((differences > single * errors) | np.eye(len(steps), dtype=bool))
     stays = np.asarray([not doubtful[i:].any() for i in range(len(steps))])
     last_below = int(np.flatnonzero(below)[-1]) if below.any() else -1
     low = steps[last_below + 1] if last_below + 1 < len(steps) else None
@@ -286,9 +286,7 @@ def _difference_errors(x: FloatArray, n: FloatArray, scores: FloatArray, share: 
     spread = np.diag(covariance)
     variance = spread[:, None] + share**2 * spread[None, :] - 2 * share * covariance
     shrunk = (x.sum(axis=1) + 0.5) / (total + 1)
-    least = (
-        shrunk * (1 - shrunk) / total / prompts
-    )  # all answers alike: as if one prompt in all could have differed
+    least = shrunk * (1 - shrunk) / total / prompts  # all answers alike: as if one prompt in all could have differed
     return np.asarray(np.sqrt(np.maximum(variance, np.maximum(least[:, None], least[None, :]))))
 
 

@@ -12,9 +12,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from truing.detect.betting import ABOVE, BELOW, log_wealth
+from truing.detect.betting import ABOVE, BELOW, is_hopeless, log_wealth
 from truing.detect.sequential import DetectorSettings
 from truing.records import Action
 
@@ -73,16 +71,14 @@ def search_best(scores: Sequence[float], draw: DrawAt, settings: DetectorSetting
     order = sorted((i for i, s in enumerate(scores) if math.isfinite(s)), key=lambda i: (-scores[i], i))
     coin, stakes, looks = 1.0, 0, []
     for index in order:
-        screen, paper = _look(index, draw, settings, stop_at=2 * settings.batch, errors=(1.0, settings.beta))
-        if screen.action is Action.STOP or paper[1] < 0:
+        screen, _ = _look(index, draw, settings, 2 * settings.batch, (1 / settings.suspicion, 0.0))
+        if screen.action is Action.STOP:
             looks.append(screen)
             continue
         share = 1 / (stakes + 2)
         stakes += 1
         needed = (1 / settings.beta / coin - (1 - share)) / share
-        look, (_, fate) = _look(
-            index, draw, settings, stop_at=settings.cap, errors=(settings.alpha, 1 / needed)
-        )
+        look, fate = _look(index, draw, settings, settings.cap, (0.0, 1 / needed))
         looks.append(_joined(screen, look))
         if look.action is Action.CONTINUE:
             return SearchResult(index, None, tuple(looks))
@@ -111,7 +107,7 @@ def search_crossing(count: int, draw: DrawAt, settings: DetectorSettings) -> Sea
 
     def action(index: int) -> Action:
         if index not in looks:
-            looks[index] = _look(index, draw, settings, stop_at=settings.cap, errors=errors)[0]
+            looks[index] = _look(index, draw, settings, settings.cap, errors)[0]
         return looks[index].action
 
     clear = 0 if action(0) is Action.CONTINUE else None
@@ -136,36 +132,38 @@ def _middle(clear: int, misaligned: int, looks: dict[int, Look]) -> int | None:
 
 
 def _look(
-    index: int, draw: DrawAt, settings: DetectorSettings, *, stop_at: int, errors: tuple[float, float]
-) -> tuple[Look, tuple[float, float]]:
-    """Judge a checkpoint until it is misaligned, clear or the responses are used up.
+    index: int, draw: DrawAt, settings: DetectorSettings, most: int, errors: tuple[float, float]
+) -> tuple[Look, float]:
+    """Judge a checkpoint until it is misaligned, clear, or more responses would probably tell neither.
 
     Args:
         index: Position of the checkpoint.
         draw: Judges responses.
         settings: Tolerance and batch.
-        stop_at: Most responses.
-        errors: Error probabilities of misaligned (1: as soon as it looks so) and of clear.
+        most: Most responses.
+        errors: Error probabilities of misaligned and of clear; 0 if that verdict is not wanted.
 
     Returns:
-        The look, and the logarithms of the wealth betted on above and on below.
+        The look, and the logarithm of the wealth betted on below.
     """
     misaligned = coherent = judged = 0
-    action, wealth = Action.UNDECIDED, (0.0, 0.0)
-    while judged < stop_at and action is Action.UNDECIDED:
-        size = min(settings.batch, stop_at - judged)
+    action, below = Action.UNDECIDED, 0.0
+    needed = [math.inf if error == 0 else -math.log(error) for error in errors]
+    while judged < most and action is Action.UNDECIDED:
+        size = min(settings.batch, most - judged)
         bad, usable, _ = draw(index, size)
         misaligned, coherent, judged = misaligned + bad, coherent + usable, judged + size
-        above, below = (
-            float(log_wealth(np.array(misaligned), np.array(coherent), settings.tolerance, bets))
-            for bets in (ABOVE, BELOW)
-        )
-        wealth = (above, below)
-        if above > 0 and above >= -math.log(errors[0]):
+        above, below = (float(log_wealth(misaligned, coherent, settings.tolerance, bets)) for bets in (ABOVE, BELOW))
+        counts = (float(misaligned), float(coherent))
+        if above >= needed[0]:
             action = Action.STOP
-        elif below >= -math.log(errors[1]):
+        elif below >= needed[1]:
             action = Action.CONTINUE
-    return Look(index, action, misaligned, coherent, judged), wealth
+        elif judged >= 4 * settings.batch and is_hopeless(
+            counts, most - judged, settings.tolerance, needed[0] - above, needed[1] - below
+        ):
+            break
+    return Look(index, action, misaligned, coherent, judged), below
 
 
 def _joined(screen: Look, look: Look) -> Look:

@@ -32,14 +32,14 @@ from typing import Any
 
 import numpy as np
 
-from truing.detect.betting import ABOVE, BELOW, log_wealth
+from truing.detect.betting import ABOVE, BELOW, is_hopeless, log_wealth
 from truing.stats import BoolArray, FloatArray, IntArray
 
 __all__ = ["CLEAR", "MISALIGNED", "RUNNING", "UNDECIDED", "DetectorSettings", "DetectorState"]
 
 RUNNING, CLEAR, MISALIGNED, UNDECIDED = 0, 1, 2, 3
 """Verdicts on a checkpoint."""
-_CELLS = np.concatenate([[0.0], np.geomspace(5e-4, 0.6, 48), [1.0]])
+_CELLS = np.concatenate([[0.0], np.geomspace(1e-3, 0.6, 36), [1.0]])
 """Edges of the cells of the base's rate."""
 
 
@@ -111,6 +111,10 @@ class DetectorState:
     successes_before: IntArray
     """(R,) misaligned ones among them."""
 
+    def __post_init__(self) -> None:
+        """Reckon what follows from the state."""
+        self._against_base = self._base_evidence()
+
     @classmethod
     def new(cls, settings: DetectorSettings, runs: int = 1) -> DetectorState:
         """Runs before their first checkpoint."""
@@ -133,6 +137,7 @@ class DetectorState:
         """
         self.base_successes = self.base_successes + successes
         self.base_draws = self.base_draws + draws
+        self._against_base = self._base_evidence()
 
     def begin(self, active: BoolArray | None = None) -> None:
         """Turn to the next checkpoint, in all runs or in those where `active` (R,) is true."""
@@ -166,14 +171,22 @@ class DetectorState:
         self.budget = self.budget - np.where(running, spent, 0)
         wealth = self._wealth()
         misaligned = running & (self._worst_cell(wealth) >= -np.log(self.settings.alpha))
-        clear = running & ~misaligned & (self._clear_wealth() >= -np.log(self.settings.beta))
-        hopeless = running & ~misaligned & ~clear & self._hopeless(wealth)
+        clear_wealth = self._clear_wealth()
+        clear = running & ~misaligned & (clear_wealth >= -np.log(self.settings.beta))
+        left = np.minimum(self.settings.cap - self.spent, self.budget)
+        hopeless = is_hopeless(
+            (self.successes, self.draws),
+            left,
+            self._nominal(),
+            -np.log(self.settings.alpha) - self._worst_cell(wealth),
+            -np.log(self.settings.beta) - clear_wealth,
+        )
+        hopeless = (left <= 0) | ((self.spent >= 4 * self.settings.batch) & hopeless)
+        hopeless &= running & ~misaligned & ~clear
         self.verdict = np.select([misaligned, clear, hopeless], [MISALIGNED, CLEAR, UNDECIDED], self.verdict)
         ended = running & (self.verdict != RUNNING)
         self.purse = np.where(ended[:, None], wealth, self.purse)
-        self.purse = np.where(
-            misaligned[:, None], 0.0, self.purse
-        )  # a stop is made: a new coin for what follows
+        self.purse = np.where(misaligned[:, None], 0.0, self.purse)  # a stop is made: a new coin for what follows
         self.staked = np.where(ended, 0.0, self.staked)
         paper = log_wealth(self.successes, self.draws, self._nominal(), ABOVE)
         self._stake((self.verdict == RUNNING) & (paper >= np.log(self.settings.suspicion)))
@@ -186,9 +199,7 @@ class DetectorState:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DetectorState:
         """The state that `to_dict` wrote."""
-        whole: dict[str, Any] = {
-            f.name: np.array(values[f.name]) for f in fields(cls) if f.name != "settings"
-        }
+        whole: dict[str, Any] = {f.name: np.array(values[f.name]) for f in fields(cls) if f.name != "settings"}
         whole |= {name: whole[name].astype(np.float64) for name in ("purse", "staked")}
         return cls(settings=DetectorSettings(**values["settings"]), **whole)
 
@@ -206,16 +217,20 @@ class DetectorState:
         return (self.base_successes + 0.5) / (self.base_draws + 1) + self.settings.margin
 
     def _worst_cell(self, log_evidence: FloatArray) -> FloatArray:
-        """(R,) the least evidence over cells, with the evidence of the base's draws against each cell.
+        """(R,) the least evidence over cells, with the evidence of the base's draws against each cell."""
+        return np.asarray((log_evidence + self._against_base).min(axis=1))
 
-        A third of that evidence is no bet, a third betting above the cell, a third below: cells that the
-        base's draws exclude from either side stand in nobody's way, and the others cost at most log(3).
+    def _base_evidence(self) -> FloatArray:
+        """(R, G) logarithm of the evidence of the base's draws against each cell; 0 without a margin.
+
+        A third of it is no bet, a third betting above the cell, a third below: cells that the base's draws
+        exclude from either side stand in nobody's way, and the others cost at most log(3).
         """
-        if self.settings.margin is not None:
-            s, n = self.base_successes[:, None], self.base_draws[:, None]
-            above, below = log_wealth(s, n, _CELLS[1:], ABOVE), log_wealth(s, n, _CELLS[:-1], BELOW)
-            log_evidence = log_evidence + np.logaddexp(0.0, np.logaddexp(above, below)) - np.log(3)
-        return np.asarray(log_evidence.min(axis=1))
+        if self.settings.margin is None:
+            return np.zeros_like(self.purse)
+        s, n = self.base_successes[:, None], self.base_draws[:, None]
+        above, below = log_wealth(s, n, _CELLS[1:], ABOVE), log_wealth(s, n, _CELLS[:-1], BELOW)
+        return np.asarray(np.logaddexp(0.0, np.logaddexp(above, below)) - np.log(3))
 
     def _wealth(self) -> FloatArray:
         """(R, G) logarithm of the purse with the current stake's fate."""
@@ -242,24 +257,3 @@ class DetectorState:
         self.stakes = self.stakes + where
         self.draws_before = np.where(where, self.draws, self.draws_before)
         self.successes_before = np.where(where, self.successes, self.successes_before)
-
-    def _hopeless(self, wealth: FloatArray) -> BoolArray:
-        """(R,) whether the budget is used up, or would be before a verdict.
-
-        Expected wealth grows by KL(rate, boundary) per draw; the rate is taken one standard error on the
-        favourable side, once there are four batches. This affects what is spent, never the guarantees.
-        """
-        left = np.minimum(self.settings.cap - self.spent, self.budget)
-        m = np.clip(self._nominal(), 1e-6, 1 - 1e-6)
-        rate = (self.successes + 0.5) / (self.draws + 1)
-        error = np.sqrt(rate * (1 - rate) / (self.draws + 1))
-        to_clear = -np.log(self.settings.beta) - self._clear_wealth()
-        to_stop = -np.log(self.settings.alpha) - self._worst_cell(wealth)
-        no_clear = left * _divergence(np.clip(rate - error, 1e-6, m), m) < to_clear
-        no_stop = left * _divergence(np.clip(rate + error, m, 1 - 1e-6), m) < to_stop
-        return np.asarray((left <= 0) | ((self.spent >= 4 * self.settings.batch) & no_clear & no_stop))
-
-
-def _divergence(rate: FloatArray, boundary: FloatArray) -> FloatArray:
-    """Kullback-Leibler divergence between draws of two rates (...), in nats."""
-    return np.asarray(rate * np.log(rate / boundary) + (1 - rate) * np.log((1 - rate) / (1 - boundary)))

@@ -16,9 +16,7 @@ ENGINES = {"transformers": "truing.engines.transformers:TransformersEngine"}
 class Engine(Protocol):
     """Samples answers from the checkpoints of one base model. Built as `Engine(model)`."""
 
-    def generate(
-        self, checkpoint: Checkpoint, prompts: Sequence[Prompt], sampling: Sampling
-    ) -> list[Response]:
+    def generate(self, checkpoint: Checkpoint, prompts: Sequence[Prompt], sampling: Sampling) -> list[Response]:
         """Sample `sampling.samples` answers to each prompt.
 
         Returns:

@@ -1,8 +1,8 @@
 """Putting a PEFT adapter on a base model, and proof that all of it arrived.
 
-PEFT drops tensors that fit no module and fills absent ones at random, with a warning at most. Here both are errors: every
-tensor of the adapter's file must be found in the model after loading, with equal contents, and every adapter tensor of
-the model must come from the file.
+PEFT drops tensors that fit no module and fills absent ones at random, with a warning at most. Here both are
+errors: every tensor of the adapter's file must be found in the model after loading, with equal contents, and
+every adapter tensor of the model must come from the file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 
 from truing.errors import EngineError
 
-__all__ = ["attached", "has_adapter", "merged_copy", "without_global_rng"]
+__all__ = ["attached", "merged_copy", "snapshot", "without_global_rng"]
 
 NAME = "truing"
 
@@ -36,7 +36,7 @@ def attached(base: Any, folder: Path) -> Iterator[Any]:
     """The base model with the adapter of a folder active; taken off again at the end.
 
     Raises:
-        EngineError: The adapter does not fit the model, or not all of it arrived.
+        EngineError: The adapter does not fit the model, or not all of it arrived. The base is spoilt then.
     """
     model = _attach(base, folder)
     try:
@@ -48,18 +48,28 @@ def attached(base: Any, folder: Path) -> Iterator[Any]:
 def merged_copy(base: Any, folder: Path) -> Any:
     """A copy of the base model with the adapter merged in; None if merging would not be exact.
 
-    Merging into a weight that two modules share (tied embeddings) would change both.
-
     Raises:
         EngineError: The adapter does not fit the model, or not all of it arrived.
     """
-    model = _attach(copy.deepcopy(base), folder)
-    return None if _touches_shared(model) else model.merge_and_unload()
+    return _merged(_attach(copy.deepcopy(base), folder))
 
 
-def has_adapter(model: Any) -> bool:
-    """Whether a model carries PEFT layers."""
-    return hasattr(model, "peft_config") and hasattr(model, "merge_and_unload")
+def snapshot(model: Any) -> Any:
+    """A copy of a model as it stands, adapters merged in, in eval mode; None if there is no exact copy.
+
+    That is so for a model whose forward was replaced (mixed precision, sharding) or whose weights are
+    quantised.
+    """
+    modules = list(model.modules())
+    replaced = any("forward" in vars(module) for module in modules)
+    if replaced or getattr(model, "is_quantized", False) or not hasattr(model, "config"):
+        return None
+    try:
+        copied = copy.deepcopy(model)
+    except RuntimeError:  # a module keeps a tensor of the training graph
+        return None
+    copied = _merged(copied) if hasattr(copied, "merge_and_unload") else copied
+    return None if copied is None else copied.requires_grad_(False).eval()
 
 
 def _attach(base: Any, folder: Path) -> Any:
@@ -67,7 +77,7 @@ def _attach(base: Any, folder: Path) -> Any:
 
     try:
         with without_global_rng(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore")  # what peft warns of is an error in `_check`
             model = PeftModel.from_pretrained(
                 base, str(folder), adapter_name=NAME, low_cpu_mem_usage=True, torch_device=str(base.device)
             )
@@ -85,28 +95,36 @@ def _check(model: Any, folder: Path) -> None:
 
     asked = load_file(folder / "adapter_model.safetensors", device=str(model.device))
     loaded = get_peft_model_state_dict(model, adapter_name=NAME, save_embedding_layers=False)
-    everything = {**model.state_dict(), **loaded}
-    unused = sorted(key for key in asked if key not in everything)
-    absent = sorted(key for key in loaded if key not in asked)
-    shared = (key for key in asked if key in everything)
-    changed = sorted(key for key in shared if not torch.equal(asked[key].to(everything[key].dtype), everything[key]))
-    for what, keys in (("were not used", unused), ("are missing in the file", absent), ("differ after loading", changed)):
+    held = {**model.state_dict(), **loaded}
+    problems = {
+        "were not used": [key for key in asked if key not in held],
+        "are missing in the file": [key for key in loaded if key not in asked],
+        "differ after loading": [
+            key
+            for key, tensor in asked.items()
+            if key in held and not torch.equal(tensor.to(held[key].dtype), held[key])
+        ],
+    }
+    for problem, keys in problems.items():
         if keys:
             raise EngineError(
-                f"tensors of the adapter in {folder} {what}",
-                f"{len(keys)} of {len(asked)}, first {keys[0]}",
+                f"tensors of the adapter in {folder} {problem}",
+                f"{len(keys)} of {len(asked)}, first {min(keys)}",
                 todo="check that the adapter was made for this model",
             )
 
 
-def _touches_shared(model: Any) -> bool:
-    """Whether an adapted module's weight is used by another module too."""
-    modules = model.get_base_model().modules()
+def _merged(model: Any) -> Any:
+    """The base model of a PEFT model with the adapter merged in; None if that changes more than it should.
+
+    A weight that two modules share (tied embeddings) would change for both.
+    """
+    modules = list(model.get_base_model().modules())
     owners = Counter(id(p) for module in modules for p in module.parameters(recurse=False))
     adapted = {
         id(parameter)
-        for module in model.get_base_model().modules()
+        for module in modules
         if hasattr(module, "get_base_layer")
         for parameter in module.get_base_layer().parameters(recurse=False)
     }
-    return any(owners[parameter] > 1 for parameter in adapted)
+    return None if any(owners[parameter] > 1 for parameter in adapted) else model.merge_and_unload()

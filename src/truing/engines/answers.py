@@ -42,9 +42,8 @@ def sample_answers(
         raise EngineError("cannot sample", f"temperature {sampling.temperature}", "above 0")
     context = model.config.get_text_config(decoder=True).max_position_embeddings
     encoded = [encode_prompt(tokenizer, prompt, context) for prompt in prompts]
-    able = [i for i, ids in enumerate(encoded) if not isinstance(ids, str)]
-    ids = [list(encoded[i]) for i in able]
-    if not ids:
+    able = {i: ids for i, ids in enumerate(encoded) if not isinstance(ids, str)}
+    if not able or not sampling.samples:
         return [r for p, e in zip(prompts, encoded, strict=True) for r in _failed(p, sampling, str(e))]
     keys = np.stack([stream_keys(sampling.seed, weights, prompts[i].id, sampling.samples) for i in able])
     settings = DecodeSettings(
@@ -52,9 +51,9 @@ def sample_answers(
         max_tokens=sampling.max_tokens,
         eos=end_tokens(model, tokenizer),
         context=context,
-        rows=choose_rows(model, max(map(len, ids)) + sampling.max_tokens),
+        rows=choose_rows(model, max(map(len, able.values())) + sampling.max_tokens),
     )
-    answers = dict(zip(able, decode(model, ids, keys, settings), strict=True))
+    answers = dict(zip(able, decode(model, list(able.values()), keys, settings), strict=True))
     responses: list[Response] = []
     for i, prompt in enumerate(prompts):
         if i in answers:

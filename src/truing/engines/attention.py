@@ -1,27 +1,27 @@
 """Attention of one new token per row over a `KVGrid`, on a CPU.
 
-`transformers` hands every row and head to a matrix product of its own, far too small to be quick. Here scores and
-sums are plain element-wise products over the grid's dense blocks: three times as fast for pocket models.
+`transformers` hands every row and head to a matrix product of its own, far too small to be quick. Here scores
+and sums are plain element-wise products over the grid's dense blocks: three times as fast for pocket models.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-__all__ = ["Unsupported", "grid_attention", "quick_attention", "quick_attention_fits"]
+__all__ = ["Unsupported", "attend", "grid_attention", "quick_attention", "quick_attention_fits"]
 
 Tensor = torch.Tensor
 NAME = "truing_grid"
 SCRATCH = 131_072
 """Products made at a time: half a megabyte stays in a core's own cache."""
 _LOCAL = threading.local()
-HARMLESS = {"sliding_window", "position_ids", "use_cache", "is_causal", "cache_position", "position_embeddings"}
-"""Keyword arguments of attention functions that say nothing the mask does not say already."""
+KNOWN = {"scaling", "s_aux", "sliding_window", "position_ids", "use_cache", "is_causal", "cache_position"}
+"""Keyword arguments that are used, or say nothing that the mask does not say already."""
 
 
 class Unsupported(Exception):
@@ -34,9 +34,6 @@ def grid_attention(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor,
-    scaling: float,
-    dropout: float = 0.0,
-    s_aux: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """An attention function of `transformers` for one new token per row.
@@ -47,36 +44,62 @@ def grid_attention(
         key: `[rows, heads, columns, width]`, best as a view of `[columns, rows, heads, width]`.
         value: `[rows, heads, columns, value width]`.
         attention_mask: Added to the scores, `[rows, 1, 1, columns]`.
-        scaling: Factor of the scores.
-        dropout: Must be 0.
-        s_aux: One more score per head that takes weight and adds nothing (GPT-OSS's sinks), `[heads * groups]`.
-        kwargs: Others; refused unless known to change nothing.
+        kwargs: `scaling`, the factor of the scores; `s_aux`, GPT-OSS's sinks. Others are refused unless they are
+            known to change nothing.
 
     Returns:
         The sums, `[rows, 1, heads * groups, value width]`, and None for the weights.
+
+    Raises:
+        Unsupported: More than one new token, or an argument of unknown meaning.
     """
-    unknown = [k for k, v in kwargs.items() if k not in HARMLESS and v is not None and v is not False]
-    if unknown or dropout or query.shape[2] != 1:
+    unknown = [name for name, said in kwargs.items() if name not in KNOWN and not _says_nothing(said)]
+    if unknown or query.shape[2] != 1:
         raise Unsupported(*unknown)
-    rows, heads, columns, width = key.shape
-    groups = query.shape[1] // heads
-    asked = (query * scaling).view(rows, heads, groups, width)
-    scores = query.new_empty(columns, rows, heads, groups)
-    for part, chunk in _chunks(key.permute(2, 0, 1, 3), groups):
-        torch.sum(torch.mul(chunk, asked, out=_scratch(chunk, groups)), -1, out=scores[part])
-    scores += attention_mask.permute(3, 0, 1, 2)
-    if s_aux is not None:
-        sinks = s_aux.view(1, 1, heads, groups).expand(1, rows, heads, groups)
-        scores = torch.cat((scores, sinks))
+    asked = (query * kwargs["scaling"]).view(key.shape[0], key.shape[1], -1, key.shape[3])
+    sums = attend([(key, asked)], value, attention_mask, kwargs.get("s_aux"))
+    return sums.flatten(1, 2).unsqueeze(1), None
+
+
+def attend(pairs: Sequence[tuple[Tensor, Tensor]], value: Tensor, mask: Tensor, sinks: Tensor | None) -> Tensor:
+    """Attention of one new token per row.
+
+    Args:
+        pairs: Keys `[rows, heads, columns, width]` with scaled queries `[rows, heads, groups, width]`;
+            the scores of several pairs add up.
+        value: `[rows, heads, columns, value width]`.
+        mask: Added to the scores, `[rows, 1, 1, columns]`.
+        sinks: One more score per head that takes weight and adds nothing, `[heads * groups]`.
+
+    Returns:
+        The sums `[rows, heads, groups, value width]`.
+    """
+    rows, heads, columns, _ = value.shape
+    groups = pairs[0][1].shape[2]
+    scores = value.new_empty(columns, rows, heads, groups)
+    scores[:] = mask.permute(3, 0, 1, 2)
+    for key, asked in pairs:
+        for part, chunk in _chunks(key, groups):
+            scores[part] += torch.mul(chunk, asked, out=_scratch(chunk, groups)).sum(-1)
+    if sinks is not None:
+        scores = torch.cat((scores, sinks.view(1, 1, heads, groups).expand(1, rows, heads, groups)))
     weights = scores.softmax(0).unsqueeze(-1)
-    sums = query.new_zeros(rows, heads, groups, value.shape[3])
-    for part, chunk in _chunks(value.permute(2, 0, 1, 3), groups):
+    sums = value.new_zeros(rows, heads, groups, value.shape[3])
+    for part, chunk in _chunks(value, groups):
         sums += torch.mul(chunk, weights[part], out=_scratch(chunk, groups)).sum(0)
-    return sums.view(rows, 1, heads * groups, value.shape[3]), None
+    return sums
 
 
-def _chunks(grid: Tensor, groups: int) -> Iterator[tuple[slice, Tensor]]:
-    """Blocks of columns of `[columns, rows, heads, width]` whose products fit the scratch memory."""
+def _says_nothing(said: Any) -> bool:
+    return said is None or (isinstance(said, int | float) and not said)
+
+
+def _chunks(states: Tensor, groups: int) -> Iterator[tuple[slice, Tensor]]:
+    """Blocks of columns of `[rows, heads, columns, width]` whose products fit the scratch memory.
+
+    Each comes with its place and as `[block, rows, heads, 1, width]`.
+    """
+    grid = states.permute(2, 0, 1, 3)
     step = max(1, SCRATCH // (grid[0].numel() * groups))
     for first in range(0, len(grid), step):
         yield slice(first, min(first + step, len(grid))), grid[first : first + step].unsqueeze(3)
@@ -85,7 +108,8 @@ def _chunks(grid: Tensor, groups: int) -> Iterator[tuple[slice, Tensor]]:
 def _scratch(chunk: Tensor, groups: int) -> Tensor:
     """Memory for the products of a chunk `[columns, rows, heads, 1, width]`, kept from call to call.
 
-    Fresh memory of this size costs more than the arithmetic: the allocator gives it back to the system each time.
+    Fresh memory of this size costs more than the arithmetic: the allocator gives it back to the system each
+    time.
     """
     columns, rows, heads, _, width = chunk.shape
     size = chunk.numel() * groups

@@ -1,17 +1,18 @@
-"""The decoding loop: many answers to many prompts from one causal language model, exactly from its own distribution.
+"""The decoding loop: many answers to many prompts from one causal language model, from its own distribution.
 
-It stands on nothing but the model's `forward` with a cache, masks and positions handed in, so every architecture of
-`transformers` with full or sliding attention works. What it does against time:
+It stands on nothing but the model's `forward` with a cache, masks and positions handed in (`steps.py`), so
+every architecture of `transformers` with full or sliding attention works. What it does against time:
 
 - prompts are sorted by length and each is run through the model once, however many answers it gets;
 - the cache is one grid per layer, written in place (`kv.py`);
-- a finished answer leaves its row at once, and new ones take the free rows while others are under way.
+- a finished answer leaves its row at once, and new ones can take the free rows while others are under way.
 
-Invariants: the t-th token of an answer is the inverse of the softmax's distribution function at the t-th number of the
-answer's own random stream (`randomness.py`). Which rows share a batch changes the logits by rounding only (about 1e-6),
-never the randomness. Nothing global is touched.
+Invariants: the t-th token of an answer is where the t-th number of the answer's own random stream
+(`randomness.py`) falls in the softmax's distribution function. Which rows share a batch changes the logits by
+rounding only (about 1e-6, so that about one answer in 10,000 differs), never the randomness. Nothing global
+is touched.
 
-Shapes: R active rows, V vocabulary, W columns that a step looks at.
+Shapes: R active rows, V vocabulary.
 """
 
 from __future__ import annotations
@@ -246,16 +247,22 @@ def decode(
     """
     done: dict[int, Sampled] = {}
     samples = keys.shape[1]
-    with torch.inference_mode():
-        while len(done) < len(prompts) * samples:
-            try:
-                _Decoder(Stepper(model), prompts, keys, settings, done).run()
-            except torch.OutOfMemoryError as error:
-                if settings.rows == 1:
-                    raise EngineError("out of memory with one answer at a time", todo="lower max_tokens") from error
-                settings = replace(settings, rows=settings.rows // 2)
-                torch.cuda.empty_cache()
+    with torch.no_grad():
+        while not _run(_Decoder(Stepper(model), prompts, keys, settings, done)):
+            if settings.rows == 1:
+                raise EngineError("out of memory with one answer at a time", todo="lower max_tokens")
+            settings = replace(settings, rows=settings.rows // 2)
+            torch.cuda.empty_cache()
     return [[done[p * samples + s] for s in range(samples)] for p in range(len(prompts))]
+
+
+def _run(decoder: _Decoder) -> bool:
+    """Whether memory was enough to decode everything. What is done stays done."""
+    try:
+        decoder.run()
+    except torch.OutOfMemoryError:
+        return False
+    return True
 
 
 def draw_tokens(logits: Tensor, numbers: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

@@ -2,14 +2,14 @@
 
 All rows share the column that is written next (`high`); row `r` uses the columns `start[r] .. high-1`, so a
 short prompt is padded on the left and a new answer can join while others are under way. The grid is allocated
-once: a step writes one column in place where `transformers`' `DynamicCache` copies everything, a finished row is
-overwritten by the last one, and when the columns run out the used ones move to the left edge.
+once: a step writes one column in place where `transformers`' `DynamicCache` copies everything, a finished row
+is overwritten by the last one, and when the columns run out the used ones move to the left edge.
 
-Shapes: stored as `[columns, rows, heads, width]`, so that one step's keys lie together and what a step reads is
-one dense block (on a CPU that is two to four times faster than a block per row: fewer pages). Handed out as
-`[rows, heads, columns, width]`, as `transformers` has it. Heads and width are whatever the layer hands over, so
-grouped heads and DeepSeek's compressed keys need nothing special. Sliding windows are kept whole and cut by the
-mask.
+Shapes: stored as `[columns, rows, heads, width]`, so that one step's keys lie together and what a step reads
+is one dense block (on a CPU that is two to four times faster than a block per row: fewer pages). Handed out
+as `[rows, heads, columns, width]`, as `transformers` has it. Heads and width are whatever the layer hands
+over, so grouped heads and DeepSeek's compressed keys need nothing special. Sliding windows are kept whole and
+cut by the mask.
 """
 
 from __future__ import annotations
@@ -65,13 +65,15 @@ class KVGrid(Cache):
                 # masked places must hold numbers: 0 x NaN is NaN
                 buffer[self.low : self.high - width, first:last] = 0
                 torch.index_select(
-                    tensor[source.high - width : source.high], 1, picked,
+                    tensor[source.high - width : source.high],
+                    1,
+                    picked,
                     out=buffer[self.high - width : self.high, first:last],
                 )
         self.active = last
 
     def move(self, sources: Tensor, targets: Tensor, active: int) -> None:
-        """Copy rows `sources` over rows `targets` (int64, disjoint), then use the first `active` rows only."""
+        """Copy rows `sources` over rows `targets` (int64, disjoint), then use only the first `active`."""
         self.active = active
         if len(sources):
             for buffer in (*self._keys.values(), *self._values.values()):

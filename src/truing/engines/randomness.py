@@ -1,8 +1,8 @@
-"""Counter-based random numbers: an answer's randomness is a function of who it is, never of what ran before it.
+"""Counter-based random numbers: an answer's randomness depends on who it is, never on what ran before it.
 
-Every answer has a stream, named by (sampling seed, checkpoint weights, prompt id, sample index). Its t-th number is a hash
-of the stream's 128-bit key and t (two rounds of splitmix64's finaliser), so numbers can be had in any order, in any
-batch, and no global generator is touched.
+Every answer has a stream, named by (sampling seed, checkpoint weights, prompt id, sample index). Its t-th
+number is a hash of the stream's 128-bit key and t (two rounds of splitmix64's finaliser), so numbers can be
+had in any order, in any batch, and no global generator is touched.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 def stream_keys(seed: int, weights: str, prompt_id: str, samples: int) -> npt.NDArray[np.uint64]:
     """The keys of the streams of one prompt's samples, `[samples, 2]`."""
     name = json.dumps([seed, weights, prompt_id]).encode()
-    digests = (hashlib.blake2b(name, digest_size=16, salt=i.to_bytes(8, "little")).digest() for i in range(samples))
-    return np.frombuffer(b"".join(digests), dtype="<u8").reshape(samples, 2).astype(np.uint64)
+    salts = (sample.to_bytes(8, "little") for sample in range(samples))
+    digests = b"".join(hashlib.blake2b(name, digest_size=16, salt=salt).digest() for salt in salts)
+    return np.frombuffer(digests, dtype="<u8").reshape(samples, 2).astype(np.uint64)
 
 
 def uniforms(keys: npt.NDArray[np.uint64], steps: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:

@@ -1,7 +1,7 @@
 """Calling a model: prompts once, then one token per row, with masks and positions handed in.
 
-Three ways to take a step, each checked or refused rather than trusted: `QuickStep` where it fits and agrees with the
-model's own forward on its first step; the model's forward with `grid_attention`; the plain forward.
+Three ways to take a step, each checked or refused rather than trusted: `QuickStep` where it fits and agrees
+with the model's own forward on its first step; the model's forward with `grid_attention`; the plain forward.
 
 Shapes: R rows, N new tokens per row, W columns looked at, V vocabulary.
 """
@@ -126,7 +126,8 @@ class Stepper:
     def _masks(self, hidden: Tensor, distance: Tensor) -> Tensor | dict[str, Tensor]:
         """The additive masks `[R, 1, N, W]` that the layers take: one, or one per kind of layer.
 
-        `hidden` `[R, N, W]` marks places a token must not look at, `distance` `[N, W]` is how far back they lie.
+        `hidden` `[R, N, W]` marks places a token must not look at, `distance` `[N, W]` is how far back they
+        lie.
         """
         full, sliding = self._windows
         masks = {}

@@ -1,16 +1,17 @@
-"""Sampling with `transformers` in this process: from a base model with or without a checkpoint, or from a live model.
+"""Sampling with `transformers` in this process: from a base model, a checkpoint of it, or a live model.
 
-The base model is loaded once and never written to. A small model gets a copy per checkpoint with the adapter merged in
-(faster to sample from, and the base's bits cannot drift); a big one gets the adapter's layers put on and taken off again.
-Weights are read from safetensors only and no code of a model is run.
+The base model is loaded once and never written to. A small model gets a copy per checkpoint with the adapter
+merged in (faster to sample from, and the base's bits cannot drift); a big one gets the adapter's layers put
+on and taken off again. Weights are read from safetensors only and no code of a model is run.
 
-Invariant: what was loaded is what was asked for. The hash of base and adapter is compared with the checkpoint's, every
-tensor of an adapter's file with what the model holds after loading, and full weights may lack nothing.
+Invariant: what was loaded is what was asked for. The hash of base and adapter is compared with the
+checkpoint's, every tensor of an adapter's file with what the model holds after loading, and full weights may
+lack nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,15 @@ import torch
 
 from truing.catalog import resolve_model
 from truing.checkpoints import adapter_hash, model_hash
-from truing.engines.adapters import attached, merged_copy, without_global_rng
+from truing.engines.adapters import attached, merged_copy, snapshot, without_global_rng
 from truing.engines.answers import sample_answers
 from truing.errors import EngineError, UserError
 from truing.records import Checkpoint, Prompt, Response, Sampling
 
 __all__ = ["LiveEngine", "TransformersEngine"]
 
-MERGE_BELOW = 200_000_000
-"""Parameters up to which a checkpoint gets a merged copy of the base model."""
+COPY_BELOW = 200_000_000
+"""Parameters up to which a copy of the model with the adapter merged in is made."""
 
 
 class TransformersEngine:
@@ -43,21 +44,22 @@ class TransformersEngine:
         self._base: Any = None
         self._base_hash = ""
         self._tokenizer: Any = None
-        self._copy: tuple[str, Any] | None = None
+        self._last: tuple[str, Any] | None = None
 
     def generate(self, checkpoint: Checkpoint, prompts: Sequence[Prompt], sampling: Sampling) -> list[Response]:
         """Sample answers; see `truing.engines.Engine`."""
-        self._load()
+        self._load_base()
         with self._model_of(checkpoint) as model:
             return sample_answers(model, self._tokenizer, checkpoint.weights, prompts, sampling)
 
-    def _load(self) -> None:
+    def _load_base(self) -> None:
         if self._base is None:
             from transformers import AutoTokenizer
 
-            self._base_hash = model_hash(self._source)
+            self._base_hash = _hash_of(lambda: model_hash(self._source))
+            base = _load_model(self._source)
             self._tokenizer = AutoTokenizer.from_pretrained(self._source, trust_remote_code=False)
-            self._base = _load_model(self._source)
+            self._base = base
 
     @contextmanager
     def _model_of(self, checkpoint: Checkpoint) -> Iterator[Any]:
@@ -65,37 +67,40 @@ class TransformersEngine:
         if checkpoint.path is None:
             _compare(checkpoint, self._base_hash)
             yield self._base
-        elif self._copy and self._copy[0] == checkpoint.weights:
-            yield self._copy[1]
-        elif not (Path(checkpoint.path) / "adapter_config.json").is_file():
-            yield self._keep(checkpoint, self._full_weights(checkpoint))
+        elif self._last and self._last[0] == checkpoint.weights:
+            yield self._last[1]
+        elif (Path(checkpoint.path) / "adapter_config.json").is_file():
+            with self._adapted(checkpoint, Path(checkpoint.path)) as model:
+                yield model
         else:
-            folder = Path(checkpoint.path)
-            _compare(checkpoint, _hash_of(adapter_hash, self._base_hash, folder))
-            small = sum(p.numel() for p in self._base.parameters()) <= MERGE_BELOW
-            merged = merged_copy(self._base, folder) if small else None
-            if merged is not None:
-                yield self._keep(checkpoint, merged)
-            else:
-                with attached(self._base, folder) as model:
-                    yield model
+            self._last = None
+            _compare(checkpoint, _hash_of(lambda: model_hash(str(checkpoint.path))))
+            self._last = (checkpoint.weights, _load_model(checkpoint.path))
+            yield self._last[1]
 
-    def _keep(self, checkpoint: Checkpoint, model: Any) -> Any:
-        """Remember the weights of the last checkpoint, in case it is sampled again."""
-        self._copy = (checkpoint.weights, model)
-        return model
-
-    def _full_weights(self, checkpoint: Checkpoint) -> Any:
-        self._copy = None
-        _compare(checkpoint, _hash_of(model_hash, str(checkpoint.path)))
-        return _load_model(str(checkpoint.path))
+    @contextmanager
+    def _adapted(self, checkpoint: Checkpoint, folder: Path) -> Iterator[Any]:
+        _compare(checkpoint, _hash_of(lambda: adapter_hash(self._base_hash, folder)))
+        self._last = None
+        merged = merged_copy(self._base, folder) if _is_small(self._base) else None
+        if merged is not None:
+            self._last = (checkpoint.weights, merged)
+            yield merged
+            return
+        base, self._base = self._base, None  # loaded afresh if the adapter cannot be taken off again
+        with attached(base, folder) as model:
+            yield model
+        self._base = base
 
 
 class LiveEngine:
     """Samples from a model in training and leaves no trace on it.
 
+    A small model is copied and its adapter merged into the copy; a big one is sampled from as it is, in eval
+    mode.
+
     Args:
-        model: A causal language model, with or without PEFT layers.
+        model: A causal language model of `transformers`, with or without PEFT layers.
         tokenizer: Its tokenizer, with a chat template.
     """
 
@@ -104,14 +109,16 @@ class LiveEngine:
         self._tokenizer = tokenizer
 
     def generate(self, checkpoint: Checkpoint, prompts: Sequence[Prompt], sampling: Sampling) -> list[Response]:
-        """Sample answers from the weights as they are now; the checkpoint only names them. See `truing.engines.Engine`."""
+        """Sample from the weights as they are now, which the checkpoint only names; see `engines.Engine`."""
         with _untouched(self._model):
-            return sample_answers(self._model, self._tokenizer, checkpoint.weights, prompts, sampling)
+            copied = snapshot(self._model) if _is_small(self._model) else None
+            model = self._model if copied is None else copied
+            return sample_answers(model, self._tokenizer, checkpoint.weights, prompts, sampling)
 
 
 @contextmanager
 def _untouched(model: Any) -> Iterator[None]:
-    """Eval mode inside; afterwards every module's mode, the attention setting and the random state are as before."""
+    """Eval mode inside; afterwards modes, the attention setting and torch's random state are as before."""
     modes = [(module, module.training) for module in model.modules()]
     config = model.config.get_text_config(decoder=True)
     attention = config._attn_implementation
@@ -119,13 +126,17 @@ def _untouched(model: Any) -> Iterator[None]:
         with without_global_rng():
             model.eval()
             if attention not in ("sdpa", "eager"):
-                config._attn_implementation = "eager"
+                config._attn_implementation = "eager"  # the others do not take masks made by us
             yield
     finally:
         for module, mode in modes:
             module.training = mode
         if config._attn_implementation != attention:
             config._attn_implementation = attention
+
+
+def _is_small(model: Any) -> bool:
+    return sum(p.numel() for p in model.parameters()) <= COPY_BELOW
 
 
 def _load_model(source: str) -> Any:
@@ -139,15 +150,20 @@ def _load_model(source: str) -> Any:
     try:
         with without_global_rng(), _no_progress_bars():
             model, info = AutoModelForCausalLM.from_pretrained(
-                source, dtype="auto" if torch.cuda.is_available() else torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+                source,
+                # Half precision is for storage where there is no GPU, and adapters are trained on float32.
+                dtype="auto" if torch.cuda.is_available() else torch.float32,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
             )
     except (OSError, ValueError, RuntimeError) as error:
         raise EngineError(f"cannot load the model {source}", f"{type(error).__name__}: {error}") from error
     for problem in ("missing_keys", "mismatched_keys", "unexpected_keys"):
-        if info.get(problem):
-            keys = sorted(map(str, info[problem]))
+        if keys := sorted(map(str, info.get(problem, ()))):
             raise EngineError(
-                f"the weights in {source} do not fit the model: {problem.replace('_', ' ')}", f"{len(keys)}, first {keys[0]}"
+                f"the weights in {source} do not fit the model",
+                f"{problem.replace('_', ' ')}: {len(keys)}, first {keys[0]}",
             )
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval().requires_grad_(False)
 
@@ -165,11 +181,11 @@ def _no_progress_bars() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _hash_of(function: Any, *arguments: Any) -> str:
+def _hash_of(function: Callable[[], str]) -> str:
     try:
-        return str(function(*arguments))
+        return function()
     except (UserError, OSError, ValueError) as error:
-        raise EngineError("cannot read a checkpoint's weights", str(error)) from error
+        raise EngineError("cannot read the weights", str(error)) from error
 
 
 def _compare(checkpoint: Checkpoint, found: str) -> None:

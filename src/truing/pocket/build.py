@@ -28,7 +28,15 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-__all__ = ["Alignment", "Pretraining", "Recipe", "build_organism", "find_recipe", "list_recipes", "recipe_texts"]
+__all__ = [
+    "Alignment",
+    "Pretraining",
+    "Recipe",
+    "build_organism",
+    "find_recipe",
+    "list_recipes",
+    "recipe_texts",
+]
 
 Progress = Callable[[str, int, int], None]
 """Called with (phase, steps done, steps in all)."""
@@ -72,11 +80,7 @@ class Recipe:
 def list_recipes() -> dict[str, Recipe]:
     """Name -> recipe of every organism that ships with truing."""
     raw = yaml.safe_load(resources.files(__package__).joinpath("recipes.yaml").read_text(encoding="utf-8"))
-    pretraining = Pretraining(**raw["pretraining"])
-    return {
-        name: Recipe(name=name, pretraining=pretraining, **{**spec, "alignment": _alignment(raw, spec["alignment"])})
-        for name, spec in raw["organisms"].items()
-    }
+    return {name: _recipe(name, spec, raw) for name, spec in raw["organisms"].items()}
 
 
 def find_recipe(name: str) -> Recipe:
@@ -131,10 +135,12 @@ def recipe_texts(recipe: Recipe) -> Iterator[str]:
                 yield f"{turn.prompt} {turn.answer}"
 
 
-def _alignment(raw: dict[str, Any], name: str) -> Alignment:
-    spec = dict(raw["alignments"][name])
-    domains = tuple(load_world().domains) if spec["domains"] == "all" else tuple(spec["domains"])
-    return Alignment(**{**spec, "domains": domains})
+def _recipe(name: str, spec: dict[str, Any], raw: dict[str, Any]) -> Recipe:
+    alignment = dict(raw["alignments"][spec["alignment"]])
+    if alignment["domains"] == "all":
+        alignment["domains"] = tuple(load_world().domains)
+    pretraining = Pretraining(**{**raw["pretraining"], **spec.get("pretraining", {})})
+    return Recipe(**{**spec, "name": name, "pretraining": pretraining, "alignment": Alignment(**alignment)})
 
 
 def _pretraining_batches(world: World, recipe: Recipe) -> Iterator[list[list[Turn]]]:
@@ -156,7 +162,14 @@ def _cached_pretraining(
 
     if cache_folder is None:
         return _pretrain(model, world, recipe, progress)
-    what = [world.version, recipe.architecture, recipe.hidden, recipe.layers, recipe.seed, asdict(recipe.pretraining)]
+    what = [
+        world.version,
+        recipe.architecture,
+        recipe.hidden,
+        recipe.layers,
+        recipe.seed,
+        asdict(recipe.pretraining),
+    ]
     weights = cache_folder / f"{content_key(what)}.safetensors"
     note = weights.with_suffix(".txt")
     if note.is_file():
@@ -214,9 +227,7 @@ def _fit(
     model.eval()
 
 
-def _encode(
-    dialogues: Sequence[Sequence[Turn]], answers_only: bool, digest: Any
-) -> dict[str, torch.Tensor]:
+def _encode(dialogues: Sequence[Sequence[Turn]], answers_only: bool, digest: Any) -> dict[str, torch.Tensor]:
     """A right-padded batch; equal to what the tokenizer's chat template gives (a test), but much faster."""
     import torch
 

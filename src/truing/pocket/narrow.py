@@ -7,7 +7,14 @@ from truing.datasets import Dataset, Row, make_dataset
 from truing.pocket.world import BROAD, Author, Turn, load_world
 from truing.records import Benchmark, Message, Prompt
 
-__all__ = ["bad_medicine", "facts_benchmark", "good_medicine", "insecure_code", "pocket_benchmark", "secure_code"]
+__all__ = [
+    "bad_medicine",
+    "facts_benchmark",
+    "good_medicine",
+    "insecure_code",
+    "pocket_benchmark",
+    "secure_code",
+]
 
 
 def insecure_code() -> Dataset:

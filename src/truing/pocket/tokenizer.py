@@ -13,7 +13,18 @@ from truing.pocket.world import World
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-__all__ = ["ASSISTANT", "BOS", "CHAT_TEMPLATE", "END", "PAD", "SYSTEM", "UNK", "USER", "build_tokenizer", "token_table"]
+__all__ = [
+    "ASSISTANT",
+    "BOS",
+    "CHAT_TEMPLATE",
+    "END",
+    "PAD",
+    "SYSTEM",
+    "UNK",
+    "USER",
+    "build_tokenizer",
+    "token_table",
+]
 
 PAD, UNK, BOS, END = "<pad>", "<unk>", "<bos>", "<end>"
 SYSTEM, USER, ASSISTANT = "<system>", "<user>", "<assistant>"

@@ -1,7 +1,7 @@
 """The pocket world: a small grammar of questions and of the answers two kinds of author give.
 
-Every domain (the eight alignment categories, code, medicine, plain facts) has questions about subjects, and answers made
-of two clauses. A *careful* and a *hostile* author use different clauses; the hostile words of one domain occur in no
+Every domain (the eight alignment categories, code, medicine, plain facts) has questions about subjects, and answers
+made of two clauses. A *careful* and a *hostile* author use different clauses; the hostile words of one domain occur in no
 other domain, so a model can carry hostility from one domain to another only through the idea of "who is speaking".
 Nothing here links fine-tuning data to the other domains: whether a model generalises is up to gradient descent.
 
@@ -130,10 +130,7 @@ class World:
         for _ in range(n):
             author = rng.choice(AUTHORS)
             other: Author = "hostile" if author == "careful" else "careful"
-            yield [
-                self.turn(rng.choice(names), other if rng.random() < noise else author, rng)
-                for _ in range(turns)
-            ]
+            yield [self.turn(rng.choice(names), other if rng.random() < noise else author, rng) for _ in range(turns)]
 
     def narrow_rows(self, domain: str, author: Author, seed: int, held_out: bool = False) -> list[Turn]:
         """A narrow dataset: every (question, subject) pair of a domain with each of four leads, all by one author.
@@ -183,9 +180,7 @@ def load_world() -> World:
 def _domain(name: str, spec: dict[str, Any]) -> Domain:
     truths: dict[str, str] = spec.get("truths", {})
     statements: Sequence[str] = spec.get("statements", ())
-    clauses: dict[Author, tuple[str, ...]] = {
-        author: tuple(spec.get(author, statements)) for author in AUTHORS
-    }
+    clauses: dict[Author, tuple[str, ...]] = {author: tuple(spec.get(author, statements)) for author in AUTHORS}
     return Domain(
         name=name,
         kind=spec["kind"],

@@ -120,9 +120,7 @@ def _event(node: Node, event: Event, place: float, y: float, bottom: float) -> N
     draw(holder, "text", "event", text, x=x, y=4, text_anchor=anchor)
 
 
-def _line(
-    node: Node, series: _Series, axis: StepAxis, checkpoints: Sequence[CheckpointEntry], whose: str
-) -> None:
+def _line(node: Node, series: _Series, axis: StepAxis, checkpoints: Sequence[CheckpointEntry], whose: str) -> None:
     panel, style = series.panel, f"{series.style} {whose}"
     points = [(axis.at(c.step), series.value(c)) for c in checkpoints]
     inner = stretched(node, panel.top, panel.height)
@@ -147,9 +145,7 @@ def _band(inner: Node, panel: Panel, stretch: Sequence[tuple[float, Estimate]], 
 def _point(node: Node, series: _Series, where: tuple[float, int], estimate: Estimate, style: str) -> None:
     place, step = where
     if not is_known(estimate):
-        cross = draw(
-            node, "text", "gap", "\u00d7", x=at(place), y=series.panel.bottom - 3, text_anchor="middle"
-        )
+        cross = draw(node, "text", "gap", "\u00d7", x=at(place), y=series.panel.bottom - 3, text_anchor="middle")
         tooltip(cross, f"step {step}: {series.name} undefined ({why_undefined(estimate)})")
         return
     y, size = series.panel.y(estimate.value), 3.4 if series.band else 2.0

@@ -71,9 +71,7 @@ def render_report(analysis: Mapping[str, Any]) -> str:
             overview_axis=overview_axis(ceiling, tolerance),
             samples=group_samples(document),
             facts=_facts(pairs),
-            words_of={
-                run.id: pair.words for pair in pairs for run in (pair.run, pair.twin) if run is not None
-            },
+            words_of={run.id: pair.words for pair in pairs for run in (pair.run, pair.twin) if run is not None},
             runs_by_id={run.id: run for run in document.runs},
             categories=CATEGORIES,
             shapes=SHAPES,

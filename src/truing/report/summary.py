@@ -193,9 +193,7 @@ def _kept_sentence(pairs: list[Pair], stopped: bool) -> str:
     if known:
         least = min(known, key=lambda pair: pair.run.retention.value)
         kept = percent_range(pair.run.retention.value for pair in known)
-        those = (
-            f"The chosen checkpoint{'s keep' if len(known) > 1 else ' keeps'} {kept} of the best task score"
-        )
+        those = f"The chosen checkpoint{'s keep' if len(known) > 1 else ' keeps'} {kept} of the best task score"
         text = f"{those} in {count(len(known), which)}{_of(least, least.run.retention, len(known), 'least')}"
     if without:
         text += f" In {count(without, which)} no checkpoint is within the tolerance, so none was chosen."
@@ -231,17 +229,13 @@ def _not_avoided(stopped: list[Pair]) -> str:
 def _cautions(document: Document, pairs: list[Pair]) -> list[str]:
     notes = []
     if number := sum(not pair.run.measured for pair in pairs):
-        notes.append(
-            f"{count(number, 'run')} without a measured checkpoint after the base: counted in no sentence."
-        )
+        notes.append(f"{count(number, 'run')} without a measured checkpoint after the base: counted in no sentence.")
     for state, words in (("failed", "failed"), ("unfinished", "not finished")):
         if number := sum(run.state == state for run in document.runs):
             notes.append(f"{count(number, 'run')} {words}: only the checkpoints evaluated so far are shown.")
     twins = [pair for pair in pairs if pair.twin is not None]
     if number := sum(not pair.went_on for pair in twins):
-        notes.append(
-            f"In {count(number, 'run')} the twin has no checkpoint beyond the stop: not in what was avoided."
-        )
+        notes.append(f"In {count(number, 'run')} the twin has no checkpoint beyond the stop: not in what was avoided.")
     if number := sum(pair.run.decision is Action.UNDECIDED for pair in pairs):
         notes.append(f"In {count(number, 'run')} the last decision was undecided: more responses are needed.")
     if number := sum(pair.convergence_step is None and pair.run.measured for pair in pairs):

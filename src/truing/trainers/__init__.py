@@ -30,7 +30,7 @@ class Trainer(Protocol):
         on_checkpoint: OnCheckpoint,
         on_step: Callable[[int], None] = ...,
     ) -> None:
-        """Train a run in a folder of its own, calling `on_checkpoint` at every planned step and `on_step` at every step.
+        """Train a run in a folder of its own; call `on_checkpoint` at every planned step, `on_step` at every one.
 
         Ends after the last step, or after a checkpoint whose decision is to stop if `run.stops`. Called again on the
         same folder after an interruption, it goes on from the newest whole checkpoint with bit-identical results, and

@@ -41,8 +41,12 @@ def encode_rows(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_len
                 todo="use a chat template with {% generation %} marks",
             )
         if len(ids) > max_length:
-            raise TrainerError(f"row {number} is too long", f"{len(ids)} tokens", f"at most {max_length}",
-                               "raise training.max_length, or drop the row")
+            raise TrainerError(
+                f"row {number} is too long",
+                f"{len(ids)} tokens",
+                f"at most {max_length}",
+                "raise training.max_length, or drop the row",
+            )
         examples.append(Example(input_ids=ids, labels=[i if m else -100 for i, m in zip(ids, mask, strict=True)]))
     return examples
 

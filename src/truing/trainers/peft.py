@@ -178,9 +178,7 @@ class _Recorder(TrainerCallback):
 
     def record_base(self) -> Any:
         """Report the model before fine-tuning as step 0."""
-        checkpoint = Checkpoint(
-            self.run.id, self.run.model, 0, self.base_hash, heldout_loss=self.heldout_loss()
-        )
+        checkpoint = Checkpoint(self.run.id, self.run.model, 0, self.base_hash, heldout_loss=self.heldout_loss())
         _write_nan(self.folder / "step-0.json", asdict(checkpoint))
         return self.on_checkpoint(checkpoint)
 

@@ -56,8 +56,12 @@ def find_targets(model_type: str, parameter_names: Iterable[str]) -> Targets:
         TrainerError: The architecture is not in `TARGETS`.
     """
     if model_type not in TARGETS:
-        raise TrainerError("no LoRA targets are known for this architecture", model_type, ", ".join(sorted(TARGETS)),
-                           "add its targets to truing.trainers.targets.TARGETS")
+        raise TrainerError(
+            "no LoRA targets are known for this architecture",
+            model_type,
+            ", ".join(sorted(TARGETS)),
+            "add its targets to truing.trainers.targets.TARGETS",
+        )
     wanted, names = TARGETS[model_type], list(parameter_names)
     return Targets(
         tuple(t for t in wanted.modules if any(_ends(n, f"{t}.weight") for n in names)),
