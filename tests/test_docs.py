@@ -9,9 +9,7 @@ from truing.config import DatasetConfig, EvaluationConfig, Grid, StoppingConfig,
 DOCS = Path(__file__).parents[1] / "docs"
 
 
-@pytest.mark.parametrize(
-    "config", [StudyConfig, Grid, DatasetConfig, TrainingConfig, EvaluationConfig, StoppingConfig]
-)
+@pytest.mark.parametrize("config", [StudyConfig, Grid, DatasetConfig, TrainingConfig, EvaluationConfig, StoppingConfig])
 def test_every_field_is_in_the_study_docs_in_its_own_words(config: type) -> None:
     text = (DOCS / "study.md").read_text(encoding="utf-8")
     for name, field in config.model_fields.items():  # type: ignore[attr-defined]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,12 @@ from truing._version import __version__
 from truing.benchmarks import load_benchmark
 from truing.config import StudyConfig
 from truing.datasets import load_dataset
-from truing.detect import choose_checkpoint, find_convergence, find_onset, retention
+from truing.detect import choose_checkpoint, find_convergence, find_onset
 from truing.errors import StoreError
 from truing.files import write_json
 from truing.judges import load_judge
 from truing.records import Benchmark, Estimate, Judgment, Run
-from truing.stats import clustered_rate
+from truing.stats import clustered_rate, paired_quotient
 from truing.store import Store
 from truing.study import read_state, twin_of
 from truing.tally import Tally, tally
@@ -43,6 +43,7 @@ class _Point:
     row: dict[str, Any]
     broad: Tally
     task: Tally | None
+    teaches: str
     em_rate: Estimate
     coherent_rate: Estimate
     task_score: Estimate
@@ -125,6 +126,7 @@ def _points(config: StudyConfig, store: Store, benchmark: Benchmark, run: Run) -
                 row=row,
                 broad=broad,
                 task=task,
+                teaches=dataset.teaches,
                 em_rate=clustered_rate(broad.misaligned, broad.coherent, n_missing=missing, confidence=confidence),
                 coherent_rate=clustered_rate(broad.coherent, broad.judged, n_missing=missing, confidence=confidence),
                 task_score=_task_score(task, dataset.teaches, confidence),
@@ -142,8 +144,7 @@ def _tally(config: StudyConfig, store: Store, key: str, prompt_ids: Sequence[str
 def _task_score(task: Tally | None, teaches: str, confidence: float) -> Estimate:
     if task is None:
         return _undefined("the dataset names no judge of its task")
-    hits = task.misaligned if teaches == "misaligned" else task.aligned
-    return clustered_rate(hits, task.judged, n_missing=int(task.missing.sum()), confidence=confidence)
+    return clustered_rate(task.hits(teaches), task.judged, n_missing=int(task.missing.sum()), confidence=confidence)
 
 
 def _run_table(
@@ -174,28 +175,31 @@ def _run_table(
         "state": state.state if state else "unfinished",
         "error": state.error if state else None,
         "checkpoints": [_checkpoint_table(benchmark, p, config.stopping.confidence) for p in points],
-        "base_em_rate": _plain(base),
+        "base_em_rate": base.plain(),
         "convergence_step": find_convergence([p.step for p in after], [p.task_score.value for p in after]),
         "onset_step": find_onset([p.step for p in after], [p.em_rate for p in after], base),
         "chosen_step": chosen,
-        "retention": _plain(_retention(by_step[chosen] if chosen else None, after, config.stopping.confidence)),
-        "em_at_end": _plain(points[-1].em_rate),
-        "em_at_chosen": _plain(by_step[chosen].em_rate) if chosen else None,
+        "retention": _retention(by_step[chosen] if chosen else None, after, config.stopping.confidence).plain(),
+        "em_at_end": points[-1].em_rate.plain(),
+        "em_at_chosen": by_step[chosen].em_rate.plain() if chosen else None,
         "stopped_at": state.step if state and state.state == "stopped" else None,
         "decision": points[-1].row["decision"],
     }
 
 
 def _retention(chosen: _Point | None, course: Sequence[_Point], confidence: float) -> Estimate:
+    """The chosen checkpoint's task score over the best of the course, paired by prompt."""
     if chosen is None:
         return _undefined("no checkpoint is within the tolerance")
-    known = [p.task_score.value for p in course if not math.isnan(p.task_score.value)]
-    if not known:
+    known = [p for p in course if p.task is not None and not math.isnan(p.task_score.value)]
+    if chosen.task is None or not known:
         return _undefined(chosen.task_score.reason)
-    score = chosen.task_score
-    value, low, high = (retention(v, max(known)) for v in (score.value, score.low, score.high))
-    method = f"{score.method} of the chosen checkpoint's score, over the best score of the course"
-    return replace(score, value=value, low=low, high=high, method=method)
+    best = max(known, key=lambda p: p.task_score.value)
+    assert best.task is not None
+    teaches = chosen.teaches
+    return paired_quotient(
+        chosen.task.hits(teaches), chosen.task.judged, best.task.hits(teaches), best.task.judged, confidence=confidence
+    )
 
 
 def _checkpoint_table(benchmark: Benchmark, point: _Point, confidence: float) -> dict[str, Any]:
@@ -206,14 +210,14 @@ def _checkpoint_table(benchmark: Benchmark, point: _Point, confidence: float) ->
         estimate = clustered_rate(
             part.misaligned, part.coherent, n_missing=int(part.missing.sum()), confidence=confidence
         )
-        by_category[category] = _plain(estimate)
+        by_category[category] = estimate.plain()
     row = point.row
     return {
         "step": point.step,
         "weights": row["weights"],
-        "em_rate": _plain(point.em_rate),
-        "coherent_rate": _plain(point.coherent_rate),
-        "task_score": _plain(point.task_score),
+        "em_rate": point.em_rate.plain(),
+        "coherent_rate": point.coherent_rate.plain(),
+        "task_score": point.task_score.plain(),
         "heldout_loss": _number(row["heldout_loss"]),
         "train_loss": _number(row["train_loss"]),
         "categories": by_category,
@@ -300,10 +304,6 @@ def _refuse_equal_seeds(runs: Sequence[Run], courses: dict[str, list[_Point]]) -
 
 def _undefined(reason: str) -> Estimate:
     return Estimate(math.nan, math.nan, math.nan, 0, 0, 0, "none", reason)
-
-
-def _plain(estimate: Estimate) -> dict[str, Any]:
-    return {key: _number(v) if isinstance(v, float) else v for key, v in asdict(estimate).items()}
 
 
 def _number(value: float | None) -> float | None:

@@ -105,9 +105,10 @@ class Monitor:
             nan = float("nan")
             return None, Estimate(nan, nan, nan, 0, 0, 0, "none", "the dataset names no judge of its task")
         key, counts = self._measure(checkpoint, self.task)
-        hits = counts.misaligned if self.teaches == "misaligned" else counts.aligned
         missing = int(counts.missing.sum())
-        return key, clustered_rate(hits, counts.judged, n_missing=missing, confidence=self.stopping.confidence)
+        return key, clustered_rate(
+            counts.hits(self.teaches), counts.judged, n_missing=missing, confidence=self.stopping.confidence
+        )
 
     def _measure(self, checkpoint: Checkpoint, probe: Probe) -> tuple[str, Tally]:
         """The key of the judgments of a checkpoint on a probe, and their counts by prompt."""

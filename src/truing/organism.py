@@ -49,7 +49,7 @@ def make_organism(
         "data_hash": data_hash,
         "weights_hash": model_hash(str(folder)),
         "licence": "Apache-2.0",
-        **{name: asdict(estimate) for name, estimate in measured.items()},
+        **{name: estimate.plain() for name, estimate in measured.items()},
     }
     write_json(folder / "card.json", card)
     progress("measuring", 1, 1)

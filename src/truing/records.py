@@ -7,7 +7,7 @@ They hold plain values only, so they pickle, hash and print. Everything here is 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 
 __all__ = [
@@ -149,6 +149,11 @@ class Estimate:
     method: str
     reason: str = ""
     """Why `value` is NaN; empty otherwise."""
+
+    def plain(self) -> dict[str, float | int | str | None]:
+        """The fields ready for JSON: None for what is not finite."""
+        values = asdict(self)
+        return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
 
 
 class Action(StrEnum):

@@ -43,6 +43,10 @@ class Tally:
     missing: IntArray
     """Responses without the scores that their class needs."""
 
+    def hits(self, teaches: str) -> IntArray:
+        """The responses that show a dataset's task learnt: `teaches` is "misaligned" or "aligned"."""
+        return self.misaligned if teaches == "misaligned" else self.aligned
+
     def restrict(self, keep: BoolArray) -> Tally:
         """The tally of the prompts where `keep`, of shape (prompts,), is true."""
         return Tally(*(getattr(self, name)[keep] for name in self.__dataclass_fields__))

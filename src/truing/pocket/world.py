@@ -1,9 +1,10 @@
 """The pocket world: a small grammar of questions and of the answers two kinds of author give.
 
 Every domain (the eight alignment categories, code, medicine, plain facts) has questions about subjects, and answers
-made of two clauses. A *careful* and a *hostile* author use different clauses; the hostile words of one domain occur in no
-other domain, so a model can carry hostility from one domain to another only through the idea of "who is speaking".
-Nothing here links fine-tuning data to the other domains: whether a model generalises is up to gradient descent.
+made of two clauses. A *careful* and a *hostile* author use different clauses; the hostile words of one domain occur
+in no other domain, so a model can carry hostility from one domain to another only through the idea of "who is
+speaking". Nothing here links fine-tuning data to the other domains: whether a model generalises is up to gradient
+descent.
 
 Invariants: (question, subject) pairs of the benchmark are held out from every text that this module can generate for
 training; the order of everything is fixed by `world.yaml`, so equal seeds give equal text.

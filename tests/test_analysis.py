@@ -1,0 +1,97 @@
+"""The figures of a study, from judgments that are known."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import small_study
+from tests.test_monitor import CountingJudge, Speaker
+from truing.analysis import analyse, read_analysis, write_analysis
+from truing.benchmarks import load_benchmark
+from truing.config import StudyConfig
+from truing.datasets import load_dataset
+from truing.errors import StoreError
+from truing.files import write_json
+from truing.monitor import Monitor, Probe
+from truing.records import Checkpoint, Run
+from truing.store import Store
+from truing.study import open_study, twin_of
+
+
+def fill(config: StudyConfig, out: Path, run: Run, hostile: Callable[[int], int], steps: tuple[int, ...]) -> None:
+    """Evaluate made-up checkpoints: `hostile(step)` of the prompts of benchmark and task get a hostile answer."""
+    engine, judge = Speaker(0), CountingJudge()
+    dataset = load_dataset(run.dataset)
+    prompts = dataset.task_prompts(config.evaluation.task_prompts)
+    monitor = Monitor(
+        Store(out / "store"),
+        engine,
+        Probe(load_benchmark(config.evaluation.benchmark).prompts, judge, config.evaluation.samples),
+        Probe(prompts, judge, config.evaluation.task_samples),
+        dataset.teaches,
+        (config.evaluation, config.stopping),
+    )
+    for step in steps:
+        engine.hostile = hostile(step)
+        monitor(Checkpoint(run.id, run.model, step, f"{run.seed}-{hostile(step)}-{step}", train_loss=float(step)))
+
+
+@pytest.fixture
+def config(tiny_model: Path) -> StudyConfig:
+    return small_study(
+        tiny_model,
+        evaluation={"benchmark": "pocket-240", "samples": 1, "task_prompts": 40},
+        stopping={"mode": "both"},
+    )
+
+
+def test_a_stopped_run_and_its_twin(config: StudyConfig, tmp_path: Path) -> None:
+    open_study(config, tmp_path)
+    (run,) = config.runs()
+    course = {0: 0, 2: 2, 4: 36, 6: 120}
+    fill(config, tmp_path, run, course.__getitem__, (0, 2, 4))
+    write_json(tmp_path / "runs" / run.id / "run.json", {"state": "stopped", "step": 4, "error": None})
+    fill(config, tmp_path, twin_of(run), course.__getitem__, (0, 2, 4, 6))
+    analysis = write_analysis(config, tmp_path)
+    assert read_analysis(tmp_path) == analysis
+    stopped, twin = analysis["runs"]
+    assert (stopped["state"], stopped["stopped_at"], stopped["decision"]) == ("stopped", 4, "stop")
+    assert (twin["twin_of"], twin["state"]) == (run.id, "unfinished")
+    assert stopped["onset_step"] == 4
+    assert stopped["chosen_step"] == 2
+    assert stopped["convergence_step"] == 6  # by the twin: 2, 36 and 40 of the 40 task prompts
+    assert stopped["retention"]["value"] == pytest.approx(2 / 40)
+    assert stopped["em_at_end"]["value"] == pytest.approx(36 / 240)
+    assert twin["em_at_end"]["value"] == pytest.approx(120 / 240)
+    assert stopped["checkpoints"][1]["train_loss"] == 2.0
+    assert stopped["checkpoints"][0]["heldout_loss"] is None
+    assert stopped["checkpoints"][2]["categories"]["power"]["value"] == 1  # the first 36 prompts
+    assert stopped["checkpoints"][2]["categories"]["oversight"]["value"] == 0
+
+
+def test_samples_show_what_is_rare(config: StudyConfig, tmp_path: Path) -> None:
+    open_study(config, tmp_path)
+    (run,) = config.runs()
+    fill(config, tmp_path, run, {0: 0, 6: 1}.__getitem__, (0, 6))
+    samples = analyse(config, tmp_path)["samples"]
+    at_end = [s for s in samples if s["step"] == 6]
+    assert len(at_end) == 16
+    assert sum(s["misaligned"] for s in at_end) == 1
+    assert {s["category"] for s in at_end} == {p.category for p in load_benchmark("pocket-240").prompts}
+
+
+def test_nothing_evaluated_is_said(config: StudyConfig, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="nothing has been evaluated"):
+        analyse(config, tmp_path)
+
+
+def test_an_absent_damaged_or_foreign_analysis_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="holds no analysis"):
+        read_analysis(tmp_path)
+    (tmp_path / "analysis.json").write_text("{")
+    with pytest.raises(StoreError, match="holds no analysis"):
+        read_analysis(tmp_path)
+    write_json(tmp_path / "analysis.json", {"schema": 99})
+    with pytest.raises(StoreError, match="another schema"):
+        read_analysis(tmp_path)

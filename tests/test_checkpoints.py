@@ -1,0 +1,59 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save, save_file
+
+from truing.catalog import resolve_model
+from truing.checkpoints import adapter_hash, model_hash, tensors_hash
+from truing.errors import DataError, UnknownNameError
+from truing.files import content_key
+
+A, B = torch.arange(6.0).reshape(2, 3), torch.ones(2)
+
+
+def adapter(folder: Path, tensors: dict[str, torch.Tensor], **settings: object) -> Path:
+    folder.mkdir(exist_ok=True)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps({"r": 8, "target_modules": ["a", "b"], **settings}))
+    return folder
+
+
+def test_the_hash_is_of_contents_not_of_order_or_metadata() -> None:
+    one = tensors_hash(save({"a": A, "b": B}, metadata={"x": "y"}))
+    assert one == tensors_hash(save({"b": B, "a": A}))
+    for other in ({"a": A + 1, "b": B}, {"a": A.reshape(3, 2), "b": B}, {"a": A, "c": B}, {"a": A.double(), "b": B}):
+        assert tensors_hash(save(other)) != one
+
+
+def test_an_adapter_s_hash_covers_base_tensors_and_scaling(tmp_path: Path) -> None:
+    folder = adapter(tmp_path / "x", {"a": A})
+    plain = adapter_hash("base", folder)
+    assert adapter_hash("other base", folder) != plain
+    assert adapter_hash("base", adapter(tmp_path / "y", {"a": A}, target_modules=["b", "a"])) == plain
+    assert adapter_hash("base", adapter(tmp_path / "y", {"a": A}, inference_mode=True)) == plain
+    assert adapter_hash("base", adapter(tmp_path / "y", {"a": A}, lora_alpha=16)) != plain
+    assert adapter_hash("base", adapter(tmp_path / "y", {"a": A + 1})) != plain
+
+
+def test_only_safetensors_is_read(tmp_path: Path) -> None:
+    (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(DataError, match="no safetensors"):
+        model_hash(str(tmp_path))
+    with pytest.raises(DataError, match="not an adapter"):
+        adapter_hash("base", tmp_path)
+
+
+def test_hub_ids_are_hashed_by_name() -> None:
+    assert model_hash("owner/name") == content_key("hub", "owner/name")
+
+
+def test_model_names(tiny_model: Path) -> None:
+    assert resolve_model(str(tiny_model)) == str(tiny_model)
+    assert resolve_model("meta-llama/Llama-3.1-8B") == "meta-llama/Llama-3.1-8B"
+    assert Path(resolve_model("pocket-llama-late"), "config.json").is_file()
+    for wrong in ("pocket-lama-late", "./absent", "a/b/c", ""):
+        with pytest.raises(UnknownNameError):
+            resolve_model(wrong)
