@@ -65,10 +65,12 @@ def analyse(config: StudyConfig, out: Path) -> dict[str, Any]:
     samples: list[dict[str, Any]] = []
     courses: dict[str, list[_Point]] = {}
     everything = [r for run in config.runs() for r in (run, twin_of(run))]
+    evaluations: dict[str, list[dict[str, Any]]] = {}
+    for row in store.query("SELECT * FROM evaluations ORDER BY run_id, step"):
+        evaluations.setdefault(row["run_id"], []).append(row)
     for run in everything:
-        points = _points(config, store, benchmark, run)
-        if points:
-            courses[run.id] = points
+        if run.id in evaluations:
+            courses[run.id] = _points(config, store, benchmark, run, evaluations[run.id])
     if not courses:
         raise StoreError(f"nothing has been evaluated in {out}", todo="run the study first: truing run")
     _refuse_equal_seeds([r for r in everything if r.id in courses], courses)
@@ -110,8 +112,9 @@ def read_analysis(out: Path) -> dict[str, Any]:
     return analysis
 
 
-def _points(config: StudyConfig, store: Store, benchmark: Benchmark, run: Run) -> list[_Point]:
-    rows = store.query("SELECT * FROM evaluations WHERE run_id = ? ORDER BY step", [run.id])
+def _points(
+    config: StudyConfig, store: Store, benchmark: Benchmark, run: Run, rows: Sequence[dict[str, Any]]
+) -> list[_Point]:
     ids = [prompt.id for prompt in benchmark.prompts]
     dataset = load_dataset(run.dataset, config.datasets)
     task_ids = [p.id for p in dataset.task_prompts(config.evaluation.task_prompts)]
@@ -239,12 +242,10 @@ def _samples(
     prompts = {p.id: p for p in benchmark.prompts}
     shown = []
     for point in points:
-        rows = store.query(
-            "SELECT r.prompt_id, r.text, j.aligned, j.coherent FROM judgments j JOIN responses r "
-            "ON r.key = j.responses_key AND r.prompt_id = j.prompt_id AND r.sample = j.sample "
-            "WHERE j.key = ? AND r.text IS NOT NULL ORDER BY r.prompt_id, r.sample",
-            [point.row["benchmark_judgments"]],
-        )
+        judged = store.read("judgments", point.row["benchmark_judgments"])
+        answers = {(r["prompt_id"], r["sample"]): r for r in store.read("responses", judged[0]["responses_key"])}
+        rows = [{**answers[j["prompt_id"], j["sample"]], **j} for j in judged]
+        rows = sorted((r for r in rows if r["text"] is not None), key=lambda r: (r["prompt_id"], r["sample"]))
         entries = [_sample(config, run, point.step, prompts[row["prompt_id"]], row) for row in rows]
         entries.sort(key=lambda e: not e["misaligned"])
         for category in dict.fromkeys(p.category for p in benchmark.prompts):

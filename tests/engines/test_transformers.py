@@ -338,3 +338,12 @@ def test_a_live_model_is_left_as_found_when_sampling_fails(monkeypatch: pytest.M
         LiveEngine(model, tokenizer()).generate(Checkpoint("run", "m", 3, "w"), PROMPTS, SAMPLING)
     monkeypatch.undo()
     assert state_of(model) == state
+
+
+def test_weights_in_half_precision_are_sampled_in_single(tmp_path: Path) -> None:
+    tiny_model("llama").half().save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    base = Checkpoint("run", str(tmp_path), 0, model_hash(str(tmp_path)))
+    model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    expected = LiveEngine(model, tokenizer()).generate(base, PROMPTS, SAMPLING)
+    assert TransformersEngine(str(tmp_path)).generate(base, PROMPTS, SAMPLING) == expected

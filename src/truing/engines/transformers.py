@@ -165,7 +165,10 @@ def _load_model(source: str) -> Any:
                 f"the weights in {source} do not fit the model",
                 f"{problem.replace('_', ' ')}: {len(keys)}, first {keys[0]}",
             )
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval().requires_grad_(False)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    # in single precision where that costs little: merging an adapter in half precision would round it away
+    model = model.float() if device == "cpu" or _is_small(model) else model
+    return model.to(device).eval().requires_grad_(False)
 
 
 @contextmanager
