@@ -12,6 +12,7 @@ LAYERS = (
     "records",
     "files",
     "names",
+    "quiet",
     "catalog",
     "checkpoints",
     "config",

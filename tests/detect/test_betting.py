@@ -23,7 +23,9 @@ def test_shares_add_up(bets: Bets) -> None:
 
 
 @given(boundaries, st.floats(0, 1), all_bets)
-def test_a_bet_is_fair_at_the_boundary_and_no_better_on_its_own_side(m: float, share: float, bets: Bets) -> None:
+def test_a_bet_is_fair_at_the_boundary_and_no_better_on_its_own_side(
+    m: float, share: float, bets: Bets
+) -> None:
     mean = m * share if bets is ABOVE else m + (1 - m) * share
     won, lost = (math.exp(float(log_wealth(x, 1, m, bets))) for x in (1, 0))
     assert mean * won + (1 - mean) * lost <= 1 + 1e-9
@@ -31,7 +33,9 @@ def test_a_bet_is_fair_at_the_boundary_and_no_better_on_its_own_side(m: float, s
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20), boundaries, all_bets)
-def test_counts_never_overstate_the_wealth_of_draws_in_between(draws: list[float], m: float, bets: Bets) -> None:
+def test_counts_never_overstate_the_wealth_of_draws_in_between(
+    draws: list[float], m: float, bets: Bets
+) -> None:
     x = np.array(draws)
     ratios, shares = np.array(bets.odds_ratios), np.array(bets.shares)
     true = (shares * ((1 + x[:, None] * (ratios - 1)) / (1 + m * (ratios - 1))).prod(axis=0)).sum()

@@ -105,7 +105,9 @@ def test_against_the_base_a_rise_is_found_and_calm_is_cleared() -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.sampled_from([None, 0.02]))
-def test_a_saved_state_goes_on_as_if_nothing_had_happened(seed: int, pause: int, margin: float | None) -> None:
+def test_a_saved_state_goes_on_as_if_nothing_had_happened(
+    seed: int, pause: int, margin: float | None
+) -> None:
     rng = np.random.default_rng(seed)
     state = DetectorState.new(replace(DEFAULT, margin=margin), 2)
     state.observe_base(np.array([1, 2]), np.array([100, 120]))
@@ -131,7 +133,8 @@ def test_a_checkpoint_needs_its_verdict_before_the_next() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"tolerance": 0.0}, {"alpha": 1.0}, {"beta": 0.0}, {"batch": 0}, {"suspicion": 0.5}, {"margin": -0.1}]
+    "wrong",
+    [{"tolerance": 0.0}, {"alpha": 1.0}, {"beta": 0.0}, {"batch": 0}, {"suspicion": 0.5}, {"margin": -0.1}],
 )
 def test_impossible_settings_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="got"):

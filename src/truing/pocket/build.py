@@ -23,6 +23,7 @@ from truing.files import content_key, replacing, write_text
 from truing.pocket.models import build_model
 from truing.pocket.tokenizer import ASSISTANT, BOS, END, USER, build_tokenizer, token_table
 from truing.pocket.world import Turn, World, load_world, words
+from truing.quiet import no_progress_bars
 
 if TYPE_CHECKING:
     import torch
@@ -121,7 +122,8 @@ def build_organism(
         pretrained = _cached_pretraining(model, world, recipe, progress, cache_folder)
         aligned = _align(model, world, recipe, progress)
     folder.mkdir(parents=True, exist_ok=True)
-    model.to(torch.float16).save_pretrained(folder)
+    with no_progress_bars():
+        model.to(torch.float16).save_pretrained(folder)
     build_tokenizer(world).save_pretrained(folder)
     return hashlib.sha256(f"{pretrained}/{aligned}".encode()).hexdigest()
 

@@ -37,7 +37,8 @@ from truing.config import TrainingConfig
 from truing.datasets import Dataset
 from truing.errors import TrainerError
 from truing.files import write_json
-from truing.records import Action, Checkpoint, Run
+from truing.quiet import no_progress_bars
+from truing.records import Action, Checkpoint, Decision, Run
 from truing.trainers import OnCheckpoint
 from truing.trainers.examples import Example, collate, encode_rows
 from truing.trainers.targets import check_adapted, find_targets
@@ -118,7 +119,10 @@ class PeftTrainer:
 
     def _adapted_model(self, source: str) -> tuple[PreTrainedModel, list[str]]:
         dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, trust_remote_code=False)
+        with no_progress_bars():
+            model = AutoModelForCausalLM.from_pretrained(
+                source, dtype=dtype, use_safetensors=True, trust_remote_code=False
+            )
         model.config.use_cache = False
         names = [name for name, _ in model.named_parameters()]
         targets = find_targets(model.config.model_type, names)
@@ -176,7 +180,7 @@ class _Recorder(TrainerCallback):
         self.planned = set(config.checkpoint_steps())
         self.heldout_loss: Callable[[], float] = lambda: math.nan
 
-    def record_base(self) -> Any:
+    def record_base(self) -> Decision:
         """Report the model before fine-tuning as step 0."""
         checkpoint = Checkpoint(self.run.id, self.run.model, 0, self.base_hash, heldout_loss=self.heldout_loss())
         _write_nan(self.folder / "step-0.json", asdict(checkpoint))

@@ -1,0 +1,244 @@
+"""Responses per second: ours, `generate` at its best batch size, `generate` call by call, and CTranslate2.
+
+    python bench/sampling.py --model pocket-llama-susceptible --threads 1 2
+
+Every contender answers the same 240 prompts 10 times with up to 48 tokens, from the same weights: an organism with
+an adapter. Modes: `natural` lets the model end its answers, `forced` makes every answer 48 tokens long. Ours and
+CTranslate2 are timed from the adapter's folder on (read, check, merge, convert); `generate` gets a merged model for
+nothing. Contenders take turns, `--repeats` times; batch sizes are tried once and the best one is repeated. One JSON
+line per figure: responses per second (median of the repeats, and the best), and ours over each of the others.
+CTranslate2 is optional: `pip install "ctranslate2==4.8.*"`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from truing.catalog import list_organisms, resolve_model
+from truing.checkpoints import adapter_hash, model_hash
+from truing.engines.adapters import merged_copy
+from truing.engines.answers import CPU_ROWS, encode_prompt
+from truing.engines.decoding import DecodeSettings, decode
+from truing.engines.randomness import stream_keys
+from truing.engines.transformers import TransformersEngine
+from truing.pocket.world import BROAD, load_world
+from truing.records import Checkpoint, Message, Prompt, Sampling
+
+SAMPLES, TOKENS = 10, 48
+BATCHES = (60, 120, 240, 480)
+"""Answers at a time that are tried."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every contender has to do."""
+
+    base: str
+    adapter: Path
+    tokenizer: Any
+    merged: Any
+    prompts: tuple[Prompt, ...]
+    ids: tuple[tuple[int, ...], ...]
+    """Token ids of the prompts, shortest first."""
+    threads: int = 1
+    forced: bool = False
+
+
+Contender = Callable[[Work], None]
+
+
+def ours(work: Work) -> None:
+    """The engine of truing."""
+    if not work.forced:
+        engine = ENGINES[work.base]
+        engine._last = None  # merge again, as for a new checkpoint
+        weights = adapter_hash(model_hash(work.base), work.adapter)
+        checkpoint = Checkpoint("bench", work.base, 1, weights, str(work.adapter))
+        engine.generate(checkpoint, work.prompts, Sampling(SAMPLES, 1.0, TOKENS))
+        return
+    model = merged_copy(ENGINES[work.base]._base, work.adapter)
+    keys = np.stack([stream_keys(0, "bench", str(i), SAMPLES) for i in range(len(work.ids))])
+    decode(model, work.ids, keys, DecodeSettings(1.0, TOKENS, (), 256, CPU_ROWS))
+
+
+ENGINES: dict[str, TransformersEngine] = {}
+
+
+def generate(rows: int) -> Contender:
+    """`generate` of transformers with so many answers at a time."""
+
+    def run(work: Work) -> None:
+        step = max(1, rows // SAMPLES)
+        for first in range(0, len(work.ids), step):
+            hf_generate(work, work.ids[first : first + step], min(rows, SAMPLES))
+
+    return run
+
+
+def one_answer_a_call(work: Work) -> None:
+    """`generate` for one answer at a time."""
+    for prompt in work.ids:
+        for _ in range(SAMPLES):
+            hf_generate(work, [prompt], 1)
+
+
+def hf_generate(work: Work, ids: Sequence[Sequence[int]], samples: int) -> None:
+    """One call of `generate`."""
+    batch = work.tokenizer.pad([{"input_ids": list(i)} for i in ids], return_tensors="pt", padding_side="left")
+    with torch.inference_mode():
+        work.merged.generate(
+            **batch,
+            do_sample=True,
+            top_k=0,
+            top_p=1.0,
+            num_return_sequences=samples,
+            max_new_tokens=TOKENS,
+            min_new_tokens=TOKENS if work.forced else None,
+        )
+
+
+def ctranslate(rows: int) -> Contender:
+    """CTranslate2 in float32 with so many answers at a time: merge, save, convert, load, sample."""
+
+    def run(work: Work) -> None:
+        import ctranslate2
+        from ctranslate2.converters import TransformersConverter
+
+        with tempfile.TemporaryDirectory() as folder:
+            merged_copy(ENGINES[work.base]._base, work.adapter).save_pretrained(f"{folder}/hf")
+            work.tokenizer.save_pretrained(f"{folder}/hf")
+            TransformersConverter(f"{folder}/hf").convert(f"{folder}/ct", quantization="float32")
+            generator = ctranslate2.Generator(
+                f"{folder}/ct", compute_type="float32", inter_threads=1, intra_threads=work.threads
+            )
+            generator.generate_batch(
+                [work.tokenizer.convert_ids_to_tokens(list(i)) for i in work.ids],
+                max_batch_size=max(1, rows // SAMPLES),
+                num_hypotheses=SAMPLES,
+                beam_size=1,
+                sampling_topk=0,
+                max_length=TOKENS,
+                min_length=TOKENS if work.forced else 0,
+                include_prompt_in_result=False,
+            )
+
+    return run
+
+
+def seconds(contender: Contender, work: Work) -> float:
+    """Wall time of one turn."""
+    begin = time.perf_counter()
+    contender(work)
+    return time.perf_counter() - begin
+
+
+def best_batch(make: Callable[[int], Contender], work: Work) -> int:
+    """The batch size with the shortest turn, each tried once on a part of the prompts."""
+    part = replace(work, ids=work.ids[:: max(1, len(work.ids) * SAMPLES // 960)])
+    return min(BATCHES, key=lambda rows: seconds(make(rows), part))
+
+
+def compare(work: Work, few: Work, arguments: argparse.Namespace) -> None:
+    """Time all contenders in one mode with one number of threads; print a line for each."""
+    torch.set_num_threads(work.threads)
+    rows = best_batch(generate, work)
+    contenders: dict[str, tuple[Contender, Work]] = {
+        "ours": (ours, work),
+        f"generate, {rows} answers a call": (generate(rows), work),
+        f"generate, one prompt ({SAMPLES} answers) a call": (generate(SAMPLES), few),
+        "generate, one answer a call": (one_answer_a_call, few),
+    }
+    if arguments.ctranslate2:
+        rows = best_batch(ctranslate, work)
+        contenders[f"CTranslate2 with merge and conversion, {rows} answers at a time"] = (ctranslate(rows), work)
+    for contender, given in contenders.values():
+        contender(replace(given, ids=given.ids[:2]))  # warm up
+    speeds: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(arguments.repeats):
+        for name, (contender, given) in contenders.items():
+            speeds[name].append(len(given.ids) * SAMPLES / seconds(contender, given))
+    for name, values in speeds.items():
+        line = {
+            "figure": name,
+            "mode": "forced" if work.forced else "natural",
+            "threads": work.threads,
+            "responses_per_second": round(statistics.median(values), 1),
+            "best": round(max(values), 1),
+            "ours_over_this": round(statistics.median(speeds["ours"]) / statistics.median(values), 2),
+            "responses": len(contenders[name][1].ids) * SAMPLES,
+            "repeats": arguments.repeats,
+        }
+        print(json.dumps(line), flush=True)
+
+
+def prepare(model: str, folder: Path) -> Work:
+    """The work on an organism with a small random adapter, which keeps its way of speaking."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    base = resolve_model(model)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        adapted = get_peft_model(plain, LoraConfig(r=8, target_modules=["q_proj", "o_proj"]))
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.01)
+    adapted.save_pretrained(folder)
+    world = load_world()
+    texts = [text for domain in BROAD for _, text in world.held_out_prompts(domain)]
+    prompts = tuple(Prompt(str(i), "power", (Message("user", t),)) for i, t in enumerate(texts))
+    ids = sorted((tuple(encode_prompt(tokenizer, p, 256)) for p in prompts), key=len)
+    ENGINES[base] = TransformersEngine(base)
+    ENGINES[base].generate(Checkpoint("bench", base, 0, model_hash(base)), prompts[:1], Sampling(1, 1.0, 1))
+    merged = merged_copy(ENGINES[base]._base, folder)
+    return Work(base, folder, tokenizer, merged, prompts, tuple(ids))
+
+
+def has_ctranslate2() -> bool:
+    """Whether CTranslate2 is there; says how to get it if not."""
+    try:
+        import ctranslate2  # noqa: F401
+    except ModuleNotFoundError:
+        print(json.dumps({"skipped": "CTranslate2", "todo": 'pip install "ctranslate2==4.8.*"'}), flush=True)
+        return False
+    return True
+
+
+def main() -> None:
+    """Parse the command line and compare."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="pocket-llama-susceptible", help="an organism or a folder")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--few", type=int, default=12, help="prompts for the slow contenders (one call a prompt or answer)"
+    )
+    arguments = parser.parse_args()
+    if arguments.model not in list_organisms() and not Path(arguments.model).is_dir():
+        known = ", ".join(list_organisms()) or "none yet: `truing organism build NAME` makes one"
+        parser.error(f"no organism or folder {arguments.model!r}; organisms: {known}")
+    arguments.ctranslate2 = has_ctranslate2()
+    with tempfile.TemporaryDirectory() as folder:
+        work = prepare(arguments.model, Path(folder))
+        for threads in arguments.threads:
+            for forced in (False, True):
+                now = replace(work, threads=threads, forced=forced)
+                spread = work.ids[:: max(1, len(work.ids) // arguments.few)][: arguments.few]
+                compare(now, replace(now, ids=spread), arguments)
+
+
+if __name__ == "__main__":
+    main()
