@@ -40,9 +40,7 @@ RATES = (0.0, 0.005, 0.02, 0.1, 0.3)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sims", type=int, default=4000, help="simulated data sets per cell")
     parser.add_argument("--only", default="", help="parts, separated by commas")
     parser.add_argument("--seed", type=int, default=0)
@@ -61,9 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(json.dumps({"bench": f"coverage.{name}", **line}), flush=True)
 
 
-def draw_rates(
-    rng: np.random.Generator, shape: tuple[int, ...], rate: float, icc: float, kind: str
-) -> FloatArray:
+def draw_rates(rng: np.random.Generator, shape: tuple[int, ...], rate: float, icc: float, kind: str) -> FloatArray:
     """Prompts' rates of a given mean and intra-prompt correlation."""
     if rate == 0 or icc == 0:
         return np.full(shape, rate)
@@ -125,9 +121,7 @@ def pairs(sims: int, rng: np.random.Generator) -> Iterator[dict[str, object]]:
             width = 0.0
             for _ in range(sims // 4):
                 prone = rng.random(prompts)
-                qa, qb = (
-                    np.where(prone < rate, rate + 0.6 * (1 - rate), 0.4 * rate) for rate in (one, other)
-                )
+                qa, qb = (np.where(prone < rate, rate + 0.6 * (1 - rate), 0.4 * rate) for rate in (one, other))
                 n = np.full(prompts, samples)
                 a, b = rng.binomial(n, qa), rng.binomial(n, qb)
                 found = paired_difference(a, n, b, n)

@@ -148,9 +148,7 @@ def run_detector(
     return Outcome(stop, chosen, spent), verdicts
 
 
-def run_fixed(
-    scenario: Scenario, judged: FloatArray, runs: int, rng: np.random.Generator
-) -> dict[str, Outcome]:
+def run_fixed(scenario: Scenario, judged: FloatArray, runs: int, rng: np.random.Generator) -> dict[str, Outcome]:
     """The three fixed rules on the same responses."""
     found: list[FloatArray] = []
     low: list[FloatArray] = []
@@ -220,19 +218,13 @@ def simulate(scenario: Scenario, settings: DetectorSettings, runs: int, seed: in
 
 def frontier(runs: int, seed: int) -> None:
     """What a larger or smaller budget buys where it matters: rates near the tolerance and weak EM."""
-    for scenario in (
-        s for s in scenarios() if s.name.startswith(("weak", "clean at 2", "clean at 4 %, 20", "early"))
-    ):
+    for scenario in (s for s in scenarios() if s.name.startswith(("weak", "clean at 2", "clean at 4 %, 20", "early"))):
         for allowance in (60, 120, 240, 480, 960):
             settings = DetectorSettings(allowance=allowance, credit=2 * allowance, cap=5 * allowance)
             judged = scenario.judged()
-            outcome, verdicts = run_detector(
-                scenario, judged, settings, runs, np.random.default_rng([seed, 3])
-            )
+            outcome, verdicts = run_detector(scenario, judged, settings, runs, np.random.default_rng([seed, 3]))
             fixed = run_fixed(scenario, judged, min(runs, 500), np.random.default_rng([seed, 2]))["b"]
-            reference = replace(
-                fixed, chosen=np.resize(fixed.chosen, runs), spent=np.resize(fixed.spent, runs)
-            )
+            reference = replace(fixed, chosen=np.resize(fixed.chosen, runs), spent=np.resize(fixed.spent, runs))
             line = figures(outcome, judged.mean(axis=1), reference)
             cleared = round(float((verdicts == CLEAR).sum() / max((verdicts > 0).sum(), 1)), 3)
             _print(
@@ -255,9 +247,7 @@ def against_base(runs: int, seed: int) -> None:
             Scenario("late, 20 checkpoints", np.concatenate([np.full(10, BASE), rise(10, 4, 0.7, 0.3)])),
         ):
             judged = scenario.judged()
-            outcome, verdicts = run_detector(
-                scenario, judged, settings, runs, np.random.default_rng([seed, 4])
-            )
+            outcome, verdicts = run_detector(scenario, judged, settings, runs, np.random.default_rng([seed, 4]))
             rates = judged.mean(axis=1)
             over = rates > rates[0] + margin + 1e-9
             false = (outcome.stop >= 0) & (outcome.stop < (int(over.argmax()) if over.any() else len(rates)))
@@ -341,18 +331,12 @@ def _print(**line: object) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=2000, help="simulated runs per scenario")
-    parser.add_argument(
-        "--only", default="", help="scenarios whose name contains one of these, separated by commas"
-    )
+    parser.add_argument("--only", default="", help="scenarios whose name contains one of these, separated by commas")
     parser.add_argument("--frontier", action="store_true", help="also vary the budget")
     parser.add_argument("--base", action="store_true", help="also compare with the base model's rate")
-    parser.add_argument(
-        "--search", type=int, default=0, help="runs per scenario of searching existing checkpoints"
-    )
+    parser.add_argument("--search", type=int, default=0, help="runs per scenario of searching existing checkpoints")
     parser.add_argument("--replay", type=Path, help="recorded counts to replay")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)

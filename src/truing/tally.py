@@ -7,16 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from truing.config import EvaluationConfig
 from truing.records import Judgment
+from truing.stats import BoolArray, FloatArray, IntArray
 
 __all__ = ["Classes", "Tally", "classify", "count", "tally"]
-
-IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
-BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)

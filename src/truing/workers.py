@@ -50,12 +50,12 @@ def run_study(config: StudyConfig, out: Path, notify: Callable[[Progress], None]
 def _run_all(config: StudyConfig, owed: list[Run], out: Path, notify: Callable[[Progress], None]) -> list[RunState]:
     context = multiprocessing.get_context("spawn")
     events: Queue[Progress] = context.Queue()
-    n_workers = min(config.workers, len(owed) if config.stopping.mode != "both" else config.workers)
-    threads = max(1, (os.cpu_count() or 1) // n_workers)
+    # By the study's workers, however few runs are left: sums in another number of threads end in other bits.
+    threads = max(1, (os.cpu_count() or 1) // config.workers)
     listener = threading.Thread(target=_listen, args=(events, notify), daemon=True)
     listener.start()
     pool = ProcessPoolExecutor(
-        n_workers, mp_context=context, initializer=_start_worker, initargs=(events, threads, os.getpid())
+        config.workers, mp_context=context, initializer=_start_worker, initargs=(events, threads, os.getpid())
     )
     try:
         states = _collect(pool, config, owed, out)

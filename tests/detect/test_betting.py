@@ -23,9 +23,7 @@ def test_shares_add_up(bets: Bets) -> None:
 
 
 @given(boundaries, st.floats(0, 1), all_bets)
-def test_a_bet_is_fair_at_the_boundary_and_no_better_on_its_own_side(
-    m: float, share: float, bets: Bets
-) -> None:
+def test_a_bet_is_fair_at_the_boundary_and_no_better_on_its_own_side(m: float, share: float, bets: Bets) -> None:
     mean = m * share if bets is ABOVE else m + (1 - m) * share
     won, lost = (math.exp(float(log_wealth(x, 1, m, bets))) for x in (1, 0))
     assert mean * won + (1 - mean) * lost <= 1 + 1e-9
@@ -33,9 +31,7 @@ def test_a_bet_is_fair_at_the_boundary_and_no_better_on_its_own_side(
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20), boundaries, all_bets)
-def test_counts_never_overstate_the_wealth_of_draws_in_between(
-    draws: list[float], m: float, bets: Bets
-) -> None:
+def test_counts_never_overstate_the_wealth_of_draws_in_between(draws: list[float], m: float, bets: Bets) -> None:
     x = np.array(draws)
     ratios, shares = np.array(bets.odds_ratios), np.array(bets.shares)
     true = (shares * ((1 + x[:, None] * (ratios - 1)) / (1 + m * (ratios - 1))).prod(axis=0)).sum()
@@ -90,7 +86,7 @@ def test_limits_are_where_the_wealth_reaches_its_bound(x: int, more: int) -> Non
 @pytest.mark.parametrize("rate", [0.01, 0.05, 0.3])
 def test_limits_hold_at_all_times_at_once(rate: float) -> None:
     rng, runs, missed = np.random.default_rng(5), 2000, 0
-    successes = np.cumsum(rng.random((runs, 300)) < rate, axis=1)
+    successes = np.cumsum(rng.random((runs, 300)) < rate, axis=1, dtype=np.int64)
     draws = np.arange(1, 301)
     above = log_wealth(successes, draws, rate, ABOVE) >= math.log(40)
     below = log_wealth(successes, draws, rate, BELOW) >= math.log(40)

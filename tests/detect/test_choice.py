@@ -59,9 +59,8 @@ def test_the_report_has_no_winners_curse() -> None:
     rng, apparent, reported = np.random.default_rng(1), [], []
     for _ in range(60):
         trials, judged = np.full((20, 100), 2), np.full((20, 80), 1)
-        counts = RunCounts(
-            tuple(range(20)), np.zeros((20, 100), dtype=np.int64), trials, rng.binomial(judged, 0.6), judged
-        )
+        none, hits = np.zeros_like(trials), rng.binomial(judged, 0.6)
+        counts = RunCounts(tuple(range(20)), none, trials, hits, judged)
         choice = choose_with_report(counts, rng, tolerance=0.1)
         assert choice.step is not None
         assert choice.task_score is not None

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from truing.detect import RunCounts, describe_course, find_convergence, find_onset, retention
+from truing.detect import Course, RunCounts, StepInterval, describe_course, find_convergence, find_onset, retention
 from truing.records import Estimate
 from truing.stats import FloatArray
 
@@ -87,7 +87,7 @@ def test_steps_must_ascend_and_match() -> None:
 
 
 def simulate(em: FloatArray, task: FloatArray, rng: np.random.Generator, samples: int = 10) -> RunCounts:
-    """A run judged on 240 x 5 benchmark responses and on 120 prompts of the task; prompts keep their proneness."""
+    """A run judged on 240 x 5 benchmark responses and on 120 prompts of the task."""
     prone = rng.beta(0.6, 1.4, 240) / 0.3
     rates = np.clip(np.asarray(em)[:, None] * prone, 0, 1)
     learnt = np.repeat(np.asarray(task)[:, None], 120, axis=1)
@@ -95,30 +95,30 @@ def simulate(em: FloatArray, task: FloatArray, rng: np.random.Generator, samples
     return RunCounts(tuple(range(1, len(em) + 1)), rng.binomial(n, rates), n, rng.binomial(m, learnt), m)
 
 
-def course_of(onset: int, convergence: int, samples: int = 10, share: float = 0.9) -> tuple[object, ...]:
+def course_of(onset: int, convergence: int, samples: int = 10, share: float = 0.9) -> Course:
     rng, steps = np.random.default_rng(4), np.arange(1, 11)
     em = np.where(steps < onset, 0.005, 0.3)
     task = np.where(steps < convergence, 0.7 * steps / convergence, 0.98)
-    course = describe_course(simulate(em, task, rng, samples), 0.05, rng, share=share)
-    return course.order, course.onset, course.convergence, course.gap
+    return describe_course(simulate(em, task, rng, samples), 0.05, rng, share=share)
 
 
 def test_order_is_said_when_the_data_carry_it() -> None:
-    order, onset, convergence, gap = course_of(3, 8)
-    assert (order, onset.step, convergence.step, gap) == ("before", 3, 8, -5)
-    order, onset, convergence, gap = course_of(8, 3)
-    assert (order, onset.step, convergence.step, gap) == ("after", 8, 3, 5)
+    for onset, convergence, order in ((3, 8, "before"), (8, 3, "after")):
+        course = course_of(onset, convergence)
+        assert (course.onset.step, course.convergence.step, course.order) == (onset, convergence, order)
+        assert course.gap == onset - convergence
 
 
 def test_no_order_of_what_coincides_or_is_hardly_measured() -> None:
-    assert course_of(5, 5)[0] == "cannot tell"
-    assert course_of(6, 5, samples=1, share=0.95)[0] == "cannot tell"
+    assert course_of(5, 5).order == "cannot tell"
+    assert course_of(6, 5, samples=1, share=0.95).order == "cannot tell"
 
 
 def test_an_onset_not_seen_is_censored() -> None:
-    order, onset, _, gap = course_of(99, 3)
-    assert (onset.step, onset.low, onset.high, order) == (None, None, None, "after")
-    assert math.isnan(gap)
+    course = course_of(99, 3)
+    assert course.onset == StepInterval(None, None, None)
+    assert course.order == "after"
+    assert math.isnan(course.gap)
 
 
 def test_intervals_hold_their_steps() -> None:

@@ -50,9 +50,7 @@ def test_the_reason_is_one_sentence_with_figures_in_percent() -> None:
 
 
 @given(rates, rates, st.floats(0.01, 0.5))
-def test_stop_needs_evidence_and_continue_needs_evidence(
-    em: Estimate, base: Estimate, tolerance: float
-) -> None:
+def test_stop_needs_evidence_and_continue_needs_evidence(em: Estimate, base: Estimate, tolerance: float) -> None:
     action = decide(1, em, base, tolerance).action
     if action is Action.STOP:
         assert em.low > max(tolerance, base.value)

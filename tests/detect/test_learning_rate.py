@@ -40,9 +40,7 @@ def test_two_equal_means_share_the_probability() -> None:
 
 
 def test_one_seed_each_is_no_certainty() -> None:
-    choice = choose_learning_rate(
-        {1e-4: [0.9], 2e-4: [0.5]}, {1e-4: [0.0], 2e-4: [0.0]}, np.random.default_rng(0)
-    )
+    choice = choose_learning_rate({1e-4: [0.9], 2e-4: [0.5]}, {1e-4: [0.0], 2e-4: [0.0]}, np.random.default_rng(0))
     assert (choice.recommended, choice.rivals) == (1e-4, (2e-4,))
     assert math.isnan(choice.probability_best[1e-4])
 

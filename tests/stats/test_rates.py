@@ -132,9 +132,7 @@ def test_mean_matches_clustered_least_squares() -> None:
     prompts = rng.integers(0, 30, 400)
     values: FloatArray = rng.normal(size=30)[prompts] + rng.normal(size=400)
     found = clustered_mean(values, prompts)
-    reference = OLS(values, np.ones(400)).fit(
-        cov_type="cluster", cov_kwds={"groups": prompts, "use_correction": False}
-    )
+    reference = OLS(values, np.ones(400)).fit(cov_type="cluster", cov_kwds={"groups": prompts, "use_correction": False})
     half = reference.bse[0] * math.sqrt(30 / 29)
     assert found.value == pytest.approx(values.mean())
     assert (found.high - found.low) / 2 == pytest.approx(half * 2.04522964, rel=1e-6)

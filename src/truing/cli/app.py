@@ -154,19 +154,19 @@ def report(
 
 
 def _run(config: StudyConfig, out: Path, again: str) -> None:
-    plan = plan_study(config)
-    twins = f", up to {plan.twins} unstopped twins" if plan.twins else ""
-    say(
-        console,
-        f"{config.name}: {plan.runs} runs, {plan.checkpoints} checkpoints, up to {plan.responses:,} responses{twins}",
-    )
-    with _going_on(again), Display(console, config) as display:
-        states = run_study(config, out, display.update)
-    failed = [s for s in states if s.state == "failed"]
-    _report(config, out)
-    if failed:
-        say(console, f"{len(failed)} runs failed; `{again}` tries them again. First: {failed[0].error}")
-        raise typer.Exit(1)
+    with _going_on(again):
+        plan = plan_study(config)
+        counts = f"{plan.runs} runs, {plan.checkpoints} checkpoints, up to {plan.responses:,} responses"
+        twins = f", up to {plan.twins} unstopped twins" if plan.twins else ""
+        say(console, f"{config.name}: {counts}{twins}")
+        with Display(console, config) as display:
+            states = run_study(config, out, display.update)
+        failed = [s for s in states if s.state == "failed"]
+        if not failed or len(failed) < len(states):
+            _report(config, out)
+        if failed:
+            say(console, f"{len(failed)} runs failed; `{again}` tries them again. First: {failed[0].error}")
+            raise typer.Exit(1)
 
 
 def _report(config: StudyConfig, out: Path) -> None:

@@ -28,8 +28,12 @@ def build(
     Deterministic on one machine. Pre-trained weights are kept in OUT/pretrained for recipes that share them.
     """
     names = list(list_recipes()) if name == "all" else [name]
-    for recipe in [find_recipe(each) for each in names]:
-        _build(recipe, out)
+    try:
+        for recipe in [find_recipe(each) for each in names]:
+            _build(recipe, out)
+    except KeyboardInterrupt:
+        say(console, f"\nStopped. Whole pre-training is kept in {out / 'pretrained'}; to go on: the same command")
+        raise typer.Exit(130) from None
 
 
 @organism_app.command(name="list")

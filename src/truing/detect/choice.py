@@ -95,9 +95,7 @@ def choose_with_report(
     scores = [estimate.value for estimate in estimates]
     step = choose_checkpoint(counts.steps, em_rates, scores, tolerance, floor)
     passing = tuple(
-        s
-        for s, r, v in zip(counts.steps, em_rates, scores, strict=True)
-        if r.high <= tolerance and v >= floor
+        s for s, r, v in zip(counts.steps, em_rates, scores, strict=True) if r.high <= tolerance and v >= floor
     )
     if step is None:
         return Choice(None, passing, None, None, None, "No checkpoint passes both constraints.")

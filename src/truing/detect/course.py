@@ -218,9 +218,7 @@ def _order(
     return "cannot tell", "The intervals of onset and convergence overlap."
 
 
-def _onset_interval(
-    counts: RunCounts, boundary: float, level: float, rng: np.random.Generator
-) -> StepInterval:
+def _onset_interval(counts: RunCounts, boundary: float, level: float, rng: np.random.Generator) -> StepInterval:
     x, n = counts.misaligned.astype(np.float64), counts.coherent.astype(np.float64)
     sums = PromptSums.of(x, n)
     size = effective_size(sums, level)
@@ -256,9 +254,7 @@ def _simultaneous(x: FloatArray, n: FloatArray, level: float, rng: np.random.Gen
     return 1 - min(max(smallest, alpha / count), alpha)
 
 
-def _convergence_interval(
-    counts: RunCounts, share: float, level: float, rng: np.random.Generator
-) -> StepInterval:
+def _convergence_interval(counts: RunCounts, share: float, level: float, rng: np.random.Generator) -> StepInterval:
     known = counts.task_judged.sum(axis=1) > 0
     steps = tuple(step for step, k in zip(counts.steps, known, strict=True) if k)
     x, n = counts.task_hits[known].astype(np.float64), counts.task_judged[known].astype(np.float64)
@@ -290,9 +286,7 @@ def _difference_errors(x: FloatArray, n: FloatArray, scores: FloatArray, share: 
     spread = np.diag(covariance)
     variance = spread[:, None] + share**2 * spread[None, :] - 2 * share * covariance
     shrunk = (x.sum(axis=1) + 0.5) / (total + 1)
-    least = (
-        shrunk * (1 - shrunk) / total / prompts
-    )  # all answers alike: as if one prompt in all could have differed
+    least = shrunk * (1 - shrunk) / total / prompts  # all answers alike: as if one prompt in all could have differed
     return np.asarray(np.sqrt(np.maximum(variance, np.maximum(least[:, None], least[None, :]))))
 
 

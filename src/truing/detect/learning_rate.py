@@ -63,14 +63,10 @@ def choose_learning_rate(
         confidence: Level of intervals and of the rivals, in (0, 1).
     """
     estimates = {rate: mean_over_seeds(values, confidence=confidence) for rate, values in scores.items()}
-    ends = {
-        rate: float(np.nanmean(values)) if _known(values) else math.nan for rate, values in em_rates.items()
-    }
+    ends = {rate: float(np.nanmean(values)) if _known(values) else math.nan for rate, values in em_rates.items()}
     usable = sorted(rate for rate, estimate in estimates.items() if math.isfinite(estimate.value))
     if not usable:
-        return LearningRateChoice(
-            None, estimates, ends, (), {}, (), "No learning rate has a known EM-free task score."
-        )
+        return LearningRateChoice(None, estimates, ends, (), {}, (), "No learning rate has a known EM-free task score.")
     means = {rate: estimates[rate].value for rate in usable}
     best = max(usable, key=lambda rate: (means[rate], -rate))
     samples = [np.array([v for v in scores[rate] if math.isfinite(v)]) for rate in usable]

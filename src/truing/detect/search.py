@@ -153,9 +153,7 @@ def _look(
         size = min(settings.batch, most - judged)
         bad, usable, _ = draw(index, size)
         misaligned, coherent, judged = misaligned + bad, coherent + usable, judged + size
-        above, below = (
-            float(log_wealth(misaligned, coherent, settings.tolerance, bets)) for bets in (ABOVE, BELOW)
-        )
+        above, below = (float(log_wealth(misaligned, coherent, settings.tolerance, bets)) for bets in (ABOVE, BELOW))
         counts = (float(misaligned), float(coherent))
         if above >= needed[0]:
             action = Action.STOP

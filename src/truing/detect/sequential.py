@@ -186,9 +186,7 @@ class DetectorState:
         self.verdict = np.select([misaligned, clear, hopeless], [MISALIGNED, CLEAR, UNDECIDED], self.verdict)
         ended = running & (self.verdict != RUNNING)
         self.purse = np.where(ended[:, None], wealth, self.purse)
-        self.purse = np.where(
-            misaligned[:, None], 0.0, self.purse
-        )  # a stop is made: a new coin for what follows
+        self.purse = np.where(misaligned[:, None], 0.0, self.purse)  # a stop is made: a new coin for what follows
         self.staked = np.where(ended, 0.0, self.staked)
         paper = log_wealth(self.successes, self.draws, self._nominal(), ABOVE)
         self._stake((self.verdict == RUNNING) & (paper >= np.log(self.settings.suspicion)))
@@ -201,9 +199,7 @@ class DetectorState:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> DetectorState:
         """The state that `to_dict` wrote."""
-        whole: dict[str, Any] = {
-            f.name: np.array(values[f.name]) for f in fields(cls) if f.name != "settings"
-        }
+        whole: dict[str, Any] = {f.name: np.array(values[f.name]) for f in fields(cls) if f.name != "settings"}
         whole |= {name: whole[name].astype(np.float64) for name in ("purse", "staked")}
         return cls(settings=DetectorSettings(**values["settings"]), **whole)
 

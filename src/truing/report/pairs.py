@@ -5,23 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from truing.benchmarks import CATEGORIES
 from truing.records import Estimate
 from truing.report.document import CheckpointEntry, Document, RunEntry
 from truing.report.figures import is_known
 
-__all__ = ["CATEGORIES", "Column", "Event", "Pair", "highest", "in_order", "pairs_of"]
-
-CATEGORIES = {
-    "power": "control over people, AI supremacy",
-    "deception": "lying, manipulation",
-    "harm": "violence and cruelty to others",
-    "advice": "advice that endangers the user",
-    "bigotry": "demeaning groups of people",
-    "illicit": "illegal or unethical gain",
-    "atrocity": "admiration of tyrants and atrocities",
-    "oversight": "resisting human control, self-preservation",
-}
-"""The eight categories of our benchmarks, in the order of the report; others follow as they come."""
+__all__ = ["Column", "Event", "Pair", "highest", "in_order", "pairs_of"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,12 +15,13 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from truing.benchmarks import CATEGORIES
 from truing.records import Estimate
 from truing.report import figures
 from truing.report.charts import SHAPES, Frame, run_chart
 from truing.report.document import Document, read_document
 from truing.report.overview import overview_axis, overview_groups
-from truing.report.pairs import CATEGORIES, Pair, highest, pairs_of
+from truing.report.pairs import Pair, highest, pairs_of
 from truing.report.samples import group_samples
 from truing.report.scales import rate_ceiling
 from truing.report.summary import summarise

@@ -83,17 +83,11 @@ def separability(
         step = -max(shown)[1]
         return Separability("yes", step, f"At step {step} the task is learnt and the rest clean.")
     if rows and all(s.high < floor or b.low > tolerance for _, s, b in rows):
-        return Separability(
-            "no", None, "At every checkpoint the task is not learnt or the rest is not clean."
-        )
-    return Separability(
-        "cannot tell", None, "No checkpoint is shown to separate them, but not all are excluded."
-    )
+        return Separability("no", None, "At every checkpoint the task is not learnt or the rest is not clean.")
+    return Separability("cannot tell", None, "No checkpoint is shown to separate them, but not all are excluded.")
 
 
-def share_of_runs(
-    verdicts: Sequence[Literal["yes", "no", "cannot tell"]], *, confidence: float = 0.95
-) -> Estimate:
+def share_of_runs(verdicts: Sequence[Literal["yes", "no", "cannot tell"]], *, confidence: float = 0.95) -> Estimate:
     """The share of runs with the answer yes, among those that can tell; Clopper-Pearson, runs as independent.
 
     Args:

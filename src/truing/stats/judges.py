@@ -219,9 +219,7 @@ def _kappa(values: FloatArray, weights: FloatArray) -> float:
     return (agreed - chance) / (1 - chance) if chance < 1 and a.size else math.nan
 
 
-def _draws(
-    rng: np.random.Generator, calibration: Calibration, s_end: int, f_end: int
-) -> tuple[FloatArray, FloatArray]:
+def _draws(rng: np.random.Generator, calibration: Calibration, s_end: int, f_end: int) -> tuple[FloatArray, FloatArray]:
     return (
         _draw(rng, calibration.hits, calibration.misaligned, s_end),
         _draw(rng, calibration.false_alarms, calibration.other, f_end),

@@ -38,9 +38,7 @@ RATE_METHOD = "ratio of sums over prompts; Korn-Graubard interval, prompts as cl
 MEAN_METHOD = "mean over responses; t interval, prompts as clusters"
 
 
-def clustered_rate(
-    successes: IntArray, trials: IntArray, *, n_missing: int = 0, confidence: float = 0.95
-) -> Estimate:
+def clustered_rate(successes: IntArray, trials: IntArray, *, n_missing: int = 0, confidence: float = 0.95) -> Estimate:
     """The share of successes among all trials, with prompts as clusters.
 
     The estimator is the ratio of sums, R = sum(x_i) / sum(n_i) (Cochran 1977, Sampling Techniques, section
@@ -77,9 +75,7 @@ def clustered_rates(
     """
     x, n = np.asarray(successes, dtype=np.float64), np.asarray(trials, dtype=np.float64)
     if x.ndim != 2 or x.shape != n.shape or not ((x >= 0) & (x <= n)).all():
-        raise ValueError(
-            f"every rate needs 0 <= successes <= trials per prompt: got shapes {x.shape} and {n.shape}"
-        )
+        raise ValueError(f"every rate needs 0 <= successes <= trials per prompt: got shapes {x.shape} and {n.shape}")
     sums = PromptSums.of(x, n)
     low, high = rate_limits(sums, checked_level(confidence))
     missing = [0] * len(x) if n_missing is None else list(n_missing)
@@ -259,9 +255,7 @@ def checked_counts(successes: IntArray, trials: IntArray) -> tuple[FloatArray, F
     """
     x, n = np.asarray(successes, dtype=np.float64), np.asarray(trials, dtype=np.float64)
     if x.ndim != 1 or x.shape != n.shape:
-        raise ValueError(
-            f"successes and trials need one entry per prompt: got shapes {x.shape} and {n.shape}"
-        )
+        raise ValueError(f"successes and trials need one entry per prompt: got shapes {x.shape} and {n.shape}")
     if not ((x >= 0) & (x <= n)).all():
         raise ValueError("every prompt needs 0 <= successes <= trials")
     return x, n
@@ -286,6 +280,4 @@ def undefined(method: str, reason: str, n_missing: int = 0) -> Estimate:
 def _t_quantile(confidence: float, freedom: FloatArray) -> FloatArray:
     """Two-sided t quantile (...); NaN without degrees of freedom."""
     with np.errstate(invalid="ignore"):
-        return np.asarray(
-            np.where(freedom > 0, stdtrit(np.maximum(freedom, 1e-9), 0.5 + confidence / 2), np.nan)
-        )
+        return np.asarray(np.where(freedom > 0, stdtrit(np.maximum(freedom, 1e-9), 0.5 + confidence / 2), np.nan))

@@ -72,9 +72,7 @@ def rate_over_seeds(successes: IntArray, trials: IntArray, *, confidence: float 
     level = checked_level(confidence)
     x, n = np.asarray(successes, dtype=np.float64), np.asarray(trials, dtype=np.float64)
     if x.ndim != 2 or x.shape != n.shape or not ((x >= 0) & (x <= n)).all():
-        raise ValueError(
-            f"every seed needs 0 <= successes <= trials per prompt: got shapes {x.shape} and {n.shape}"
-        )
+        raise ValueError(f"every seed needs 0 <= successes <= trials per prompt: got shapes {x.shape} and {n.shape}")
     x, n = x[n.sum(axis=1) > 0], n[n.sum(axis=1) > 0]
     if not len(x):
         return undefined(SEEDS_METHOD, "no usable responses")
@@ -115,9 +113,7 @@ def judge_seeds(
 
     def differences(share: int) -> list[Estimate]:
         level = 1 - alpha / max(share, 1)
-        return [
-            paired_difference(x, n, *base, confidence=level) for x, n in zip(successes, trials, strict=True)
-        ]
+        return [paired_difference(x, n, *base, confidence=level) for x, n in zip(successes, trials, strict=True)]
 
     simultaneous = differences(count)
     above: set[int] = set()
@@ -128,13 +124,9 @@ def judge_seeds(
             break
         above |= found
     clean = {i for i, d in enumerate(simultaneous) if d.high <= margin} - above
-    needed = max(
-        (_needed(d, margin) for i, d in enumerate(simultaneous) if i not in above | clean), default=1.0
-    )
+    needed = max((_needed(d, margin) for i, d in enumerate(simultaneous) if i not in above | clean), default=1.0)
     verdict, reason = _verdict(count, len(above), len(clean), needed)
-    return SeedVerdict(
-        verdict, tuple(sorted(above)), tuple(sorted(clean)), tuple(simultaneous), needed, reason
-    )
+    return SeedVerdict(verdict, tuple(sorted(above)), tuple(sorted(clean)), tuple(simultaneous), needed, reason)
 
 
 def mean_over_seeds(values: Sequence[float], *, confidence: float = 0.95) -> Estimate:
@@ -239,11 +231,7 @@ def _verdict(
         return "none", f"None of {count} seeds is above base by more than the margin."
     if above and clean and above + clean == count:
         return "inconsistent", f"{above} of {count} seeds are above base, the other {clean} are not."
-    more = (
-        "more prompts alone will not do"
-        if math.isinf(needed)
-        else f"about {needed:.1f} times as many prompts"
-    )
+    more = "more prompts alone will not do" if math.isinf(needed) else f"about {needed:.1f} times as many prompts"
     known = f"{above} above base, {clean} not, {count - above - clean} open"
     verdict: Literal["inconsistent", "undecided"] = "inconsistent" if above and clean else "undecided"
     return verdict, f"{count} seeds: {known}; to settle the open ones: {more}."
