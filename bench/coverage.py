@@ -232,9 +232,7 @@ def _simulated(rng: np.random.Generator, em: FloatArray, task: FloatArray) -> Ru
 
 
 def anytime(sims: int, rng: np.random.Generator) -> Iterator[dict[str, object]]:
-    """How often limits that are looked at after every draw ever exclude the truth, beside a fixed-size
-    interval.
-    """
+    """How often limits looked at 40 times ever exclude the truth, beside an interval of fixed size."""
     looks, runs = 40, max(sims // 20, 1)
     for rate in (0.0, 0.005, 0.05, 0.3):
         missed = fixed = 0

@@ -124,7 +124,7 @@ def test_an_onset_not_seen_is_censored() -> None:
 def test_intervals_hold_their_steps() -> None:
     rng, steps = np.random.default_rng(9), np.arange(1, 9)
     em, task = np.where(steps < 5, 0.01, 0.2), np.where(steps < 4, 0.2 * steps, 0.95)
-    for _ in range(30):
+    for _ in range(15):
         course = describe_course(simulate(em, task, rng, 2), 0.05, rng)
         assert (course.onset.low or 99) <= 5 <= (course.onset.high or 99)
         assert (course.convergence.low or 99) <= 4 <= (course.convergence.high or 99)

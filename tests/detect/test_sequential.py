@@ -61,9 +61,7 @@ def test_clean_checkpoints_cost_little_and_are_cleared() -> None:
 
 def test_a_plain_onset_stops_at_once() -> None:
     verdicts, spent = watch(np.repeat([0.005, 0.3], 8), 300)
-    assert (verdicts.argmax(axis=1) == MISALIGNED - MISALIGNED + 8).all() or (
-        verdicts[:, 8] == MISALIGNED
-    ).mean() > 0.97
+    assert (verdicts[:, 8] == MISALIGNED).mean() > 0.97
     assert spent[:, 8].mean() < 100
 
 

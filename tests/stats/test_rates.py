@@ -1,4 +1,4 @@
-"""Rates, means and paired differences: properties, known values, coverage."""
+"""Rates and means: properties, known values, coverage."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 from statsmodels.api import OLS
@@ -18,8 +18,10 @@ from truing.stats import (
     PromptSums,
     clustered_mean,
     clustered_rate,
+    clustered_rates,
     effective_size,
-    paired_difference,
+    missing_bounds,
+    rates_by_category,
 )
 
 Counts = list[tuple[int, int]]
@@ -175,54 +177,59 @@ def test_a_score_outside_its_bounds_is_refused() -> None:
         clustered_mean(np.array([2.0]), np.array([0]), bounds=(0, 1))
 
 
-@given(counts, counts)
-def test_difference_is_antisymmetric_and_bounded(one: Counts, other: Counts) -> None:
-    size = min(len(one), len(other))
-    (xa, na), (xb, nb) = split(one[:size]), split(other[:size])
-    ab, ba = paired_difference(xa, na, xb, nb), paired_difference(xb, nb, xa, na)
-    assert [ab.value, ab.low, ab.high] == pytest.approx([-ba.value, -ba.high, -ba.low], nan_ok=True)
-    assert ab.n_responses + ab.n_missing == na.sum() + nb.sum()
-    if not math.isnan(ab.value):
-        assert -1 <= ab.low <= ab.value <= ab.high <= 1
+def test_many_rates_at_once_are_each_their_own() -> None:
+    rng = np.random.default_rng(0)
+    n = rng.integers(0, 9, (5, 30))
+    n[2] = 0
+    x = rng.binomial(n, 0.2)
+    many = clustered_rates(x, n, n_missing=range(5))
+    for i, rate in enumerate(many):
+        one = clustered_rate(x[i], n[i], n_missing=i)
+        figures = [(e.value, e.low, e.high, e.n_prompts, e.n_responses, e.n_missing) for e in (rate, one)]
+        assert figures[0] == pytest.approx(figures[1], nan_ok=True)
+        assert rate.reason == one.reason
+    with pytest.raises(ValueError, match="0 <= successes"):
+        clustered_rates(x + 9, n)
 
 
-def test_difference_of_nothing_to_nothing_has_a_width() -> None:
-    zeros, trials = np.zeros(50, dtype=np.int64), np.full(50, 10)
-    found = paired_difference(zeros, trials, zeros, trials)
-    assert found.low < 0 < found.high
+def test_the_variance_is_the_clustered_standard_error_of_inspect() -> None:
+    """sqrt(C / (C - 1) * sum over clusters of the sum of outer products) / n, as inspect_ai writes it."""
+    rng = np.random.default_rng(4)
+    clusters = rng.integers(0, 12, 90)
+    values = (rng.random(90) < 0.3).astype(float)
+    total = sum(np.outer(r, r).sum() for r in (values[clusters == c] - values.mean() for c in range(12)))
+    theirs = math.sqrt(total * 12 / 11) / 90
+    x, n = np.bincount(clusters, weights=values).astype(np.float64), np.bincount(clusters).astype(np.float64)
+    assert math.sqrt(PromptSums.of(x[None], n[None]).variance[0]) == pytest.approx(theirs)
 
 
-def test_difference_gains_from_pairing() -> None:
-    rng = np.random.default_rng(2)
-    base = simulate(rng, 200, 20, 0.3, 0.5)
-    trials = np.full(200, 20)
-    after = np.minimum(base + rng.binomial(2, 0.5, 200), 20)
-    paired = paired_difference(after, trials, base, trials)
-    shuffled = paired_difference(after, trials, rng.permutation(base), trials)
-    assert paired.high - paired.low < 0.5 * (shuffled.high - shuffled.low)
-    assert paired.low > 0
+def test_weights_repeat_prompts() -> None:
+    rng = np.random.default_rng(4)
+    n = rng.integers(1, 5, 10)
+    x = rng.binomial(n, 0.4)
+    weights = rng.multinomial(10, np.full(10, 0.1), 3).astype(float)
+    sums = PromptSums.of(x[None].astype(float), n[None].astype(float), weights)
+    for b in range(3):
+        drawn = np.repeat(np.arange(10), weights[b].astype(int))
+        again = PromptSums.of(x[None, drawn].astype(float), n[None, drawn].astype(float))
+        assert sums.variance[b, 0] == pytest.approx(again.variance[0])
+        assert sums.with_success[b, 0] == again.with_success[0]
 
 
-def test_difference_without_common_prompts_is_undefined() -> None:
-    found = paired_difference(np.array([1, 0]), np.array([2, 0]), np.array([0, 1]), np.array([0, 2]))
-    assert math.isnan(found.value)
-    assert (found.n_missing, bool(found.reason)) == (4, True)
+@given(counts)
+def test_missing_bounds_hold_every_completion(pairs: Counts) -> None:
+    x, n = split(pairs)
+    missing = np.arange(x.size) % 3
+    best, worst = missing_bounds(x, n, missing)
+    if not math.isnan(best.value):
+        done = clustered_rate(x + missing // 2, n + missing)
+        assert best.value <= done.value <= worst.value
 
 
-def test_difference_needs_the_same_prompts() -> None:
-    one, two = np.array([1]), np.array([1, 1])
-    with pytest.raises(ValueError, match="same prompts"):
-        paired_difference(one, one, two, two)
-
-
-@settings(deadline=None)
-@given(st.sampled_from([(0.005, 0.005), (0.02, 0.06), (0.3, 0.1)]))
-def test_difference_interval_keeps_its_level(rates: tuple[float, float]) -> None:
-    rng = np.random.default_rng(8)
-    trials, held = np.full(240, 10), 0
-    for _ in range(300):
-        likeness = rng.random(240)  # the prompts' common cause
-        qa, qb = (np.where(likeness < rate * 2, 0.5, 0.0) for rate in rates)
-        found = paired_difference(rng.binomial(10, qa), trials, rng.binomial(10, qb), trials)
-        held += found.low <= rates[0] - rates[1] <= found.high
-    assert held / 300 >= 0.93
+def test_simultaneous_intervals_of_categories() -> None:
+    x, n = np.array([1, 0, 2, 0]), np.full(4, 5)
+    rates = rates_by_category(x, n, ["harm", "power", "harm", "power"], confidence=0.95)
+    assert list(rates) == ["harm", "power"]
+    alone = clustered_rate(x[[0, 2]], n[[0, 2]], confidence=math.sqrt(0.95))
+    assert rates["harm"] == alone
+    assert rates_by_category(x[:0], n[:0], []) == {}

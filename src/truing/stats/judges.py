@@ -106,7 +106,7 @@ def corrected_rate(
     tail = (1 - level) / 2
     low = _corrected(_draw(rng, q * size, size, 0), _draws(rng, calibration, 1, 1), -math.inf)
     high = _corrected(_draw(rng, q * size, size, 1), _draws(rng, calibration, 0, 0), math.inf)
-    limits = (float(np.quantile(low, tail)), float(np.quantile(high, 1 - tail)))
+    limits = (float(np.quantile(low, tail, method="lower")), float(np.quantile(high, 1 - tail, method="higher")))
     prompts, responses = round(float(sums.prompts[0])), round(n.sum())
     return Estimate(
         value,
