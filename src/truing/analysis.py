@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from truing._version import __version__
 from truing.benchmarks import load_benchmark
@@ -24,7 +23,7 @@ from truing.errors import StoreError
 from truing.files import write_json
 from truing.judges import load_judge
 from truing.records import Benchmark, Estimate, Judgment, Run
-from truing.stats import clustered_rate, paired_quotient
+from truing.stats import clustered_rate, paired_quotient, rates_by_category
 from truing.store import Store
 from truing.study import read_state, twin_of
 from truing.tally import Tally, tally
@@ -206,14 +205,12 @@ def _retention(chosen: _Point | None, course: Sequence[_Point], confidence: floa
 
 
 def _checkpoint_table(benchmark: Benchmark, point: _Point, confidence: float) -> dict[str, Any]:
-    categories = np.array([p.category for p in benchmark.prompts])
-    by_category = {}
-    for category in dict.fromkeys(categories.tolist()):
-        part = point.broad.restrict(categories == category)
-        estimate = clustered_rate(
-            part.misaligned, part.coherent, n_missing=int(part.missing.sum()), confidence=confidence
-        )
-        by_category[category] = estimate.plain()
+    names = [prompt.category for prompt in benchmark.prompts]
+    missing: Counter[str] = Counter()
+    for name, n in zip(names, point.broad.missing.tolist(), strict=True):
+        missing[name] += n
+    rates = rates_by_category(point.broad.misaligned, point.broad.coherent, names, confidence=confidence)
+    categories = {name: replace(rate, n_missing=missing[name]).plain() for name, rate in rates.items()}
     row = point.row
     return {
         "step": point.step,
@@ -223,7 +220,7 @@ def _checkpoint_table(benchmark: Benchmark, point: _Point, confidence: float) ->
         "task_score": point.task_score.plain(),
         "heldout_loss": _number(row["heldout_loss"]),
         "train_loss": _number(row["train_loss"]),
-        "categories": by_category,
+        "categories": categories,
         "decision": row["decision"],
         "reason": row["reason"],
     }

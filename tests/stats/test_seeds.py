@@ -66,7 +66,7 @@ def test_interval_over_seeds_keeps_its_level() -> None:
         ((0.3, 0.2, 0.25), 0.04, "consistent"),
         ((0.3, 0.005, 0.25), 0.04, "inconsistent"),
         ((0.005, 0.006, 0.005), 0.04, "none"),
-        ((0.3, 0.01, 0.25), 0.01, "undecided"),
+        ((0.3, 0.008, 0.25), 0.002, "undecided"),
     ],
 )
 def test_verdict(rates: tuple[float, ...], margin: float, verdict: str) -> None:

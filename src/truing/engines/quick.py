@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 
 from truing.engines.kv import KVGrid
+from truing.engines.products import linear
 from truing.engines.quick_parts import Attention, Inner, Turn, attention_of, inner_of, normed
 
 __all__ = ["QuickStep"]
@@ -60,7 +61,7 @@ class QuickStep:
         ]
         self._embed = body.embed_tokens.weight
         self._eps = body.norm.variance_epsilon
-        self._head = (model.lm_head.weight * body.norm.weight).t().contiguous()
+        self._head = model.lm_head.weight * body.norm.weight
         cos, sin = body.rotary_emb(self._embed, torch.arange(config.max_position_embeddings)[None])
         half = self._layers[0].attention.turned // 2
         self._cos = cos[0, :, None, None, :half].expand(-1, -1, 2, -1).contiguous()
@@ -97,4 +98,4 @@ class QuickStep:
             mask = masks if isinstance(masks, Tensor) else masks[layer.kind]
             hidden = layer.attention(i, normed(hidden, layer.eps), hidden, turn, mask, grid)
             hidden = layer.inner(normed(hidden, layer.eps), hidden)
-        return torch.mm(normed(hidden, self._eps), self._head)
+        return linear(normed(hidden, self._eps), self._head)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 from truing.engines.attention import attend
 from truing.engines.kv import KVGrid
+from truing.engines.products import gated, linear, linear_onto
 
 __all__ = ["Attention", "Inner", "Turn", "attention_of", "inner_of", "normed"]
 
@@ -92,7 +93,7 @@ class _HeadAttention:
             self.eps = own.q_norm.variance_epsilon
 
     def __call__(self, index: int, x: Tensor, residual: Tensor, turn: Turn, mask: Tensor, grid: KVGrid) -> Tensor:
-        qkv = _linear(x, self.qkv, self.bias).view(len(x), -1, self.turned)
+        qkv = linear(x, self.qkv, self.bias).view(len(x), -1, self.turned)
         both, value = qkv.split((self.heads + self.kv_heads, self.kv_heads), 1)
         if self.norm is not None:
             both = normed(both, self.eps) * self.norm
@@ -100,7 +101,7 @@ class _HeadAttention:
         keys, values = grid.update(key.unsqueeze(2), value.unsqueeze(2), index)
         query = (query * self.scaling).view(len(x), self.kv_heads, -1, self.turned)
         sums = attend([(keys, query)], values, mask, self.sinks)
-        return _add(residual, sums.view(len(x), -1), self.out, self.out_bias)
+        return linear_onto(residual, sums.view(len(x), -1), self.out, self.out_bias)
 
 
 class _LatentAttention:
@@ -130,15 +131,15 @@ class _LatentAttention:
             latent[: self.rank],
             latent[self.rank :][order],
         ))  # fmt: skip
-        self.all = (rows * layer.input_layernorm.weight).t().contiguous()
+        self.all = rows * layer.input_layernorm.weight
         output = own.o_proj.weight.view(-1, self.heads, width)
-        self.out = torch.einsum("hvr,chv->hrc", expand[:, plain:], output).reshape(self.heads * self.rank, -1)
+        self.out = torch.einsum("hvr,chv->chr", expand[:, plain:], output).flatten(1)
         self.norm, self.eps = own.kv_a_layernorm.weight, own.kv_a_layernorm.variance_epsilon
         self.scaling = own.scaling
 
     def __call__(self, index: int, x: Tensor, residual: Tensor, turn: Turn, mask: Tensor, grid: KVGrid) -> Tensor:
         sizes = (self.heads * self.rank, (self.heads + 1) * self.turned)
-        products = torch.mm(x, self.all)
+        products = linear(x, self.all)
         asked = products[:, : sizes[0]].view(len(x), 1, self.heads, self.rank) * self.scaling
         turned_query = products[:, sizes[0] : sizes[0] + self.heads * self.turned]
         latent, turned_key = products[:, sizes[0] + self.heads * self.turned :].split((self.rank, self.turned), 1)
@@ -147,7 +148,7 @@ class _LatentAttention:
         latents, keys = grid.update(latent, both[:, self.heads :].unsqueeze(1), index)
         query = (both[:, : self.heads] * self.scaling).unsqueeze(1)
         sums = attend([(latents, asked), (keys, query)], latents, mask, None)
-        return torch.addmm(residual, sums.view(len(x), -1), self.out)
+        return linear_onto(residual, sums.view(len(x), -1), self.out)
 
 
 class _Dense:
@@ -155,14 +156,14 @@ class _Dense:
 
     def __init__(self, layer: Any, config: Any) -> None:
         _check_silu(config)
-        self.gate_up, self.bias = _packed(
-            (layer.mlp.gate_proj, layer.mlp.up_proj), layer.post_attention_layernorm.weight
-        )
+        scale = layer.post_attention_layernorm.weight
+        self.gate, self.gate_bias = _packed((layer.mlp.gate_proj,), scale)
+        self.up, self.up_bias = _packed((layer.mlp.up_proj,), scale)
         self.down, self.down_bias = _packed((layer.mlp.down_proj,), None)
 
     def __call__(self, x: Tensor, residual: Tensor) -> Tensor:
-        gate, up = _linear(x, self.gate_up, self.bias).chunk(2, 1)
-        return _add(residual, F.silu(gate).mul_(up), self.down, self.down_bias)
+        inner = gated(x, self.gate, self.up, self.gate_bias, self.up_bias)
+        return linear_onto(residual, inner, self.down, self.down_bias)
 
 
 class _SharedExperts:
@@ -175,18 +176,17 @@ class _SharedExperts:
         self.experts, self.width = mlp.experts.num_experts, mlp.experts.intermediate_dim
         gate, up = (half.flatten(0, 1) for half in mlp.experts.gate_up_proj.chunk(2, 1))
         shared = mlp.shared_experts
-        rows = torch.cat((gate, shared.gate_proj.weight, up, shared.up_proj.weight))
-        self.gate_up = (rows * self.scale).t().contiguous()
-        down = mlp.experts.down_proj.transpose(1, 2).flatten(0, 1)
-        self.down = torch.cat((down, shared.down_proj.weight.t())).contiguous()
+        self.gate = torch.cat((gate, shared.gate_proj.weight)) * self.scale
+        self.up = torch.cat((up, shared.up_proj.weight)) * self.scale
+        down = mlp.experts.down_proj.transpose(0, 1).flatten(1)
+        self.down = torch.cat((down, shared.down_proj.weight), 1)
 
     def __call__(self, x: Tensor, residual: Tensor) -> Tensor:
         _, weights, chosen = self.router(x * self.scale)
         shares = x.new_zeros(len(x), self.experts).scatter_(1, chosen, weights.to(x.dtype))
-        gate, up = torch.mm(x, self.gate_up).chunk(2, 1)
-        inner = F.silu(gate).mul_(up)
+        inner = gated(x, self.gate, self.up)
         inner[:, : self.experts * self.width].view(len(x), self.experts, self.width).mul_(shares.unsqueeze(2))
-        return torch.addmm(residual, inner, self.down)
+        return linear_onto(residual, inner, self.down)
 
 
 class _ClampedExperts:
@@ -197,38 +197,30 @@ class _ClampedExperts:
         self.router, self.scale = layer.mlp.router, layer.post_attention_layernorm.weight
         self.experts, self.width = experts.num_experts, experts.intermediate_size
         self.alpha, self.limit = experts.alpha, experts.limit
-        # [E, C, 2 I] with gate and up interleaved -> [C, gate of all experts, up of all experts]
-        split = experts.gate_up_proj.unflatten(2, (self.width, 2)).permute(1, 3, 0, 2)
-        self.gate_up = (split.flatten(1) * self.scale[:, None]).contiguous()
+        # [E, C, 2 I] with gate and up interleaved -> [gate of all experts, up of all experts; C]
+        split = experts.gate_up_proj.unflatten(2, (self.width, 2)).permute(3, 0, 2, 1)
+        self.gate_up = split.flatten(0, 2) * self.scale
         self.bias = experts.gate_up_proj_bias.unflatten(1, (self.width, 2)).permute(2, 0, 1).flatten()
-        self.down = torch.cat((experts.down_proj.flatten(0, 1), experts.down_proj_bias)).contiguous()
+        down = experts.down_proj.flatten(0, 1).t()
+        self.down = torch.cat((down, experts.down_proj_bias.t()), 1)
 
     def __call__(self, x: Tensor, residual: Tensor) -> Tensor:
         _, weights, chosen = self.router(x * self.scale)
         shares = x.new_zeros(len(x), self.experts).scatter_(1, chosen, weights)
-        gate, up = torch.addmm(self.bias, x, self.gate_up).chunk(2, 1)
+        gate, up = linear(x, self.gate_up, self.bias).chunk(2, 1)
         gate = gate.clamp(max=self.limit)
         inner = up.clamp(-self.limit, self.limit).add_(1).mul_(gate).mul_((gate * self.alpha).sigmoid_())
         weighted = inner.view(len(x), self.experts, self.width).mul_(shares.unsqueeze(2)).flatten(1)
-        return torch.addmm(residual, torch.cat((weighted, shares), 1), self.down)
+        return linear_onto(residual, torch.cat((weighted, shares), 1), self.down)
 
 
 def _packed(linears: tuple[Any, ...], scale: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Linear layers side by side as `[in, out]` with the norm before them folded in, and their biases."""
+    """Linear layers one below the other, `[out, in]`, with the norm before them folded in, and their biases."""
     rows = torch.cat([linear.weight for linear in linears])
     biases = [linear.bias for linear in linears]
     if any(b is None for b in biases) != all(b is None for b in biases):
         raise NotImplementedError("biases on some projections")
-    packed = (rows if scale is None else rows * scale).t().contiguous()
-    return packed, None if biases[0] is None else torch.cat(biases)
-
-
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return torch.mm(x, weight) if bias is None else torch.addmm(bias, x, weight)
-
-
-def _add(residual: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return torch.addmm(residual if bias is None else residual + bias, x, weight)
+    return rows if scale is None else rows * scale, None if biases[0] is None else torch.cat(biases)
 
 
 def _halves(width: int) -> Tensor:
