@@ -131,7 +131,7 @@ def assert_replays(
             tokens = np.array([*answer.tokens, end] if answer.finished else answer.tokens)
             places = np.arange(len(tokens))
             high = np.cumsum(plain_probabilities(model, prompt, tokens.tolist(), temperature), axis=-1)
-            numbers = uniforms(np.repeat(stream[None], len(tokens), 0), places.astype(np.uint64))
+            numbers = uniforms(np.repeat(stream[None], len(tokens), 0), places)
             low = np.where(tokens > 0, high[places, tokens - 1], 0.0)
             assert (low - 1e-4 <= numbers).all()
             assert (numbers <= high[places, tokens] + 1e-4).all()

@@ -17,8 +17,8 @@ __all__ = ["Unsupported", "attend", "grid_attention", "quick_attention", "quick_
 
 Tensor = torch.Tensor
 NAME = "truing_grid"
-SCRATCH = 131_072
-"""Products made at a time: half a megabyte stays in a core's own cache."""
+SCRATCH = 1_048_576
+"""Products made at a time."""
 _LOCAL = threading.local()
 KNOWN = {"scaling", "s_aux", "sliding_window", "position_ids", "use_cache", "is_causal", "cache_position"}
 """Keyword arguments that are used, or say nothing that the mask does not say already."""

@@ -38,6 +38,8 @@ Ints = npt.NDArray[np.int64]
 
 SLACK = 64
 """Spare columns of the grid: the used ones move to the left edge once in so many steps."""
+QUANTUM = 32
+"""Rows in use change by so many: a product of new size costs a CPU library more than a few dead rows."""
 PREFILL_TOKENS = 16_384
 """Most prompt tokens (with padding) in one forward."""
 NOT_FINITE = "the model's logits are not finite"
@@ -82,9 +84,13 @@ class _Waiting:
 
 @dataclass
 class _Rows:
-    """The answers under way; arrays have one entry per row of the grid, the first `grid.active` count."""
+    """The answers under way; arrays have one entry per row of the grid, of which the first `grid.active` count.
+
+    A finished answer's row stays where it is, dead, until there are enough of them to be worth closing the gaps.
+    """
 
     grid: KVGrid
+    alive: npt.NDArray[np.bool_]
     job: Ints
     start: Ints
     """Column of the prompt's first token."""
@@ -98,16 +104,32 @@ class _Rows:
     @classmethod
     def empty(cls, rows: int, columns: int, max_tokens: int) -> _Rows:
         job, start, step, limit = (np.zeros(rows, np.int64) for _ in range(4))
-        return cls(KVGrid(rows, columns), job, start, step, limit, np.zeros((rows, max_tokens), np.int64))
+        tokens = np.zeros((rows, max_tokens), np.int64)
+        return cls(KVGrid(rows, columns), np.zeros(rows, np.bool_), job, start, step, limit, tokens)
 
-    def keep(self, kept: npt.NDArray[np.bool_], stepper: Stepper) -> None:
-        """Close the gaps of finished rows with rows from the end. `kept`: `[active]`."""
-        active = int(kept.sum())
-        targets = np.flatnonzero(~kept[:active])
-        sources = np.flatnonzero(kept[active:]) + active
+    @property
+    def count(self) -> int:
+        """Answers under way."""
+        return int(self.alive.sum())
+
+    @property
+    def free(self) -> int:
+        """Rows for new answers."""
+        return len(self.alive) - self.count
+
+    def end(self, rows: Ints) -> None:
+        """Let rows die. They go on being computed, with no place before the present one to look at."""
+        self.alive[rows] = False
+        self.start[rows] = self.grid.high
+
+    def close_gaps(self, active: int, stepper: Stepper) -> None:
+        """Use the first `active` rows only; living rows beyond take the places of dead ones."""
+        sources = np.flatnonzero(self.alive[active:]) + active
+        targets = np.flatnonzero(~self.alive[:active])[: len(sources)]
         self.grid.move(stepper.tensor(sources), stepper.tensor(targets), active)
-        for array in (self.job, self.start, self.step, self.limit, self.tokens):
+        for array in (self.alive, self.job, self.start, self.step, self.limit, self.tokens):
             array[targets] = array[sources]
+        self.alive[active:] = False
 
 
 @dataclass
@@ -133,11 +155,10 @@ class _Decoder:
         count = self.settings.rows
         width = len(self.prompts[order[0]]) + self.settings.max_tokens + SLACK
         rows = _Rows.empty(min(count, len(order) * samples), width, self.settings.max_tokens)
-        while order or self.waiting or rows.grid.active:
-            free = len(rows.job) - rows.grid.active
-            if free >= len(rows.job) * self.settings.refill or not rows.grid.active:
+        while order or self.waiting or rows.count:
+            if rows.free >= len(rows.job) * self.settings.refill or not rows.count:
                 self._admit(rows, order)
-            if rows.grid.active:
+            if rows.count:
                 self._accept(rows, 0, self._step(rows))
 
     def _jobs(self, prompt: int) -> range:
@@ -146,12 +167,13 @@ class _Decoder:
 
     def _admit(self, rows: _Rows, order: deque[int]) -> None:
         """Let waiting answers take the free rows; prompts are run through the model as they are needed."""
-        while rows.grid.active < len(rows.job) and (order or self.waiting):
+        rows.close_gaps(rows.count, self.stepper)
+        while rows.free and (order or self.waiting):
             if not self.waiting:
-                self._prefill(order, len(rows.job) - rows.grid.active)
+                self._prefill(order, rows.free)
             grid = self.waiting[0].grid
             taken: list[_Waiting] = []
-            free = len(rows.job) - rows.grid.active
+            free = rows.free
             while free and self.waiting and self.waiting[0].grid is grid:
                 item = self.waiting.popleft()
                 if item.last - item.first > free:
@@ -172,10 +194,11 @@ class _Decoder:
         rows.grid.append(source, sources)
         new = slice(first, rows.grid.active)
         lengths = np.array([len(self.prompts[j // self.keys.shape[1]]) for j in jobs], np.int64)
-        rows.job[new], rows.step[new] = jobs, 0
+        rows.alive[new], rows.job[new], rows.step[new] = True, jobs, 0
         rows.start[new] = rows.grid.high - lengths
         rows.limit[new] = np.minimum(self.settings.max_tokens, self.settings.context - lengths)
         self._accept(rows, first, taken[0].logits[sources])
+        rows.close_gaps(rows.count, self.stepper)
 
     def _prefill(self, order: deque[int], free: int) -> None:
         """Run the next prompts through the model, enough for `free` answers, and let their answers wait."""
@@ -207,25 +230,26 @@ class _Decoder:
 
     def _accept(self, rows: _Rows, first: int, logits: Tensor) -> None:
         """Draw a token for the rows from `first` on (logits `[R - first, V]`) and let finished answers go."""
-        active = slice(first, rows.grid.active)
-        job, step = rows.job[active], rows.step[active]
-        numbers = uniforms(self.keys.reshape(-1, 2)[job], step.astype(np.uint64))
+        active = rows.grid.active
+        numbers = uniforms(self.keys.reshape(-1, 2)[rows.job[first:active]], rows.step[first:active])
         drawn, valid = draw_tokens(logits, self.stepper.tensor(numbers), self.settings.temperature)
-        tokens, fine = drawn.cpu().numpy(), valid.cpu().numpy()
-        rows.tokens[np.arange(first, rows.grid.active), step] = tokens
-        step += 1
-        ended = np.isin(tokens, self.settings.eos)
-        over = ended | (step >= rows.limit[active]) | ~fine
+        living = np.flatnonzero(rows.alive[first:active])
+        tokens, fine = drawn.cpu().numpy()[living], valid.cpu().numpy()[living]
+        living += first
+        rows.tokens[living, rows.step[living]] = tokens
+        rows.step[living] += 1
+        ended = np.isin(tokens, self.settings.eos) & fine
+        over = ended | (rows.step[living] >= rows.limit[living]) | ~fine
         if not over.any():
             return
-        for i in np.flatnonzero(over):
-            length = int(step[i]) - int(ended[i] or not fine[i])
-            answer = tuple(rows.tokens[first + i, :length].tolist())
-            error = None if fine[i] else NOT_FINITE
-            self.done[int(job[i])] = Sampled(answer, bool(ended[i]), error)
-        kept = np.ones(rows.grid.active, np.bool_)
-        kept[active] = ~over
-        rows.keep(kept, self.stepper)
+        for row, end, good in zip(living[over], ended[over], fine[over], strict=True):
+            answer = tuple(rows.tokens[row, : rows.step[row] - (end or not good)].tolist())
+            self.done[int(rows.job[row])] = Sampled(answer, bool(end), None if good else NOT_FINITE)
+        rows.end(living[over])
+        quantum = max(1, min(QUANTUM, len(rows.job) // 8))
+        needed = -(-rows.count // quantum) * quantum
+        if needed < active:
+            rows.close_gaps(needed, self.stepper)
 
 
 def decode(

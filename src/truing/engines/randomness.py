@@ -26,9 +26,9 @@ def stream_keys(seed: int, weights: str, prompt_id: str, samples: int) -> npt.ND
     return np.frombuffer(digests, dtype="<u8").reshape(samples, 2).astype(np.uint64)
 
 
-def uniforms(keys: npt.NDArray[np.uint64], steps: npt.NDArray[np.uint64]) -> npt.NDArray[np.float64]:
+def uniforms(keys: npt.NDArray[np.uint64], steps: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """Number `steps[i]` of stream `keys[i]`, uniform in [0, 1) with 53 bits; `[n, 2]` and `[n]` to `[n]`."""
-    mixed = _mix(_mix(keys[:, 0] + (steps + np.uint64(1)) * _GOLDEN) ^ keys[:, 1])
+    mixed = _mix(_mix(keys[:, 0] + (steps.astype(np.uint64) + np.uint64(1)) * _GOLDEN) ^ keys[:, 1])
     return (mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
