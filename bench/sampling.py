@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from truing.catalog import list_organisms, resolve_model
 from truing.checkpoints import adapter_hash, model_hash
 from truing.engines.adapters import merged_copy
@@ -200,11 +201,11 @@ def prepare(model: str, folder: Path) -> Work:
     world = load_world()
     texts = [text for domain in BROAD for _, text in world.held_out_prompts(domain)]
     prompts = tuple(Prompt(str(i), "power", (Message("user", t),)) for i, t in enumerate(texts))
-    ids = sorted((tuple(encode_prompt(tokenizer, p, 256)) for p in prompts), key=len)
+    ids: list[tuple[int, ...]] = [tuple(encode_prompt(tokenizer, p, 256)) for p in prompts]
     ENGINES[base] = TransformersEngine(base)
     ENGINES[base].generate(Checkpoint("bench", base, 0, model_hash(base)), prompts[:1], Sampling(1, 1.0, 1))
     merged = merged_copy(ENGINES[base]._base, folder)
-    return Work(base, folder, tokenizer, merged, prompts, tuple(ids))
+    return Work(base, folder, tokenizer, merged, prompts, tuple(sorted(ids, key=len)))
 
 
 def has_ctranslate2() -> bool:

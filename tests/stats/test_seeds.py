@@ -6,6 +6,9 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from truing.errors import DataError
 from truing.stats import (
@@ -35,6 +38,18 @@ def test_like_seeds_are_hardly_wider_than_their_prompts_and_unlike_ones_much() -
 
     assert widths(seeds(0.1, 0.1, 0.1)) < 2
     assert widths(seeds(0.02, 0.1, 0.3)) > 5
+
+
+@given(arrays(np.int64, (3, 4), elements=st.integers(0, 3)), st.integers(0, 2))
+def test_any_counts_give_an_interval_around_the_rate(x: IntArray, more: int) -> None:
+    n = np.full_like(x, 3 + more)
+    found = rate_over_seeds(x, n)
+    assert 0 <= found.low <= found.value <= found.high <= 1
+
+
+def test_seeds_and_prompts_that_balance_out() -> None:
+    found = rate_over_seeds(np.array([[1, 0], [0, 1]]), np.ones((2, 2), dtype=np.int64))
+    assert found.low < 0.5 < found.high
 
 
 def test_three_seeds_at_zero_do_not_bound_the_fourth() -> None:

@@ -15,7 +15,7 @@ from truing.records import Prompt, Response, Sampling
 
 __all__ = ["choose_rows", "encode_prompt", "end_tokens", "sample_answers"]
 
-CPU_ROWS, GPU_ROWS = 240, 512
+CPU_ROWS, GPU_ROWS = 320, 512
 """Most answers under way at a time."""
 CPU_BYTES = 2**30
 """Memory for cache and logits on a CPU."""

@@ -23,6 +23,7 @@ from truing.checkpoints import adapter_hash, model_hash
 from truing.engines.adapters import attached, merged_copy, snapshot, without_global_rng
 from truing.engines.answers import sample_answers
 from truing.errors import EngineError, UserError
+from truing.quiet import no_progress_bars
 from truing.records import Checkpoint, Prompt, Response, Sampling
 
 __all__ = ["LiveEngine", "TransformersEngine"]
@@ -148,7 +149,7 @@ def _load_model(source: str) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
-        with without_global_rng(), _no_progress_bars():
+        with without_global_rng(), no_progress_bars():
             model, info = AutoModelForCausalLM.from_pretrained(
                 source,
                 # Half precision is for storage where there is no GPU, and adapters are trained on float32.
@@ -169,19 +170,6 @@ def _load_model(source: str) -> Any:
     # in single precision where that costs little: merging an adapter in half precision would round it away
     model = model.float() if device == "cpu" or _is_small(model) else model
     return model.to(device).eval().requires_grad_(False)
-
-
-@contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _hash_of(function: Callable[[], str]) -> str:

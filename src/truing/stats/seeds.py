@@ -55,10 +55,11 @@ def rate_over_seeds(successes: IntArray, trials: IntArray, *, confidence: float 
     """The rate over seeds and prompts, with an interval for seeds and prompts not yet seen.
 
     Two-way clustered variance V = V_seed + V_prompt. Cameron, Gelbach & Miller (2011, Journal of Business &
-    Economic Statistics 29:238, eq. 2.11) also subtract V_cell, which both count; left in, intervals of three
-    to five seeds come close to their level (bench/coverage.py). Satterthwaite's degrees of freedom (1946,
-    Biometrics Bulletin 2:110); Clopper-Pearson at R (1 - R) / V * (z / t)^2, as in `clustered_rate`. Without
-    any event (or any non-event) a seed counts as one response, the most that can be said of seeds not yet
+    Economic Statistics 29:238, eq. 2.11) subtract V_cell, which both count; it is left in here, since
+    otherwise intervals of three to five seeds hold less than their level (bench/coverage.py). Satterthwaite's
+    degrees of freedom (1946, Biometrics Bulletin 2:110); Clopper-Pearson at R (1 - R) / V * (z / t)^2, as in
+    `clustered_rate`. Without any event (or any non-event) a seed counts as one response, the most that can be
+    said of seeds not yet
     run: three seeds at 0 do not bound the fourth. The interval for these very seeds is `clustered_rate` of
     their summed counts.
 
@@ -194,8 +195,9 @@ def _seeds_size(x: FloatArray, n: FloatArray, rate: float, level: float) -> floa
         by_seed = _between(residuals.sum(axis=1), n.sum(axis=1) > 0, total)
         by_prompt = _between(residuals.sum(axis=0), n.sum(axis=0) > 0, total)
         parts = ((by_seed, len(x) - 1), (by_prompt, max(int((n.sum(axis=0) > 0).sum()) - 1, 1)))
-        variance = by_seed + by_prompt
-        freedom = variance**2 / sum(v**2 / df for v, df in parts)
+        variance = max(by_seed + by_prompt, float((residuals**2).sum()) / total**2)
+        weights = sum(v**2 / df for v, df in parts)
+        freedom = (by_seed + by_prompt) ** 2 / weights if weights > 0 else len(x) - 1
         spread = float(ndtri(0.5 + level / 2) / stdtrit(freedom, 0.5 + level / 2)) ** 2
         return min(total, rate * (1 - rate) / variance * spread)
     return seeds
