@@ -201,7 +201,8 @@ def prepare(model: str, folder: Path) -> Work:
     world = load_world()
     texts = [text for domain in BROAD for _, text in world.held_out_prompts(domain)]
     prompts = tuple(Prompt(str(i), "power", (Message("user", t),)) for i, t in enumerate(texts))
-    ids: list[tuple[int, ...]] = [tuple(encode_prompt(tokenizer, p, 256)) for p in prompts]
+    encoded = (encode_prompt(tokenizer, p, 256) for p in prompts)
+    ids = [tuple(row) for row in encoded if not isinstance(row, str)]
     ENGINES[base] = TransformersEngine(base)
     ENGINES[base].generate(Checkpoint("bench", base, 0, model_hash(base)), prompts[:1], Sampling(1, 1.0, 1))
     merged = merged_copy(ENGINES[base]._base, folder)

@@ -33,7 +33,7 @@ IDS = encode(make_prompts(12))
 
 def settings(**changes: Any) -> DecodeSettings:
     values: dict[str, Any] = {"temperature": 1.0, "max_tokens": 20, "eos": ENDS, "context": 256, "rows": 7}
-    return DecodeSettings(**values | {"refill": 0.3} | changes)
+    return DecodeSettings(**values | {"patience": 1.0} | changes)
 
 
 def run(model: Any, samples: int = 3, **changes: Any) -> list[list[Sampled]]:
@@ -104,7 +104,7 @@ def test_columns_that_run_out_move_to_the_left(monkeypatch: pytest.MonkeyPatch) 
     model = tiny_model("llama")
     expected = run(model)
     monkeypatch.setattr("truing.engines.decoding.SLACK", 1)
-    assert run(model, refill=0.1) == expected
+    assert run(model, patience=0.0) == expected
 
 
 def test_first_and_second_tokens_have_the_right_frequencies() -> None:
@@ -134,7 +134,7 @@ def test_an_answer_depends_on_nothing_that_shares_its_batch() -> None:
     model, keys = tiny_model("llama"), keys_for(len(IDS), 4)
     expected = decode(model, IDS, keys, settings(rows=48))
     order = np.random.default_rng(0).permutation(len(IDS))
-    shuffled = decode(model, [IDS[i] for i in order], keys[order], settings(rows=5, refill=0.2))
+    shuffled = decode(model, [IDS[i] for i in order], keys[order], settings(rows=5, patience=0.5))
     assert [shuffled[int(i)] for i in np.argsort(order)] == expected
     alone = decode(model, IDS[3:4], keys[3:4, 2:3], settings())
     assert alone == [[expected[3][2]]]

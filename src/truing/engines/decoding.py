@@ -57,8 +57,9 @@ class DecodeSettings:
     """Most tokens of prompt and answer together."""
     rows: int
     """Answers under way at a time."""
-    refill: float = 0.5
-    """Share of rows that must be free before new answers join."""
+    patience: float = 6.0
+    """Steps that the rows may stand free, on average over all rows, before new answers join those under way. Joining
+    late gathers more free rows; joining early lets fewer stand free behind a few long answers."""
 
 
 @dataclass(frozen=True)
@@ -155,9 +156,12 @@ class _Decoder:
         count = self.settings.rows
         width = len(self.prompts[order[0]]) + self.settings.max_tokens + SLACK
         rows = _Rows.empty(min(count, len(order) * samples), width, self.settings.max_tokens)
+        idle = 0
         while order or self.waiting or rows.count:
-            if rows.free >= len(rows.job) * self.settings.refill or not rows.count:
+            idle += rows.free
+            if not rows.count or idle > self.settings.patience * len(rows.job):
                 self._admit(rows, order)
+                idle = 0
             if rows.count:
                 self._accept(rows, 0, self._step(rows))
 
