@@ -34,6 +34,8 @@ def test_an_adapter_s_hash_covers_base_tensors_and_scaling(tmp_path: Path) -> No
     assert adapter_hash("base", adapter(tmp_path / "y", {"a": A}, target_modules=["b", "a"])) == plain
     assert adapter_hash("base", adapter(tmp_path / "y", {"a": A}, inference_mode=True)) == plain
     assert adapter_hash("base", adapter(tmp_path / "y", {"a": A}, lora_alpha=16)) != plain
+    alphas = [adapter_hash("base", adapter(tmp_path / "y", {"a": A}, lora_alpha=a)) for a in (16, 16.0, 16.5)]
+    assert alphas[0] == alphas[1] != alphas[2]
     assert adapter_hash("base", adapter(tmp_path / "y", {"a": A + 1})) != plain
 
 

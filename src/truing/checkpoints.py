@@ -71,7 +71,12 @@ def adapter_hash(base: str, folder: Path) -> str:
     if not weights.is_file() or not config.is_file():
         raise DataError("not an adapter", str(folder), "adapter_model.safetensors and adapter_config.json")
     settings = json.loads(config.read_text(encoding="utf-8"))
-    kept = {key: settings.get(key) for key in _SCALING}
+    kept = {key: _whole(settings.get(key)) for key in _SCALING}
     if isinstance(kept["target_modules"], list):
         kept["target_modules"] = sorted(kept["target_modules"])
     return content_key(base, kept, tensors_hash(weights.read_bytes()))
+
+
+def _whole(value: Any) -> Any:
+    """16.0 as 16: a setting that went through YAML is the same setting."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value

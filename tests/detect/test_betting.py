@@ -64,7 +64,7 @@ def test_the_same_as_confseq() -> None:
 
 
 @given(st.integers(0, 200), st.integers(0, 200))
-def test_limits_hold_the_observed_rate_and_mirror_nothing_before_the_first_draw(x: int, more: int) -> None:
+def test_limits_hold_the_observed_rate_and_are_open_before_the_first_draw(x: int, more: int) -> None:
     n = x + more
     low, high = anytime_interval(x, n)
     assert 0 <= low <= high <= 1

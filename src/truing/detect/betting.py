@@ -4,7 +4,7 @@ A bettor who pays a fair price can hardly grow rich. If the mean of draws in [0,
 on "above m" multiplies the bettor's wealth by a factor whose expectation is at most 1, so by Ville's
 inequality the wealth ever reaches 1 / alpha with a probability of at most alpha, however often one looks and
 whenever one stops (Waudby-Smith & Ramdas 2024, "Estimating means of bounded random variables by betting",
-JRSS B 86:1, Theorem 1 and Proposition 2).
+JRSS B 86:1, section 4: the capital process; Ville 1939).
 
 One bet with odds ratio t multiplies the wealth by (1 + x (t - 1)) / (1 + m (t - 1)): their 1 + lambda (x - m)
 with lambda = (t - 1) / (1 + m (t - 1)). For draws that are 0 or 1 that is t^x / (1 + m (t - 1)), the

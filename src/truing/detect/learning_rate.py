@@ -51,7 +51,7 @@ def choose_learning_rate(
 
     Probability of being best: with independent normal scores of one common variance and no prior knowledge,
     the true means given the data are the observed ones plus s / sqrt(S) times a t with the pooled degrees of
-    freedom (Box & Tiao 1973, Bayesian Inference in Statistical Analysis, section 2.11). The variance is
+    freedom (Box & Tiao 1973, Bayesian Inference in Statistical Analysis, chapter 2). The variance is
     pooled over learning rates because each has few seeds. With one seed each there is no variance and all
     learning rates are rivals.
 

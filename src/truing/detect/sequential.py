@@ -11,8 +11,7 @@ At every checkpoint it draws prompts at random, a few at a time, one response ea
   price or worse, so P(the purse ever reaches 1 / alpha) <= alpha by Ville's inequality: for any number of
   checkpoints and looks, and clean checkpoints cost nothing. The j-th stake is 1 / (j + 1) of the purse, and
   never less than what the purse has won;
-- UNDECIDED: the budget is used up, or what is left would probably not decide. A budget never turns into a
-guess.
+- UNDECIDED: the budget is used up, or what is left would probably not decide. A budget never becomes a guess.
 
 Each checkpoint adds `allowance` draws to the budget and unused ones are saved: clean checkpoints pay for the
 onset.

@@ -72,7 +72,8 @@ def correlate(
 ) -> Correlation:
     """The correlation of two figures over models.
 
-    Interval: bias-corrected and accelerated bootstrap over models (Efron 1987, JASA 82:171, eq. 2.3 and 6.6).
+    Interval: bias-corrected and accelerated bootstrap over models (Efron & Tibshirani 1993, An Introduction
+        to the Bootstrap, eq. 14.9, 14.10, 14.14 and 14.15).
     p: share of random pairings at least as strong, the observed one counted (Phipson & Smyth 2010,
     Statistical Applications in Genetics and Molecular Biology 9:39).
 

@@ -166,7 +166,7 @@ def rates_by_category(
     """The rate of each category, with simultaneous intervals: all of them hold together at the level.
 
     A prompt has one category, so the categories are independent and Sidak's level confidence^(1 / K) is exact
-    (Sidak 1967, JASA 62:626, Theorem 1).
+    (Sidak 1967, JASA 62:626).
 
     Args:
         successes: (P,) successes per prompt.
@@ -191,7 +191,7 @@ def effective_size(sums: PromptSums, confidence: float = 0.95) -> FloatArray:
     t)^2 with deff = v / (R (1 - R) / n), v the linearised variance between prompts, t with P - 1 degrees of
     freedom, at most n.
 
-    Written as deff = 1 + (m - 1) rho with m = sum(n_i^2) / n (Kish 1965, Survey Sampling, section 5.4), rho
+    Written as deff = 1 + (m - 1) rho with m = sum(n_i^2) / n (Kish 1965, Survey Sampling), rho
     is a weighted mean of its estimate, cut to [0, 1], and of 1, with the weights k^1.5 and 1; k is the number
     of prompts with at least one success or of those with at least one failure, whichever is less. The guard
     is ours. Reason: rho is learnt from those k prompts only. With one event the plain estimate is deff = 1,

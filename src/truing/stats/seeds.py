@@ -55,7 +55,7 @@ def rate_over_seeds(successes: IntArray, trials: IntArray, *, confidence: float 
     """The rate over seeds and prompts, with an interval for seeds and prompts not yet seen.
 
     Two-way clustered variance V = V_seed + V_prompt. Cameron, Gelbach & Miller (2011, Journal of Business &
-    Economic Statistics 29:238, eq. 2.11) subtract V_cell, which both count; it is left in here, since
+    Economic Statistics 29:238, section 2) subtract V_cell, which both count; it is left in here, since
     otherwise intervals of three to five seeds hold less than their level (bench/coverage.py). Satterthwaite's
     degrees of freedom (1946, Biometrics Bulletin 2:110); Clopper-Pearson at R (1 - R) / V * (z / t)^2, as in
     `clustered_rate`. Without any event (or any non-event) a seed counts as one response, the most that can be
