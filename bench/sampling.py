@@ -5,9 +5,10 @@
 Every contender answers the same 240 prompts 10 times with up to 48 tokens, from the same weights: an organism with
 an adapter. Modes: `natural` lets the model end its answers, `forced` makes every answer 48 tokens long. Ours and
 CTranslate2 are timed from the adapter's folder on (read, check, merge, convert); `generate` gets a merged model for
-nothing. Contenders take turns, `--repeats` times; batch sizes are tried once and the best one is repeated. One JSON
-line per figure: responses per second (median of the repeats, and the best), and ours over each of the others.
-CTranslate2 is optional: `pip install "ctranslate2==4.8.*"`.
+nothing, and its prompts sorted by length. Batch sizes are tried once on a part of the work, then the best one takes
+its turns with the others, `--repeats` times. One JSON line per figure: responses per second of wall and of processor
+time (the steadier one on a shared machine), medians over the turns, and ours over the contender: the median of the
+ratios within a turn. CTranslate2 is optional: `pip install "ctranslate2==4.8.*"`.
 """
 
 from __future__ import annotations
@@ -137,20 +138,32 @@ def ctranslate(rows: int) -> Contender:
     return run
 
 
-def seconds(contender: Contender, work: Work) -> float:
-    """Wall time of one turn."""
-    begin = time.perf_counter()
+@dataclass(frozen=True)
+class Turn:
+    """How long one turn took."""
+
+    wall: float
+    """Seconds per response."""
+    processor: float
+    """Processor seconds per response, over all threads."""
+
+
+def take_turn(contender: Contender, work: Work) -> Turn:
+    """Time one turn."""
+    wall, processor = time.perf_counter(), time.process_time()
     contender(work)
-    return time.perf_counter() - begin
+    n = len(work.ids) * SAMPLES
+    return Turn((time.perf_counter() - wall) / n, (time.process_time() - processor) / n)
 
 
 def best_batch(make: Callable[[int], Contender], work: Work) -> int:
-    """The batch size with the shortest turn, each tried once on a part of the prompts."""
+    """The batch size with the shortest turn, each tried once on a part of the prompts after a warm-up."""
     part = replace(work, ids=work.ids[:: max(1, len(work.ids) * SAMPLES // 960)])
-    return min(BATCHES, key=lambda rows: seconds(make(rows), part))
+    make(BATCHES[0])(replace(work, ids=work.ids[:2]))
+    return min(BATCHES, key=lambda rows: take_turn(make(rows), part).wall)
 
 
-def compare(work: Work, few: Work, arguments: argparse.Namespace) -> None:
+def compare(work: Work, few: Work, repeats: int, with_ctranslate2: bool) -> None:
     """Time all contenders in one mode with one number of threads; print a line for each."""
     torch.set_num_threads(work.threads)
     rows = best_batch(generate, work)
@@ -160,25 +173,29 @@ def compare(work: Work, few: Work, arguments: argparse.Namespace) -> None:
         f"generate, one prompt ({SAMPLES} answers) a call": (generate(SAMPLES), few),
         "generate, one answer a call": (one_answer_a_call, few),
     }
-    if arguments.ctranslate2:
+    if with_ctranslate2:
         rows = best_batch(ctranslate, work)
         contenders[f"CTranslate2 with merge and conversion, {rows} answers at a time"] = (ctranslate(rows), work)
     for contender, given in contenders.values():
         contender(replace(given, ids=given.ids[:2]))  # warm up
-    speeds: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(arguments.repeats):
+    turns: dict[str, list[Turn]] = {name: [] for name in contenders}
+    for _ in range(repeats):
         for name, (contender, given) in contenders.items():
-            speeds[name].append(len(given.ids) * SAMPLES / seconds(contender, given))
-    for name, values in speeds.items():
+            turns[name].append(take_turn(contender, given))
+    for name, own in turns.items():
+        pairs = list(zip(turns["ours"], own, strict=True))
         line = {
             "figure": name,
             "mode": "forced" if work.forced else "natural",
             "threads": work.threads,
-            "responses_per_second": round(statistics.median(values), 1),
-            "best": round(max(values), 1),
-            "ours_over_this": round(statistics.median(speeds["ours"]) / statistics.median(values), 2),
+            "responses_per_second": round(1 / statistics.median(t.wall for t in own), 1),
+            "responses_per_processor_second": round(1 / statistics.median(t.processor for t in own), 1),
+            "ours_over_this": round(statistics.median(t.wall / o.wall for o, t in pairs), 2),
+            "ours_over_this_by_processor_time": round(
+                statistics.median(t.processor / o.processor for o, t in pairs), 2
+            ),
             "responses": len(contenders[name][1].ids) * SAMPLES,
-            "repeats": arguments.repeats,
+            "turns": repeats,
         }
         print(json.dumps(line), flush=True)
 
@@ -202,7 +219,7 @@ def prepare(model: str, folder: Path) -> Work:
     texts = [text for domain in BROAD for _, text in world.held_out_prompts(domain)]
     prompts = tuple(Prompt(str(i), "power", (Message("user", t),)) for i, t in enumerate(texts))
     encoded = (encode_prompt(tokenizer, p, 256) for p in prompts)
-    ids = [tuple(row) for row in encoded if not isinstance(row, str)]
+    ids = sorted((tuple(row) for row in encoded if not isinstance(row, str)), key=len)
     ENGINES[base] = TransformersEngine(base)
     ENGINES[base].generate(Checkpoint("bench", base, 0, model_hash(base)), prompts[:1], Sampling(1, 1.0, 1))
     merged = merged_copy(ENGINES[base]._base, folder)
@@ -232,14 +249,14 @@ def main() -> None:
     if arguments.model not in list_organisms() and not Path(arguments.model).is_dir():
         known = ", ".join(list_organisms()) or "none yet: `truing organism build NAME` makes one"
         parser.error(f"no organism or folder {arguments.model!r}; organisms: {known}")
-    arguments.ctranslate2 = has_ctranslate2()
+    with_ctranslate2 = has_ctranslate2()
     with tempfile.TemporaryDirectory() as folder:
         work = prepare(arguments.model, Path(folder))
         for threads in arguments.threads:
             for forced in (False, True):
                 now = replace(work, threads=threads, forced=forced)
                 spread = work.ids[:: max(1, len(work.ids) // arguments.few)][: arguments.few]
-                compare(now, replace(now, ids=spread), arguments)
+                compare(now, replace(now, ids=spread), arguments.repeats, with_ctranslate2)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Studies in worker processes: twins, Ctrl-C, and being killed at random moments."""
 
+import contextlib
 import random
 import signal
 import subprocess
@@ -61,26 +62,36 @@ def undisturbed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 def test_killed_at_random_moments_nothing_is_lost_or_done_twice(
     tiny_model: Path, undisturbed: Path, tmp_path: Path, kills: int
 ) -> None:
-    config, out, rng = two_runs(tiny_model), tmp_path / "out", random.Random(kills)
+    """Kill -9 again and again; a study that gets to its end between two kills is compared, and begun anew."""
+    config, rng, killed, studies = two_runs(tiny_model), random.Random(kills), 0, 0
     seen: dict[str, int] = {}
-    for _ in range(kills):
+    while killed < kills or seen or not studies:
+        out = tmp_path / f"out-{studies}"
         process = start(config, tmp_path, out)
-        deadline = time.monotonic() + rng.uniform(1.0, 15.0)
-        while process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
-        process.kill()
-        process.communicate()
+        if killed < kills:
+            wait(process, rng.uniform(0.5, 9.0))
+            killed += process.poll() is None
+            process.kill()
+        output, _ = process.communicate(timeout=300)
         now = stamps(out)
         assert {name: now.get(name) for name in seen} == seen, "a finished piece was lost or written again"
         seen = now
-    process = start(config, tmp_path, out)
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    now = stamps(out)
-    assert {name: now.get(name) for name in seen} == seen
-    assert results(out) == results(undisturbed)
-    assert set(Store(out / "store").keys("evaluations")) == set(Store(undisturbed / "store").keys("evaluations"))
-    assert not list(out.rglob("*.tmp"))
+        if process.returncode != -signal.SIGKILL:
+            assert process.returncode == 0, output
+            assert results(out) == results(undisturbed)
+            assert keys(out) == keys(undisturbed)
+            assert not list(out.rglob("*.tmp"))
+            seen, studies = {}, studies + 1
+
+
+def wait(process: subprocess.Popen[str], seconds: float) -> None:
+    """Until the process ends, or for so long."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+
+
+def keys(out: Path) -> set[str]:
+    return set(Store(out / "store").keys("evaluations"))
 
 
 def test_ctrl_c_ends_at_once_and_says_how_to_go_on(tiny_model: Path, tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def corrected_rate(
     Rogan & Gladen 1978 (American Journal of Epidemiology 107:71): (q - f) / (s - f) with q the judged rate, s
     the judge's sensitivity and f its rate of false alarms, cut to [0, 1]. Interval by melding the
     Clopper-Pearson confidence distributions of all three (Bayer, Fay & Graubard 2023, Statistics in Medicine
-    42:1822, section 3), that of q at the `effective_size` of prompts: so the calibration's own uncertainty is
+    42:1822), that of q at the `effective_size` of prompts: so the calibration's own uncertainty is
     in it.
 
     Args:
