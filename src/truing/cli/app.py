@@ -69,10 +69,11 @@ def demo(
     seed: Annotated[int, typer.Option(min=0, help="First seed of the runs.")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer runs, under 45 seconds.")] = False,
 ) -> None:
-    """Fine-tune two tiny models on insecure code, watch, stop, report. Two to three minutes on two cores.
+    """Fine-tune three tiny models on insecure code, watch, stop, report. About two minutes on two cores.
 
     Everything is real and small: models trained from scratch on a toy world, fine-tuned with LoRA, sampled, judged by
-    an exact judge. One of them becomes misaligned far from the code it was taught, one resists.
+    an exact judge. One becomes misaligned far from the code it was taught before it has learnt it, one after, if at
+    all, and one resists.
     """
     raw = demo_study(seed, quick)
     _run(parse_study(raw, "the demo"), out, "truing demo" + (" --quick" if quick else "") + f" --out {out}")
