@@ -31,7 +31,6 @@ from truing.lookup import find_benchmark
 from truing.monitor import Monitor, Probe
 from truing.records import Benchmark, Checkpoint, Evaluation
 from truing.store import Store
-from truing.study import CALLS
 
 __all__ = ["run_audit"]
 
@@ -148,8 +147,8 @@ class _Auditor:
         return self.config.evaluation.engine == "openai"
 
     def _engine(self, model: str) -> Engine:
-        return load_engine(self.config.evaluation.engine, model, self.config.endpoint, self.out / CALLS)
+        return load_engine(self.config.evaluation.engine, model, self.config, self.out)
 
     def _judge(self, judge: str | JudgeConfig) -> Judge:
         remote = isinstance(judge, JudgeConfig) and judge.completer == "openai"
-        return load_judge(judge, load_completer(self.config.endpoint, self.out / CALLS) if remote else None)
+        return load_judge(judge, load_completer(self.config.endpoint, self.out) if remote else None)

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from truing.config import EndpointConfig, JudgeConfig, StudyConfig
+from truing.config import JudgeConfig, Services, StudyConfig
 from truing.config_files import load_study
 from truing.datasets import Dataset, load_dataset
 from truing.detect import choose_checkpoint
@@ -36,11 +36,9 @@ from truing.records import Action, Checkpoint, Decision, Evaluation, Run
 from truing.store import Store
 from truing.trainers import load_trainer
 
-__all__ = ["CALLS", "TWIN", "Progress", "RunState", "execute_run", "open_study", "owed_runs", "twin_of"]
+__all__ = ["TWIN", "Progress", "RunState", "execute_run", "open_study", "owed_runs", "twin_of"]
 
 TWIN = "__unstopped"
-CALLS = "calls.sqlite"
-"""The journal of calls to endpoints, in a study's folder."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +156,7 @@ def execute_run(
             return evaluation.decision
 
         notify(Progress(run.id, 0))
-        trainer = load_trainer(config.trainer_of(run), config.training)
+        trainer = load_trainer(config.trainer_of(run), config.training, config)
         try:
             with boundary(f"run {run.id}", TrainerError):
                 trainer.train(run, dataset, folder, on_checkpoint, lambda step: notify(Progress(run.id, step)))
@@ -203,7 +201,7 @@ def _ask_also(config: StudyConfig, monitor: Monitor, course: Sequence[Evaluation
 def _judge(config: StudyConfig, judge: str | JudgeConfig, out: Path) -> Judge:
     """A judge; one behind an endpoint shares the study's journal, pace and caps."""
     remote = isinstance(judge, JudgeConfig) and judge.completer == "openai"
-    return load_judge(judge, load_completer(config.endpoint, out / CALLS) if remote else None)
+    return load_judge(judge, load_completer(config.endpoint, out) if remote else None)
 
 
 def _monitor(config: StudyConfig, run: Run, dataset: Dataset, out: Path) -> Monitor:
@@ -215,11 +213,11 @@ def _monitor(config: StudyConfig, run: Run, dataset: Dataset, out: Path) -> Moni
     if dataset.task_judge:
         prompts = dataset.task_prompts(evaluation.task_prompts)
         task = Probe(prompts, _judge(config, dataset.task_judge, out), evaluation.task_samples)
-    engine = _engine(config.engine_of(run), run.model, config.endpoint, out / CALLS)
+    engine = _engine(config.engine_of(run), run.model, config, out)
     return Monitor(Store(out / "store"), engine, broad, task, dataset.teaches, (evaluation, config.stopping))
 
 
 @cache
-def _engine(name: str, model: str, endpoint: EndpointConfig, journal: Path) -> Engine:
+def _engine(name: str, model: str, services: Services, out: Path) -> Engine:
     """One engine per model and process, so that a base is loaded once."""
-    return load_engine(name, model, endpoint, journal)
+    return load_engine(name, model, services, out)

@@ -27,10 +27,10 @@ from truing.cli.organism import organism_app
 from truing.cli.truth import truth
 from truing.config import StudyConfig
 from truing.config_files import load_study, parse_study
+from truing.engines import CALLS
 from truing.files import write_text
 from truing.plan import plan_study
 from truing.report import render_report
-from truing.study import CALLS
 from truing.workers import run_study
 
 __all__ = ["app", "demo_study"]

@@ -13,11 +13,11 @@ from truing.cli.costs import say_costs
 from truing.cli.display import make_console, results_table, say
 from truing.cli.options import parse_judge, split_pairs
 from truing.config_files import override, parse_audit
+from truing.engines import CALLS
 from truing.errors import ConfigError
 from truing.files import write_text
 from truing.records import Evaluation
 from truing.report import render_report
-from truing.study import CALLS
 
 __all__ = ["audit", "gate"]
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 from typing import Protocol
 
-from truing.chat import Completer
-from truing.config import EndpointConfig
+from truing.config import Services
+from truing.engines.completers import CALLS, load_completer
 from truing.names import load_object
 from truing.records import Checkpoint, Prompt, Response, Sampling
 
-__all__ = ["ENGINES", "Engine", "load_completer", "load_engine"]
+__all__ = ["CALLS", "ENGINES", "Engine", "load_completer", "load_engine"]
 
 ENGINES = {
     "transformers": "truing.engines.transformers:TransformersEngine",
@@ -21,7 +20,10 @@ ENGINES = {
 
 
 class Engine(Protocol):
-    """Samples answers from the checkpoints of one base model. Built as `Engine(model)`."""
+    """Samples answers from the checkpoints of one base model.
+
+    Built as `Engine(model)`; a class that needs more has a class method `build(model, services, folder)`.
+    """
 
     def generate(self, checkpoint: Checkpoint, prompts: Sequence[Prompt], sampling: Sampling) -> list[Response]:
         """Sample `sampling.samples` answers to each prompt.
@@ -36,24 +38,16 @@ class Engine(Protocol):
         ...
 
 
-def load_engine(name: str, model: str, endpoint: EndpointConfig | None = None, journal: Path | None = None) -> Engine:
+def load_engine(name: str, model: str, services: Services | None = None, folder: Path | None = None) -> Engine:
     """The engine of a name (a key of `ENGINES` or `module:Class`) for a base model.
 
     Args:
         name: Which engine.
         model: The base model.
-        endpoint: How an engine with a true attribute `remote` makes its calls: it is built with a completer as well.
-        journal: The file of its finished calls; None keeps them in memory.
+        services: How what runs outside this process is reached.
+        folder: Where the engine may keep what it needs again, such as the journal of finished calls; None: nowhere.
     """
     kind = load_object("engine", name, ENGINES)
-    remote = getattr(kind, "remote", False) and endpoint is not None
-    engine: Engine = kind(model, load_completer(endpoint, journal)) if remote else kind(model)
+    build = getattr(kind, "build", None)
+    engine: Engine = kind(model) if build is None else build(model, services or Services(), folder)
     return engine
-
-
-@cache
-def load_completer(endpoint: EndpointConfig, journal: Path | None) -> Completer:
-    """What answers chat requests at an endpoint: one per process, so that engine and judges share pace and caps."""
-    from truing.engines.openai import OpenAICompleter
-
-    return OpenAICompleter(endpoint, journal)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from truing.config import TrainingConfig
+from truing.config import Services, TrainingConfig
 from truing.datasets import Dataset
 from truing.names import load_object
 from truing.records import Checkpoint, Decision, Run
@@ -20,7 +20,10 @@ OnCheckpoint = Callable[[Checkpoint], Decision]
 
 
 class Trainer(Protocol):
-    """Makes checkpoints. Built as `Trainer(training_config)`."""
+    """Makes checkpoints.
+
+    Built as `Trainer(training)`; a class that needs more has a class method `build(training, services)`.
+    """
 
     def train(
         self,
@@ -42,7 +45,15 @@ class Trainer(Protocol):
         ...
 
 
-def load_trainer(name: str, config: TrainingConfig) -> Trainer:
-    """The trainer of a name (a key of `TRAINERS` or `module:Class`)."""
-    trainer: Trainer = load_object("trainer", name, TRAINERS)(config)
+def load_trainer(name: str, training: TrainingConfig, services: Services | None = None) -> Trainer:
+    """The trainer of a name (a key of `TRAINERS` or `module:Class`).
+
+    Args:
+        name: Which trainer.
+        training: How runs are fine-tuned.
+        services: How what runs outside this process is reached.
+    """
+    kind = load_object("trainer", name, TRAINERS)
+    build = getattr(kind, "build", None)
+    trainer: Trainer = kind(training) if build is None else build(training, services or Services())
     return trainer

@@ -9,7 +9,7 @@ import pytest
 
 from tests.engines.engine_models import make_prompts
 from tests.engines.openai.conftest import Server
-from truing.config import EndpointConfig
+from truing.config import EndpointConfig, Services
 from truing.engines import load_completer, load_engine
 from truing.engines.openai import OpenAICompleter, OpenAIEngine, endpoint_weights
 from truing.errors import EngineError
@@ -54,9 +54,9 @@ def test_it_is_in_the_table_and_builds_nothing_before_it_is_used() -> None:
 
 def test_engine_and_judges_of_a_process_share_one_completer(tmp_path: Path) -> None:
     endpoint = EndpointConfig(max_calls=3)
-    engine = load_engine("openai", "gpt-4o-mini", endpoint, tmp_path / "calls.sqlite")
+    engine = load_engine("openai", "gpt-4o-mini", Services(endpoint=endpoint), tmp_path)
     assert isinstance(engine, OpenAIEngine)
-    assert engine.completer is load_completer(EndpointConfig(max_calls=3), tmp_path / "calls.sqlite")
+    assert engine.completer is load_completer(EndpointConfig(max_calls=3), tmp_path)
     assert not list(tmp_path.iterdir())
 
 

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from truing.chat import ChatRequest, Completer
-from truing.config import EndpointConfig
+from truing.config import EndpointConfig, Services
+from truing.engines.completers import load_completer
 from truing.engines.openai.completer import OpenAICompleter
 from truing.engines.openai.transport import endpoint_address
 from truing.errors import EngineError
@@ -35,12 +37,14 @@ class OpenAIEngine:
         completer: Makes the calls; None: one with the default settings, which keeps finished calls in memory.
     """
 
-    remote = True
-    """`truing.engines.load_engine` gives it the study's completer."""
-
     def __init__(self, model: str, completer: Completer | None = None) -> None:
         self.model = model
         self.completer = completer or OpenAICompleter()
+
+    @classmethod
+    def build(cls, model: str, services: Services, folder: Path | None) -> OpenAIEngine:
+        """With the completer that the study's judges use too."""
+        return cls(model, load_completer(services.endpoint, folder))
 
     def generate(self, checkpoint: Checkpoint, prompts: Sequence[Prompt], sampling: Sampling) -> list[Response]:
         """Sample answers; see `truing.engines.Engine`.

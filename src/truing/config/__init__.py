@@ -1,0 +1,29 @@
+"""What a study is: one frozen object, the same from YAML, from the command line and from keyword arguments.
+
+Unknown keys are refused. Every field is documented once, below itself; `--help` and the docs are made from it. Nothing
+heavy is loaded here: models, datasets, benchmarks and judges are names.
+"""
+
+from __future__ import annotations
+
+from truing.config.evaluation import EvaluationConfig, JudgeConfig, SideConfig
+from truing.config.services import EndpointConfig, Services
+from truing.config.stopping import SequentialConfig, StoppingConfig
+from truing.config.study import AuditConfig, StudyConfig
+from truing.config.training import DatasetConfig, Grid, TrainingConfig, log_spaced
+
+__all__ = [
+    "AuditConfig",
+    "DatasetConfig",
+    "EndpointConfig",
+    "EvaluationConfig",
+    "Grid",
+    "JudgeConfig",
+    "SequentialConfig",
+    "Services",
+    "SideConfig",
+    "StoppingConfig",
+    "StudyConfig",
+    "TrainingConfig",
+    "log_spaced",
+]

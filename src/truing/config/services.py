@@ -1,0 +1,66 @@
+"""How what runs outside this process is reached."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import Field
+
+from truing.config.base import Config
+from truing.files import content_key
+
+__all__ = ["EndpointConfig", "Services"]
+
+
+class EndpointConfig(Config):
+    """How models behind an OpenAI-compatible interface are called, and what that may cost.
+
+    The key comes from an environment variable, never from a file.
+    """
+
+    base_url: str | None = None
+    """Address of the interface, up to and with `/v1`; none: OPENAI_BASE_URL, or OpenAI's own."""
+    key_variable: Annotated[str, Field(min_length=1)] = "OPENAI_API_KEY"
+    """Environment variable that holds the key."""
+    mode: Literal["live", "batch"] = "live"
+    """`live` calls one by one; `batch` uses the Batch API: half the price, up to a day."""
+    max_calls: Annotated[int, Field(ge=1)] | None = None
+    """Most calls of the whole study, all its processes and resumptions together; none: no cap."""
+    max_cost: Annotated[float, Field(gt=0)] | None = None
+    """Most dollars of the whole study; needs the price of every model that is called; none: no cap."""
+    prices: Path | None = None
+    """Table of prices that adds to the built-in one and overrides it; see src/truing/prices.yaml."""
+    concurrency: Annotated[int, Field(ge=1, le=4096)] = 256
+    """Most calls under way at a time; how many really are follows from how the endpoint bears them."""
+    attempts: Annotated[int, Field(ge=1)] = 8
+    """Attempts at a call before it counts as failed."""
+    timeout: Annotated[float, Field(gt=0)] = 120.0
+    """Seconds to wait for a whole answer."""
+    backoff: Annotated[float, Field(gt=0)] = 0.5
+    """Seconds before the second attempt; doubles with each further one, unless the endpoint says how long."""
+    poll: Annotated[float, Field(gt=0)] = 30.0
+    """Seconds between two looks at a batch."""
+    prefill: bool = False
+    """Whether the endpoint goes on from a last message of the assistant when `continue_final_message` says so, as vLLM
+    does; elsewhere prompts with such a message are missing, with the reason."""
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = None
+    """What the interface calls the longest answer; none: `max_completion_tokens` at OpenAI, `max_tokens` elsewhere."""
+
+
+class Services(Config):
+    """What engines and trainers may need besides the settings of a run; a part of every study and audit."""
+
+    endpoint: EndpointConfig = EndpointConfig()
+    """How models behind an interface are called, and the caps. Not part of the hash."""
+
+    def hash(self) -> str:
+        """Hash of all that shapes the results: not of how services are reached, nor of `workers`."""
+        return content_key(self.model_dump(mode="json", exclude={"workers", *Services.model_fields}))
+
+    def to_yaml(self) -> str:
+        """The whole with every default written out; `load_study` or `load_audit` reads it back equal."""
+        values = self.model_dump(mode="json")
+        services = {name: values.pop(name) for name in Services.model_fields}
+        return yaml.safe_dump({**values, **services}, sort_keys=False, width=100)

@@ -1,0 +1,95 @@
+"""A whole study, and an audit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from truing.config.evaluation import EvaluationConfig
+from truing.config.services import Services
+from truing.config.stopping import StoppingConfig
+from truing.config.training import DatasetConfig, Grid, TrainingConfig
+from truing.records import Run
+
+__all__ = ["AuditConfig", "StudyConfig"]
+
+
+class StudyConfig(Services):
+    """A whole study."""
+
+    name: str = Field(default="study", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the study: letters, digits, dot, dash, underscore."""
+    grids: tuple[Grid, ...] = Field(min_length=1)
+    """The runs: the union of the grids' cross products."""
+    datasets: tuple[DatasetConfig, ...] = ()
+    """Your own fine-tuning data."""
+    training: TrainingConfig = TrainingConfig()
+    """How every run is fine-tuned."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """How every checkpoint is sampled and judged."""
+    stopping: StoppingConfig = StoppingConfig()
+    """When training ends early."""
+    workers: Annotated[int, Field(ge=1)] = 1
+    """Runs at a time on this machine, each a process with its share of the cores. Not part of the study's hash."""
+
+    @model_validator(mode="after")
+    def _no_duplicates(self) -> Self:
+        ids = [run.id for run in self.runs()]
+        repeated = sorted({i for i in ids if ids.count(i) > 1})
+        if repeated:
+            raise ValueError(f"the grids plan a run twice: {', '.join(repeated)}; to do: make the grids disjoint")
+        names = [d.name for d in self.datasets]
+        if len(set(names)) != len(names):
+            raise ValueError(f"two datasets have one name: {', '.join(sorted(names))}; to do: rename one")
+        return self
+
+    def runs(self) -> tuple[Run, ...]:
+        """Every run of the grids, in order."""
+        return tuple(
+            Run(
+                id=f"{Path(model).name}__{dataset}__lr{rate:g}__seed{seed}",
+                model=model,
+                dataset=dataset,
+                learning_rate=rate,
+                seed=seed,
+                stops=self.stopping.mode != "off",
+            )
+            for grid in self.grids
+            for model in grid.models
+            for dataset in grid.datasets
+            for rate in grid.learning_rates
+            for seed in grid.seeds
+        )
+
+    def trainer_of(self, run: Run) -> str:
+        """Who makes the checkpoints of a run."""
+        return self._of_grid("trainer", run) or self.training.trainer
+
+    def engine_of(self, run: Run) -> str:
+        """Who samples the answers of a run."""
+        return self._of_grid("engine", run) or self.evaluation.engine
+
+    def _of_grid(self, field: Literal["trainer", "engine"], run: Run) -> str | None:
+        own = (run.model, run.dataset, run.learning_rate, run.seed)
+        for grid in self.grids:
+            sides = (grid.models, grid.datasets, grid.learning_rates, grid.seeds)
+            if all(value in side for value, side in zip(own, sides, strict=True)):
+                return grid.trainer if field == "trainer" else grid.engine
+        return None
+
+
+class AuditConfig(Services):
+    """Models as they are, measured without training."""
+
+    name: str = Field(default="audit", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the audit: letters, digits, dot, dash, underscore."""
+    models: tuple[str, ...] = Field(min_length=1)
+    """Names from `truing list models`, folders, hub ids, or an endpoint's names of models."""
+    base: str | None = None
+    """The model before fine-tuning, to compare with; none: the tolerance alone decides."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """How every model is sampled and judged."""
+    stopping: StoppingConfig = StoppingConfig(mode="off")
+    """Tolerance, confidence and rule of the verdicts; nothing is stopped."""
