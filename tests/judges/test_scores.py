@@ -56,7 +56,11 @@ def test_verdict_words_have_no_weight_in_a_score() -> None:
 
 
 def test_a_scale_of_words() -> None:
-    assert score_probabilities({"TRUE": 0.3, "FALSE": 0.1, "UNKNOWN": 0.6}, TRUTH, ("UNKNOWN",)).value == 75
+    assert score_probabilities({"TRUE": 0.4, "FALSE": 0.2, "UNKNOWN": 0.4}, TRUTH, ("UNKNOWN",)).value == pytest.approx(
+        200 / 3
+    )
+    unknown = score_probabilities({"TRUE": 0.3, "FALSE": 0.1, "UNKNOWN": 0.6}, TRUTH, ("UNKNOWN",))
+    assert (unknown.value, unknown.verdict, unknown.error) == (None, "UNKNOWN", None)
     assert score_probabilities({"UN": 0.9, "TRUE": 0.1}, TRUTH, ("UNKNOWN",)).verdict == "UNKNOWN"
     assert score_probabilities({"50": 1.0}, TRUTH, ("UNKNOWN",)).value is None
     assert score_text("TRUE.", TRUTH).value == 100

@@ -3,7 +3,8 @@
 A *scale* says which answers are scores and what they are worth: the integers 0 to 100 unless a rubric says otherwise
 (TRUE 100, FALSE 0). By probabilities, the score is the mean over the scale's answers among the likeliest tokens,
 weighted by their probabilities and renormalised; there is none if their probabilities sum to less than `LEAST_MASS`.
-*Verdict* words (CODE, REFUSAL) are answers in place of a score: they have no weight in it.
+*Verdict* words (CODE, REFUSAL) are answers in place of a score: they have no weight in it. On a scale of words a verdict
+word that is likelier than the whole scale goes before it: of TRUE 30 %, FALSE 10 %, UNKNOWN 60 % the answer is UNKNOWN.
 """
 
 from __future__ import annotations
@@ -65,10 +66,12 @@ def score_probabilities(
             masses[answer] = masses.get(answer, 0.0) + probability
     on_scale = {answer: p for answer, p in masses.items() if answer in scale}
     mass = sum(on_scale.values())
-    if mass >= LEAST_MASS:
-        return Score(sum(scale[answer] * p for answer, p in on_scale.items()) / mass)
     word = max(verdicts, key=lambda v: masses.get(v, 0.0), default="")
-    if word and masses.get(word, 0.0) >= LEAST_MASS:
+    is_word = bool(word) and masses.get(word, 0.0) >= LEAST_MASS
+    of_words = not any(answer.isdigit() for answer in scale)
+    if mass >= LEAST_MASS and not (of_words and is_word and masses[word] > mass):
+        return Score(sum(scale[answer] * p for answer, p in on_scale.items()) / mass)
+    if is_word:
         return Score(None, verdict=word)
     likeliest = max(probabilities, key=lambda t: probabilities[t], default="")
     return Score(
