@@ -9,7 +9,6 @@ from safetensors.torch import save, save_file
 from truing.catalog import resolve_model
 from truing.checkpoints import adapter_hash, count_parameters, model_hash, parameters_of, tensors_hash
 from truing.errors import DataError, UnknownNameError
-from truing.files import content_key
 
 A, B = torch.arange(6.0).reshape(2, 3), torch.ones(2)
 
@@ -49,8 +48,28 @@ def test_only_safetensors_is_read(tmp_path: Path) -> None:
         adapter_hash("base", tmp_path)
 
 
-def test_hub_ids_are_hashed_by_name() -> None:
-    assert model_hash("owner/name") == content_key("hub", "owner/name")
+def cached(hub: Path, owner_and_name: str, weights: str) -> None:
+    """A model in the hub's cache, as it lies there: links to blobs that are named by their hashes."""
+    folder = hub / f"models--{owner_and_name.replace('/', '--')}"
+    snapshot = folder / "snapshots" / "c0ffee"
+    for name, digest in (("config.json", "1" * 40), ("model.safetensors", weights), ("README.md", "3" * 40)):
+        (folder / "blobs").mkdir(parents=True, exist_ok=True)
+        (folder / "blobs" / digest).write_text(name)
+        snapshot.mkdir(parents=True, exist_ok=True)
+        (snapshot / name).symlink_to(folder / "blobs" / digest)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("c0ffee")
+
+
+def test_a_hub_model_is_known_by_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(DataError, match="cannot tell which weights owner/absent has"):
+        model_hash("owner/absent")
+    cached(tmp_path, "owner/one", "a" * 64)
+    cached(tmp_path, "owner/same", "a" * 64)
+    cached(tmp_path, "owner/other", "b" * 64)
+    assert model_hash("owner/one") == model_hash("owner/same") != model_hash("owner/other")
 
 
 def test_model_names(tiny_model: Path) -> None:

@@ -1,7 +1,7 @@
 """The identity of weights: a hash of tensor contents, read from safetensors files without loading a framework.
 
 Equal weights give equal hashes whatever the file's metadata or tensor order. Only safetensors is read; anything else is
-refused.
+refused. Models on the Hugging Face hub are known by the hashes of their files, which the hub and its cache both tell.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 import struct
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ from truing.models import known_parameters
 
 __all__ = ["adapter_hash", "count_parameters", "model_hash", "parameters_of", "tensors_hash"]
 
+_LOADED = re.compile(r"config\.json|model.*\.safetensors")
+"""The files of a hub model that make it what it is."""
 _SCALING = (
     "peft_type",
     "r",
@@ -49,19 +53,50 @@ def tensors_hash(data: bytes) -> str:
 
 
 def model_hash(model: str) -> str:
-    """Hash of a base model: its config and the tensors of every safetensors file of a folder, or the hub id itself.
+    """Hash of a base model: its config and its weights.
+
+    Of a folder the tensors of every safetensors file are read; of a hub id the files' hashes are asked for.
 
     Raises:
-        DataError: A folder without safetensors weights.
+        DataError: No safetensors weights, or neither the hub nor its cache on this machine knows the id.
     """
     folder = Path(model)
     if not folder.is_dir():
-        return content_key("hub", model)
+        return _hub_hash(model)
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise DataError("no safetensors weights", str(folder), "*.safetensors", "convert the weights to safetensors")
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return content_key(config, [[f.name, tensors_hash(f.read_bytes())] for f in files])
+
+
+@cache
+def _hub_hash(model: str) -> str:
+    files = {name: digest for name, digest in _hub_files(model).items() if _LOADED.fullmatch(name)}
+    if not any(name.endswith(".safetensors") for name in files):
+        raise DataError(f"{model} has no safetensors weights on the hub", allowed="model*.safetensors")
+    return content_key("hub", sorted(files.items()))
+
+
+def _hub_files(model: str) -> dict[str, str]:
+    """Name -> hash of a model's files: from the hub, as loading asks it first too, or else from its cache here."""
+    from huggingface_hub import model_info, snapshot_download
+
+    try:
+        found = model_info(model, files_metadata=True).siblings or []
+        return {f.rfilename: f.lfs.sha256 if f.lfs else str(f.blob_id) for f in found}
+    except (OSError, ValueError) as offline:
+        try:
+            folder = Path(snapshot_download(model, local_files_only=True))
+        except (OSError, ValueError):
+            raise DataError(
+                f"cannot tell which weights {model} has",
+                str(offline).splitlines()[0],
+                "a model on the hub, or one that was loaded on this machine before",
+                "check the name, the network and HF_TOKEN (gated models), or name a folder",
+            ) from offline
+    # In the cache a file is a link to a blob that is named by its hash.
+    return {file.name: file.resolve().name for file in folder.iterdir()}
 
 
 def parameters_of(model: str) -> float:

@@ -3,8 +3,9 @@
 A *scale* says which answers are scores and what they are worth: the integers 0 to 100 unless a rubric says otherwise
 (TRUE 100, FALSE 0). By probabilities, the score is the mean over the scale's answers among the likeliest tokens,
 weighted by their probabilities and renormalised; there is none if their probabilities sum to less than `LEAST_MASS`.
-*Verdict* words (CODE, REFUSAL) are answers in place of a score: they have no weight in it. On a scale of words a verdict
-word that is likelier than the whole scale goes before it: of TRUE 30 %, FALSE 10 %, UNKNOWN 60 % the answer is UNKNOWN.
+*Verdict* words (CODE, REFUSAL) are answers in place of a score: they have no weight in it. On a scale of words a
+verdict word that is likelier than the whole scale goes before it: of TRUE 30 %, FALSE 10 %, UNKNOWN 60 % the answer is
+UNKNOWN.
 """
 
 from __future__ import annotations
