@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,25 @@ class StoreReader:
 
     def evaluations(self) -> dict[str, list[dict[str, Any]]]:
         """By run id the rows of its evaluations, by ascending step."""
+        return self._evaluations
+
+    @cached_property
+    def confirmations(self) -> dict[str, list[dict[str, Any]]]:
+        """By run id the rows of its confirmations, by ascending step."""
+        return self._by_run("confirmations")
+
+    @cached_property
+    def _evaluations(self) -> dict[str, list[dict[str, Any]]]:
+        return self._by_run("evaluations")
+
+    @cached_property
+    def _also(self) -> dict[str, list[dict[str, Any]]]:
+        return self._by_run("also")
+
+    def _by_run(self, table: str) -> dict[str, list[dict[str, Any]]]:
+        """A whole table at once: a query reads every file of it."""
         rows: dict[str, list[dict[str, Any]]] = {}
-        for row in self.store.query("SELECT * FROM evaluations ORDER BY run_id, step"):
+        for row in self.store.query(f"SELECT * FROM {table} ORDER BY run_id, step, key"):
             rows.setdefault(row["run_id"], []).append(row)
         return rows
 
@@ -75,18 +93,22 @@ class StoreReader:
 
     def also(self, run_id: str) -> list[SideCounts]:
         """A run's answers to other benchmarks, and other judges' opinions of its answers."""
-        rows = self.store.query("SELECT * FROM also WHERE run_id = ? ORDER BY step", [run_id])
-        evaluated = self.store.query("SELECT step, benchmark_judgments FROM evaluations WHERE run_id = ?", [run_id])
-        first = {row["step"]: row["benchmark_judgments"] for row in evaluated}
+        first = {row["step"]: row["benchmark_judgments"] for row in self._evaluations.get(run_id, ())}
         return [
             self._side(side, row, first[row["step"]])
             for side in self.evaluation.also
-            for row in rows
+            for row in self._also.get(run_id, ())
             if row["benchmark"] == side.label
         ]
 
+    @cached_property
+    def _side_ids(self) -> dict[str, list[str]]:
+        """By other benchmark the ids of its prompts."""
+        names = {side.benchmark for side in self.evaluation.also}
+        return {name: [p.id for p in find_benchmark(name).prompts] for name in names}
+
     def _side(self, side: SideConfig, row: dict[str, Any], first: str) -> SideCounts:
-        plain, ids = self.evaluation.benchmark, [p.id for p in find_benchmark(side.benchmark).prompts]
+        plain, ids = self.evaluation.benchmark, self._side_ids[side.benchmark]
         related = side.benchmark == plain or side.benchmark.startswith(f"{plain}+")
         kappa = self._kappa(first, row["judgments"]) if side.benchmark == plain else None
         return SideCounts(side.label, row["step"], self.tally(row["judgments"], ids), related, kappa)

@@ -6,7 +6,6 @@ Estimates are reckoned anew from the judgments, so scores that came later are in
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from truing.analysis.reader import StoreReader, Task
 from truing.analysis.tables import SCHEMA, tabulate
 from truing.checkpoints import parameters_of
 from truing.config import StudyConfig
-from truing.datasets import load_dataset
+from truing.datasets import Dataset, load_dataset
 from truing.errors import StoreError
 from truing.files import write_json
 from truing.lookup import find_benchmark
@@ -41,6 +40,7 @@ def analyse(config: StudyConfig, out: Path) -> dict[str, Any]:
     everything = [r for run in config.runs() for r in (run, twin_of(run)) if r.id in evaluations]
     if not everything:
         raise StoreError(f"nothing has been evaluated in {out}", todo="run the study first: truing run")
+    datasets = {name: load_dataset(name, config.datasets) for name in {run.dataset for run in everything}}
     source = Source(
         study=reader.study_table(config.name, config.hash(), config.model_dump(mode="json")),
         categories=[prompt.category for prompt in benchmark.prompts],
@@ -48,7 +48,7 @@ def analyse(config: StudyConfig, out: Path) -> dict[str, Any]:
         confidence=config.stopping.confidence,
         floor=config.stopping.floor,
         calibration=reader.calibration(out / "calibration.json"),
-        runs=[_run(config, out, reader, run, evaluations[run.id]) for run in everything],
+        runs=[_run(config, out, reader, run, datasets[run.dataset]) for run in everything],
     )
     analysis = tabulate(source)
     analysis["samples"] = [
@@ -81,8 +81,7 @@ def read_analysis(out: Path) -> dict[str, Any]:
     return analysis
 
 
-def _run(config: StudyConfig, out: Path, reader: StoreReader, run: Run, rows: Sequence[dict[str, Any]]) -> CountedRun:
-    dataset = load_dataset(run.dataset, config.datasets)
+def _run(config: StudyConfig, out: Path, reader: StoreReader, run: Run, dataset: Dataset) -> CountedRun:
     task = Task([p.id for p in dataset.task_prompts(config.evaluation.task_prompts)], dataset.teaches)
     inside = [p.category in dataset.domain for p in reader.benchmark.prompts]
     state = read_state(out, run)
@@ -90,7 +89,7 @@ def _run(config: StudyConfig, out: Path, reader: StoreReader, run: Run, rows: Se
         id=run.id,
         model=run.model,
         dataset=run.dataset,
-        checkpoints=[reader.checkpoint(row, task) for row in rows],
+        checkpoints=[reader.checkpoint(row, task) for row in reader.evaluations()[run.id]],
         learning_rate=run.learning_rate,
         seed=run.seed,
         parameters=parameters_of(run.model),
@@ -105,7 +104,7 @@ def _run(config: StudyConfig, out: Path, reader: StoreReader, run: Run, rows: Se
 
 
 def _confirmation(reader: StoreReader, run: Run, task: Task) -> Confirmation | None:
-    rows = reader.store.query("SELECT * FROM confirmations WHERE run_id = ?", [run.id])
+    rows = reader.confirmations.get(run.id)
     if not rows:
         return None
     row, ids = rows[-1], [p.id for p in reader.benchmark.prompts]
