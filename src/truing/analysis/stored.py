@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from truing.analysis.counted import Confirmation, CountedRun, Source
+from truing.analysis.counted import CountedRun, Source
 from truing.analysis.reader import StoreReader, Task
 from truing.analysis.tables import SCHEMA, tabulate
 from truing.checkpoints import parameters_of
@@ -84,7 +84,7 @@ def read_analysis(out: Path) -> dict[str, Any]:
 def _run(config: StudyConfig, out: Path, reader: StoreReader, run: Run, dataset: Dataset) -> CountedRun:
     task = Task([p.id for p in dataset.task_prompts(config.evaluation.task_prompts)], dataset.teaches)
     inside = [p.category in dataset.domain for p in reader.benchmark.prompts]
-    state = read_state(out, run)
+    state, confirmed = read_state(out, run), reader.confirmations.get(run.id)
     return CountedRun(
         id=run.id,
         model=run.model,
@@ -98,19 +98,6 @@ def _run(config: StudyConfig, out: Path, reader: StoreReader, run: Run, dataset:
         stopped_at=state.step if state and state.state == "stopped" else None,
         twin_of=None if run.stops or config.stopping.mode == "off" else run.id.removesuffix(TWIN),
         inside=np.array(inside) if any(inside) else None,
-        confirmation=_confirmation(reader, run, task),
+        confirmation=reader.confirmation(confirmed[-1], task) if confirmed else None,
         also=reader.also(run.id),
-    )
-
-
-def _confirmation(reader: StoreReader, run: Run, task: Task) -> Confirmation | None:
-    rows = reader.confirmations.get(run.id)
-    if not rows:
-        return None
-    row, ids = rows[-1], [p.id for p in reader.benchmark.prompts]
-    return Confirmation(
-        step=row["step"],
-        broad=reader.tally(row["benchmark_judgments"], ids) if row["benchmark_judgments"] else None,
-        task=reader.task(row["task_judgments"], task),
-        best=reader.task(row["best_judgments"], task),
     )
