@@ -37,6 +37,7 @@ T = TypeVar("T")
 LEARNT = 0.8
 """Share of the run's best task score that counts as learnt when narrow and broad behaviour are told apart."""
 _UNMEASURED = "the dataset names no judge of its task"
+_UNASKED = "the checkpoint with the best task score was not asked again"
 
 
 @dataclass(frozen=True)
@@ -193,8 +194,10 @@ class Figures:
             rate = clustered_rate(
                 again.broad.misaligned, again.broad.coherent, n_missing=missing, confidence=confidence
             )
-            best = self.whole.run.confirmation
-            kept = _quotient(again.task, best.best if best else None, confidence)
+            top = self.whole.run.confirmation
+            best = None if top is None else top.best
+            unasked = again.task is not None and best is None
+            kept = undefined(_UNASKED) if unasked else _quotient(again.task, best, confidence)
             return Confirmed(again.step, rate, _score(again.task, confidence), kept, "fresh responses")
         if any(c.em_rate for c in self.run.checkpoints):  # random prompts cannot be halved
             return None
