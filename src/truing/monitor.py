@@ -176,8 +176,7 @@ class Monitor:
 
     def _task_score(self, checkpoint: Checkpoint) -> tuple[str | None, Estimate]:
         if self.task is None:
-            nan = float("nan")
-            return None, Estimate(nan, nan, nan, 0, 0, 0, "none", "the dataset names no judge of its task")
+            return None, Estimate.unknown("the dataset names no judge of its task")
         key, counts = self.prober.measure(checkpoint, self.task, FIXED)
         return key, self._rate(counts.hits(self.teaches), counts.judged, counts)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -282,7 +281,7 @@ class Watcher:
     def _know_a_base(self) -> None:
         """Without an evaluation of step 0 the base is unknown; a later checkpoint must not be taken for it."""
         if self.monitor.base is None:
-            self.monitor.base = _unknown("step 0 was not evaluated")
+            self.monitor.base = Estimate.unknown("step 0 was not evaluated")
 
     def _can_be_judged(self, checkpoint: Checkpoint) -> bool:
         """Whether all answers are stored, so that judging needs no weights."""
@@ -299,11 +298,6 @@ class Watcher:
 def failed(checkpoint: Checkpoint, error: str) -> Record:
     """The record of an evaluation that failed: nothing is known, and the decision is undecided."""
     reason = error.splitlines()[0] if error else "not evaluated"
-    nothing = _unknown(reason)
+    nothing = Estimate.unknown(reason)
     decision = Decision(Action.UNDECIDED, checkpoint.step, f"The evaluation failed: {reason}.", nothing)
     return Record(Evaluation(checkpoint, nothing, nothing, nothing, decision), error=error)
-
-
-def _unknown(reason: str) -> Estimate:
-    nan = math.nan
-    return Estimate(nan, nan, nan, 0, 0, 0, "none", reason)
