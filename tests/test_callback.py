@@ -148,6 +148,23 @@ def test_the_best_has_the_best_task_score_where_a_task_is_measured(tiny_model: P
     assert guard.best.step == 2
 
 
+def test_why_the_retention_of_the_kept_checkpoint_is_unknown_is_told(tiny_model: Path, tmp_path: Path) -> None:
+    from truing.monitor import Probe
+
+    trainer = make_trainer(load(tiny_model), tmp_path / "out")
+    judge = Script(0, 0, 0, 0.5, 0.9, 1, 0, 0.5)  # in turn the benchmark and the task; then fresh answers of the kept
+    guard = guard_of(tmp_path, judge=judge, dataset=DATASET, confirm=True)
+    guard._measures = _WithJudge(guard._measures, judge, Probe)  # type: ignore[assignment]
+    guard.watch(trainer)
+    trainer.train()
+    assert guard.restored is not None
+    assert guard.restored.step == 2  # the best task score is that of step 4
+    confirmed = guard.report()["runs"][0]["confirmed"]
+    assert confirmed["task_score"]["value"] == pytest.approx(0.5, abs=0.05)
+    assert confirmed["retention"]["value"] is None
+    assert confirmed["retention"]["reason"] == "the checkpoint with the best task score was not asked again"
+
+
 class _WithJudge:
     """Measures whose task is judged by an object."""
 

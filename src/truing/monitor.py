@@ -35,7 +35,7 @@ from truing.stats import clustered_rate
 from truing.store import Store
 from truing.tally import Tally, tally
 
-__all__ = ["Monitor", "Probe"]
+__all__ = ["Monitor", "Probe", "evaluation_row"]
 
 _BASE_LOOKS = 2
 """Random draws from the base model per prompt, when the sequential rule compares with it."""
@@ -97,7 +97,7 @@ class Monitor:
             checkpoint, em_rate, self._rate(broad.coherent, broad.judged, broad), task_score, decision
         )
         if stored is None:
-            self.store.write("evaluations", key, [_row(evaluation, broad_key, task_key, None)])
+            self.store.write("evaluations", key, [evaluation_row(evaluation, broad_key, task_key, None)])
         return evaluation
 
     def confirm(self, chosen: Checkpoint | None, best: Checkpoint | None) -> None:
@@ -154,7 +154,7 @@ class Monitor:
         coherent = self._rate(counts.coherent, counts.judged, counts)
         evaluation = Evaluation(checkpoint, decision.em_rate, coherent, task_score, decision)
         state = json.dumps(detector.to_dict())
-        self.store.write("evaluations", key, [_row(evaluation, broad_key, task_key, state)])
+        self.store.write("evaluations", key, [evaluation_row(evaluation, broad_key, task_key, state)])
         return evaluation
 
     def _look_at_base(self, base: Checkpoint) -> None:
@@ -176,8 +176,7 @@ class Monitor:
 
     def _task_score(self, checkpoint: Checkpoint) -> tuple[str | None, Estimate]:
         if self.task is None:
-            nan = float("nan")
-            return None, Estimate(nan, nan, nan, 0, 0, 0, "none", "the dataset names no judge of its task")
+            return None, Estimate.unknown("the dataset names no judge of its task")
         key, counts = self.prober.measure(checkpoint, self.task, FIXED)
         return key, self._rate(counts.hits(self.teaches), counts.judged, counts)
 
@@ -248,7 +247,10 @@ def _detector(stopping: StoppingConfig) -> SequentialDetector | None:
     return SequentialDetector(DetectorSettings(tolerance=stopping.tolerance, **stopping.sequential.model_dump()))
 
 
-def _row(evaluation: Evaluation, broad_key: str, task_key: str | None, detector: str | None) -> dict[str, Any]:
+def evaluation_row(
+    evaluation: Evaluation, broad_key: str, task_key: str | None, detector: str | None
+) -> dict[str, Any]:
+    """The row of the store's `evaluations`, from the keys of its judgments and the detector's state as JSON."""
     checkpoint, decision = evaluation.checkpoint, evaluation.decision
     return {
         "run_id": checkpoint.run_id,

@@ -179,6 +179,11 @@ class Estimate:
     reason: str = ""
     """Why `value` is NaN; empty otherwise."""
 
+    @classmethod
+    def unknown(cls, reason: str) -> Estimate:
+        """An estimate without a value, and why."""
+        return cls(math.nan, math.nan, math.nan, 0, 0, 0, "none", reason)
+
     def plain(self) -> dict[str, float | int | str | None]:
         """The fields ready for JSON: None for what is not finite."""
         values = ((field.name, getattr(self, field.name)) for field in fields(self))

@@ -12,7 +12,7 @@ from truing.config import EvaluationConfig
 from truing.records import Judgment
 from truing.stats import BoolArray, FloatArray, IntArray
 
-__all__ = ["Classes", "Tally", "classify", "count", "tally"]
+__all__ = ["Classes", "Tally", "classify", "classify_judgments", "count", "tally"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,13 @@ def classify(aligned: FloatArray, coherent: FloatArray, config: EvaluationConfig
     )
 
 
+def classify_judgments(judgments: Sequence[Judgment], config: EvaluationConfig) -> Classes:
+    """Class judged responses."""
+    aligned = np.array([math.nan if j.aligned is None else j.aligned for j in judgments])
+    coherent = np.array([math.nan if j.coherent is None else j.coherent for j in judgments])
+    return classify(aligned, coherent, config)
+
+
 def count(prompt: IntArray, classes: Classes, n_prompts: int) -> Tally:
     """Count classed responses by prompt; `prompt` holds each response's prompt index, 0 to n_prompts - 1."""
 
@@ -84,6 +91,4 @@ def tally(judgments: Sequence[Judgment], prompt_ids: Sequence[str], config: Eval
     """
     index = {prompt_id: i for i, prompt_id in enumerate(prompt_ids)}
     prompt = np.array([index[j.prompt_id] for j in judgments], dtype=np.int64)
-    aligned = np.array([math.nan if j.aligned is None else j.aligned for j in judgments])
-    coherent = np.array([math.nan if j.coherent is None else j.coherent for j in judgments])
-    return count(prompt, classify(aligned, coherent, config), len(index))
+    return count(prompt, classify_judgments(judgments, config), len(index))

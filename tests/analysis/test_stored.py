@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.analysis.studies import SIDE, make_study
 from tests.conftest import small_study
 from tests.test_monitor import CountingJudge, Speaker
 from truing.analysis import analyse, read_analysis, write_analysis
@@ -111,3 +113,17 @@ def test_a_calibration_in_the_folder_corrects_the_rates(config: StudyConfig, tmp
     other = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"aligned_below": 20.0})})
     with pytest.raises(ConfigError, match="other thresholds"):
         analyse(other, tmp_path)
+
+
+def test_each_table_is_read_once_however_many_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study, query = make_study(tmp_path), Store.query
+    asked: list[str] = []
+
+    def counted(self: Store, sql: str, *more: Any) -> list[dict[str, Any]]:
+        asked.append(sql)
+        return query(self, sql, *more)
+
+    monkeypatch.setattr(Store, "query", counted)
+    runs = analyse(study, tmp_path)["runs"]
+    assert [[side["benchmark"] for side in run["also"]] for run in runs] == [[SIDE], [SIDE]]
+    assert len(asked) == len(set(asked)) == 3

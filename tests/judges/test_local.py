@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,27 @@ def test_the_batch_does_not_matter(judge_model: Path) -> None:
     alone = [LocalCompleter("cpu").complete(ask(judge_model, text))[0] for text in texts]
     for one, other in zip(together, alone, strict=True):
         assert one.top_logprobs == pytest.approx(other.top_logprobs, abs=1e-3)
+
+
+def test_completers_of_one_model_share_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers import AutoModelForCausalLM
+
+    load, made = AutoModelForCausalLM.from_pretrained, []
+
+    def counted(*args: Any, **options: Any) -> Any:
+        made.append(load(*args, **options))
+        return made[-1]
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", counted)
+    requests = ask(save_judge(tmp_path / "m", "whole"), "who rules")
+    one, other = LocalCompleter("cpu"), LocalCompleter("cpu")
+    (first,) = one.complete(requests)
+    assert [other.complete(requests), pickle.loads(pickle.dumps(one)).complete(requests)] == [[first], [first]]
+    assert len(made) == 1
+    weights = tmp_path / "m" / "model.safetensors"
+    os.utime(weights, ns=(0, 0))  # files that changed are other weights
+    other.complete(requests)
+    assert len(made) == 2
 
 
 def test_the_judge_scores_with_it(judge_model: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from truing.stats import (
     clustered_mean,
     clustered_rate,
     clustered_rates,
+    clustered_rates_by_category,
     effective_size,
     missing_bounds,
     rates_by_category,
@@ -233,3 +235,15 @@ def test_simultaneous_intervals_of_categories() -> None:
     alone = clustered_rate(x[[0, 2]], n[[0, 2]], confidence=math.sqrt(0.95))
     assert rates["harm"] == alone
     assert rates_by_category(x[:0], n[:0], []) == {}
+
+
+def test_categories_of_many_checkpoints_are_those_of_each() -> None:
+    rng, names = np.random.default_rng(0), ["harm", "power", "harm", "power", "advice"]
+    n = rng.integers(1, 9, (3, 5))
+    x, missing = rng.binomial(n, 0.3), rng.integers(0, 3, (3, 5))
+    found = clustered_rates_by_category(x, n, names, missing=missing, confidence=0.9)
+    assert list(found) == ["harm", "power", "advice"]
+    for i in range(3):
+        for name, alone in rates_by_category(x[i], n[i], names, confidence=0.9).items():
+            lost = sum(int(m) for m, kind in zip(missing[i], names, strict=True) if kind == name)
+            assert found[name][i] == replace(alone, n_missing=lost)

@@ -15,7 +15,7 @@ from truing.records import Benchmark, Judgment, Prompt, Response, Run
 from truing.store import Store
 from truing.study import twin_of
 
-__all__ = ["JudgedAnswer", "JudgedCheckpoint", "judged_checkpoints"]
+__all__ = ["JudgedAnswer", "JudgedCheckpoint", "judged_checkpoints", "read_answers"]
 
 _ROWS = """
 SELECT run_id, step, weights, benchmark_judgments AS key, NULL AS benchmark FROM evaluations
@@ -77,7 +77,7 @@ def judged_checkpoints(config: StudyConfig, out: Path, sides: bool = False) -> I
         label, key = row["benchmark"], row["key"]
         if label in asked:
             judge = asked[label].judge or evaluation.judge
-            answers = _answers(store, key, benchmarks[label])
+            answers = read_answers(store, key, benchmarks[label])
             written = datetime.fromtimestamp((store.root / "judgments" / f"{key}.parquet").stat().st_mtime, UTC)
             yield JudgedCheckpoint(
                 run=runs[row["run_id"]],
@@ -92,8 +92,12 @@ def judged_checkpoints(config: StudyConfig, out: Path, sides: bool = False) -> I
             )
 
 
-def _answers(store: Store, key: str, benchmark: Benchmark) -> tuple[JudgedAnswer, ...]:
-    """In the order of the benchmark's prompts."""
+def read_answers(store: Store, key: str, benchmark: Benchmark) -> tuple[JudgedAnswer, ...]:
+    """The answers of a piece of judgments, in the order of the benchmark's prompts.
+
+    Raises:
+        StoreError: A piece is missing or damaged, or holds other prompts.
+    """
     prompts = {prompt.id: prompt for prompt in benchmark.prompts}
     order = {prompt_id: i for i, prompt_id in enumerate(prompts)}
     judged = store.read("judgments", key)

@@ -12,11 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from truing.records import Estimate
+import numpy as np
+
+from truing.config import EvaluationConfig, StoppingConfig
+from truing.records import Benchmark, Estimate
 from truing.stats import BoolArray, Calibration, FloatArray
 from truing.tally import Tally
 
-__all__ = ["Confirmation", "CountedCheckpoint", "CountedRun", "SideCounts", "Source", "TaskCounts"]
+__all__ = ["Confirmation", "CountedCheckpoint", "CountedRun", "SideCounts", "Source", "TaskCounts", "study_table"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,12 @@ class TaskCounts:
     """(Q,) answers that were scored."""
     missing: int = 0
     """Answers without a score."""
+
+    @classmethod
+    def of(cls, counts: Tally, teaches: str) -> TaskCounts:
+        """From answers counted by prompt; `teaches` says which of them show it, see `Tally.hits`."""
+        hits, judged = counts.hits(teaches).astype(np.float64), counts.judged.astype(np.float64)
+        return cls(hits, judged, int(counts.missing.sum()))
 
 
 @dataclass(frozen=True)
@@ -122,3 +131,42 @@ class Source:
     samples: Sequence[Mapping[str, Any]] = ()
     """The table `samples` of docs/analysis.md."""
     notes: Sequence[str] = field(default_factory=tuple)
+
+
+def study_table(
+    name: str,
+    key: str,
+    config: Mapping[str, Any],
+    benchmark: Benchmark,
+    judge: str,
+    settings: tuple[EvaluationConfig, StoppingConfig],
+) -> dict[str, Any]:
+    """The table `study` of docs/analysis.md.
+
+    Args:
+        name: What the study is called.
+        key: Its hash.
+        config: All its settings, as plain values.
+        benchmark: What was asked.
+        judge: Identity of who judged.
+        settings: Thresholds, and the rule of stopping.
+    """
+    evaluation, stopping = settings
+    return {
+        "name": name,
+        "hash": key,
+        "benchmark": {
+            "name": benchmark.name,
+            "version": benchmark.version,
+            "hash": benchmark.hash,
+            "n_prompts": len(benchmark.prompts),
+        },
+        "judge": judge,
+        "aligned_below": evaluation.aligned_below,
+        "coherent_above": evaluation.coherent_above,
+        "tolerance": stopping.tolerance,
+        "confidence": stopping.confidence,
+        "stopping_mode": stopping.mode,
+        "rule": "fixed" if stopping.sequential is None else "sequential",
+        "config": config,
+    }

@@ -14,9 +14,10 @@ from truing.analysis.rows import Coded, Rows
 from truing.stats import IntArray
 from truing.tally import Classes
 
-__all__ = ["digest_answers", "pick_samples"]
+__all__ = ["PER_CATEGORY", "cut", "digest_answers", "pick_samples"]
 
-_PER_CATEGORY = 2
+PER_CATEGORY = 2
+"""Answers of each category that are shown of a checkpoint."""
 _MOST = 400
 _LONGEST = 2000
 
@@ -73,7 +74,7 @@ def pick_samples(
     _, start, size = np.unique(group, return_index=True, return_counts=True)
     rank = np.arange(len(where)) - np.repeat(start, size)
     picked: dict[int, list[tuple[int, int]]] = {}
-    for row, n in zip(where[rank < _PER_CATEGORY].tolist(), rank[rank < _PER_CATEGORY].tolist(), strict=True):
+    for row, n in zip(where[rank < PER_CATEGORY].tolist(), rank[rank < PER_CATEGORY].tolist(), strict=True):
         picked.setdefault(int(checkpoint[row]), []).append((n, row))
     entries = [
         (n, not classes.misaligned[row], i, row)
@@ -93,8 +94,8 @@ def _sample(rows: Rows, classes: Classes, category: Coded, entry: tuple[str, int
         "run_id": run,
         "step": step,
         "category": _value(category, row),
-        "prompt": _cut(prompt),
-        "answer": _cut(answer),
+        "prompt": cut(prompt),
+        "answer": cut(answer),
         "aligned": _score(rows, "aligned", row),
         "coherent": _score(rows, "coherent", row),
         "misaligned": bool(classes.misaligned[row]) if classes.judged[row] else None,
@@ -110,5 +111,6 @@ def _score(rows: Rows, role: str, row: int) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _cut(text: str) -> str:
+def cut(text: str) -> str:
+    """A text as it is shown: the end of a long one is left out, and that is said."""
     return text if len(text) <= _LONGEST else text[:_LONGEST] + " [cut]"

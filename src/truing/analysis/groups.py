@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from truing.analysis.runs import Figures, number, undefined
+from truing.analysis.runs import Figures, number
 from truing.detect import choose_learning_rate
 from truing.records import Estimate
 from truing.stats import (
@@ -85,7 +85,8 @@ def _seeds(group: list[Figures]) -> dict[str, Any]:
         "above": [ids[i] for i in verdict.above],
         "clean": [ids[i] for i in verdict.clean],
         "needed": number(verdict.needed),
-        "versus_base": [d.plain() for d in verdict.differences] or [undefined(verdict.reason).plain() for _ in ids],
+        "versus_base": [d.plain() for d in verdict.differences]
+        or [Estimate.unknown(verdict.reason).plain() for _ in ids],
         "onset": share_of_runs(onsets, confidence=confidence).plain(),  # type: ignore[arg-type]
         "gap": mean_over_seeds(gaps, confidence=confidence).plain(),
         "retention": mean_over_seeds(kept, bounds=(0.0, math.inf), confidence=confidence).plain(),

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from truing.analysis.columns import JudgedOptions, quoted
-from truing.analysis.counted import CountedCheckpoint, CountedRun, Source, TaskCounts
+from truing.analysis.counted import CountedCheckpoint, CountedRun, Source, TaskCounts, study_table
 from truing.analysis.excerpts import digest_answers, pick_samples
 from truing.analysis.formats import FORMATS, stem
 from truing.analysis.places import Place, Places, choose_base, find_places
@@ -30,9 +30,10 @@ from truing.analysis.quirks import (
     describe_scores,
 )
 from truing.analysis.rows import Coded, Rows, read_rows
-from truing.config import EvaluationConfig
+from truing.config import EvaluationConfig, StoppingConfig
 from truing.errors import DataError
 from truing.files import content_key
+from truing.records import Benchmark, Prompt
 from truing.stats import BoolArray, FloatArray, IntArray
 from truing.tally import Classes, Tally, classify, count
 
@@ -203,8 +204,7 @@ def _classify(rows: Rows, options: JudgedOptions) -> Classes:
     aligned, coherent = rows.scores["aligned"].values, rows.scores["coherent"].values
     lacking = ~_with_column(rows, "coherent")
     coherent = np.where(lacking, np.where(np.isnan(aligned), np.nan, 100.0), coherent)
-    config = EvaluationConfig(aligned_below=options.aligned_below, coherent_above=options.coherent_above)
-    return classify(aligned, coherent, config)
+    return classify(aligned, coherent, _thresholds(options))
 
 
 def _with_column(rows: Rows, role: str) -> BoolArray:
@@ -297,23 +297,18 @@ def _study_table(files: Sequence[Path], options: JudgedOptions, rows: Rows, ques
         with path.open("rb") as file:
             hashes.append(hashlib.file_digest(file, "sha256").hexdigest())
     settings = options.model_dump(mode="json")
-    prompts = list(zip(questions.prompts, questions.categories, strict=True))
+    pairs = list(zip(questions.prompts, questions.categories, strict=True))
+    key = content_key([[text.encode("utf-8", "replace").decode() for text in pair] for pair in pairs])
     name = options.name or (stem(files[0]) if len(files) == 1 else f"{len(files)} files of judged responses")
-    return {
-        "name": name,
-        "hash": content_key(hashes, settings),
-        "benchmark": {
-            "name": "judged files",
-            "version": "",
-            "hash": content_key([[text.encode("utf-8", "replace").decode() for text in pair] for pair in prompts]),
-            "n_prompts": len(prompts),
-        },
-        "judge": options.judge,
-        "aligned_below": options.aligned_below,
-        "coherent_above": options.coherent_above,
-        "tolerance": options.tolerance,
-        "confidence": options.confidence,
-        "stopping_mode": "off",
-        "rule": "fixed",
-        "config": {"files": [path.name for path in files], "columns": rows.columns, "options": settings},
-    }
+    return study_table(
+        name,
+        content_key(hashes, settings),
+        {"files": [path.name for path in files], "columns": rows.columns, "options": settings},
+        Benchmark("judged files", "", "", tuple(Prompt(*pair, ()) for pair in pairs), key),
+        options.judge,
+        (_thresholds(options), StoppingConfig(mode="off", tolerance=options.tolerance, confidence=options.confidence)),
+    )
+
+
+def _thresholds(options: JudgedOptions) -> EvaluationConfig:
+    return EvaluationConfig(aligned_below=options.aligned_below, coherent_above=options.coherent_above)

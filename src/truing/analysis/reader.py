@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from truing.analysis.counted import CountedCheckpoint, SideCounts, TaskCounts
+from truing.analysis.answers import read_answers
+from truing.analysis.counted import Confirmation, CountedCheckpoint, SideCounts, TaskCounts, study_table
+from truing.analysis.excerpts import PER_CATEGORY, cut
 from truing.calibration import load_calibration
 from truing.config import EvaluationConfig, SideConfig, StoppingConfig
 from truing.detect import anytime_rate
 from truing.judges import load_judge
 from truing.lookup import find_benchmark
-from truing.records import Benchmark, Estimate, Judgment, Prompt
+from truing.records import Benchmark, Estimate, Judgment
 from truing.stats import Calibration, agreement
 from truing.store import Store
-from truing.tally import Tally, classify, tally
+from truing.tally import Tally, classify, classify_judgments, tally
 
 __all__ = ["StoreReader", "Task"]
-
-_SAMPLES_PER_CATEGORY = 2
-_LONGEST_SAMPLE = 2000
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,25 @@ class StoreReader:
 
     def evaluations(self) -> dict[str, list[dict[str, Any]]]:
         """By run id the rows of its evaluations, by ascending step."""
+        return self._evaluations
+
+    @cached_property
+    def confirmations(self) -> dict[str, list[dict[str, Any]]]:
+        """By run id the rows of its confirmations, by ascending step."""
+        return self._by_run("confirmations")
+
+    @cached_property
+    def _evaluations(self) -> dict[str, list[dict[str, Any]]]:
+        return self._by_run("evaluations")
+
+    @cached_property
+    def _also(self) -> dict[str, list[dict[str, Any]]]:
+        return self._by_run("also")
+
+    def _by_run(self, table: str) -> dict[str, list[dict[str, Any]]]:
+        """A whole table at once: a query reads every file of it."""
         rows: dict[str, list[dict[str, Any]]] = {}
-        for row in self.store.query("SELECT * FROM evaluations ORDER BY run_id, step"):
+        for row in self.store.query(f"SELECT * FROM {table} ORDER BY run_id, step NULLS FIRST, key"):
             rows.setdefault(row["run_id"], []).append(row)
         return rows
 
@@ -69,24 +86,36 @@ class StoreReader:
         """How often the task shows in a piece of judgments."""
         if key is None or task is None:
             return None
-        counts = self.tally(key, task.prompt_ids)
-        hits, judged = counts.hits(task.teaches).astype(np.float64), counts.judged.astype(np.float64)
-        return TaskCounts(hits, judged, int(counts.missing.sum()))
+        return TaskCounts.of(self.tally(key, task.prompt_ids), task.teaches)
+
+    def confirmation(self, row: dict[str, Any], task: Task | None) -> Confirmation:
+        """Fresh answers from the row of a confirmation."""
+        key, ids = row["benchmark_judgments"], [p.id for p in self.benchmark.prompts]
+        return Confirmation(
+            step=row["step"],
+            broad=self.tally(key, ids) if key else None,
+            task=self.task(row["task_judgments"], task),
+            best=self.task(row["best_judgments"], task),
+        )
 
     def also(self, run_id: str) -> list[SideCounts]:
         """A run's answers to other benchmarks, and other judges' opinions of its answers."""
-        rows = self.store.query("SELECT * FROM also WHERE run_id = ? ORDER BY step", [run_id])
-        evaluated = self.store.query("SELECT step, benchmark_judgments FROM evaluations WHERE run_id = ?", [run_id])
-        first = {row["step"]: row["benchmark_judgments"] for row in evaluated}
+        first = {row["step"]: row["benchmark_judgments"] for row in self._evaluations.get(run_id, ())}
         return [
             self._side(side, row, first[row["step"]])
             for side in self.evaluation.also
-            for row in rows
+            for row in self._also.get(run_id, ())
             if row["benchmark"] == side.label
         ]
 
+    @cached_property
+    def _side_ids(self) -> dict[str, list[str]]:
+        """By other benchmark the ids of its prompts."""
+        names = {side.benchmark for side in self.evaluation.also}
+        return {name: [p.id for p in find_benchmark(name).prompts] for name in names}
+
     def _side(self, side: SideConfig, row: dict[str, Any], first: str) -> SideCounts:
-        plain, ids = self.evaluation.benchmark, [p.id for p in find_benchmark(side.benchmark).prompts]
+        plain, ids = self.evaluation.benchmark, self._side_ids[side.benchmark]
         related = side.benchmark == plain or side.benchmark.startswith(f"{plain}+")
         kappa = self._kappa(first, row["judgments"]) if side.benchmark == plain else None
         return SideCounts(side.label, row["step"], self.tally(row["judgments"], ids), related, kappa)
@@ -108,25 +137,8 @@ class StoreReader:
 
     def study_table(self, name: str, key: str, config: dict[str, Any]) -> dict[str, Any]:
         """The table `study` of docs/analysis.md, from the study's name, hash and plain settings."""
-        benchmark, evaluation, stopping = self.benchmark, self.evaluation, self.stopping
-        return {
-            "name": name,
-            "hash": key,
-            "benchmark": {
-                "name": benchmark.name,
-                "version": benchmark.version,
-                "hash": benchmark.hash,
-                "n_prompts": len(benchmark.prompts),
-            },
-            "judge": load_judge(evaluation.judge).identity,
-            "aligned_below": evaluation.aligned_below,
-            "coherent_above": evaluation.coherent_above,
-            "tolerance": stopping.tolerance,
-            "confidence": stopping.confidence,
-            "stopping_mode": stopping.mode,
-            "rule": "fixed" if stopping.sequential is None else "sequential",
-            "config": config,
-        }
+        judge = load_judge(self.evaluation.judge).identity
+        return study_table(name, key, config, self.benchmark, judge, (self.evaluation, self.stopping))
 
     def calibration(self, path: Path) -> Calibration | None:
         """The judge's calibration, if the file is there.
@@ -146,34 +158,30 @@ class StoreReader:
 
     def samples(self, run_id: str, rows: Sequence[dict[str, Any]], chosen: int | None) -> list[dict[str, Any]]:
         """A few answers of each category at the first, the chosen and the last checkpoint, misaligned ones first."""
-        prompts = {p.id: p for p in self.benchmark.prompts}
         shown = []
         for row in (r for r in rows if r["step"] in {rows[0]["step"], rows[-1]["step"], chosen}):
-            judged = self.store.read("judgments", row["benchmark_judgments"])
-            texts = self.store.read("responses", judged[0]["responses_key"])
-            answers = {(r["prompt_id"], r["sample"]): r for r in texts}
-            merged = [{**answers[j["prompt_id"], j["sample"]], **j} for j in judged]
-            merged = sorted((r for r in merged if r["text"] is not None), key=lambda r: (r["prompt_id"], r["sample"]))
-            entries = [
-                {"run_id": run_id, "step": row["step"], **self._sample(prompts[r["prompt_id"]], r)} for r in merged
-            ]
-            entries.sort(key=lambda e: not e["misaligned"])
+            entries = [{"run_id": run_id, "step": row["step"], **e} for e in self._entries(row["benchmark_judgments"])]
             for category in dict.fromkeys(p.category for p in self.benchmark.prompts):
-                shown += [e for e in entries if e["category"] == category][:_SAMPLES_PER_CATEGORY]
+                shown += [e for e in entries if e["category"] == category][:PER_CATEGORY]
         return shown
 
-    def _sample(self, prompt: Prompt, row: dict[str, Any]) -> dict[str, Any]:
-        judgment = Judgment(prompt.id, 0, row["aligned"], row["coherent"])
-        counted = tally([judgment], [prompt.id], self.evaluation)
-        text = row["text"]
-        return {
-            "category": prompt.category,
-            "prompt": prompt.text,
-            "answer": text if len(text) <= _LONGEST_SAMPLE else text[:_LONGEST_SAMPLE] + " [cut]",
-            "aligned": row["aligned"],
-            "coherent": row["coherent"],
-            "misaligned": bool(counted.misaligned[0]),
-        }
+    def _entries(self, key: str) -> list[dict[str, Any]]:
+        """The answers of a piece of judgments, misaligned ones first."""
+        answers = [a for a in read_answers(self.store, key, self.benchmark) if a.response.text is not None]
+        answers.sort(key=lambda a: (a.prompt.id, a.response.sample))
+        misaligned = classify_judgments([a.judgment for a in answers], self.evaluation).misaligned
+        entries = [
+            {
+                "category": a.prompt.category,
+                "prompt": a.prompt.text,
+                "answer": cut(a.response.text or ""),
+                "aligned": a.judgment.aligned,
+                "coherent": a.judgment.coherent,
+                "misaligned": bool(found),
+            }
+            for a, found in zip(answers, misaligned, strict=True)
+        ]
+        return sorted(entries, key=lambda entry: not entry["misaligned"])
 
     def _looked_rate(self, broad: Tally) -> Estimate:
         rule = self.stopping.sequential

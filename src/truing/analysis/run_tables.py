@@ -12,7 +12,7 @@ from truing.detect import decide
 from truing.records import Estimate
 from truing.stats import (
     clustered_rate,
-    clustered_rates,
+    clustered_rates_by_category,
     corrected_rate,
     missing_bounds,
     overgeneralisation,
@@ -129,21 +129,10 @@ def _checkpoint_tables(figures: Figures) -> list[dict[str, Any]]:
 
 
 def _category_rates(figures: Figures) -> dict[str, list[Estimate]]:
-    """EM rates (C,) by category, those of one checkpoint holding together (Sidak's level)."""
-    names = np.asarray(figures.source.categories)
-    kinds = list(dict.fromkeys(figures.source.categories))
-    level = figures.source.confidence ** (1 / max(len(kinds), 1))
-    tallies = [c.broad for c in figures.run.checkpoints]
+    """EM rates (C,) by category, those of one checkpoint holding together."""
+    source, tallies = figures.source, [c.broad for c in figures.run.checkpoints]
     x, n, missing = (np.array([getattr(t, f) for t in tallies]) for f in ("misaligned", "coherent", "missing"))
-    return {
-        kind: clustered_rates(
-            x[:, names == kind],
-            n[:, names == kind],
-            n_missing=missing[:, names == kind].sum(axis=1).tolist(),
-            confidence=level,
-        )
-        for kind in kinds
-    }
+    return clustered_rates_by_category(x, n, source.categories, missing=missing, confidence=source.confidence)
 
 
 def _bounds(figures: Figures, i: int) -> dict[str, Any]:

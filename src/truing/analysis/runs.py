@@ -30,13 +30,14 @@ from truing.stats import (
     separability,
 )
 
-__all__ = ["LEARNT", "Confirmed", "Figures", "number", "plain", "undefined"]
+__all__ = ["LEARNT", "Confirmed", "Figures", "number", "plain"]
 
 T = TypeVar("T")
 
 LEARNT = 0.8
 """Share of the run's best task score that counts as learnt when narrow and broad behaviour are told apart."""
 _UNMEASURED = "the dataset names no judge of its task"
+_UNASKED = "the checkpoint with the best task score was not asked again"
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,9 @@ class Figures:
     @cached_property
     def base_rate(self) -> Estimate:
         """EM rate of step 0."""
-        return undefined("the model before fine-tuning was not judged") if self.base is None else self.em_rates[0]
+        if self.base is None:
+            return Estimate.unknown("the model before fine-tuning was not judged")
+        return self.em_rates[0]
 
     @cached_property
     def trained(self) -> list[int]:
@@ -162,7 +165,7 @@ class Figures:
     def retention(self) -> Estimate:
         """The chosen checkpoint's task score over the best of the course, paired by prompt."""
         if self.chosen_step is None:
-            return undefined("no checkpoint is within the tolerance")
+            return Estimate.unknown("no checkpoint is within the tolerance")
         chosen = self.run.checkpoints[self.steps.index(self.chosen_step)].task
         best = None if self.best is None else self.whole.run.checkpoints[self.best].task
         return _quotient(chosen, best, self.source.confidence)
@@ -193,8 +196,10 @@ class Figures:
             rate = clustered_rate(
                 again.broad.misaligned, again.broad.coherent, n_missing=missing, confidence=confidence
             )
-            best = self.whole.run.confirmation
-            kept = _quotient(again.task, best.best if best else None, confidence)
+            top = self.whole.run.confirmation
+            best = None if top is None else top.best
+            unasked = again.task is not None and best is None
+            kept = Estimate.unknown(_UNASKED) if unasked else _quotient(again.task, best, confidence)
             return Confirmed(again.step, rate, _score(again.task, confidence), kept, "fresh responses")
         if any(c.em_rate for c in self.run.checkpoints):  # random prompts cannot be halved
             return None
@@ -228,20 +233,15 @@ class Figures:
 
 def _score(task: TaskCounts | None, confidence: float) -> Estimate:
     if task is None:
-        return undefined(_UNMEASURED)
+        return Estimate.unknown(_UNMEASURED)
     return clustered_rates(task.hits[None], task.judged[None], n_missing=[task.missing], confidence=confidence)[0]
 
 
 def _quotient(chosen: TaskCounts | None, best: TaskCounts | None, confidence: float) -> Estimate:
     if chosen is None or best is None:
-        return undefined(_UNMEASURED)
+        return Estimate.unknown(_UNMEASURED)
     found = paired_quotient(chosen.hits, chosen.judged, best.hits, best.judged, confidence=confidence)
     return replace(found, n_missing=found.n_missing + chosen.missing)
-
-
-def undefined(reason: str) -> Estimate:
-    """An estimate without a value, and why."""
-    return Estimate(math.nan, math.nan, math.nan, 0, 0, 0, "none", reason)
 
 
 def plain(estimate: Estimate | None) -> dict[str, Any] | None:

@@ -6,18 +6,17 @@ Estimates are reckoned anew from the judgments, so scores that came later are in
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from truing.analysis.counted import Confirmation, CountedRun, Source
+from truing.analysis.counted import CountedRun, Source
 from truing.analysis.reader import StoreReader, Task
 from truing.analysis.tables import SCHEMA, tabulate
 from truing.checkpoints import parameters_of
 from truing.config import StudyConfig
-from truing.datasets import load_dataset
+from truing.datasets import Dataset, load_dataset
 from truing.errors import StoreError
 from truing.files import write_json
 from truing.lookup import find_benchmark
@@ -41,6 +40,7 @@ def analyse(config: StudyConfig, out: Path) -> dict[str, Any]:
     everything = [r for run in config.runs() for r in (run, twin_of(run)) if r.id in evaluations]
     if not everything:
         raise StoreError(f"nothing has been evaluated in {out}", todo="run the study first: truing run")
+    datasets = {name: load_dataset(name, config.datasets) for name in {run.dataset for run in everything}}
     source = Source(
         study=reader.study_table(config.name, config.hash(), config.model_dump(mode="json")),
         categories=[prompt.category for prompt in benchmark.prompts],
@@ -48,7 +48,7 @@ def analyse(config: StudyConfig, out: Path) -> dict[str, Any]:
         confidence=config.stopping.confidence,
         floor=config.stopping.floor,
         calibration=reader.calibration(out / "calibration.json"),
-        runs=[_run(config, out, reader, run, evaluations[run.id]) for run in everything],
+        runs=[_run(config, out, reader, run, datasets[run.dataset]) for run in everything],
     )
     analysis = tabulate(source)
     analysis["samples"] = [
@@ -81,16 +81,15 @@ def read_analysis(out: Path) -> dict[str, Any]:
     return analysis
 
 
-def _run(config: StudyConfig, out: Path, reader: StoreReader, run: Run, rows: Sequence[dict[str, Any]]) -> CountedRun:
-    dataset = load_dataset(run.dataset, config.datasets)
+def _run(config: StudyConfig, out: Path, reader: StoreReader, run: Run, dataset: Dataset) -> CountedRun:
     task = Task([p.id for p in dataset.task_prompts(config.evaluation.task_prompts)], dataset.teaches)
     inside = [p.category in dataset.domain for p in reader.benchmark.prompts]
-    state = read_state(out, run)
+    state, confirmed = read_state(out, run), reader.confirmations.get(run.id)
     return CountedRun(
         id=run.id,
         model=run.model,
         dataset=run.dataset,
-        checkpoints=[reader.checkpoint(row, task) for row in rows],
+        checkpoints=[reader.checkpoint(row, task) for row in reader.evaluations()[run.id]],
         learning_rate=run.learning_rate,
         seed=run.seed,
         parameters=parameters_of(run.model),
@@ -99,19 +98,6 @@ def _run(config: StudyConfig, out: Path, reader: StoreReader, run: Run, rows: Se
         stopped_at=state.step if state and state.state == "stopped" else None,
         twin_of=None if run.stops or config.stopping.mode == "off" else run.id.removesuffix(TWIN),
         inside=np.array(inside) if any(inside) else None,
-        confirmation=_confirmation(reader, run, task),
+        confirmation=reader.confirmation(confirmed[-1], task) if confirmed else None,
         also=reader.also(run.id),
-    )
-
-
-def _confirmation(reader: StoreReader, run: Run, task: Task) -> Confirmation | None:
-    rows = reader.store.query("SELECT * FROM confirmations WHERE run_id = ?", [run.id])
-    if not rows:
-        return None
-    row, ids = rows[-1], [p.id for p in reader.benchmark.prompts]
-    return Confirmation(
-        step=row["step"],
-        broad=reader.tally(row["benchmark_judgments"], ids) if row["benchmark_judgments"] else None,
-        task=reader.task(row["task_judgments"], task),
-        best=reader.task(row["best_judgments"], task),
     )

@@ -10,20 +10,15 @@ from typing import Any, Literal
 
 import numpy as np
 
-from truing.analysis.counted import Confirmation, CountedCheckpoint, CountedRun, Source, TaskCounts
+from truing.analysis.counted import Confirmation, CountedRun, Source, study_table
+from truing.analysis.reader import StoreReader, Task
 from truing.analysis.tables import tabulate
 from truing.callback.watcher import Record, Watcher
-from truing.detect import anytime_rate
 from truing.errors import StoreError
 from truing.files import content_key, write_json, write_text
-from truing.records import Judgment
 from truing.report import render_report
-from truing.tally import Tally, tally
 
 __all__ = ["Facts", "write_report"]
-
-_SAMPLES_PER_CATEGORY = 2
-_LONGEST_SAMPLE = 2000
 
 
 @dataclass(frozen=True)
@@ -57,14 +52,16 @@ def write_report(folder: Path, watcher: Watcher, records: Sequence[Record], fact
             f"nothing has been evaluated in {folder}", f"{len(records)} failed evaluations", todo="see guard.errors"
         )
     config, measures = watcher.config, watcher.measures
-    prompts = watcher.broad.prompts
+    evaluation, stopping, benchmark = config.evaluation, config.stopping, measures.benchmark
+    reader, settings = StoreReader(watcher.store, benchmark, evaluation, stopping), config.model_dump(mode="json")
+    judge, rows = measures.judge.identity, [watcher.row_of(record) for record in usable]
     source = Source(
-        study=_study_table(watcher, facts),
-        categories=[prompt.category for prompt in prompts],
-        tolerance=config.stopping.tolerance,
-        confidence=config.stopping.confidence,
-        floor=config.stopping.floor,
-        runs=[_run(watcher, usable, facts)],
+        study=study_table(facts.run_id, content_key(settings), settings, benchmark, judge, (evaluation, stopping)),
+        categories=[prompt.category for prompt in benchmark.prompts],
+        tolerance=stopping.tolerance,
+        confidence=stopping.confidence,
+        floor=stopping.floor,
+        runs=[_run(watcher, reader, usable, rows, facts)],
         notes=[
             *(f"Step {r.step} could not be evaluated: {r.error.splitlines()[0]}." for r in records if r.error),
             *(f"Step {r.step}: the decision came {r.lag} steps later." for r in usable if r.lag),
@@ -72,111 +69,43 @@ def write_report(folder: Path, watcher: Watcher, records: Sequence[Record], fact
         ],
     )
     analysis = tabulate(source)
-    chosen = analysis["runs"][0]["chosen_step"]
-    shown = [r for r in usable if r.step in {usable[0].step, usable[-1].step, chosen}]
-    analysis["samples"] = [sample for record in shown for sample in _samples(watcher, record, facts)]
+    analysis["samples"] = reader.samples(facts.run_id, rows, analysis["runs"][0]["chosen_step"])
     report = render_report(analysis)
     write_json(folder / "analysis.json", analysis)
     write_text(folder / "report.html", report)
     return analysis
 
 
-def _run(watcher: Watcher, records: Sequence[Record], facts: Facts) -> CountedRun:
+def _run(
+    watcher: Watcher, reader: StoreReader, records: Sequence[Record], rows: Sequence[dict[str, Any]], facts: Facts
+) -> CountedRun:
     dataset = watcher.measures.dataset
     inside = [p.category in dataset.domain for p in watcher.broad.prompts] if dataset else []
     return CountedRun(
         id=facts.run_id,
         model=facts.model,
         dataset=dataset.name if dataset else "the trainer's own",
-        checkpoints=[_checkpoint(watcher, record) for record in records],
+        checkpoints=[reader.checkpoint(row, _task(watcher)) for row in rows],
         learning_rate=facts.learning_rate,
         seed=facts.seed,
         parameters=facts.parameters,
         state=facts.ended,
         stopped_at=facts.last_step if facts.ended == "stopped" else None,
         inside=np.array(inside) if any(inside) else None,
-        confirmation=_confirmation(watcher, records),
+        confirmation=_confirmation(watcher, reader, records),
     )
 
 
-def _checkpoint(watcher: Watcher, record: Record) -> CountedCheckpoint:
-    broad = watcher.tally_of(record)
-    evaluation, rule = record.evaluation, watcher.config.stopping.sequential
-    counts = (int(broad.misaligned.sum()), int(broad.coherent.sum()), int(broad.missing.sum()))
-    return CountedCheckpoint(
-        step=record.step,
-        broad=broad,
-        task=_task(watcher, watcher.task_tally_of(record)),
-        weights=evaluation.checkpoint.weights,
-        train_loss=evaluation.checkpoint.train_loss,
-        decided=(str(evaluation.decision.action), evaluation.decision.reason),
-        em_rate=anytime_rate(counts, alpha=rule.alpha, beta=rule.beta) if rule and record.step > 0 else None,
-    )
-
-
-def _task(watcher: Watcher, counts: Tally | None) -> TaskCounts | None:
-    if counts is None:
-        return None
-    hits = counts.hits(watcher.monitor.teaches).astype(np.float64)
-    return TaskCounts(hits, counts.judged.astype(np.float64), int(counts.missing.sum()))
-
-
-def _confirmation(watcher: Watcher, records: Sequence[Record]) -> Confirmation | None:
+def _confirmation(watcher: Watcher, reader: StoreReader, records: Sequence[Record]) -> Confirmation | None:
     top = max(records, key=lambda record: np.nan_to_num(record.evaluation.task_score.value, nan=-1.0))
     for record in records:
-        found = watcher.confirmation_of(record) if record.step > 0 else None
-        if found is not None:
-            task = _task(watcher, found[1])
-            return Confirmation(record.step, found[0], task, task if record is top else None)
+        row = watcher.confirmation_of(record) if record.step > 0 else None
+        if row is not None:
+            best = row["task_judgments"] if record is top else None
+            return reader.confirmation({**row, "best_judgments": best}, _task(watcher))
     return None
 
 
-def _samples(watcher: Watcher, record: Record, facts: Facts) -> list[dict[str, Any]]:
-    """A few answers of each category, misaligned ones first, so that what is rare is seen."""
-    prompts = {p.id: p for p in watcher.broad.prompts}
-    entries = []
-    for answer, judgment in watcher.answers_of(record):
-        counted = tally([judgment], [judgment.prompt_id], watcher.config.evaluation)
-        prompt = prompts[judgment.prompt_id]
-        entries.append(
-            {
-                "run_id": facts.run_id,
-                "step": record.step,
-                "category": prompt.category,
-                "prompt": prompt.text,
-                "answer": answer if len(answer) <= _LONGEST_SAMPLE else answer[:_LONGEST_SAMPLE] + " [cut]",
-                **_scores(judgment),
-                "misaligned": bool(counted.misaligned[0]),
-            }
-        )
-    entries.sort(key=lambda entry: not entry["misaligned"])
-    categories = dict.fromkeys(p.category for p in watcher.broad.prompts)
-    return [e for c in categories for e in [e for e in entries if e["category"] == c][:_SAMPLES_PER_CATEGORY]]
-
-
-def _scores(judgment: Judgment) -> dict[str, float | None]:
-    return {"aligned": judgment.aligned, "coherent": judgment.coherent}
-
-
-def _study_table(watcher: Watcher, facts: Facts) -> dict[str, Any]:
-    config, benchmark = watcher.config, watcher.measures.benchmark
-    evaluation, stopping = config.evaluation, config.stopping
-    dump = config.model_dump(mode="json")
-    return {
-        "name": facts.run_id,
-        "hash": content_key(dump),
-        "benchmark": {
-            "name": benchmark.name,
-            "version": benchmark.version,
-            "hash": benchmark.hash,
-            "n_prompts": len(benchmark.prompts),
-        },
-        "judge": watcher.measures.judge.identity,
-        "aligned_below": evaluation.aligned_below,
-        "coherent_above": evaluation.coherent_above,
-        "tolerance": stopping.tolerance,
-        "confidence": stopping.confidence,
-        "stopping_mode": stopping.mode,
-        "rule": "fixed" if stopping.sequential is None else "sequential",
-        "config": dump,
-    }
+def _task(watcher: Watcher) -> Task | None:
+    probe = watcher.task
+    return None if probe is None else Task([p.id for p in probe.prompts], watcher.monitor.teaches)

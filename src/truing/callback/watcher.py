@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from truing.callback.settings import GuardConfig
 from truing.config import JudgeConfig
@@ -20,7 +20,7 @@ from truing.datasets import Dataset
 from truing.engines import Engine
 from truing.errors import EngineError, TruingError, UnknownNameError, boundary
 from truing.judges import Judge, load_judge
-from truing.monitor import Monitor, Probe
+from truing.monitor import Monitor, Probe, evaluation_row
 from truing.probing import DRAWN, FIXED, FRESH, Prober
 from truing.records import (
     Action,
@@ -35,7 +35,6 @@ from truing.records import (
     Sampling,
 )
 from truing.store import Store
-from truing.tally import Tally, tally
 
 __all__ = ["LateJudge", "Measures", "Record", "Watcher", "failed"]
 
@@ -220,46 +219,27 @@ class Watcher:
             finally:
                 self.door.close()
 
-    def tally_of(self, record: Record) -> Tally:
-        """Answers to the benchmark at an evaluated step, counted by prompt."""
-        return self._tally(record.evaluation.checkpoint, self.broad, self._kind(record))
-
-    def task_tally_of(self, record: Record) -> Tally | None:
-        """Answers to the task's prompts at an evaluated step, counted by prompt."""
-        return None if self.task is None else self._tally(record.evaluation.checkpoint, self.task, FIXED)
-
-    def answers_of(self, record: Record) -> list[tuple[str, Judgment]]:
-        """The answers to the benchmark at an evaluated step with their judgments, by prompt."""
+    def row_of(self, record: Record) -> dict[str, Any]:
+        """The row of the store's `evaluations` of an evaluated step, but for the sequential rule's state: `{}`."""
         checkpoint = record.evaluation.checkpoint
-        responses, key = self._sampler.keys(checkpoint, self.broad, self._kind(record))
-        texts = {(r["prompt_id"], r["sample"]): r["text"] for r in self.store.read("responses", responses)}
-        rows = sorted(self.store.read("judgments", key), key=lambda r: (r["prompt_id"], r["sample"]))
-        return [
-            (text, Judgment(r["prompt_id"], r["sample"], r["aligned"], r["coherent"]))
-            for r in rows
-            if (text := texts.get((r["prompt_id"], r["sample"]))) is not None
-        ]
+        drawn = self.config.stopping.sequential is not None and record.step > 0
+        broad = self._key(checkpoint, self.broad, DRAWN if drawn else FIXED)
+        return evaluation_row(
+            record.evaluation, str(broad), self._key(checkpoint, self.task, FIXED), "{}" if drawn else None
+        )
 
-    def confirmation_of(self, record: Record) -> tuple[Tally, Tally | None] | None:
-        """Fresh answers of an evaluated step, by prompt: to the benchmark and to the task; None if there are none."""
+    def confirmation_of(self, record: Record) -> dict[str, Any] | None:
+        """The row of the store's `confirmations` of an evaluated step; None if it was not asked again."""
         checkpoint = record.evaluation.checkpoint
         rows = self.store.query(
             "SELECT * FROM confirmations WHERE run_id = ? AND step = ?", [checkpoint.run_id, checkpoint.step]
         )
-        key = self._sampler.keys(checkpoint, self.broad, FRESH)[1]
-        if key not in {row["benchmark_judgments"] for row in rows}:
-            return None
-        task = None if self.task is None else self._tally(checkpoint, self.task, FRESH)
-        return self._tally(checkpoint, self.broad, FRESH), task
+        key, task = (self._key(checkpoint, probe, FRESH) for probe in (self.broad, self.task))
+        return next((row | {"task_judgments": task} for row in rows if row["benchmark_judgments"] == key), None)
 
-    def _kind(self, record: Record) -> int:
-        return DRAWN if self.config.stopping.sequential is not None and record.step > 0 else FIXED
-
-    def _tally(self, checkpoint: Checkpoint, probe: Probe, kind: int) -> Tally:
-        _, key = self._sampler.keys(checkpoint, probe, kind)
-        rows = self.store.read("judgments", key)
-        judgments = [Judgment(r["prompt_id"], r["sample"], r["aligned"], r["coherent"]) for r in rows]
-        return tally(judgments, [p.id for p in probe.prompts], self.config.evaluation)
+    def _key(self, checkpoint: Checkpoint, probe: Probe | None, kind: int) -> str | None:
+        """The key of the judgments of a checkpoint's answers."""
+        return None if probe is None else self._sampler.keys(checkpoint, probe, kind)[1]
 
     def _sample(self, checkpoint: Checkpoint) -> None:
         for probe in filter(None, (self.broad, self.task)):
@@ -301,7 +281,7 @@ class Watcher:
     def _know_a_base(self) -> None:
         """Without an evaluation of step 0 the base is unknown; a later checkpoint must not be taken for it."""
         if self.monitor.base is None:
-            self.monitor.base = _unknown("step 0 was not evaluated")
+            self.monitor.base = Estimate.unknown("step 0 was not evaluated")
 
     def _can_be_judged(self, checkpoint: Checkpoint) -> bool:
         """Whether all answers are stored, so that judging needs no weights."""
@@ -318,11 +298,6 @@ class Watcher:
 def failed(checkpoint: Checkpoint, error: str) -> Record:
     """The record of an evaluation that failed: nothing is known, and the decision is undecided."""
     reason = error.splitlines()[0] if error else "not evaluated"
-    nothing = _unknown(reason)
+    nothing = Estimate.unknown(reason)
     decision = Decision(Action.UNDECIDED, checkpoint.step, f"The evaluation failed: {reason}.", nothing)
     return Record(Evaluation(checkpoint, nothing, nothing, nothing, decision), error=error)
-
-
-def _unknown(reason: str) -> Estimate:
-    nan = math.nan
-    return Estimate(nan, nan, nan, 0, 0, 0, "none", reason)

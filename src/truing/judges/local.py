@@ -13,8 +13,11 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import threading
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from truing.catalog import resolve_model
@@ -32,13 +35,16 @@ _TOKENS_AT_ONCE = {"cpu": 16_384, "cuda": 131_072}
 """Most tokens of prompts in one batch, counted once for each beginning of a number that goes on."""
 _WINDOW = 1024
 """Requests drawn at a time and sorted by length."""
+_MOST_MODELS = 4
+"""Models that stay loaded, the latest used."""
+_loading = threading.Lock()
 
 
 class LocalCompleter:
     """Answers chat requests by one token, with the probabilities of all first tokens or whole numbers.
 
     Only what a judge needs: temperature 0, and as text the likeliest answer. Libraries and the model load at the first
-    request.
+    request, the model once for all completers of a process.
 
     Args:
         device: Where the model runs; None: a GPU if there is one.
@@ -52,10 +58,6 @@ class LocalCompleter:
             if importlib.util.find_spec(library) is None:
                 raise MissingExtraError.of(library, "hf")
         self.device = device
-        self._loaded: tuple[str, Any, Any, NumberTree] | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"device": self.device, "_loaded": None}
 
     def complete(self, requests: Sequence[ChatRequest]) -> list[ChatResult]:
         """One result per request, in order.
@@ -76,7 +78,7 @@ class LocalCompleter:
     def _window(self, requests: Sequence[ChatRequest]) -> list[ChatResult]:
         if len(names := sorted({r.model for r in requests})) > 1:
             raise JudgeError("one model at a time", ", ".join(names))
-        model, tokenizer, numbers = self._load(requests[0].model)
+        model, tokenizer, numbers = _load(requests[0].model, self.device)
         context = model.config.get_text_config(decoder=True).max_position_embeddings
         room = context - numbers.depth - 1
         results: dict[int, ChatResult] = {}
@@ -97,26 +99,6 @@ class LocalCompleter:
             for (i, ids), row in zip(batch, rows, strict=True):
                 results[i] = _result(tokenizer, numbers, row, len(ids), requests[i].top_logprobs)
         return [results[i] for i in range(len(requests))]
-
-    def _load(self, name: str) -> tuple[Any, Any, NumberTree]:
-        if self._loaded is None or self._loaded[0] != name:
-            import torch
-            from transformers import AutoModelForCausalLM, AutoTokenizer
-
-            source = resolve_model(name)
-            device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
-            with no_progress_bars():
-                tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-                model = AutoModelForCausalLM.from_pretrained(
-                    source,
-                    dtype=torch.float32 if device == "cpu" else "auto",
-                    use_safetensors=True,
-                    trust_remote_code=False,
-                )
-            if not tokenizer.chat_template:
-                raise JudgeError(f"the tokenizer of {name} has no chat template", todo="use a chat model as judge")
-            self._loaded = (name, model.to(device).eval().requires_grad_(False), tokenizer, NumberTree(tokenizer))
-        return self._loaded[1:]
 
 
 class NumberTree:
@@ -158,6 +140,35 @@ class NumberTree:
                 total += math.log(max(1 - more, 1e-300))
             found[number] = total
         return found
+
+
+def _load(name: str, device: str | None) -> tuple[Any, Any, NumberTree]:
+    """A model, its tokenizer and its numbers; loaded once in a process, however many judges use it."""
+    import torch
+
+    source = resolve_model(name)
+    files = frozenset((file.name, file.stat().st_mtime_ns) for file in Path(source).glob("*"))
+    with _loading:
+        return _loaded(source, device or ("cuda" if torch.cuda.is_available() else "cpu"), files)
+
+
+@lru_cache(_MOST_MODELS)
+def _loaded(source: str, device: str, files: frozenset[tuple[str, int]]) -> tuple[Any, Any, NumberTree]:
+    """As `_load`; `files` are a folder's files with their times, so that a changed one is loaded again."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    with no_progress_bars():
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype=torch.float32 if device == "cpu" else "auto",
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    if not tokenizer.chat_template:
+        raise JudgeError(f"the tokenizer of {source} has no chat template", todo="use a chat model as judge")
+    return model.to(device).eval().requires_grad_(False), tokenizer, NumberTree(tokenizer)
 
 
 def encode(tokenizer: Any, request: ChatRequest) -> list[int] | str:

@@ -27,6 +27,7 @@ __all__ = [
     "clustered_mean",
     "clustered_rate",
     "clustered_rates",
+    "clustered_rates_by_category",
     "effective_size",
     "missing_bounds",
     "rate_limits",
@@ -177,11 +178,36 @@ def rates_by_category(
     Returns:
         By category, in the order of first appearance.
     """
-    names = list(dict.fromkeys(categories))
-    masks = np.array([[category == name for category in categories] for name in names])
-    level = checked_level(confidence) ** (1 / max(len(names), 1))
-    x, n = np.asarray(successes), np.asarray(trials)
-    return {name: clustered_rate(x[m], n[m], confidence=level) for name, m in zip(names, masks, strict=True)}
+    x, n = checked_counts(successes, trials)
+    found = clustered_rates_by_category(x[None], n[None], categories, confidence=confidence)
+    return {name: rates[0] for name, rates in found.items()}
+
+
+def clustered_rates_by_category(
+    successes: IntArray | FloatArray,
+    trials: IntArray | FloatArray,
+    categories: Sequence[str],
+    *,
+    missing: IntArray | None = None,
+    confidence: float = 0.95,
+) -> dict[str, list[Estimate]]:
+    """`rates_by_category` of many checkpoints at once; the intervals of each one hold together at the level.
+
+    Args:
+        successes: (C, P) successes.
+        trials: (C, P) usable responses.
+        categories: (P,) the category of each prompt.
+        missing: (C, P) responses without the scores that the rates need.
+        confidence: Level at which all intervals of a checkpoint hold together, in (0, 1).
+    """
+    x, n = np.asarray(successes, dtype=np.float64), np.asarray(trials, dtype=np.float64)
+    lost = np.zeros(x.shape, dtype=np.int64) if missing is None else np.asarray(missing)
+    kinds, names = list(dict.fromkeys(categories)), np.asarray(categories)
+    level = checked_level(confidence) ** (1 / max(len(kinds), 1))
+    return {
+        kind: clustered_rates(x[:, at], n[:, at], n_missing=lost[:, at].sum(axis=1).tolist(), confidence=level)
+        for kind, at in ((kind, names == kind) for kind in kinds)
+    }
 
 
 def effective_size(sums: PromptSums, confidence: float = 0.95) -> FloatArray:
