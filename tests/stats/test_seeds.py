@@ -10,15 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from truing.errors import DataError
 from truing.stats import (
     IntArray,
     clustered_rate,
-    find_duplicates,
     judge_seeds,
     mean_over_seeds,
     rate_over_seeds,
-    refuse_duplicates,
 )
 
 TRIALS = np.full((3, 240), 10)
@@ -123,12 +120,3 @@ def test_mean_over_seeds() -> None:
     assert found.high - found.value == pytest.approx(4.302653 / math.sqrt(3))
     assert mean_over_seeds([math.nan]).reason
     assert math.isnan(mean_over_seeds([1.0]).low)
-
-
-def test_copies_are_no_seeds() -> None:
-    digests = {"seed0": "a", "seed1": "b", "seed2": "a"}
-    assert find_duplicates(digests) == [("seed0", "seed2")]
-    with pytest.raises(DataError, match="same weights") as caught:
-        refuse_duplicates("weights", digests)
-    assert "seed0 = seed2" in str(caught.value)
-    refuse_duplicates("weights", {"seed0": "a", "seed1": "b"})

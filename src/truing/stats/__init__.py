@@ -21,11 +21,9 @@ from truing.stats.rates import (
 )
 from truing.stats.seeds import (
     SeedVerdict,
-    find_duplicates,
     judge_seeds,
     mean_over_seeds,
     rate_over_seeds,
-    refuse_duplicates,
 )
 from truing.stats.sums import BoolArray, FloatArray, IntArray, PromptSums
 
@@ -49,7 +47,6 @@ __all__ = [
     "correlate",
     "correlate_sizes",
     "effective_size",
-    "find_duplicates",
     "judge_seeds",
     "mean_over_seeds",
     "missing_bounds",
@@ -59,7 +56,6 @@ __all__ = [
     "rate_limits",
     "rate_over_seeds",
     "rates_by_category",
-    "refuse_duplicates",
     "separability",
     "share_of_runs",
 ]

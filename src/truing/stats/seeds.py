@@ -6,15 +6,13 @@ Shapes: S seeds, P prompts; all seeds are asked the same prompts in the same ord
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from scipy.special import ndtri, stdtrit
 
-from truing.errors import DataError
 from truing.records import Estimate
 from truing.stats.paired import paired_difference
 from truing.stats.rates import binomial_interval, checked_level, undefined
@@ -22,11 +20,9 @@ from truing.stats.sums import BoolArray, FloatArray, IntArray
 
 __all__ = [
     "SeedVerdict",
-    "find_duplicates",
     "judge_seeds",
     "mean_over_seeds",
     "rate_over_seeds",
-    "refuse_duplicates",
 ]
 
 SEEDS_METHOD = "ratio of sums; two-way clustered by seed and prompt"
@@ -157,38 +153,6 @@ def mean_over_seeds(
     half = float(stdtrit(freedom, 0.5 + level / 2) * known.std(ddof=1)) / math.sqrt(known.size)
     bottom, top = bounds or (-math.inf, math.inf)
     return Estimate(mean, max(mean - half, bottom), min(mean + half, top), 0, known.size, missing, method)
-
-
-def find_duplicates(digests: Mapping[str, str]) -> list[tuple[str, ...]]:
-    """Groups of runs that share a digest of their weights (or of their responses).
-
-    Args:
-        digests: By run id, a hash of what the run made.
-    """
-    groups: dict[str, list[str]] = defaultdict(list)
-    for run, digest in digests.items():
-        groups[digest].append(run)
-    return [tuple(runs) for runs in groups.values() if len(runs) > 1]
-
-
-def refuse_duplicates(what: str, digests: Mapping[str, str]) -> None:
-    """Refuse runs that are one run under several names.
-
-    Args:
-        what: What the digests are of: "weights", "responses".
-        digests: By run id, a hash of what the run made.
-
-    Raises:
-        DataError: Two runs share a digest.
-    """
-    groups = find_duplicates(digests)
-    if groups:
-        raise DataError(
-            f"runs that are to be different seeds have the same {what}",
-            got="; ".join(" = ".join(group) for group in groups),
-            allowed=f"different {what} in every run",
-            todo="drop the copies, or train them again with their own seeds",
-        )
 
 
 def _seeds_size(x: FloatArray, n: FloatArray, rate: float, level: float) -> float:
