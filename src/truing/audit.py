@@ -21,14 +21,13 @@ from truing.analysis.reader import StoreReader
 from truing.analysis.tables import tabulate
 from truing.catalog import resolve_model
 from truing.checkpoints import model_hash, parameters_of
-from truing.config import AuditConfig, JudgeConfig
+from truing.config import AuditConfig
 from truing.config_files import load_audit
-from truing.engines import Engine, load_completer, load_engine
+from truing.engines import load_engine
 from truing.errors import StoreError
 from truing.files import write_json, write_text
-from truing.judges import Judge, load_judge
+from truing.instruments import Instruments
 from truing.lookup import find_benchmark
-from truing.monitor import Monitor, Probe
 from truing.records import Benchmark, Checkpoint, Evaluation
 from truing.store import Store
 
@@ -94,16 +93,13 @@ class _Auditor:
 
     def evaluate(self, checkpoint: Checkpoint, base: Evaluation | None = None) -> Evaluation:
         """Measure one model, on the other benchmarks too."""
-        evaluation = self.config.evaluation
-        probe = Probe(self.benchmark.prompts, self._judge(evaluation.judge), evaluation.samples)
-        settings = (evaluation, self.config.stopping)
-        monitor = Monitor(self.store, self._engine(checkpoint.model), probe, None, "misaligned", settings)
+        instruments = Instruments(self.config, self.out)
+        monitor = instruments.monitor(
+            load_engine(self.config.evaluation.engine, checkpoint.model, self.config, self.out)
+        )
         monitor.base = None if base is None else base.em_rate
         found = monitor.evaluate(checkpoint)
-        for side in evaluation.also:
-            judge = self._judge(side.judge or evaluation.judge)
-            other = Probe(find_benchmark(side.benchmark).prompts, judge, side.samples)
-            monitor.ask_also(checkpoint, side.label, other)
+        instruments.ask_also(monitor, [checkpoint])
         return found
 
     def weights(self, model: str) -> str:
@@ -145,10 +141,3 @@ class _Auditor:
     @property
     def _remote(self) -> bool:
         return self.config.evaluation.engine == "openai"
-
-    def _engine(self, model: str) -> Engine:
-        return load_engine(self.config.evaluation.engine, model, self.config, self.out)
-
-    def _judge(self, judge: str | JudgeConfig) -> Judge:
-        remote = isinstance(judge, JudgeConfig) and judge.completer == "openai"
-        return load_judge(judge, load_completer(self.config.endpoint, self.out) if remote else None)
