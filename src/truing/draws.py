@@ -61,9 +61,9 @@ class Draws:
         self.drawn, self.chunks = self.drawn + size, self.chunks + 1
         self.prober.sampled(self.checkpoint, self.probe, self.ahead, DRAWN)
 
-    def counts(self) -> Tally:
-        """Of all answers so far, by prompt."""
-        return self._tally(self.judgments)
+    def counts(self, after: int = 0) -> Tally:
+        """Of all answers so far but the first `after`, by prompt."""
+        return self._tally(self.judgments[after:])
 
     def _tally(self, judgments: list[Judgment]) -> Tally:
         return tally(judgments, [p.id for p in self.probe.prompts], self.prober.config)

@@ -81,7 +81,7 @@ class Monitor:
         if checkpoint.step == 0:
             self.base = em_rate
             self._look_at_base(checkpoint)
-        task_key, task_score = self._task_score(checkpoint)
+        task_key, task_score = self.task_score(checkpoint)
         key = self._key(checkpoint, broad_key, task_key)
         stored = self._stored(key, checkpoint.step, em_rate)
         decision = stored or decide(checkpoint.step, em_rate, self.base, self.stopping.tolerance)
@@ -91,6 +91,14 @@ class Monitor:
         if stored is None:
             self.store.write("evaluations", key, [_row(evaluation, broad_key, task_key, None)])
         return evaluation
+
+    def task_score(self, checkpoint: Checkpoint) -> tuple[str | None, Estimate]:
+        """The task alone: the key of its judgments, None if nothing measures it, and the score."""
+        if self.task is None:
+            nan = float("nan")
+            return None, Estimate(nan, nan, nan, 0, 0, 0, "none", "the dataset names no judge of its task")
+        key, counts = self.prober.measure(checkpoint, self.task, FIXED)
+        return key, self._rate(counts.hits(self.teaches), counts.judged, counts)
 
     def confirm(self, chosen: Checkpoint | None, best: Checkpoint | None) -> None:
         """Measure what a run keeps by fresh answers, which had no part in choosing it, and store that.
@@ -132,7 +140,7 @@ class Monitor:
 
     def _evaluate_in_sequence(self, checkpoint: Checkpoint, detector: SequentialDetector) -> Evaluation:
         _, broad_key = self.prober.keys(checkpoint, self.broad, DRAWN)
-        task_key, task_score = self._task_score(checkpoint)
+        task_key, task_score = self.task_score(checkpoint)
         key = self._key(checkpoint, broad_key, task_key)
         if self.store.has("evaluations", key):
             counts = self.prober.mend(checkpoint, self.broad, DRAWN)
@@ -165,13 +173,6 @@ class Monitor:
         base = 0.0 if self.base is None or np.isnan(self.base.value) else self.base.value
         boundary = self.stopping.tolerance if rule.margin is None else min(max(base + rule.margin, 0.01), 0.5)
         return draws_to_clear(boundary, rule.beta)
-
-    def _task_score(self, checkpoint: Checkpoint) -> tuple[str | None, Estimate]:
-        if self.task is None:
-            nan = float("nan")
-            return None, Estimate(nan, nan, nan, 0, 0, 0, "none", "the dataset names no judge of its task")
-        key, counts = self.prober.measure(checkpoint, self.task, FIXED)
-        return key, self._rate(counts.hits(self.teaches), counts.judged, counts)
 
     def _rate(self, successes: Any, trials: Any, counts: Tally) -> Estimate:
         missing = int(counts.missing.sum())

@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from truing.analysis.counted import CountedCheckpoint, SideCounts, TaskCounts
+from truing.analysis.counted import Confirmation, CountedCheckpoint, SideCounts, TaskCounts
 from truing.calibration import load_calibration
 from truing.config import EvaluationConfig, SideConfig, StoppingConfig
+from truing.datasets import Dataset
 from truing.detect import anytime_rate
 from truing.judges import load_judge
 from truing.lookup import find_benchmark
 from truing.records import Benchmark, Estimate, Judgment, Prompt
-from truing.stats import Calibration, agreement
+from truing.stats import BoolArray, Calibration, agreement
 from truing.store import Store
 from truing.tally import Tally, classify, tally
 
@@ -63,6 +64,28 @@ class StoreReader:
             heldout_loss=row["heldout_loss"],
             decided=(row["decision"], row["reason"]),
             em_rate=self._looked_rate(broad) if row["detector"] else None,
+        )
+
+    def task_of(self, dataset: Dataset) -> Task:
+        """A dataset's prompts, as many as are asked."""
+        return Task([p.id for p in dataset.task_prompts(self.evaluation.task_prompts)], dataset.teaches)
+
+    def inside(self, dataset: Dataset) -> BoolArray | None:
+        """(P,) the benchmark's prompts of the dataset's own domain; None if there are none."""
+        inside = np.array([p.category in dataset.domain for p in self.benchmark.prompts])
+        return inside if inside.any() else None
+
+    def confirmation(self, run_id: str, task: Task | None) -> Confirmation | None:
+        """Fresh answers of the checkpoint that a run keeps, if there are such."""
+        rows = self.store.query("SELECT * FROM confirmations WHERE run_id = ?", [run_id])
+        if not rows:
+            return None
+        row, ids = rows[-1], [p.id for p in self.benchmark.prompts]
+        return Confirmation(
+            step=row["step"],
+            broad=self.tally(row["benchmark_judgments"], ids) if row["benchmark_judgments"] else None,
+            task=self.task(row["task_judgments"], task),
+            best=self.task(row["best_judgments"], task),
         )
 
     def task(self, key: str | None, task: Task | None) -> TaskCounts | None:

@@ -10,10 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from truing.analysis.counted import Confirmation, CountedRun, Source
-from truing.analysis.reader import StoreReader, Task
+from truing.analysis.counted import CountedRun, Source
+from truing.analysis.reader import StoreReader
 from truing.analysis.tables import SCHEMA, tabulate
 from truing.checkpoints import parameters_of
 from truing.config import StudyConfig
@@ -83,8 +81,7 @@ def read_analysis(out: Path) -> dict[str, Any]:
 
 def _run(config: StudyConfig, out: Path, reader: StoreReader, run: Run, rows: Sequence[dict[str, Any]]) -> CountedRun:
     dataset = load_dataset(run.dataset, config.datasets)
-    task = Task([p.id for p in dataset.task_prompts(config.evaluation.task_prompts)], dataset.teaches)
-    inside = [p.category in dataset.domain for p in reader.benchmark.prompts]
+    task = reader.task_of(dataset)
     state = read_state(out, run)
     return CountedRun(
         id=run.id,
@@ -98,20 +95,7 @@ def _run(config: StudyConfig, out: Path, reader: StoreReader, run: Run, rows: Se
         error=state.error if state else None,
         stopped_at=state.step if state and state.state == "stopped" else None,
         twin_of=None if run.stops or config.stopping.mode == "off" else run.id.removesuffix(TWIN),
-        inside=np.array(inside) if any(inside) else None,
-        confirmation=_confirmation(reader, run, task),
+        inside=reader.inside(dataset),
+        confirmation=reader.confirmation(run.id, task),
         also=reader.also(run.id),
-    )
-
-
-def _confirmation(reader: StoreReader, run: Run, task: Task) -> Confirmation | None:
-    rows = reader.store.query("SELECT * FROM confirmations WHERE run_id = ?", [run.id])
-    if not rows:
-        return None
-    row, ids = rows[-1], [p.id for p in reader.benchmark.prompts]
-    return Confirmation(
-        step=row["step"],
-        broad=reader.tally(row["benchmark_judgments"], ids) if row["benchmark_judgments"] else None,
-        task=reader.task(row["task_judgments"], task),
-        best=reader.task(row["best_judgments"], task),
     )

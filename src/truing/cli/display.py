@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import typer
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -14,7 +17,7 @@ from truing.config import StudyConfig
 from truing.records import Action, Estimate
 from truing.study import Progress
 
-__all__ = ["Display", "make_console", "results_table", "say"]
+__all__ = ["Display", "going_on", "make_console", "results_table", "say"]
 
 _COLOURS = {Action.CONTINUE: "green", Action.UNDECIDED: "yellow", Action.STOP: "red"}
 
@@ -28,6 +31,20 @@ def make_console() -> Console:
 def say(console: Console, text: str) -> None:
     """Print plain text: never read as markup, never wrapped."""
     console.print(Text(text), soft_wrap=True)
+
+
+@contextmanager
+def going_on(console: Console, again: str) -> Iterator[None]:
+    """What Ctrl-C inside ends with: what was finished is kept, and how to go on is said.
+
+    Raises:
+        Exit: With code 130.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(console, f"\nStopped. Finished work is kept; to go on: {again}")
+        raise typer.Exit(130) from None
 
 
 class Display:
