@@ -112,7 +112,7 @@ def _words(run: CountedRun) -> tuple[str, ...]:
     search = run.search
     if search is None:
         return ()
-    asked = f"{search.looked} of {len(run.checkpoints)} checkpoints, {search.judged:,} answers in all"
+    asked = f"{search.looked} of {len(run.checkpoints)} checkpoints, {search.judged:,} answers to the benchmark"
     if search.kind == "best":
         found = "no checkpoint was shown to be clear" if search.found is None else f"step {search.found}"
         return (f"Run {run.id}: the search for the clear checkpoint with the best task score asked {asked}: {found}.",)

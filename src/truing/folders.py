@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from truing.catalog import resolve_model
+from truing.catalog import list_organisms, resolve_model
 from truing.checkpoints import adapter_hash, model_hash
 from truing.errors import DataError, UnknownNameError
 from truing.records import Checkpoint
@@ -182,7 +182,7 @@ def _agreed(given: str | None, named: str, run: Path) -> tuple[str, tuple[str, .
                 "a folder on this machine, a hub id, a name from `truing list models`",
                 "name it: --base MODEL",
             )
-        return named, ()
+        return next((name for name, folder in list_organisms().items() if str(folder) == theirs), named), ()
     ours = resolve_model(given)
     if ours == theirs:
         return given, ()
