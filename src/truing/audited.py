@@ -69,7 +69,7 @@ def count_run(reader: StoreReader, measured: Measured, dataset: Dataset | None, 
         checkpoints=checkpoints,
         parameters=_parameters(run),
         inside=None if dataset is None else reader.inside(dataset),
-        confirmation=reader.confirmation(run.id, task),
+        confirmation=None if task is None else reader.confirmation(run.id, task),
         also=reader.also(run.id),
         search=None if searched is None else _outcome(run, searched),
     )

@@ -98,6 +98,8 @@ class StoreReader:
 
     def also(self, run_id: str) -> list[SideCounts]:
         """A run's answers to other benchmarks, and other judges' opinions of its answers."""
+        if not self.evaluation.also:
+            return []
         rows = self.store.query("SELECT * FROM also WHERE run_id = ? ORDER BY step", [run_id])
         evaluated = self.store.query("SELECT step, benchmark_judgments FROM evaluations WHERE run_id = ?", [run_id])
         first = {row["step"]: row["benchmark_judgments"] for row in evaluated}
