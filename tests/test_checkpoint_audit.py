@@ -119,7 +119,9 @@ def test_the_best_clear_checkpoint_is_found_and_chosen(tmp_path: Path) -> None:
     assert run["em_at_chosen"]["high"] <= 0.05
     assert run["retention"]["value"] == pytest.approx(0.5, abs=0.2)
     assert run["search"]["judged"] == broad_answers(tmp_path / "a") < 240
-    render_report(analysis)
+    page = render_report(analysis)
+    assert "was found by a search, whose own error" in page
+    assert "was not confirmed by other responses" not in page
 
 
 def test_a_search_that_finds_nothing(tmp_path: Path) -> None:
