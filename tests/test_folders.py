@@ -155,6 +155,13 @@ def test_a_folder_without_checkpoints_says_what_is_in_it(tmp_path: Path) -> None
         find(tmp_path / "logs")
 
 
+def test_an_adapter_with_a_name_of_its_own_lies_one_deeper(tmp_path: Path) -> None:
+    base = save_model(tmp_path / "base")
+    inner = save_adapter(tmp_path / "run" / "checkpoint-4" / "policy", base, 4)
+    (found,) = find(tmp_path / "run")
+    assert [(c.step, c.path) for c in found.checkpoints] == [(4, str(inner))]
+
+
 def test_sharded_weights_are_whole(tmp_path: Path) -> None:
     folder = save_model(tmp_path / "run" / "checkpoint-4")
     (folder / "model.safetensors").unlink()

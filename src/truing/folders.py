@@ -66,7 +66,7 @@ def _checkpoints_in(folder: Path) -> list[tuple[Path, int, Path]]:
     whole = folder.resolve()
     inside = [(number, each) for each in sorted(whole.glob("checkpoint-*")) if (number := _number(each)) is not None]
     if inside:
-        return [(whole, _step(each, number), each) for number, each in inside]
+        return [(whole, _step(each, number), _weights_folder(each)) for number, each in inside]
     if not any((whole / name).is_file() for name in ("config.json", "adapter_config.json")):
         raise DataError(
             f"no checkpoints in {folder}",
@@ -78,6 +78,12 @@ def _checkpoints_in(folder: Path) -> list[tuple[Path, int, Path]]:
         )
     step = _step(whole, _number(whole))
     return [(whole.parent if _number(whole) is not None else whole, step, whole)]
+
+
+def _weights_folder(checkpoint: Path) -> Path:
+    """The checkpoint, or the one folder in it that PEFT made for an adapter with a name of its own."""
+    named = [config.parent for config in checkpoint.glob("*/adapter_config.json")]
+    return named[0] if len(named) == 1 and not (checkpoint / "adapter_config.json").is_file() else checkpoint
 
 
 def _number(folder: Path) -> int | None:

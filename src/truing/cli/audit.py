@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 from truing.analysis import read_analysis
 from truing.audit import run_audit
@@ -50,7 +51,7 @@ def audit(out: Path, sets: list[str] | None, **flags: Any) -> None:
     config = parse_audit(raw, "the audit")
     with going_on(console, "the same command again"), _status() as update:
         analysis = run_audit(
-            config, out, lambda e: _show(e, bool(config.models)), lambda c: update(f"{c.run_id}, step {c.step}")
+            config, out, lambda e: _show(e, bool(config.models)), lambda c: update(f"step {c.step} of {c.run_id}")
         )
     write_text(out / "report.html", render_report(analysis))
     for note in analysis["notes"]:
@@ -190,7 +191,7 @@ def _status() -> Iterator[Callable[[str], None]]:
         yield lambda text: None
         return
     with console.status("reading weights") as status:
-        yield status.update
+        yield lambda text: status.update(Text(text))  # never read as markup
 
 
 def _show(evaluation: Evaluation, models: bool) -> None:

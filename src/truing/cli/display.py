@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import PurePath
 from typing import Any
 
 import typer
@@ -156,7 +157,7 @@ def _row(run: dict[str, Any], twin: dict[str, Any] | None) -> dict[str, str]:
     if chosen is None or chosen["step"] != run["chosen_step"]:
         chosen = {"retention": run["retention"], "em_rate": run["em_at_chosen"]}
     values = (
-        _short(run["model"]),
+        _short(PurePath(run["model"]).name),
         _short(run["dataset"]),
         _settings(run),
         *(_step(run[event]) for event in ("convergence_step", "onset_step", "stopped_at", "chosen_step")),
