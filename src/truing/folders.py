@@ -120,8 +120,12 @@ def _found(run_id: str, run: Path, folders: dict[int, Path], base: str | None) -
     if set(kinds.values()) == {_ADAPTER}:
         return _adapters(run_id, run, folders, base)
     source = None if base is None else resolve_model(base)
-    found = tuple(_full(run_id, step, folder, base) for step, folder in folders.items())
-    before = None if base is None or source is None else Checkpoint(run_id, base, 0, model_hash(source))
+    found = tuple(
+        _with_losses(_full(run_id, step, folder, base), folder / "checkpoint.json") for step, folder in folders.items()
+    )
+    before = None
+    if base is not None and source is not None:
+        before = _with_losses(Checkpoint(run_id, base, 0, model_hash(source)), run / "step-0.json")
     return FoundRun(run_id, base or str(run), found, before, _copies(run_id, found))
 
 
