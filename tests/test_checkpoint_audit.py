@@ -136,7 +136,7 @@ def test_a_search_that_finds_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("search", ["all", "crossing"])
 def test_interrupted_it_goes_on_and_asks_only_for_what_is_owed(search: str, tmp_path: Path) -> None:
-    folder, _ = save_run(tmp_path)
+    folder, _ = save_run(tmp_path, (10, 40, 50, 80))
     config = audit(folder, search=search)
     whole = only_run(run_audit(config, tmp_path / "whole"))
     answers, judged = sorted(ScriptedEngine.asked), WordJudge.judged
