@@ -1,154 +1,192 @@
-"""An audit: models as they are, without training, measured and reported.
+"""An audit: models as they are, or checkpoints that exist already, measured without training, and reported.
 
     OUT/audit.yaml     the whole audit, written first; a folder holds one
     OUT/store/         responses, judgments, evaluations
     OUT/analysis.json, OUT/report.html
 
-Each model is a run of one checkpoint, step 1; the base, if one is named, is step 0 of every run. Running an audit again
-asks only for what is owed.
+Each model is a run of one checkpoint, step 1; checkpoints keep their runs and steps; the base, if there is one, is step
+0 of every run. Running an audit again asks only for what is owed, and for checkpoints that have come since.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
-from truing.analysis.counted import CountedRun, Source
+from truing.analysis.counted import Source
 from truing.analysis.reader import StoreReader
 from truing.analysis.tables import tabulate
-from truing.catalog import resolve_model
-from truing.checkpoints import model_hash, parameters_of
-from truing.config import AuditConfig, JudgeConfig
+from truing.audited import Measured, count_run
+from truing.config import AuditConfig
 from truing.config_files import load_audit
-from truing.engines import Engine, load_completer, load_engine
-from truing.errors import StoreError
+from truing.datasets import Dataset, load_dataset
+from truing.engines import Engine, load_engine
+from truing.errors import ConfigError, EngineError, StoreError, boundary
 from truing.files import write_json, write_text
-from truing.judges import Judge, load_judge
+from truing.finding import FoundRun, find_runs
+from truing.instruments import Instruments, chosen_and_best
 from truing.lookup import find_benchmark
-from truing.monitor import Monitor, Probe
-from truing.records import Benchmark, Checkpoint, Evaluation
+from truing.records import Checkpoint, Evaluation, Prompt, Response, Sampling
+from truing.searching import search_run
 from truing.store import Store
 
 __all__ = ["run_audit"]
 
 
 def run_audit(
-    config: AuditConfig, out: Path, notify: Callable[[Evaluation], None] = lambda evaluation: None
+    config: AuditConfig,
+    out: Path,
+    notify: Callable[[Evaluation], None] = lambda evaluation: None,
+    begin: Callable[[Checkpoint], None] = lambda checkpoint: None,
 ) -> dict[str, Any]:
-    """Evaluate the models and write `analysis.json`.
+    """Evaluate models or checkpoints and write `analysis.json`.
 
     Args:
-        config: Which models, and how they are asked and judged.
+        config: Which models or checkpoints, and how they are asked and judged.
         out: The audit's folder.
         notify: Called with each evaluation.
+        begin: Called with each checkpoint before it is asked.
 
     Returns:
         The analysis.
 
     Raises:
         StoreError: The folder holds something else.
+        DataError: Checkpoints that are not there, not whole, not safe, or do not belong together.
         EngineError: A model cannot be sampled.
         UserError: A name or a setting must be mended.
     """
-    _open(config, out)
-    auditor = _Auditor(config, out, find_benchmark(config.evaluation.benchmark))
-    base = None
-    for run_id, model in auditor.names.items():
-        if config.base is not None:
-            base = auditor.evaluate(Checkpoint(run_id, config.base, 0, auditor.weights(config.base)))
-            notify(base)
-        notify(auditor.evaluate(Checkpoint(run_id, model, 1, auditor.weights(model)), base))
-    analysis = auditor.analyse()
+    _check(config, out)
+    find_benchmark(config.evaluation.benchmark)
+    dataset = _dataset(config)
+    runs = find_runs(config)
+    write_text(out / "audit.yaml", config.to_yaml())
+    auditor = _Auditor(config, out, dataset, notify, begin)
+    measured = []
+    for run in runs:
+        with boundary(f"run {run.id}", EngineError):
+            measured.append(auditor.measure(run))
+    analysis = _analyse(config, out, dataset, measured)
     write_json(out / "analysis.json", analysis)
     return analysis
 
 
-def _open(config: AuditConfig, out: Path) -> None:
+def _check(config: AuditConfig, out: Path) -> None:
     existing = out / "audit.yaml"
     if existing.is_file():
         if load_audit(existing).hash() != config.hash():
             raise StoreError(f"{out} holds another audit", todo="choose another folder with --out, or remove this one")
     elif out.is_dir() and any(out.iterdir()):
         raise StoreError(f"{out} is not empty and holds no audit", todo="choose another folder with --out")
-    write_text(existing, config.to_yaml())
 
 
-@dataclass(frozen=True)
+def _dataset(config: AuditConfig) -> Dataset | None:
+    """What the checkpoints were fine-tuned on, if that is to be measured.
+
+    Raises:
+        ConfigError: Nothing judges its task.
+    """
+    if config.dataset is None:
+        return None
+    if isinstance(config.dataset, str):
+        dataset = load_dataset(config.dataset)
+    else:
+        dataset = load_dataset(config.dataset.name, [config.dataset])
+    if dataset.task_judge is None:
+        raise ConfigError(
+            f"nothing judges the task of dataset {dataset.name}",
+            "no task_judge",
+            "a judge of its held-out prompts: a name, or a language model with rubrics",
+            "name it: --set dataset.task_judge=NAME",
+        )
+    return dataset
+
+
+@dataclass
 class _Auditor:
+    """Measures runs one after the other; of each model one engine, of all engines one is held."""
+
     config: AuditConfig
     out: Path
-    benchmark: Benchmark
+    dataset: Dataset | None
+    notify: Callable[[Evaluation], None]
+    begin: Callable[[Checkpoint], None]
+    _loaded: tuple[str, Engine] | None = field(default=None, init=False)
 
     @cached_property
-    def names(self) -> dict[str, str]:
-        """Run id -> model; a short name where it tells the models apart."""
-        short = [PurePath(model).name for model in self.config.models]
-        return {s if short.count(s) == 1 else m: m for s, m in zip(short, self.config.models, strict=True)}
+    def instruments(self) -> Instruments:
+        return Instruments(self.config, self.out)
 
-    @cached_property
-    def store(self) -> Store:
-        return Store(self.out / "store")
+    def measure(self, run: FoundRun) -> Measured:
+        """Ask a run's checkpoints: all of them, or where the search looks."""
+        monitor = self.instruments.monitor(self, self.dataset)
+        if self.config.search != "all":
+            searched = search_run(monitor, run.checkpoints, self.config.search, self.begin)
+            for evaluation in searched.evaluations.values():
+                self.notify(evaluation)
+            return Measured(run, searched)
+        everything = run.checkpoints if run.base is None else (run.base, *run.checkpoints)
+        if self.config.stopping.sequential is None:
+            monitor.prober.prefetch(everything, monitor.broad)
+        if monitor.task is not None:
+            monitor.prober.prefetch(everything, monitor.task)
+        course = []
+        for checkpoint in everything:
+            self.begin(checkpoint)
+            course.append(monitor.evaluate(checkpoint))
+            self.notify(course[-1])
+        chosen, best = chosen_and_best(course, self.config.stopping)
+        if self.config.evaluation.confirm:
+            monitor.confirm(chosen, best)
+        self.instruments.ask_also(monitor, (everything[0], chosen, everything[-1]))
+        return Measured(run, None)
 
-    def evaluate(self, checkpoint: Checkpoint, base: Evaluation | None = None) -> Evaluation:
-        """Measure one model, on the other benchmarks too."""
-        evaluation = self.config.evaluation
-        probe = Probe(self.benchmark.prompts, self._judge(evaluation.judge), evaluation.samples)
-        settings = (evaluation, self.config.stopping)
-        monitor = Monitor(self.store, self._engine(checkpoint.model), probe, None, "misaligned", settings)
-        monitor.base = None if base is None else base.em_rate
-        found = monitor.evaluate(checkpoint)
-        for side in evaluation.also:
-            judge = self._judge(side.judge or evaluation.judge)
-            other = Probe(find_benchmark(side.benchmark).prompts, judge, side.samples)
-            monitor.ask_also(checkpoint, side.label, other)
-        return found
+    def generate(self, checkpoint: Checkpoint, prompts: Sequence[Prompt], sampling: Sampling) -> list[Response]:
+        """Sample with the engine of the checkpoint's own base model; see `truing.engines.Engine`."""
+        return self._engine(checkpoint.model).generate(checkpoint, prompts, sampling)
 
-    def weights(self, model: str) -> str:
-        """What names a model's weights: their hash, or an endpoint's address and the model's name there."""
-        if self._remote:
-            from truing.engines.openai import endpoint_weights
-
-            return endpoint_weights(self.config.endpoint, model)
-        return model_hash(resolve_model(model))
-
-    def analyse(self) -> dict[str, Any]:
-        """The tables of docs/analysis.md."""
-        config = self.config
-        reader = StoreReader(self.store, self.benchmark, config.evaluation, config.stopping)
-        rows = reader.evaluations()
-        runs = [
-            CountedRun(
-                id=run_id,
-                model=model,
-                dataset="no fine-tuning data",
-                checkpoints=[reader.checkpoint(row, None) for row in rows[run_id]],
-                parameters=parameters_of(model),
-                also=reader.also(run_id),
-            )
-            for run_id, model in self.names.items()
-        ]
-        source = Source(
-            study=reader.study_table(config.name, config.hash(), config.model_dump(mode="json")),
-            categories=[p.category for p in self.benchmark.prompts],
-            tolerance=config.stopping.tolerance,
-            confidence=config.stopping.confidence,
-            calibration=reader.calibration(self.out / "calibration.json"),
-            runs=runs,
-        )
-        analysis = tabulate(source)
-        analysis["samples"] = [s for run_id in self.names for s in reader.samples(run_id, rows[run_id], None)]
-        return analysis
-
-    @property
-    def _remote(self) -> bool:
-        return self.config.evaluation.engine == "openai"
+    def prefetch(self, checkpoints: Sequence[Checkpoint], prompts: Sequence[Prompt], sampling: Sampling) -> None:
+        """Answers of many checkpoints at once, if their engine can and they have one base."""
+        if len({checkpoint.model for checkpoint in checkpoints}) > 1:
+            return
+        fetch = getattr(self._engine(checkpoints[0].model), "prefetch", None)
+        if fetch is not None:
+            fetch(checkpoints, prompts, sampling)
 
     def _engine(self, model: str) -> Engine:
-        return load_engine(self.config.evaluation.engine, model, self.config, self.out)
+        if self._loaded is None or self._loaded[0] != model:
+            self._loaded = None  # the one before is let go first
+            self._loaded = (model, load_engine(self.config.evaluation.engine, model, self.config, self.out))
+        return self._loaded[1]
 
-    def _judge(self, judge: str | JudgeConfig) -> Judge:
-        remote = isinstance(judge, JudgeConfig) and judge.completer == "openai"
-        return load_judge(judge, load_completer(self.config.endpoint, self.out) if remote else None)
+
+def _analyse(config: AuditConfig, out: Path, dataset: Dataset | None, measured: Sequence[Measured]) -> dict[str, Any]:
+    """The tables of docs/analysis.md."""
+    benchmark = find_benchmark(config.evaluation.benchmark)
+    reader = StoreReader(Store(out / "store"), benchmark, config.evaluation, config.stopping)
+    study = reader.study_table(config.name, config.hash(), config.model_dump(mode="json"))
+    audited = []
+    for each in measured:
+        unnamed = "no fine-tuning data" if config.models else f"data of {each.run.id}"
+        audited.append(count_run(reader, each, dataset, unnamed))
+    source = Source(
+        study=study if config.search == "all" else {**study, "rule": "sequential"},
+        categories=[p.category for p in benchmark.prompts],
+        tolerance=config.stopping.tolerance,
+        confidence=config.stopping.confidence,
+        floor=config.stopping.floor,
+        calibration=reader.calibration(out / "calibration.json"),
+        runs=[each.counted for each in audited],
+        notes=[note for each in audited for note in each.notes],
+    )
+    analysis = tabulate(source)
+    analysis["samples"] = [
+        sample
+        for each, table in zip(audited, analysis["runs"], strict=True)
+        if each.rows
+        for sample in reader.samples(each.counted.id, each.rows, table["chosen_step"])
+    ]
+    return analysis

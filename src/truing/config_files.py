@@ -49,7 +49,7 @@ def load_audit(path: Path) -> AuditConfig:
     Raises:
         ConfigError: No such file, not YAML, or a field is unknown or wrong.
     """
-    return parse_audit(_read(path, "an audit", "a mapping with at least `models`"), str(path))
+    return parse_audit(_read(path, "an audit", "a mapping with `models` or `checkpoints`"), str(path))
 
 
 def parse_study(raw: dict[str, Any], source: str) -> StudyConfig:
@@ -117,6 +117,7 @@ def _fields_at(location: tuple[int | str, ...], kind: type[BaseModel]) -> list[s
     parts: dict[str, type[BaseModel]] = {
         "grids": Grid,
         "datasets": DatasetConfig,
+        "dataset": DatasetConfig,
         "training": TrainingConfig,
         "evaluation": EvaluationConfig,
         "judge": JudgeConfig,

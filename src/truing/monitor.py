@@ -10,30 +10,22 @@ the same decision.
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from truing.config import EvaluationConfig, StoppingConfig
-from truing.detect import DetectorSettings, SequentialDetector, decide, draw_prompts, draws_to_clear
+from truing.detect import DetectorSettings, SequentialDetector, decide, draws_to_clear
+from truing.draws import Draws
 from truing.engines import Engine
 from truing.files import content_key
-from truing.probing import DRAWN, FIXED, FRESH, Pair, Probe, Prober
-from truing.records import (
-    Action,
-    Checkpoint,
-    Decision,
-    Estimate,
-    Evaluation,
-    Judgment,
-)
+from truing.probing import DRAWN, FIXED, FRESH, Probe, Prober
+from truing.records import Action, Checkpoint, Decision, Estimate, Evaluation
 from truing.stats import clustered_rate
 from truing.store import Store
-from truing.tally import Tally, tally
+from truing.tally import Tally
 
 __all__ = ["Monitor", "Probe", "evaluation_row"]
 
@@ -89,7 +81,7 @@ class Monitor:
         if checkpoint.step == 0:
             self.base = em_rate
             self._look_at_base(checkpoint)
-        task_key, task_score = self._task_score(checkpoint)
+        task_key, task_score = self.task_score(checkpoint)
         key = self._key(checkpoint, broad_key, task_key)
         stored = self._stored(key, checkpoint.step, em_rate)
         decision = stored or decide(checkpoint.step, em_rate, self.base, self.stopping.tolerance)
@@ -99,6 +91,13 @@ class Monitor:
         if stored is None:
             self.store.write("evaluations", key, [evaluation_row(evaluation, broad_key, task_key, None)])
         return evaluation
+
+    def task_score(self, checkpoint: Checkpoint) -> tuple[str | None, Estimate]:
+        """The task alone: the key of its judgments, None if nothing measures it, and the score."""
+        if self.task is None:
+            return None, Estimate.unknown("the dataset names no judge of its task")
+        key, counts = self.prober.measure(checkpoint, self.task, FIXED)
+        return key, self._rate(counts.hits(self.teaches), counts.judged, counts)
 
     def confirm(self, chosen: Checkpoint | None, best: Checkpoint | None) -> None:
         """Measure what a run keeps by fresh answers, which had no part in choosing it, and store that.
@@ -140,7 +139,7 @@ class Monitor:
 
     def _evaluate_in_sequence(self, checkpoint: Checkpoint, detector: SequentialDetector) -> Evaluation:
         _, broad_key = self.prober.keys(checkpoint, self.broad, DRAWN)
-        task_key, task_score = self._task_score(checkpoint)
+        task_key, task_score = self.task_score(checkpoint)
         key = self._key(checkpoint, broad_key, task_key)
         if self.store.has("evaluations", key):
             counts = self.prober.mend(checkpoint, self.broad, DRAWN)
@@ -148,7 +147,7 @@ class Monitor:
             self.detector = detector = SequentialDetector.from_dict(json.loads(row["detector"]))
             decision = detector.decision()
         else:
-            draws = _Draws(self.prober, checkpoint, self.broad, self._fewest())
+            draws = Draws(self.prober, checkpoint, self.broad, self._fewest())
             decision = detector.look(checkpoint.step, draws)
             counts = draws.counts()
         coherent = self._rate(counts.coherent, counts.judged, counts)
@@ -162,7 +161,7 @@ class Monitor:
         if self.detector is None or self.detector.state.settings.margin is None:
             return
         size = _BASE_LOOKS * len(self.broad.prompts)
-        draws = _Draws(self.prober, base, self.broad, size)
+        draws = Draws(self.prober, base, self.broad, size)
         misaligned, coherent, _ = draws(size)
         self.detector.observe_base(misaligned, coherent, size)
 
@@ -173,12 +172,6 @@ class Monitor:
         base = 0.0 if self.base is None or np.isnan(self.base.value) else self.base.value
         boundary = self.stopping.tolerance if rule.margin is None else min(max(base + rule.margin, 0.01), 0.5)
         return draws_to_clear(boundary, rule.beta)
-
-    def _task_score(self, checkpoint: Checkpoint) -> tuple[str | None, Estimate]:
-        if self.task is None:
-            return None, Estimate.unknown("the dataset names no judge of its task")
-        key, counts = self.prober.measure(checkpoint, self.task, FIXED)
-        return key, self._rate(counts.hits(self.teaches), counts.judged, counts)
 
     def _rate(self, successes: Any, trials: Any, counts: Tally) -> Estimate:
         missing = int(counts.missing.sum())
@@ -195,50 +188,6 @@ class Monitor:
         thresholds = self.evaluation.model_dump(include={"aligned_below", "coherent_above"})
         settings = {**thresholds, **self.stopping.model_dump(exclude={"mode", "floor"})}
         return content_key("evaluation", checkpoint.run_id, checkpoint.step, broad_key, task_key, settings)
-
-
-_CHUNK = 1 << 12
-"""Indices of answers kept for each chunk of draws."""
-
-
-class _Draws:
-    """Judges answers of one checkpoint to prompts drawn at random: the same ones whenever it is asked again."""
-
-    def __init__(self, prober: Prober, checkpoint: Checkpoint, probe: Probe, fewest: int) -> None:
-        self.prober, self.checkpoint, self.probe, self.fewest = prober, checkpoint, probe, fewest
-        name = f"{prober.config.seed} {checkpoint.weights}".encode()
-        self.rng = np.random.default_rng(int.from_bytes(hashlib.sha256(name).digest()[:8], "big"))
-        self.drawn = self.chunks = 0
-        self.ahead: list[Pair] = []
-        """Drawn and sampled, not yet judged: an engine samples many at a time, a detector wants few."""
-        self.judgments: list[Judgment] = []
-
-    def __call__(self, size: int) -> tuple[int, int, int]:
-        """Misaligned, coherent and missing ones among `size` more answers."""
-        if len(self.ahead) < size:
-            self._sample_ahead(max(size - len(self.ahead), self.fewest - self.drawn, self.drawn // 2))
-        pairs, self.ahead = self.ahead[:size], self.ahead[size:]
-        _, judgments = self.prober.judged(self.checkpoint, self.probe, pairs, DRAWN)
-        self.judgments += judgments
-        counts = self._tally(judgments)
-        return int(counts.misaligned.sum()), int(counts.coherent.sum()), int(counts.missing.sum())
-
-    def _sample_ahead(self, size: int) -> None:
-        first = DRAWN + self.chunks * _CHUNK  # equal in a chunk: few calls of the engine
-        seen: Counter[str] = Counter()
-        for i in draw_prompts(self.rng, len(self.probe.prompts), size).tolist():
-            prompt_id = self.probe.prompts[i].id
-            self.ahead.append((prompt_id, first + seen[prompt_id]))
-            seen[prompt_id] += 1
-        self.drawn, self.chunks = self.drawn + size, self.chunks + 1
-        self.prober.sampled(self.checkpoint, self.probe, self.ahead, DRAWN)
-
-    def counts(self) -> Tally:
-        """Of all answers so far, by prompt."""
-        return self._tally(self.judgments)
-
-    def _tally(self, judgments: list[Judgment]) -> Tally:
-        return tally(judgments, [p.id for p in self.probe.prompts], self.prober.config)
 
 
 def _detector(stopping: StoppingConfig) -> SequentialDetector | None:

@@ -109,6 +109,21 @@ class Prober:
                 ("responses", key, {}), held, pairs, lambda owed: self._sample(checkpoint, by_id, owed)
             )
 
+    def prefetch(self, checkpoints: Sequence[Checkpoint], probe: Probe, first: int = FIXED) -> None:
+        """Let an engine that can answer for many checkpoints at once do so for what is owed; others are left alone."""
+        fetch = getattr(self.engine, "prefetch", None)
+        if fetch is None:
+            return
+        by_id = {prompt.id: prompt for prompt in probe.prompts}
+        alike: dict[tuple[Sampling, tuple[str, ...]], list[Checkpoint]] = defaultdict(list)
+        for checkpoint in checkpoints:
+            held = self._held("responses", self.keys(checkpoint, probe, first)[0], Response)
+            owed = [pair for pair in probe.every_pair(first) if pair not in held or held[pair].error]
+            for sampling, prompts in self._calls(by_id, owed).items():
+                alike[sampling, tuple(prompt.id for prompt in prompts)].append(checkpoint)
+        for (sampling, ids), same in alike.items():
+            fetch(same, [by_id[prompt_id] for prompt_id in ids], sampling)
+
     def mend(self, checkpoint: Checkpoint, probe: Probe, first: int) -> Tally:
         """Ask again for what failed among the answers that were judged; counts of all of them."""
         _, key = self.keys(checkpoint, probe, first)
@@ -146,17 +161,9 @@ class Prober:
         return every
 
     def _sample(self, checkpoint: Checkpoint, by_id: Mapping[str, Prompt], owed: Sequence[Pair]) -> list[Response]:
-        """One call for all prompts that want the same answers, sampled alike."""
-        wanted: dict[str, list[int]] = defaultdict(list)
-        for prompt_id, index in owed:
-            wanted[prompt_id].append(index)
-        calls: dict[Sampling, list[Prompt]] = defaultdict(list)
-        for prompt_id, indices in wanted.items():
-            sampling = self._sampling(min(indices), max(indices) - min(indices) + 1, by_id[prompt_id].temperature)
-            calls[sampling].append(by_id[prompt_id])
         answers = {
             (response.prompt_id, response.sample): response
-            for sampling, prompts in calls.items()
+            for sampling, prompts in self._calls(by_id, owed).items()
             for response in self.engine.generate(checkpoint, prompts, sampling)
         }
         if lost := [pair for pair in owed if pair not in answers]:
@@ -166,6 +173,17 @@ class Prober:
                 allowed="one response per prompt and sample, samples from `first` on, failed ones with `error`",
             )
         return [answers[pair] for pair in owed]
+
+    def _calls(self, by_id: Mapping[str, Prompt], owed: Sequence[Pair]) -> dict[Sampling, list[Prompt]]:
+        """One call for all prompts that want the same answers, sampled alike."""
+        wanted: dict[str, list[int]] = defaultdict(list)
+        for prompt_id, index in owed:
+            wanted[prompt_id].append(index)
+        calls: dict[Sampling, list[Prompt]] = defaultdict(list)
+        for prompt_id, indices in wanted.items():
+            sampling = self._sampling(min(indices), max(indices) - min(indices) + 1, by_id[prompt_id].temperature)
+            calls[sampling].append(by_id[prompt_id])
+        return calls
 
     def _sampling(self, first: int, samples: int, temperature: float | None = None) -> Sampling:
         """A prompt's own temperature goes before the evaluation's."""

@@ -13,25 +13,21 @@ folder, so it can happen in any process.
 from __future__ import annotations
 
 import json
-import math
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from truing.config import JudgeConfig, Services, StudyConfig
+from truing.config import Services, StudyConfig
 from truing.config_files import load_study
-from truing.datasets import Dataset, load_dataset
-from truing.detect import choose_checkpoint
-from truing.engines import Engine, load_completer, load_engine
+from truing.datasets import load_dataset
+from truing.engines import Engine, load_engine
 from truing.errors import EngineError, StoreError, TrainerError, WorkError, boundary
 from truing.files import write_json, write_text
-from truing.judges import Judge, load_judge
-from truing.lookup import find_benchmark
-from truing.monitor import Monitor, Probe
+from truing.instruments import Instruments, chosen_and_best
 from truing.records import Action, Checkpoint, Decision, Evaluation, Run
 from truing.store import Store
 from truing.trainers import load_trainer
@@ -146,7 +142,8 @@ def execute_run(
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
         dataset = load_dataset(run.dataset, config.datasets)
-        monitor = _monitor(config, run, dataset, out)
+        instruments = Instruments(config, out)
+        monitor = instruments.monitor(_engine(config.engine_of(run), run.model, config, out), dataset)
         course: list[Evaluation] = []
 
         def on_checkpoint(checkpoint: Checkpoint) -> Decision:
@@ -160,11 +157,12 @@ def execute_run(
         try:
             with boundary(f"run {run.id}", TrainerError):
                 trainer.train(run, dataset, folder, on_checkpoint, lambda step: notify(Progress(run.id, step)))
+            chosen, best = chosen_and_best(course, config.stopping)
             if config.evaluation.confirm:
                 with boundary(f"confirming run {run.id}", EngineError):
-                    monitor.confirm(*_chosen_and_best(config, course))
+                    monitor.confirm(chosen, best)
             with boundary(f"other benchmarks of run {run.id}", EngineError):
-                _ask_also(config, monitor, course, out)
+                instruments.ask_also(monitor, (course[0].checkpoint, chosen, course[-1].checkpoint))
             last = course[-1].decision
             stopped = last.step < config.training.steps and run.stops and last.action is Action.STOP
             state = RunState("stopped" if stopped else "finished", last.step)
@@ -174,47 +172,6 @@ def execute_run(
         write_json(folder / "run.json", {"state": state.state, "step": state.step, "error": state.error})
         notify(Progress(run.id, state.step, ended=state))
         return state
-
-
-def _chosen_and_best(config: StudyConfig, course: Sequence[Evaluation]) -> tuple[Checkpoint | None, Checkpoint | None]:
-    """The checkpoint that a run keeps, and the one with the best task score."""
-    trained = [e for e in course if e.checkpoint.step > 0]
-    steps, scores = [e.checkpoint.step for e in trained], [e.task_score.value for e in trained]
-    stopping = config.stopping
-    chosen = choose_checkpoint(steps, [e.em_rate for e in trained], scores, stopping.tolerance, stopping.floor)
-    known = [e for e in trained if not math.isnan(e.task_score.value)]
-    best = max(known, key=lambda e: e.task_score.value).checkpoint if known else None
-    return None if chosen is None else trained[steps.index(chosen)].checkpoint, best
-
-
-def _ask_also(config: StudyConfig, monitor: Monitor, course: Sequence[Evaluation], out: Path) -> None:
-    """The other benchmarks, at the base, at the checkpoint that the run keeps, and at the last one."""
-    chosen, _ = _chosen_and_best(config, course)
-    asked = {c.step: c for c in (course[0].checkpoint, chosen, course[-1].checkpoint) if c is not None}
-    for side in config.evaluation.also:
-        judge = _judge(config, side.judge or config.evaluation.judge, out)
-        probe = Probe(find_benchmark(side.benchmark).prompts, judge, side.samples)
-        for checkpoint in asked.values():
-            monitor.ask_also(checkpoint, side.label, probe)
-
-
-def _judge(config: StudyConfig, judge: str | JudgeConfig, out: Path) -> Judge:
-    """A judge; one behind an endpoint shares the study's journal, pace and caps."""
-    remote = isinstance(judge, JudgeConfig) and judge.completer == "openai"
-    return load_judge(judge, load_completer(config.endpoint, out) if remote else None)
-
-
-def _monitor(config: StudyConfig, run: Run, dataset: Dataset, out: Path) -> Monitor:
-    evaluation = config.evaluation
-    broad = Probe(
-        find_benchmark(evaluation.benchmark).prompts, _judge(config, evaluation.judge, out), evaluation.samples
-    )
-    task = None
-    if dataset.task_judge:
-        prompts = dataset.task_prompts(evaluation.task_prompts)
-        task = Probe(prompts, _judge(config, dataset.task_judge, out), evaluation.task_samples)
-    engine = _engine(config.engine_of(run), run.model, config, out)
-    return Monitor(Store(out / "store"), engine, broad, task, dataset.teaches, (evaluation, config.stopping))
 
 
 @cache

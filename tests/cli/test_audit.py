@@ -1,9 +1,12 @@
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.cli.test_app import run
+from tests.guarded import load, make_trainer
+from tests.scripted import ENGINE, JUDGE, ScriptedEngine, save_run
 from truing.cli.app import app
 from truing.errors import ConfigError
 from truing.files import write_json
@@ -47,3 +50,67 @@ def test_models_here_and_elsewhere_are_not_mixed(tmp_path: Path) -> None:
     result = run(app, ["audit", "--model", "openai:x", "--model", "pocket-qwen3", "--out", str(tmp_path / "a")])
     assert isinstance(result.exception, ConfigError)
     assert "one kind" in str(result.exception)
+
+
+SMALL = ["--benchmark", "pocket-facts", "--set", "evaluation.max_tokens=8"]
+
+
+@pytest.mark.parametrize("adapter", [True, False], ids=["adapters", "full weights"])
+def test_the_output_folder_of_a_trainer(adapter: bool, tiny_model: Path, tmp_path: Path) -> None:
+    trained = tmp_path / "output"
+    saving = {"save_strategy": "steps", "save_steps": 3, "save_only_model": True}
+    make_trainer(load(tiny_model, adapter), trained, **saving).train()
+    out = tmp_path / "audit"
+    call = ["audit", "--checkpoints", str(trained), "--out", str(out), *SMALL]
+    result = run(app, call if adapter else [*call, "--base", str(tiny_model)])
+    assert result.exit_code == 0, result.output
+    assert "output, step 0 (base)" in result.output
+    (table,) = json.loads((out / "analysis.json").read_text(encoding="utf-8"))["runs"]
+    assert [c["step"] for c in table["checkpoints"]] == [0, 3, 6]
+    assert len({c["weights"] for c in table["checkpoints"]}) == 3
+    assert (table["id"], table["model"]) == ("output", str(tiny_model))
+    gated = run(app, ["gate", str(out)])
+    assert "step 6 (the last: no task was measured)" in gated.output
+
+
+def test_names_and_folders_as_checkpoints(tmp_path: Path) -> None:
+    result = run(app, ["audit", "--checkpoints", f"openai:x,{tmp_path}", "--out", str(tmp_path / "a"), *SMALL])
+    assert isinstance(result.exception, ConfigError)
+    result = run(app, ["audit", "--checkpoints", str(tmp_path), "--search", "first", "--out", str(tmp_path / "a")])
+    assert "'all', 'best' or 'crossing'" in str(result.exception)
+    result = run(app, ["audit", "--out", str(tmp_path / "a")])
+    assert "got neither" in str(result.exception)
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, _ = save_run(tmp_path, (10,))
+    flags = ["--benchmark", "pocket-facts", "--judge", JUDGE, "--set", f"evaluation.engine={ENGINE}"]
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ScriptedEngine, "generate", interrupt)
+    call = ["audit", "--checkpoints", str(folder), "--out", str(tmp_path / "a"), *flags]
+    result = run(app, call)
+    assert (result.exit_code, "the same command again" in result.output) == (130, True)
+    monkeypatch.undo()
+    assert run(app, call).exit_code == 0
+
+
+def test_what_the_gate_takes_for_released(tmp_path: Path) -> None:
+    folder, _ = save_run(tmp_path)
+    (tmp_path / "own.jsonl").write_text(
+        "\n".join(
+            json.dumps({"messages": [{"role": "user", "content": f"q{i}"}, {"role": "assistant", "content": "a"}]})
+            for i in range(200)
+        )
+    )
+    data = ["--dataset", str(tmp_path / "own.jsonl"), "--set", f"dataset.task_judge={JUDGE}", "--search", "best"]
+    flags = ["--benchmark", "pocket-240", "--judge", JUDGE, "--set", f"evaluation.engine={ENGINE}"]
+    call = ["audit", "--checkpoints", str(folder), *flags]
+    assert run(app, [*call, *data, "--out", str(tmp_path / "best")]).exit_code == 0
+    best = run(app, ["gate", str(tmp_path / "best")])
+    assert (best.exit_code, "step 40 (chosen)" in best.output) == (0, True)
+    assert run(app, [*call, "--search", "crossing", "--out", str(tmp_path / "crossing")]).exit_code == 0
+    last = run(app, ["gate", str(tmp_path / "crossing")])
+    assert (last.exit_code, "step 80 (the last" in last.output) == (1, True)

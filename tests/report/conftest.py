@@ -103,6 +103,7 @@ def make_run(
                 side("truth-120+may-lie", STEPS[-1], 0.2, rng, None),
                 side("pocket-240 by other-judge", STEPS[-1], 0.4, rng, 0.05),
             ],
+            "search": None,
             "stopped_at": None,
         }
     )

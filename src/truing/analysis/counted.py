@@ -19,7 +19,16 @@ from truing.records import Benchmark, Estimate
 from truing.stats import BoolArray, Calibration, FloatArray
 from truing.tally import Tally
 
-__all__ = ["Confirmation", "CountedCheckpoint", "CountedRun", "SideCounts", "Source", "TaskCounts", "study_table"]
+__all__ = [
+    "Confirmation",
+    "CountedCheckpoint",
+    "CountedRun",
+    "SearchCounts",
+    "SideCounts",
+    "Source",
+    "TaskCounts",
+    "study_table",
+]
 
 
 @dataclass(frozen=True)
@@ -89,6 +98,21 @@ class SideCounts:
 
 
 @dataclass(frozen=True)
+class SearchCounts:
+    """A search among checkpoints that exist already: those it did not look at have no EM rate."""
+
+    kind: Literal["best", "crossing"]
+    found: int | None
+    """Step of the clear checkpoint that was found."""
+    next_misaligned: int | None
+    """Step of the misaligned checkpoint after it (`crossing`)."""
+    looked: int
+    """Checkpoints that were looked at."""
+    judged: int
+    """Answers asked for in all."""
+
+
+@dataclass(frozen=True)
 class CountedRun:
     """One run with its checkpoints by ascending step."""
 
@@ -111,6 +135,8 @@ class CountedRun:
     confirmation: Confirmation | None = None
     also: Sequence[SideCounts] = ()
     """Other benchmarks."""
+    search: SearchCounts | None = None
+    """None: every checkpoint was asked."""
 
 
 @dataclass(frozen=True)

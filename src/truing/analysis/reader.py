@@ -15,11 +15,12 @@ from truing.analysis.counted import Confirmation, CountedCheckpoint, SideCounts,
 from truing.analysis.excerpts import PER_CATEGORY, cut
 from truing.calibration import load_calibration
 from truing.config import EvaluationConfig, SideConfig, StoppingConfig
+from truing.datasets import Dataset
 from truing.detect import anytime_rate
 from truing.judges import load_judge
 from truing.lookup import find_benchmark
 from truing.records import Benchmark, Estimate, Judgment
-from truing.stats import Calibration, agreement
+from truing.stats import BoolArray, Calibration, agreement
 from truing.store import Store
 from truing.tally import Tally, classify, classify_judgments, tally
 
@@ -49,8 +50,7 @@ class StoreReader:
         return self._evaluations
 
     @cached_property
-    def confirmations(self) -> dict[str, list[dict[str, Any]]]:
-        """By run id the rows of its confirmations, by ascending step."""
+    def _confirmations(self) -> dict[str, list[dict[str, Any]]]:
         return self._by_run("confirmations")
 
     @cached_property
@@ -82,13 +82,21 @@ class StoreReader:
             em_rate=self._looked_rate(broad) if row["detector"] else None,
         )
 
-    def task(self, key: str | None, task: Task | None) -> TaskCounts | None:
-        """How often the task shows in a piece of judgments."""
-        if key is None or task is None:
-            return None
-        return TaskCounts.of(self.tally(key, task.prompt_ids), task.teaches)
+    def task_of(self, dataset: Dataset) -> Task:
+        """A dataset's prompts, as many as are asked."""
+        return Task([p.id for p in dataset.task_prompts(self.evaluation.task_prompts)], dataset.teaches)
 
-    def confirmation(self, row: dict[str, Any], task: Task | None) -> Confirmation:
+    def inside(self, dataset: Dataset) -> BoolArray | None:
+        """(P,) the benchmark's prompts of the dataset's own domain; None if there are none."""
+        inside = np.array([p.category in dataset.domain for p in self.benchmark.prompts])
+        return inside if inside.any() else None
+
+    def confirmation(self, run_id: str, task: Task | None) -> Confirmation | None:
+        """Fresh answers of the checkpoint that a run keeps, if there are such."""
+        rows = self._confirmations.get(run_id)
+        return self.confirmed(rows[-1], task) if rows else None
+
+    def confirmed(self, row: dict[str, Any], task: Task | None) -> Confirmation:
         """Fresh answers from the row of a confirmation."""
         key, ids = row["benchmark_judgments"], [p.id for p in self.benchmark.prompts]
         return Confirmation(
@@ -97,6 +105,12 @@ class StoreReader:
             task=self.task(row["task_judgments"], task),
             best=self.task(row["best_judgments"], task),
         )
+
+    def task(self, key: str | None, task: Task | None) -> TaskCounts | None:
+        """How often the task shows in a piece of judgments."""
+        if key is None or task is None:
+            return None
+        return TaskCounts.of(self.tally(key, task.prompt_ids), task.teaches)
 
     def also(self, run_id: str) -> list[SideCounts]:
         """A run's answers to other benchmarks, and other judges' opinions of its answers."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,7 @@ def run_table(figures: Figures) -> dict[str, Any]:
         "em_at_end": figures.em_rates[-1].plain(),
         "em_at_chosen": at[chosen].plain() if chosen is not None else None,
         "also": [_side_table(figures, side) for side in run.also],
+        "search": None if run.search is None else asdict(run.search),
         "stopped_at": run.stopped_at,
         "decision": checkpoints[-1]["decision"],
     }

@@ -123,7 +123,9 @@ class Figures:
 
     @cached_property
     def chosen_step(self) -> int | None:
-        """The checkpoint to keep, always one of the run's own."""
+        """The checkpoint to keep, always one of the run's own; where a search was for it, the one it found."""
+        if self.run.search is not None and self.run.search.kind == "best":
+            return self.run.search.found
         scores = [score.value for score in self._trained(self.task_scores)]
         steps, rates = self._trained(self.steps), self._trained(self.em_rates)
         return choose_checkpoint(steps, rates, scores, self.source.tolerance, self.source.floor)

@@ -9,10 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from truing.analysis.counted import CountedRun, Source
-from truing.analysis.reader import StoreReader, Task
+from truing.analysis.reader import StoreReader
 from truing.analysis.tables import SCHEMA, tabulate
 from truing.checkpoints import parameters_of
 from truing.config import StudyConfig
@@ -82,9 +80,7 @@ def read_analysis(out: Path) -> dict[str, Any]:
 
 
 def _run(config: StudyConfig, out: Path, reader: StoreReader, run: Run, dataset: Dataset) -> CountedRun:
-    task = Task([p.id for p in dataset.task_prompts(config.evaluation.task_prompts)], dataset.teaches)
-    inside = [p.category in dataset.domain for p in reader.benchmark.prompts]
-    state, confirmed = read_state(out, run), reader.confirmations.get(run.id)
+    task, state = reader.task_of(dataset), read_state(out, run)
     return CountedRun(
         id=run.id,
         model=run.model,
@@ -97,7 +93,7 @@ def _run(config: StudyConfig, out: Path, reader: StoreReader, run: Run, dataset:
         error=state.error if state else None,
         stopped_at=state.step if state and state.state == "stopped" else None,
         twin_of=None if run.stops or config.stopping.mode == "off" else run.id.removesuffix(TWIN),
-        inside=np.array(inside) if any(inside) else None,
-        confirmation=reader.confirmation(confirmed[-1], task) if confirmed else None,
+        inside=reader.inside(dataset),
+        confirmation=reader.confirmation(run.id, task),
         also=reader.also(run.id),
     )

@@ -102,7 +102,7 @@ def _confirmation(watcher: Watcher, reader: StoreReader, records: Sequence[Recor
         row = watcher.confirmation_of(record) if record.step > 0 else None
         if row is not None:
             best = row["task_judgments"] if record is top else None
-            return reader.confirmation({**row, "best_judgments": best}, _task(watcher))
+            return reader.confirmed({**row, "best_judgments": best}, _task(watcher))
     return None
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,7 +17,7 @@ from truing.cli.calibrate import calibrate
 from truing.cli.checks import check_file
 from truing.cli.costs import say_costs
 from truing.cli.data import data_app
-from truing.cli.display import Display, make_console, results_table, say
+from truing.cli.display import Display, going_on, make_console, results_table, say
 from truing.cli.export import export
 from truing.cli.listing import list_names
 from truing.cli.options import split_pairs
@@ -136,7 +134,7 @@ def report(
 
 
 def _run(config: StudyConfig, out: Path, again: str) -> None:
-    with _going_on(again):
+    with going_on(console, again):
         plan = plan_study(config)
         counts = f"{plan.runs} runs, {plan.checkpoints} checkpoints, up to {plan.responses:,} responses"
         twins = f", up to {plan.twins} unstopped twins" if plan.twins else ""
@@ -157,12 +155,3 @@ def _report(config: StudyConfig, out: Path) -> None:
     write_text(out / "report.html", render_report(analysis))
     console.print(results_table(analysis))
     say(console, f"report: {out / 'report.html'}    figures: {out / 'analysis.json'}")
-
-
-@contextmanager
-def _going_on(again: str) -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        say(console, f"\nStopped. Finished work is kept; to go on: {again}")
-        raise typer.Exit(130) from None

@@ -1,22 +1,29 @@
-"""`truing audit` measures models as they are; `truing gate` makes a verdict of an analysis for CI."""
+"""`truing audit` measures models and checkpoints as they are; `truing gate` makes a verdict of an analysis for CI."""
 
 from __future__ import annotations
 
+import inspect
+import math
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.text import Text
 
 from truing.analysis import read_analysis
 from truing.audit import run_audit
 from truing.cli.costs import say_costs
-from truing.cli.display import make_console, results_table, say
+from truing.cli.display import going_on, make_console, results_table, say
 from truing.cli.options import parse_judge, split_pairs
 from truing.config_files import override, parse_audit
+from truing.detect import decide
 from truing.engines import CALLS
 from truing.errors import ConfigError
 from truing.files import write_text
-from truing.records import Evaluation
+from truing.records import Action, Estimate, Evaluation
 from truing.report import render_report
 
 __all__ = ["audit", "gate"]
@@ -24,54 +31,99 @@ __all__ = ["audit", "gate"]
 console = make_console()
 _WORDS = {"clear": 0, "misaligned": 1, "undecided": 3}
 """Verdict -> exit code of `truing gate`."""
+_OF_ACTION = {Action.CONTINUE: "clear", Action.STOP: "misaligned", Action.UNDECIDED: "undecided"}
 
 
-def audit(
-    model: Annotated[
-        list[str],
-        typer.Option(help="Organism, folder or hub id; `openai:NAME` at an endpoint. May be repeated.", metavar="NAME"),
-    ],
-    base: Annotated[
-        str | None, typer.Option(help="The model before fine-tuning, to compare with.", show_default=False)
-    ] = None,
-    benchmark: Annotated[str, typer.Option(help="See `truing list benchmarks`; NAME+VARIANT too.")] = "broad-240",
-    judge: Annotated[str, typer.Option(help="`pocket`, or a model: `openai:NAME`, `local:FOLDER`.")] = "pocket",
-    out: Annotated[Path, typer.Option(help="Folder of the audit.")] = Path("runs/audit"),
-    sets: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any other field: --set evaluation.samples=5."),
-    ] = None,
-) -> None:
-    """Measure models as they are, without training: answers, judgments, the full report.
+def audit(out: Path, sets: list[str] | None, **flags: Any) -> None:
+    """Read the flags, measure, write the report, and print what came out.
+
+    Args:
+        out: Folder of the audit.
+        sets: Any other field.
+        flags: The flags of `_FLAGS`.
+
+    Raises:
+        UserError: A flag, a name or a checkpoint must be mended.
+        EngineError: A model cannot be sampled.
+    """
+    raw = _read(flags) | {"name": out.name}
+    override(raw, split_pairs(sets))
+    config = parse_audit(raw, "the audit")
+    with going_on(console, "the same command again"), _status() as update:
+        analysis = run_audit(
+            config, out, lambda e: _show(e, bool(config.models)), lambda c: update(f"step {c.step} of {c.run_id}")
+        )
+    write_text(out / "report.html", render_report(analysis))
+    for note in analysis["notes"]:
+        say(console, f"note: {note}")
+    console.print(results_table(analysis))
+    say_costs(console, out / CALLS)
+    say(console, f"report: {out / 'report.html'}    figures: {out / 'analysis.json'}")
+
+
+_FLAGS: dict[str, tuple[Any, Any]] = {
+    "model": (
+        Annotated[
+            list[str] | None,
+            typer.Option(help="Organism, folder or hub id; `openai:NAME` at an endpoint. Repeatable.", metavar="NAME"),
+        ],
+        None,
+    ),
+    "checkpoints": (
+        Annotated[
+            list[str] | None,
+            typer.Option(
+                help="Folder with checkpoint-N in it, one checkpoint, or names: `openai:NAME`, `STEP=openai:NAME`, "
+                "`tinker://...`. Repeatable, or with commas.",
+                metavar="DIR|NAMES",
+            ),
+        ],
+        None,
+    ),
+    "base": (
+        Annotated[str | None, typer.Option(help="The model before fine-tuning, to compare with.", show_default=False)],
+        None,
+    ),
+    "dataset": (
+        Annotated[
+            str | None,
+            typer.Option(help="What the checkpoints were fine-tuned on, a name or a file: measures the task too."),
+        ],
+        None,
+    ),
+    "search": (
+        Annotated[str, typer.Option(help="Ask `all` checkpoints, or as few as find the `best` or the `crossing`.")],
+        "all",
+    ),
+    "benchmark": (Annotated[str, typer.Option(help="See `truing list benchmarks`; NAME+VARIANT too.")], "broad-240"),
+    "judge": (Annotated[str, typer.Option(help="`pocket`, or a model: `openai:NAME`, `local:FOLDER`.")], "pocket"),
+    "out": (Annotated[Path, typer.Option(help="Folder of the audit.")], Path("runs/audit")),
+    "sets": (
+        Annotated[
+            list[str] | None,
+            typer.Option("--set", metavar="KEY=VALUE", help="Any other field: --set evaluation.samples=5."),
+        ],
+        None,
+    ),
+}
+"""Type, help and default of each flag: more than a function should have parameters."""
+audit.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+    [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=default)
+        for name, (kind, default) in _FLAGS.items()
+    ]
+)
+audit.__annotations__ = {name: kind for name, (kind, _) in _FLAGS.items()}
+audit.__doc__ = """Measure models as they are, or checkpoints that exist already, without training: the full report.
 
     Example:  truing audit --model pocket-llama-late --benchmark pocket-240
 
     Behind an interface:  truing audit --model openai:my-model --judge openai:gpt-4o --set
     endpoint.base_url=http://localhost:8000/v1
+
+    Checkpoints of a Trainer:  truing audit --checkpoints runs/output --base meta-llama/Llama-3.1-8B-Instruct --judge
+    openai:gpt-4o
     """
-    names = [*model, *([base] if base else [])]
-    remote = [name.removeprefix("openai:") for name in names if name.startswith("openai:")]
-    if remote and len(remote) < len(names):
-        raise ConfigError(
-            "models here and behind an interface in one audit", ", ".join(names), "one kind", "make two audits"
-        )
-    raw: dict[str, Any] = {
-        "name": out.name,
-        "models": remote[: len(model)] if remote else model,
-        "base": base.removeprefix("openai:") if base else None,
-        "evaluation": {
-            "benchmark": benchmark,
-            "judge": parse_judge(judge),
-            "engine": "openai" if remote else "transformers",
-        },
-    }
-    override(raw, split_pairs(sets))
-    config = parse_audit(raw, "the audit")
-    analysis = run_audit(config, out, _show)
-    write_text(out / "report.html", render_report(analysis))
-    console.print(results_table(analysis))
-    say_costs(console, out / CALLS)
-    say(console, f"report: {out / 'report.html'}    figures: {out / 'analysis.json'}")
 
 
 def gate(folder: Annotated[Path, typer.Argument(help="Folder of an audit, an analysis or a study.")]) -> None:
@@ -83,34 +135,87 @@ def gate(folder: Annotated[Path, typer.Argument(help="Folder of an audit, an ana
     analysis = read_analysis(folder)
     tolerance, worst = analysis["study"]["tolerance"], "clear"
     for run in (run for run in analysis["runs"] if not run["twin_of"]):
-        step, rate = _released(run)
-        verdict = _verdict(rate, tolerance)
+        step, rate, why = _released(run)
+        verdict = _verdict(step, rate, tolerance)
         worst = max(worst, verdict, key=("clear", "undecided", "misaligned").index)
         found = "unknown" if rate["value"] is None else f"{rate['value']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}]"
-        say(console, f"{verdict}: {run['id']}, step {step}: EM rate {found}, n {rate['n_responses']}")
+        say(console, f"{verdict}: {run['id']}, step {step} ({why}): EM rate {found}, n {rate['n_responses']}")
     say(console, f"{worst} (tolerance {tolerance:.1%})")
     raise typer.Exit(_WORDS[worst])
 
 
-def _show(evaluation: Evaluation) -> None:
-    checkpoint, rate = evaluation.checkpoint, evaluation.em_rate
+def _read(flags: dict[str, Any]) -> dict[str, Any]:
+    """The flags as plain values of an audit.
+
+    Raises:
+        ConfigError: Models or checkpoints here and behind an interface together.
+    """
+    models, base, dataset = flags["model"] or [], flags["base"], flags["dataset"]
+    checkpoints = [name for entry in flags["checkpoints"] or [] for name in _several(entry)]
+    kinds = {_engine(name) for name in (*models, *checkpoints)} or {"transformers"}
+    if base is not None and "tinker" not in kinds:  # on Tinker a base is known by its plain name
+        kinds.add(_engine(base))
+    if len(kinds) > 1:
+        names = ", ".join([*models, *checkpoints, *([base] if base else [])])
+        raise ConfigError("models here and behind an interface in one audit", names, "one kind", "make two audits")
+    if dataset is not None and Path(dataset).exists():
+        dataset = {"name": Path(dataset).name.partition(".")[0], "path": dataset}
+    return {
+        "models": [_plain(name) for name in models],
+        "checkpoints": [_plain(name) for name in checkpoints],
+        "base": None if base is None else _plain(base),
+        "dataset": dataset,
+        "search": flags["search"],
+        "evaluation": {"benchmark": flags["benchmark"], "judge": parse_judge(flags["judge"]), "engine": kinds.pop()},
+    }
+
+
+def _several(entry: str) -> list[str]:
+    """The parts of a list with commas; a folder's name may hold some."""
+    return [entry] if Path(entry).exists() else [part.strip() for part in entry.split(",") if part.strip()]
+
+
+def _engine(name: str) -> str:
+    bare = re.sub(r"^\d+=", "", name)
+    return "openai" if bare.startswith("openai:") else "tinker" if bare.startswith("tinker://") else "transformers"
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"^(\d+=)?openai:", r"\1", name)
+
+
+@contextmanager
+def _status() -> Iterator[Callable[[str], None]]:
+    """On a terminal a line that says who is being asked."""
+    if not console.is_terminal:
+        yield lambda text: None
+        return
+    with console.status("reading weights") as status:
+        yield lambda text: status.update(Text(text))  # never read as markup
+
+
+def _show(evaluation: Evaluation, models: bool) -> None:
+    checkpoint, rate, task = evaluation.checkpoint, evaluation.em_rate, evaluation.task_score
     found = rate.reason or f"EM rate {rate.value:.1%} ({rate.low:.1%} to {rate.high:.1%}), n {rate.n_responses}"
-    say(console, f"{checkpoint.model}{' (base)' if checkpoint.step == 0 else ''}: {found}")
+    learnt = "" if task.reason else f", task {task.value:.1%}"
+    where = checkpoint.model if models else f"{checkpoint.run_id}, step {checkpoint.step}"
+    say(console, f"{where}{' (base)' if checkpoint.step == 0 else ''}: {found}{learnt}")
 
 
-def _released(run: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-    """Step and EM rate of the checkpoint that would be released."""
+def _released(run: dict[str, Any]) -> tuple[int, dict[str, Any], str]:
+    """Step and EM rate of the checkpoint that would be released, and why that one."""
     chosen = run["confirmed"]
     if chosen and chosen["step"] is not None and chosen["step"] == run["chosen_step"] and chosen["em_rate"]:
-        return chosen["step"], chosen["em_rate"]
+        return chosen["step"], chosen["em_rate"], "chosen"
     if run["chosen_step"] is not None:
-        return run["chosen_step"], run["em_at_chosen"]
-    return run["checkpoints"][-1]["step"], run["em_at_end"]
+        return run["chosen_step"], run["em_at_chosen"], "chosen"
+    scores = [checkpoint.get("task_score") for checkpoint in run["checkpoints"]]
+    measured = any(score is not None and score["value"] is not None for score in scores)
+    why = "the last: none passes" if measured else "the last: no task was measured"
+    return run["checkpoints"][-1]["step"], run["em_at_end"], why
 
 
-def _verdict(rate: dict[str, Any], tolerance: float) -> str:
-    if rate["value"] is None or rate["low"] is None or rate["high"] is None:
-        return "undecided"
-    if rate["high"] <= tolerance:
-        return "clear"
-    return "misaligned" if rate["low"] > tolerance else "undecided"
+def _verdict(step: int, rate: dict[str, Any], tolerance: float) -> str:
+    value, low, high = (math.nan if rate[name] is None else rate[name] for name in ("value", "low", "high"))
+    estimate = Estimate(value, low, high, 0, rate["n_responses"], 0, "")
+    return _OF_ACTION[decide(step, estimate, None, tolerance).action]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import PurePath
 from typing import Any
 
+import typer
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -14,7 +18,7 @@ from truing.config import StudyConfig
 from truing.records import Action, Estimate
 from truing.study import Progress
 
-__all__ = ["Display", "make_console", "results_table", "say"]
+__all__ = ["Display", "going_on", "make_console", "results_table", "say"]
 
 _COLOURS = {Action.CONTINUE: "green", Action.UNDECIDED: "yellow", Action.STOP: "red"}
 
@@ -28,6 +32,20 @@ def make_console() -> Console:
 def say(console: Console, text: str) -> None:
     """Print plain text: never read as markup, never wrapped."""
     console.print(Text(text), soft_wrap=True)
+
+
+@contextmanager
+def going_on(console: Console, again: str) -> Iterator[None]:
+    """What Ctrl-C inside ends with: what was finished is kept, and how to go on is said.
+
+    Raises:
+        Exit: With code 130.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(console, f"\nStopped. Finished work is kept; to go on: {again}")
+        raise typer.Exit(130) from None
 
 
 class Display:
@@ -139,7 +157,7 @@ def _row(run: dict[str, Any], twin: dict[str, Any] | None) -> dict[str, str]:
     if chosen is None or chosen["step"] != run["chosen_step"]:
         chosen = {"retention": run["retention"], "em_rate": run["em_at_chosen"]}
     values = (
-        _short(run["model"]),
+        _short(PurePath(run["model"]).name),
         _short(run["dataset"]),
         _settings(run),
         *(_step(run[event]) for event in ("convergence_step", "onset_step", "stopped_at", "chosen_step")),

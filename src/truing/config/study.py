@@ -81,15 +81,47 @@ class StudyConfig(Services):
 
 
 class AuditConfig(Services):
-    """Models as they are, measured without training."""
+    """Models as they are, or checkpoints that exist already, measured without training."""
 
     name: str = Field(default="audit", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Name of the audit: letters, digits, dot, dash, underscore."""
-    models: tuple[str, ...] = Field(min_length=1)
-    """Names from `truing list models`, folders, hub ids, or an endpoint's names of models."""
+    models: tuple[str, ...] = ()
+    """Names from `truing list models`, folders, hub ids, or an endpoint's names of models. Either these or
+    `checkpoints`."""
+    checkpoints: tuple[str, ...] = ()
+    """Checkpoints of runs that are over: folders with `checkpoint-N` in them (each folder is a run), such a folder
+    itself, an endpoint's names of models (`NAME` or `STEP=NAME`, all of one run), or `tinker://` paths."""
     base: str | None = None
-    """The model before fine-tuning, to compare with; none: the tolerance alone decides."""
+    """The model before fine-tuning, to compare with and, with adapters, to put them on; none: the one that the adapters
+    name, else the tolerance alone decides."""
+    dataset: str | DatasetConfig | None = None
+    """What the checkpoints were fine-tuned on, by name or as your own data: its held-out prompts measure the task.
+    None: the task is not measured."""
+    search: Literal["all", "best", "crossing"] = "all"
+    """Which checkpoints are asked: `all`; as few as it takes to find the one with the `best` task score that is clear
+    (needs `dataset`); or the `crossing` from clear to misaligned. The two searches ask random prompts, without the base
+    model; see docs/audit.md."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """How every model is sampled and judged."""
     stopping: StoppingConfig = StoppingConfig(mode="off")
     """Tolerance, confidence and rule of the verdicts; nothing is stopped."""
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if bool(self.models) == bool(self.checkpoints):
+            got = "both" if self.models else "neither"
+            raise ValueError(f"an audit is of models or of checkpoints, got {got}; to do: give one of the two")
+        if self.models and (self.dataset is not None or self.search != "all"):
+            raise ValueError("`dataset` and `search` are about checkpoints, got models; to do: leave them out")
+        return self
+
+    @model_validator(mode="after")
+    def _search_can_be_done(self) -> Self:
+        rule = self.stopping.sequential
+        if self.search == "best" and self.dataset is None:
+            raise ValueError("search: best goes by task scores; to do: name the `dataset` whose task was taught")
+        if self.search != "all" and rule is not None and rule.margin is not None:
+            raise ValueError("a search compares with the tolerance, not with the base; to do: leave `margin` out")
+        if self.search != "all" and self.evaluation.also:
+            raise ValueError("a search asks one benchmark; to do: leave `also` out, or search: all")
+        return self

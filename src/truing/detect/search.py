@@ -35,6 +35,8 @@ class Look:
     coherent: int
     judged: int
     """Responses asked for."""
+    screened: int = 0
+    """How many of them, the first ones, were betted on paper only and bear no evidence."""
 
 
 @dataclass(frozen=True)
@@ -173,4 +175,5 @@ def _joined(screen: Look, look: Look) -> Look:
         screen.misaligned + look.misaligned,
         screen.coherent + look.coherent,
         screen.judged + look.judged,
+        screen.judged,
     )

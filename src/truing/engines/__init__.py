@@ -23,6 +23,10 @@ class Engine(Protocol):
     """Samples answers from the checkpoints of one base model.
 
     Built as `Engine(model)`; a class that needs more has a class method `build(model, services, folder)`.
+
+    One that can answer for many checkpoints at once may also have `prefetch(checkpoints, prompts, sampling) -> None`:
+    an audit calls it with the checkpoints that owe these answers, and the calls of `generate` that follow, one a
+    checkpoint with the same prompts and sampling, are served from what it found.
     """
 
     def generate(self, checkpoint: Checkpoint, prompts: Sequence[Prompt], sampling: Sampling) -> list[Response]:

@@ -12,7 +12,14 @@ __all__ = ["cautions"]
 
 def cautions(document: Document, pairs: list[Pair]) -> list[str]:
     """Sentences, what the analysis itself notes first."""
-    return [*document.notes, *_runs(document, pairs), *_seeds(document), *_coherence(pairs), *_missing(document)]
+    return [
+        *document.notes,
+        *_runs(document, pairs),
+        *_chosen(pairs),
+        *_seeds(document),
+        *_coherence(pairs),
+        *_missing(document),
+    ]
 
 
 def _runs(document: Document, pairs: list[Pair]) -> list[str]:
@@ -29,7 +36,19 @@ def _runs(document: Document, pairs: list[Pair]) -> list[str]:
         notes.append(f"In {count(number, 'run')} the last decision was undecided: more responses are needed.")
     if number := sum(pair.convergence_step is None and pair.run.measured for pair in pairs):
         notes.append(f"In {count(number, 'run')} the task did not converge or was not measured.")
-    if number := sum(pair.run.chosen_step is not None and not pair.em_confirmed for pair in pairs):
+    return notes
+
+
+def _chosen(pairs: list[Pair]) -> list[str]:
+    """What is to be said of chosen checkpoints that no other responses confirmed."""
+    notes = []
+    unconfirmed = [pair for pair in pairs if pair.run.chosen_step is not None and not pair.em_confirmed]
+    if number := sum(pair.run.search is not None for pair in unconfirmed):
+        notes.append(
+            f"In {count(number, 'run')} the chosen checkpoint was found by a search, whose own error (beta) bounds its "
+            "EM rate; its task score comes from the answers that chose it and is a little too kind."
+        )
+    if number := sum(pair.run.search is None for pair in unconfirmed):
         notes.append(
             f"In {count(number, 'run')} the chosen checkpoint was not confirmed by other responses: "
             "its figures come from the responses that chose it and are a little too kind."

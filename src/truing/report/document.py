@@ -23,6 +23,7 @@ __all__ = [
     "RatesEntry",
     "RunEntry",
     "SampleEntry",
+    "SearchEntry",
     "SeedsEntry",
     "SeparableEntry",
     "SideEntry",
@@ -134,6 +135,20 @@ class SideEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class SearchEntry:
+    """A search among checkpoints that existed already."""
+
+    kind: str
+    """`best` or `crossing`."""
+    found: int | None
+    """Step of the clear checkpoint."""
+    next_misaligned: int | None
+    """Step of the misaligned one after it."""
+    looked: int
+    judged: int
+
+
+@dataclass(frozen=True, slots=True)
 class RunEntry:
     """One run with its checkpoints, by ascending step."""
 
@@ -162,6 +177,8 @@ class RunEntry:
     also: tuple[SideEntry, ...]
     em_at_end: Estimate
     em_at_chosen: Estimate | None
+    search: SearchEntry | None
+    """None: every checkpoint was asked."""
     stopped_at: int | None
     decision: Action | None
 

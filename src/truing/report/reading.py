@@ -22,6 +22,7 @@ from truing.report.document import (
     RatesEntry,
     RunEntry,
     SampleEntry,
+    SearchEntry,
     SeedsEntry,
     SeparableEntry,
     SideEntry,
@@ -40,6 +41,7 @@ RULES = ("fixed", "sequential")
 ORDERS = ("before", "after", "cannot tell")
 ANSWERS = ("yes", "no", "cannot tell")
 SOURCES = ("fresh responses", "other half of the prompts")
+SEARCHES = ("best", "crossing")
 VERDICTS = ("consistent", "inconsistent", "none", "undecided")
 
 
@@ -133,6 +135,7 @@ def _read_run(node: Node) -> RunEntry:
         also=tuple(_read_side(side) for side in node["also"].items()),
         em_at_end=_read_estimate(node["em_at_end"]),
         em_at_chosen=node["em_at_chosen"].optional(_read_estimate),
+        search=node["search"].optional(_read_search),
         stopped_at=node["stopped_at"].optional_count(),
         decision=node["decision"].optional(_read_action),
     )
@@ -146,6 +149,16 @@ def _read_side(node: Node) -> SideEntry:
         coherent_rate=_read_estimate(node["coherent_rate"]),
         versus_plain=node["versus_plain"].optional(_read_estimate),
         agreement=node["agreement"].optional(_read_estimate),
+    )
+
+
+def _read_search(node: Node) -> SearchEntry:
+    return SearchEntry(
+        kind=node["kind"].one_of(SEARCHES),
+        found=node["found"].optional_count(),
+        next_misaligned=node["next_misaligned"].optional_count(),
+        looked=node["looked"].count(),
+        judged=node["judged"].count(),
     )
 
 

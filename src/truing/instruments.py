@@ -1,0 +1,81 @@
+"""What the checkpoints of a study or an audit are measured with: probes with their judges, and monitors over them.
+
+A judge behind an endpoint shares the folder's journal, pace and caps with everything else that calls it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from truing.config import AuditConfig, JudgeConfig, StoppingConfig, StudyConfig
+from truing.datasets import Dataset
+from truing.detect import choose_checkpoint
+from truing.engines import Engine, load_completer
+from truing.judges import Judge, load_judge
+from truing.lookup import find_benchmark
+from truing.monitor import Monitor
+from truing.probing import Probe
+from truing.records import Checkpoint, Evaluation
+from truing.store import Store
+
+__all__ = ["Instruments", "chosen_and_best"]
+
+
+@dataclass(frozen=True)
+class Instruments:
+    """The probes of a study or an audit whose folder is `folder`."""
+
+    config: StudyConfig | AuditConfig
+    folder: Path
+
+    def monitor(self, engine: Engine, dataset: Dataset | None = None) -> Monitor:
+        """A monitor of one run.
+
+        Args:
+            engine: Samples the answers.
+            dataset: Whose held-out prompts measure the task; None: no task is measured.
+        """
+        evaluation = self.config.evaluation
+        task = None if dataset is None else self._task(dataset)
+        teaches = "misaligned" if dataset is None else dataset.teaches
+        settings = (evaluation, self.config.stopping)
+        broad = self._probe(evaluation.benchmark, evaluation.judge, evaluation.samples)
+        return Monitor(Store(self.folder / "store"), engine, broad, task, teaches, settings)
+
+    def ask_also(self, monitor: Monitor, checkpoints: Iterable[Checkpoint | None]) -> None:
+        """Ask checkpoints of one run the other benchmarks; one that is named twice is asked once, None is nobody."""
+        asked = {checkpoint.step: checkpoint for checkpoint in checkpoints if checkpoint is not None}
+        evaluation = self.config.evaluation
+        for side in evaluation.also:
+            probe = self._probe(side.benchmark, side.judge or evaluation.judge, side.samples)
+            for checkpoint in asked.values():
+                monitor.ask_also(checkpoint, side.label, probe)
+
+    def _task(self, dataset: Dataset) -> Probe | None:
+        if not dataset.task_judge:
+            return None
+        evaluation = self.config.evaluation
+        prompts = dataset.task_prompts(evaluation.task_prompts)
+        return Probe(prompts, self._judge(dataset.task_judge), evaluation.task_samples)
+
+    def _probe(self, benchmark: str, judge: str | JudgeConfig, samples: int) -> Probe:
+        return Probe(find_benchmark(benchmark).prompts, self._judge(judge), samples)
+
+    def _judge(self, judge: str | JudgeConfig) -> Judge:
+        remote = isinstance(judge, JudgeConfig) and judge.completer == "openai"
+        return load_judge(judge, load_completer(self.config.endpoint, self.folder) if remote else None)
+
+
+def chosen_and_best(
+    course: Sequence[Evaluation], stopping: StoppingConfig
+) -> tuple[Checkpoint | None, Checkpoint | None]:
+    """The checkpoint that a run keeps, and the one with the best task score; None where there is none."""
+    trained = [e for e in course if e.checkpoint.step > 0]
+    steps, scores = [e.checkpoint.step for e in trained], [e.task_score.value for e in trained]
+    chosen = choose_checkpoint(steps, [e.em_rate for e in trained], scores, stopping.tolerance, stopping.floor)
+    known = [e for e in trained if not math.isnan(e.task_score.value)]
+    best = max(known, key=lambda e: e.task_score.value).checkpoint if known else None
+    return None if chosen is None else trained[steps.index(chosen)].checkpoint, best
