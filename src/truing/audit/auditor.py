@@ -19,18 +19,18 @@ from typing import Any
 from truing.analysis.counted import Source
 from truing.analysis.reader import StoreReader
 from truing.analysis.tables import tabulate
-from truing.audited import Measured, count_run
+from truing.audit.counts import Measured, count_run
+from truing.audit.runs import FoundRun, find_runs
+from truing.audit.search import search_run
 from truing.config import AuditConfig
 from truing.config_files import load_audit
 from truing.datasets import Dataset, load_dataset
 from truing.engines import Engine, load_engine
 from truing.errors import ConfigError, EngineError, StoreError, boundary
 from truing.files import write_json, write_text
-from truing.finding import FoundRun, find_runs
 from truing.instruments import Instruments, chosen_and_best
 from truing.lookup import find_benchmark
 from truing.records import Checkpoint, Evaluation, Prompt, Response, Sampling
-from truing.searching import search_run
 from truing.store import Store
 
 __all__ = ["run_audit"]

@@ -15,12 +15,12 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import PurePath
 
+from truing.audit.folders import FoundRun, find_in_folders
 from truing.catalog import resolve_model
 from truing.checkpoints import model_hash
 from truing.config import AuditConfig
 from truing.errors import ConfigError, DataError
 from truing.files import content_key
-from truing.folders import FoundRun, find_in_folders
 from truing.records import Checkpoint
 
 __all__ = ["FoundRun", "find_runs", "step_of_name"]

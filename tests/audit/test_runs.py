@@ -4,9 +4,9 @@ from typing import Any
 import pytest
 
 from tests.scripted import ENGINE, save_run
+from truing.audit.runs import FoundRun, find_runs, step_of_name
 from truing.config import AuditConfig
 from truing.errors import ConfigError, DataError
-from truing.finding import FoundRun, find_runs, step_of_name
 
 FT = "ft:gpt-4o-mini-2024-07-18:org:insecure"
 

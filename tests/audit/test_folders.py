@@ -8,10 +8,10 @@ import pytest
 from safetensors.numpy import save_file
 
 from tests.scripted import save_adapter, save_model, save_run
+from truing.audit.folders import FoundRun, find_in_folders
 from truing.checkpoints import adapter_hash, model_hash
 from truing.errors import DataError, UnknownNameError
 from truing.files import write_json
-from truing.folders import FoundRun, find_in_folders
 
 
 def find(*entries: Path, base: Path | None = None) -> list[FoundRun]:

@@ -12,11 +12,11 @@ import numpy as np
 
 from truing.analysis.counted import CountedCheckpoint, CountedRun, SearchCounts
 from truing.analysis.reader import StoreReader, Task
+from truing.audit.runs import FoundRun
+from truing.audit.search import Searched
 from truing.checkpoints import count_parameters, parameters_of
 from truing.datasets import Dataset
-from truing.finding import FoundRun
 from truing.records import Checkpoint, Estimate
-from truing.searching import Searched
 from truing.tally import Tally
 
 __all__ = ["Audited", "Measured", "count_run"]
