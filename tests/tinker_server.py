@@ -75,6 +75,8 @@ class TinkerServer:
     """What every optimiser step was asked to do."""
     batches: list[list[list[int]]] = field(default_factory=list)
     """Token ids of every forward-backward."""
+    weights: list[float] = field(default_factory=list)
+    """Sum of the weights of every forward-backward."""
     calls: Counter[str] = field(default_factory=Counter)
     seeds: list[int] = field(default_factory=list)
     """Of every answer."""
@@ -99,9 +101,17 @@ class TinkerServer:
         self._thread.start()
 
     def close(self) -> None:
+        """Stop answering."""
         self._http.shutdown()
         self._http.server_close()
         self._worker.shutdown()
+
+    def put_weights(self, base: str) -> str:
+        """Save weights for sampling that answer otherwise than the base; their name."""
+        path, adapted = f"tinker://{self._new('run')}/sampler_weights/put", _adapted(self._base(base), 4, 1)
+        weights = {name: 0.5 + value for name, value in get_peft_model_state_dict(adapted).items()}
+        self.saved[path] = Saved(base, 4, weights)
+        return path
 
     # what is asked for, by path
 
@@ -204,6 +214,7 @@ class TinkerServer:
         data = [_read_datum(datum) for datum in message.data]
         if not message.forward_only:
             self.batches.append([ids for ids, _, _ in data])
+            self.weights.append(sum(float(weights.sum()) for _, _, weights in data))
         return self._later(lambda: _losses(training, data, backward=not message.forward_only), message.model_id)
 
     def _optim_step(self, body: Any) -> Any:
@@ -334,6 +345,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", PROTOBUF if isinstance(content, bytes) else "application/json")
         self.send_header("Content-Length", str(len(body)))
+        if self._path() == "client/config":  # the SDK forgets to close the connection that it asks this on
+            self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(body)
 
@@ -359,11 +372,13 @@ def _read_datum(datum: Any) -> tuple[list[int], Any, Any]:
 def _losses(training: Training, data: list[tuple[list[int], Any, Any]], backward: bool) -> bytes:
     """Log-probabilities of the targets; the gradient of their weighted sum is added to what is there."""
     message = wire.ForwardBackwardOutput(loss_fn_output_type="ArrayRecord")
+    longest = max(len(ids) for ids, _, _ in data)
+    padded = torch.tensor([ids + [0] * (longest - len(ids)) for ids, _, _ in data])
     logprobs, total = [], torch.zeros(())
     with torch.set_grad_enabled(backward):
-        for ids, targets, weights in data:
-            logits = training.model(input_ids=torch.tensor([ids])).logits[0]
-            chosen = torch.log_softmax(logits.float(), -1).gather(1, torch.tensor(targets)[:, None])[:, 0]
+        rows = torch.log_softmax(training.model(input_ids=padded).logits.float(), -1)
+        for row, (ids, targets, weights) in zip(rows, data, strict=True):
+            chosen = row[: len(ids)].gather(1, torch.tensor(targets)[:, None])[:, 0]
             total = total - (chosen * torch.tensor(weights)).sum()
             logprobs.append(chosen.detach().numpy())
     if backward:

@@ -23,12 +23,13 @@ from truing.catalog import resolve_model
 from truing.checkpoints import model_hash, parameters_of
 from truing.config import AuditConfig, JudgeConfig
 from truing.config_files import load_audit
-from truing.engines import Engine, load_completer, load_engine
+from truing.engines import ENGINES, Engine, load_completer, load_engine
 from truing.errors import StoreError
 from truing.files import write_json, write_text
 from truing.judges import Judge, load_judge
 from truing.lookup import find_benchmark
 from truing.monitor import Monitor, Probe
+from truing.names import load_object
 from truing.records import Benchmark, Checkpoint, Evaluation
 from truing.store import Store
 
@@ -107,11 +108,13 @@ class _Auditor:
         return found
 
     def weights(self, model: str) -> str:
-        """What names a model's weights: their hash, or an endpoint's address and the model's name there."""
+        """What names a model's weights: their hash, or a service's address and the model's name there."""
         if self._remote:
             from truing.engines.openai import endpoint_weights
 
             return endpoint_weights(self.config.endpoint, model)
+        if self.config.evaluation.engine == "tinker":
+            return str(load_object("engine", "tinker", ENGINES).weights_of(model))
         return model_hash(resolve_model(model))
 
     def analyse(self) -> dict[str, Any]:

@@ -144,21 +144,22 @@ def finished(future: Any) -> Any:
 
 
 @contextmanager
-def calling(what: str, kind: type[WorkError]) -> Iterator[None]:
+def calling(what: str, kind: type[WorkError], todo: str = "") -> Iterator[None]:
     """Turns whatever the SDK raises into an error of ours; see `as_our_error`."""
     try:
         yield
     except Exception as error:  # noqa: BLE001 - the SDK raises anything
-        raise as_our_error(error, what, kind) from None  # a cause would be printed with all that a server replied
+        raise as_our_error(error, what, kind, todo) from None  # a cause would be printed with all that a server replied
 
 
-def as_our_error(error: Exception, what: str, kind: type[WorkError]) -> TruingError:
+def as_our_error(error: Exception, what: str, kind: type[WorkError], todo: str = "") -> TruingError:
     """What an error of the SDK means to us; one of ours is itself.
 
     Args:
         error: What was raised.
         what: What was being done.
         kind: What a failure becomes that may pass.
+        todo: What can be done about it; empty: try again.
     """
     if isinstance(error, TruingError):
         return error
@@ -177,7 +178,7 @@ def as_our_error(error: Exception, what: str, kind: type[WorkError]) -> TruingEr
             "a server of Tinker's interface",
             "check the network and TINKER_BASE_URL, then run the same command again: finished work is kept",
         )
-    return kind(f"{what} failed", text, todo="run the same command again: finished work is kept")
+    return kind(f"{what} failed", text, todo=todo or "run the same command again: finished work is kept")
 
 
 def _address() -> str:
@@ -198,7 +199,8 @@ def _expect_life() -> None:
 
 
 def _rest(service: Any) -> Any:
-    return tinker.RestClient() if hasattr(tinker, "RestClient") else _older_rest(service)
+    # The SDK keeps one connection per given address, not per address of the environment.
+    return tinker.RestClient(base_url=_address() or None) if hasattr(tinker, "RestClient") else _older_rest(service)
 
 
 def _older_rest(service: Any) -> Any:

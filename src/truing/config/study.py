@@ -86,7 +86,8 @@ class AuditConfig(Services):
     name: str = Field(default="audit", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """Name of the audit: letters, digits, dot, dash, underscore."""
     models: tuple[str, ...] = Field(min_length=1)
-    """Names from `truing list models`, folders, hub ids, or an endpoint's names of models."""
+    """Names from `truing list models`, folders, hub ids, an endpoint's names of models, or weights saved on Tinker
+    (`tinker://...`)."""
     base: str | None = None
     """The model before fine-tuning, to compare with; none: the tolerance alone decides."""
     evaluation: EvaluationConfig = EvaluationConfig()

@@ -22,7 +22,16 @@ from truing.engines.answers import encode_prompt
 from truing.engines.randomness import answer_seed
 from truing.errors import EngineError, TruingError, UserError
 from truing.records import Checkpoint, Prompt, Response, Sampling
-from truing.tinkering import SCHEME, as_our_error, calling, finished, offered_name, open_service, tinker_weights
+from truing.tinkering import (
+    SCHEME,
+    as_our_error,
+    calling,
+    finished,
+    offered_name,
+    open_service,
+    tinker_name,
+    tinker_weights,
+)
 
 __all__ = ["TinkerEngine"]
 
@@ -44,6 +53,11 @@ class TinkerEngine:
         self._service: Any = None
         self._tokenizer: Any = None
         self._client: tuple[str, Any] = ("", None)
+
+    @staticmethod
+    def weights_of(model: str) -> str:
+        """What names the weights of a base model or of saved weights."""
+        return tinker_weights(tinker_name(model))
 
     def generate(self, checkpoint: Checkpoint, prompts: Sequence[Prompt], sampling: Sampling) -> list[Response]:
         """Sample answers; see `truing.engines.Engine`.

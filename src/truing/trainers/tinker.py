@@ -179,19 +179,21 @@ class _Course:
         self.config, self.run, self.folder, self.service, self.newest = config, run, folder, service, newest
         self.name = offered_name(service, run.model, TrainerError)
         self.done = newest.checkpoint.step if newest else -1
-        with calling("starting training on Tinker", TrainerError):
-            self.client = self._client()
+        self.client = self._client()
 
     def _client(self) -> Any:
         """A model in training: from the newest state, or new."""
         about = {"run": self.run.id[:128]}
         if self.newest is not None and self.newest.state is not None:
-            return finished(
-                self.service.create_training_client_from_state_with_optimizer(self.newest.state, user_metadata=about)
-            )
+            state, again = self.newest.state, f"remove the folder {self.folder}: the run is then trained anew"
+            with calling(f"loading {state}", TrainerError, f"try again; if the state is gone, {again}"):
+                return finished(
+                    self.service.create_training_client_from_state_with_optimizer(state, user_metadata=about)
+                )
         # The published recipes adapt attention and MLP; so does the trainer `peft`.
         settings = {"rank": self.config.lora_rank, "seed": self.run.seed, "train_unembed": False}
-        return finished(self.service.create_lora_training_client(self.name, **settings, user_metadata=about))
+        with calling("starting training on Tinker", TrainerError):
+            return finished(self.service.create_lora_training_client(self.name, **settings, user_metadata=about))
 
     def train(
         self,
