@@ -39,8 +39,8 @@ __all__ = ["TinkerTrainer", "learning_rate"]
 
 AHEAD = 2
 """Steps that are sent before the result of an earlier one is there, so that the service never waits for us."""
-ALPHA = 32.0
-"""Tinker scales an adapter by this over its rank and lets nobody change it."""
+_FIXED = {"lora_alpha": 32, "rslora": False}
+"""What Tinker does and lets nobody change: it scales an adapter by 32 / rank."""
 _ADAM = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "grad_clip_norm": 1.0}
 """What `transformers.Trainer` does, and so the trainer `peft`; Tinker's own defaults differ."""
 
@@ -64,12 +64,13 @@ class TinkerTrainer:
     """
 
     def __init__(self, config: TrainingConfig) -> None:
-        if config.lora_alpha != ALPHA or config.rslora:
+        wrong = {name: value for name in _FIXED if (value := getattr(config, name)) != _FIXED[name]}
+        if wrong:
             raise ConfigError(
-                "Tinker has one scale for adapters, and it cannot be set",
-                f"lora_alpha {config.lora_alpha:g}, rslora {str(config.rslora).lower()}",
-                f"lora_alpha {ALPHA:g}, rslora false: the scale is {ALPHA:g} / rank, as far as is known",
-                f"set training.lora_alpha: {ALPHA:g} and training.rslora: false",
+                "Tinker has no setting for this",
+                ", ".join(f"{name} {value}" for name, value in wrong.items()),
+                ", ".join(f"{name} {value}" for name, value in _FIXED.items()) + " (scale 32 / rank, as far as known)",
+                "set " + " and ".join(f"training.{name}: {str(_FIXED[name]).lower()}" for name in wrong),
             )
         self.config = config
 
