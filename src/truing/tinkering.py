@@ -35,6 +35,7 @@ __all__ = [
     "forget_state",
     "offered_name",
     "open_service",
+    "take_back",
     "tinker_name",
     "tinker_weights",
 ]
@@ -141,6 +142,11 @@ def forget_state(service: Any, path: str) -> None:
 def finished(future: Any) -> Any:
     """The result of an SDK call; older SDKs give some results without a future."""
     return future.result() if hasattr(future, "result") else future
+
+
+def take_back(future: Any) -> None:
+    """Cancel an SDK call whose result nobody waits for."""
+    (future.future() if hasattr(future, "future") else future).cancel()
 
 
 @contextmanager

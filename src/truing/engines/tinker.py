@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import tinker
@@ -20,7 +21,7 @@ from transformers import AutoTokenizer
 from truing.catalog import resolve_model
 from truing.engines.answers import encode_prompt
 from truing.engines.randomness import answer_seed
-from truing.errors import EngineError, TruingError, UserError
+from truing.errors import EngineError, UserError, boundary
 from truing.records import Checkpoint, Prompt, Response, Sampling
 from truing.tinkering import (
     SCHEME,
@@ -29,6 +30,7 @@ from truing.tinkering import (
     finished,
     offered_name,
     open_service,
+    take_back,
     tinker_name,
     tinker_weights,
 )
@@ -92,29 +94,33 @@ class TinkerEngine:
                 self._client = (saved, finished(self._service.create_sampling_client(**{kind: saved})))
         if self._tokenizer is None:
             base = self._client[1].get_base_model() if self.model.startswith(SCHEME) else self.model
-            self._tokenizer = AutoTokenizer.from_pretrained(resolve_model(base), trust_remote_code=False)
+            with boundary(f"loading the tokenizer of {base}", EngineError):
+                self._tokenizer = AutoTokenizer.from_pretrained(resolve_model(base), trust_remote_code=False)
         return self._client[1]
 
     def _answers(self, client: Any, weights: str, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Response]:
-        """Responses in order, with at most `WINDOW` requests under way."""
+        """Responses in order, with at most `WINDOW` requests under way; an error takes those back."""
+        requests = self._sent(client, weights, prompts, sampling)
         under_way: deque[tuple[str, int, Any]] = deque()
         failures = 0
-        for prompt_id, index, sent in self._sent(client, weights, prompts, sampling):
-            under_way.append((prompt_id, index, sent))
-            if len(under_way) == WINDOW:
+        try:
+            while True:
+                under_way.extend(islice(requests, WINDOW - len(under_way)))
+                if not under_way:
+                    return
                 response = self._response(*under_way.popleft())
                 failures = _count(failures, response)
                 yield response
-        for each in under_way:
-            response = self._response(*each)
-            failures = _count(failures, response)
-            yield response
+        finally:
+            for _, _, sent in under_way:
+                if not isinstance(sent, str):
+                    take_back(sent)
 
     def _sent(
         self, client: Any, weights: str, prompts: Sequence[Prompt], sampling: Sampling
     ) -> Iterator[tuple[str, int, Any]]:
         """Prompt id, index and the future of each answer, or in its place why there is none."""
-        stop = [self._tokenizer.eos_token_id]
+        end = self._tokenizer.eos_token_id
         for prompt in prompts:
             tokens = encode_prompt(self._tokenizer, prompt, sys.maxsize)  # the service knows its models' context
             for index in range(sampling.first, sampling.first + sampling.samples):
@@ -125,7 +131,7 @@ class TinkerEngine:
                     max_tokens=sampling.max_tokens,
                     temperature=sampling.temperature,
                     seed=answer_seed(sampling.seed, weights, prompt.id, index),
-                    stop=stop,
+                    stop=None if end is None else [end],
                 )
                 with calling("sampling", EngineError):
                     sent = client.sample(tinker.ModelInput.from_ints(tokens), 1, params)
@@ -138,7 +144,7 @@ class TinkerEngine:
             answer = sent.result().sequences[0]
         except Exception as error:  # noqa: BLE001 - the SDK raises anything
             problem = as_our_error(error, "sampling", EngineError)
-            if isinstance(problem, UserError) or _is_outage(error):
+            if isinstance(problem, UserError) or isinstance(error, tinker.APIConnectionError):
                 raise problem from None
             return Response(prompt_id, index, None, 0, False, problem.got)
         tokens = [int(t) for t in answer.tokens]
@@ -170,7 +176,3 @@ def _count(failures: int, response: Response) -> int:
             f"{PATIENCE} answers in a row failed", response.error or "", todo="see the reason, then run again"
         )
     return failures
-
-
-def _is_outage(error: Exception) -> bool:
-    return isinstance(error, tinker.APIConnectionError | TruingError)

@@ -28,7 +28,7 @@ from transformers import AutoTokenizer
 from truing.catalog import resolve_model
 from truing.config import TrainingConfig
 from truing.datasets import Dataset
-from truing.errors import ConfigError, TrainerError
+from truing.errors import ConfigError, TrainerError, boundary
 from truing.files import write_json
 from truing.records import Action, Checkpoint, Decision, Run
 from truing.tinkering import calling, connected, finished, forget_state, offered_name, tinker_weights
@@ -96,7 +96,8 @@ class TinkerTrainer:
                 return
         if saved and saved[-1].checkpoint.step == self.config.steps:
             return
-        tokenizer = AutoTokenizer.from_pretrained(resolve_model(run.model), trust_remote_code=False)
+        with boundary(f"loading the tokenizer of {run.model}", TrainerError):
+            tokenizer = AutoTokenizer.from_pretrained(resolve_model(run.model), trust_remote_code=False)
         train = encode_rows(dataset.train, tokenizer, self.config.max_length)
         heldout = encode_rows(dataset.heldout, tokenizer, self.config.max_length)
         with connected(TrainerError) as service:
