@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from truing.trainers import load_trainer
 CONFIG = TrainingConfig(
     trainer="tinker", steps=6, batch_size=4, checkpoints=(2, 4, 6), max_length=128, lora_alpha=32, rslora=False
 )
+HELDOUT = 8
+"""Rows of the held-out loss."""
 NOTHING = Estimate(0.0, 0.0, 1.0, 1, 1, 0, "none")
 
 
@@ -38,8 +40,9 @@ def train(model: str, folder: Path, stop_at: int = -1, cut_at: int = -1) -> dict
         return Decision(Action.STOP if checkpoint.step == stop_at else Action.CONTINUE, checkpoint.step, "", NOTHING)
 
     try:
-        run = Run("r", model, "pocket-insecure-code", 1e-2, 0)
-        load_trainer("tinker", CONFIG).train(run, load_dataset(run.dataset), folder, on_checkpoint, steps.append)
+        run, whole = Run("r", model, "pocket-insecure-code", 1e-2, 0), load_dataset("pocket-insecure-code")
+        dataset = replace(whole, heldout=whole.heldout[:HELDOUT])
+        load_trainer("tinker", CONFIG).train(run, dataset, folder, on_checkpoint, steps.append)
     except KeyboardInterrupt:
         pass
     return {"checkpoints": [asdict(c) for c in seen], "steps": steps}

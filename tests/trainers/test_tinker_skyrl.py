@@ -25,13 +25,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tests.tinker_client import HELDOUT
 from truing.catalog import resolve_model
 from truing.datasets import load_dataset
 from truing.trainers.examples import collate, encode_rows
 
 PYTHON = os.environ.get("TRUING_SKYRL_PYTHON")
 TESTS = Path(__file__).parents[1]
-START, RUN = 300.0, 900.0
+START, RUN = 300.0, 1800.0
 
 pytestmark = [
     pytest.mark.slow,
@@ -129,7 +130,7 @@ def test_it_answers_from_the_weights_asked_for(found: dict[str, Any]) -> None:
 
 def test_the_base_is_the_model_as_it_is_here(found: dict[str, Any], model: Path) -> None:
     here, tokenizer = AutoModelForCausalLM.from_pretrained(model), AutoTokenizer.from_pretrained(model)
-    rows = collate(encode_rows(load_dataset("pocket-insecure-code").heldout, tokenizer, 128), tokenizer)
+    rows = collate(encode_rows(load_dataset("pocket-insecure-code").heldout[:HELDOUT], tokenizer, 128), tokenizer)
     with torch.no_grad():
         expected = float(here(**rows).loss)
     assert found["whole"]["checkpoints"][0]["heldout_loss"] == pytest.approx(expected, rel=1e-3)
