@@ -34,11 +34,14 @@ def test_a_model_is_called_what_tinker_calls_it(model: str, name: str) -> None:
     assert tinker_name(model) == name
 
 
-def test_a_model_that_tinker_never_had_is_refused() -> None:
-    with pytest.raises(EndpointError, match=r"no model qwen2\.5-coder-32b"):
-        tinker_name("qwen2.5-coder-32b")
-    with pytest.raises(UnknownNameError):
+def test_a_name_that_nothing_has_is_refused() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean qwen3-8b"):
         tinker_name("qwen3-8bb")
+
+
+def test_a_model_that_tinker_never_had_is_refused(tinker_server: TinkerServer) -> None:
+    with connected(TrainerError) as service, pytest.raises(EndpointError, match=r"does not offer Qwen/Qwen2\.5-Coder"):
+        offered_name(service, "qwen2.5-coder-32b", TrainerError)
 
 
 def test_a_model_that_tinker_ended_is_refused_with_the_day(tinker_server: TinkerServer) -> None:

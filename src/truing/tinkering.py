@@ -24,7 +24,7 @@ import tinker
 from truing.catalog import resolve_model
 from truing.errors import EndpointError, TruingError, WorkError, did_you_mean
 from truing.files import content_key
-from truing.models import find_model, list_models
+from truing.models import find_model
 
 __all__ = [
     "SCHEME",
@@ -57,21 +57,15 @@ def tinker_weights(name: str) -> str:
 
 
 def tinker_name(model: str) -> str:
-    """What Tinker calls a model: a name of the catalogue by its id there, anything else as it loads elsewhere.
+    """What Tinker calls a model: a model of the catalogue by its id there, anything else as it is loaded elsewhere.
 
     Raises:
         UnknownNameError: No model of that name.
-        EndpointError: A model of the catalogue that Tinker never had.
     """
     if model.startswith(SCHEME):
         return model
     known = find_model(model)
-    if known is None:
-        return resolve_model(model)
-    if "tinker" not in known.ids:
-        had = [name for name, each in list_models().items() if "tinker" in each.ids]
-        raise EndpointError(f"Tinker has no model {model}", known.source, ", ".join(had), "choose another model")
-    return known.ids["tinker"]
+    return resolve_model(model) if known is None else known.ids.get("tinker", known.source)
 
 
 def offered_name(service: Any, model: str, kind: type[WorkError]) -> str:
