@@ -23,7 +23,7 @@ from truing.records import Action, Checkpoint, Decision, Estimate, Run
 from truing.tinkering import tinker_weights
 from truing.trainers import load_trainer
 from truing.trainers.examples import collate, encode_rows
-from truing.trainers.tinker import learning_rate
+from truing.trainers.tinker import FIXED, learning_rate
 
 SETTINGS: dict[str, Any] = {
     "trainer": "tinker",
@@ -189,6 +189,12 @@ def test_settings_that_tinker_does_not_have_are_refused() -> None:
     for name, value, allowed in (("lora_alpha", 16, "32"), ("rslora", True, "false")):
         with pytest.raises(ConfigError, match=f"set training.{name}: {allowed}$"):
             load_trainer("tinker", TrainingConfig(**{**SETTINGS, name: value}))
+
+
+def test_every_setting_is_honoured_or_refused() -> None:
+    honoured = {"steps", "batch_size", "checkpoints", "lora_rank", "schedule", "warmup_steps", "weight_decay"}
+    others = set(TrainingConfig.model_fields) - honoured - {"trainer", "max_length"}
+    assert others == set(FIXED), "a new setting: honour it in the trainer tinker, or add it to what it refuses"
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])

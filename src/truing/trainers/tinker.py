@@ -35,12 +35,12 @@ from truing.tinkering import calling, connected, finished, forget_state, offered
 from truing.trainers import OnCheckpoint
 from truing.trainers.examples import Example, encode_rows
 
-__all__ = ["TinkerTrainer", "learning_rate"]
+__all__ = ["FIXED", "TinkerTrainer", "learning_rate"]
 
 AHEAD = 2
 """Steps that are sent before the result of an earlier one is there, so that the service never waits for us."""
-_FIXED = {"lora_alpha": 32, "rslora": False}
-"""What Tinker does and lets nobody change: it scales an adapter by 32 / rank."""
+FIXED = {"lora_alpha": 32, "rslora": False}
+"""Settings that Tinker does not have: what it does, and the only values that are taken."""
 _ADAM = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "grad_clip_norm": 1.0}
 """What `transformers.Trainer` does, and so the trainer `peft`; Tinker's own defaults differ."""
 
@@ -64,13 +64,13 @@ class TinkerTrainer:
     """
 
     def __init__(self, config: TrainingConfig) -> None:
-        wrong = {name: value for name in _FIXED if (value := getattr(config, name)) != _FIXED[name]}
+        wrong = {name: value for name in FIXED if (value := getattr(config, name)) != FIXED[name]}
         if wrong:
             raise ConfigError(
                 "Tinker has no setting for this",
                 ", ".join(f"{name} {value}" for name, value in wrong.items()),
-                ", ".join(f"{name} {value}" for name, value in _FIXED.items()) + " (scale 32 / rank, as far as known)",
-                "set " + " and ".join(f"training.{name}: {str(_FIXED[name]).lower()}" for name in wrong),
+                ", ".join(f"{name} {value}" for name, value in FIXED.items()) + " (scale 32 / rank, as far as known)",
+                "set " + " and ".join(f"training.{name}: {str(FIXED[name]).lower()}" for name in wrong),
             )
         self.config = config
 
