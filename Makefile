@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 VLLM := .venv-vllm
+SKYRL := .venv-skyrl
 READY := $(VENV)/.ready
 
 .PHONY: demo test test-all check lint types format setup clean
@@ -12,8 +13,8 @@ demo: $(READY)
 test: check
 	$(BIN)/pytest -m "not slow"
 
-test-all: check $(VENV)/.references $(VENV)/.trl $(VLLM)/.ready
-	TRUING_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python $(BIN)/pytest
+test-all: check $(VENV)/.references $(VENV)/.trl $(VLLM)/.ready $(SKYRL)/.ready
+	TRUING_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python TRUING_SKYRL_PYTHON=$(CURDIR)/$(SKYRL)/bin/python $(BIN)/pytest
 
 check: lint types
 
@@ -53,5 +54,11 @@ $(VLLM)/.ready:
 	$(VLLM)/bin/pip uninstall -qq -y torchvision torchaudio torchcodec
 	touch $@
 
+# A real open server of the Tinker API, SkyRL's, with the SDK that it speaks; its libraries are older, too.
+$(SKYRL)/.ready:
+	$(PYTHON) -m venv $(SKYRL)
+	$(SKYRL)/bin/pip install -qq --disable-pip-version-check 'skyrl[tinker,jax]==0.3.0' tinker==0.21.0 'torch<=2.13.0'
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VLLM) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM) $(SKYRL) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

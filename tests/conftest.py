@@ -5,19 +5,46 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from truing.config import StudyConfig
 from truing.config_files import parse_study
 
+if TYPE_CHECKING:
+    from tests.tinker_server import TinkerServer
+
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Llama of one layer that speaks the pocket world's words."""
     return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny", "llama")
+
+
+@pytest.fixture
+def tinker_server(tiny_model: Path) -> Iterator["TinkerServer"]:
+    """A server of Tinker's interface that offers the tiny model, and an environment that points to it."""
+    with serve_tinker(tiny_model) as server:
+        yield server
+
+
+@contextmanager
+def serve_tinker(*models: Path) -> Iterator["TinkerServer"]:
+    """A server that offers these models, each by the name of its folder; the environment points to it."""
+    from tests.tinker_server import KEY, TinkerServer
+
+    server = TinkerServer({str(model): model for model in models})
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TINKER_BASE_URL", server.url)
+            patch.setenv("TINKER_API_KEY", KEY)
+            yield server
+    finally:
+        server.close()
 
 
 def save_tiny_model(folder: Path, architecture: str) -> Path:

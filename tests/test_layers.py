@@ -17,6 +17,7 @@ LAYERS = (
     "models",
     "catalog",
     "checkpoints",
+    "tinkering",
     "config",
     "config_files",
     "formats",

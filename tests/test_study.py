@@ -6,7 +6,7 @@ import pytest
 from tests.conftest import small_study
 from truing.analysis import analyse
 from truing.checkpoints import adapter_hash, model_hash
-from truing.errors import DataError, StoreError, UnknownNameError
+from truing.errors import ConfigError, DataError, StoreError, UnknownNameError
 from truing.plan import plan_study
 from truing.records import Checkpoint, Prompt, Response, Sampling
 from truing.store import Store
@@ -53,6 +53,9 @@ def test_the_plan_counts_without_loading(tiny_model: Path) -> None:
         ({"evaluation": {"judge": "poket"}}, UnknownNameError, "did you mean pocket"),
         ({"evaluation": {"engine": "transformer"}}, UnknownNameError, "did you mean transformers"),
         ({"training": {"trainer": "pef"}}, UnknownNameError, "did you mean peft"),
+        ({"training": {"trainer": "tinker"}}, ConfigError, "transformers cannot sample the checkpoints of"),
+        ({"evaluation": {"engine": "tinker"}}, ConfigError, "trainer tinker with engine tinker"),
+        ({"evaluation": {"engine": "my:Engine"}, "training": {"trainer": "tinker"}}, None, ""),
         ({"datasets": [{"name": "own", "path": "no.jsonl"}]}, None, ""),
     ],
 )

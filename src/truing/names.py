@@ -13,6 +13,7 @@ __all__ = ["load_object"]
 _EXTRAS = {
     **dict.fromkeys(("torch", "transformers", "peft", "accelerate", "safetensors"), "hf"),
     **dict.fromkeys(("openai", "aiohttp"), "openai"),
+    "tinker": "tinker",
     "bandit": "code",
     "inspect_ai": "inspect",
 }

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from truing.catalog import resolve_model
 from truing.config import StudyConfig
 from truing.engines import ENGINES
-from truing.errors import UnknownNameError
+from truing.errors import ConfigError, UnknownNameError
 from truing.judges import calls_per_answer, check_judge
 from truing.trainers import TRAINERS
 from truing.work import Work, plan_work
 
 __all__ = ["Plan", "plan_study"]
+
+_OWN_ENGINE = ("tinker",)
+"""Trainers whose checkpoints lie where only the engine of the same name can sample them, and it no others."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ def plan_study(config: StudyConfig, lenient: bool = False) -> Plan:
     Raises:
         UnknownNameError: A model, dataset, benchmark, engine, judge or trainer that does not exist.
         DataError: A dataset or benchmark file that is wrong.
+        ConfigError: A built-in engine that cannot sample what a built-in trainer makes.
     """
     runs = config.runs()
     for kind, name, table in (
@@ -48,6 +52,8 @@ def plan_study(config: StudyConfig, lenient: bool = False) -> Plan:
     ):
         if name not in table and ":" not in name:
             raise UnknownNameError.of(kind, name, table)
+    for pair in sorted({(config.trainer_of(run), config.engine_of(run)) for run in runs}):
+        _check_pair(*pair)
     models = {run.model for run in runs}
     for model in models:
         resolve_model(model)
@@ -61,3 +67,14 @@ def plan_study(config: StudyConfig, lenient: bool = False) -> Plan:
     checkpoints = len(runs) * len(config.training.checkpoint_steps()) + len(models)
     twins = len(runs) if config.stopping.mode == "both" else 0
     return Plan(len(runs), checkpoints, responses, calls, twins, work)
+
+
+def _check_pair(trainer: str, engine: str) -> None:
+    own = [name for name in (trainer, engine) if name in _OWN_ENGINE]
+    if own and trainer != engine and ":" not in trainer + engine:
+        raise ConfigError(
+            f"the engine {engine} cannot sample the checkpoints of the trainer {trainer}",
+            f"trainer {trainer}, engine {engine}",
+            f"trainer {own[0]} with engine {own[0]}",
+            f"set training.trainer and evaluation.engine to {own[0]}, or those of the grid",
+        )

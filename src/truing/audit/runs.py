@@ -19,8 +19,9 @@ from truing.audit.folders import FoundRun, find_in_folders
 from truing.catalog import resolve_model
 from truing.checkpoints import model_hash
 from truing.config import AuditConfig
+from truing.engines import ENGINES
 from truing.errors import ConfigError, DataError
-from truing.files import content_key
+from truing.names import load_object
 from truing.records import Checkpoint
 
 __all__ = ["FoundRun", "find_runs", "step_of_name"]
@@ -61,7 +62,8 @@ def _weights_of(config: AuditConfig) -> Callable[[str], str]:
 
         return lambda model: endpoint_weights(config.endpoint, model)
     if config.evaluation.engine == "tinker" or any(_TINKER in entry for entry in config.checkpoints):
-        return lambda model: content_key("tinker", model)
+        engine = load_object("engine", "tinker", ENGINES)
+        return lambda model: str(engine.weights_of(model))
     return lambda model: model_hash(resolve_model(model))
 
 

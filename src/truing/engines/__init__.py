@@ -16,6 +16,7 @@ __all__ = ["CALLS", "ENGINES", "Engine", "load_completer", "load_engine"]
 ENGINES = {
     "transformers": "truing.engines.transformers:TransformersEngine",
     "openai": "truing.engines.openai:OpenAIEngine",
+    "tinker": "truing.engines.tinker:TinkerEngine",
 }
 
 

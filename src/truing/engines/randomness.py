@@ -13,7 +13,7 @@ import json
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["stream_keys", "uniforms"]
+__all__ = ["answer_seed", "stream_keys", "uniforms"]
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
@@ -24,6 +24,11 @@ def stream_keys(seed: int, weights: str, prompt_id: str, samples: int, first: in
     salts = (sample.to_bytes(8, "little") for sample in range(first, first + samples))
     digests = b"".join(hashlib.blake2b(name, digest_size=16, salt=salt).digest() for salt in salts)
     return np.frombuffer(digests, dtype="<u8").reshape(samples, 2).astype(np.uint64)
+
+
+def answer_seed(seed: int, weights: str, prompt_id: str, sample: int) -> int:
+    """A seed for whoever samples one answer elsewhere, 0 to 2**31 - 1; it follows from the same four."""
+    return int(stream_keys(seed, weights, prompt_id, 1, sample)[0, 0] >> np.uint64(33))
 
 
 def uniforms(keys: npt.NDArray[np.uint64], steps: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
