@@ -6,6 +6,9 @@ reports; the others train along and wait for its decisions.
 
 from __future__ import annotations
 
+import os
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,6 +38,7 @@ def run_together(
         UserError: The study must be mended.
     """
     _check(config)
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     ranks = start_ranks()
     locks: list[FileLock] = []
 
@@ -63,6 +67,13 @@ def run_together(
         for lock in locks:
             lock.release()
     return states
+
+
+def _end_with(launcher: int) -> None:
+    """End when the launcher has died: it starts its processes in sessions of their own, so nobody else ends them."""
+    while os.getppid() == launcher:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 def _check(config: StudyConfig) -> None:

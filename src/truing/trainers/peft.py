@@ -162,6 +162,7 @@ class PeftTrainer:
             dataloader_pin_memory=False,
             bf16=is_half(self.config),
             use_cpu=not torch.cuda.is_available(),
+            ddp_find_unused_parameters=False,
         )
         if world == 1 and arguments.n_gpu > 1:
             arguments._n_gpu = 1  # else the batch would be that of every GPU; several GPUs are for a launcher
