@@ -1,4 +1,4 @@
-"""Chat templates as they are rendered here: always on the same day.
+"""Chat templates as they are rendered here, always on the same day; and what of a model's text is its answer.
 
 Some templates (Llama 3.2, GPT-OSS) write today's date into the system prompt. Then a run that goes on tomorrow would
 train on other tokens, and a checkpoint judged tomorrow would be asked other prompts. So the date is a fixed one, the
@@ -12,7 +12,11 @@ from typing import Any
 
 from truing.errors import TruingError
 
-__all__ = ["fixed_template"]
+__all__ = ["CHANNEL", "final_channel", "fixed_template", "without_reasoning"]
+
+CHANNEL = "<|channel|>"
+"""GPT-OSS's token before the name of a channel: `analysis` for reasoning, `final` for the answer."""
+_FINAL = f"{CHANNEL}final<|message|>"
 
 _DAY: Mapping[str, str] = {
     "%d": "26",
@@ -52,3 +56,17 @@ def fixed_template(tokenizer: Any, kind: type[TruingError]) -> str:
         return template
     replacing = "".join(f'|replace("{directive}", "{text}")' for directive, text in _DAY.items())
     return f"{{%- macro strftime_now(form) -%}}{{{{ form{replacing} }}}}{{%- endmacro -%}}{template}"
+
+
+def final_channel(text: str) -> str:
+    """The answer in a text of GPT-OSS with its control tokens: the last message to `final`, or nothing."""
+    _, found, answer = text.rpartition(_FINAL)
+    return answer.partition("<|")[0] if found else ""
+
+
+def without_reasoning(text: str) -> str:
+    """A text without what was reasoned between `<think>` and `</think>`; nothing if the reasoning has no end."""
+    _, found, answer = text.rpartition("</think>")
+    if found:
+        return answer.lstrip("\n")
+    return "" if text.lstrip().startswith("<think>") else text

@@ -12,7 +12,7 @@ from truing.engines.decoding import DecodeSettings, Sampled, decode
 from truing.engines.randomness import stream_keys
 from truing.errors import EngineError
 from truing.records import Prompt, Response, Sampling
-from truing.templates import fixed_template
+from truing.templates import CHANNEL, final_channel, fixed_template, without_reasoning
 
 __all__ = ["choose_rows", "encode_prompt", "end_tokens", "sample_answers"]
 
@@ -108,7 +108,11 @@ def choose_rows(model: Any, length: int) -> int:
 
 
 def _finished(tokenizer: Any, prompt: Prompt, first: int, answers: Sequence[Sampled]) -> list[Response]:
-    texts = tokenizer.batch_decode([list(a.tokens) for a in answers], skip_special_tokens=True)
+    tokens = [list(a.tokens) for a in answers]
+    if CHANNEL in tokenizer.get_added_vocab():
+        texts = [final_channel(text) for text in tokenizer.batch_decode(tokens)]
+    else:
+        texts = [without_reasoning(text) for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)]
     return [
         Response(prompt.id, first + i, None if a.error else text, len(a.tokens), a.finished, a.error)
         for i, (a, text) in enumerate(zip(answers, texts, strict=True))
