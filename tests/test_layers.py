@@ -13,6 +13,7 @@ LAYERS = (
     "chat",
     "files",
     "names",
+    "hub",
     "quiet",
     "templates",
     "ranks",

@@ -21,7 +21,8 @@ class DatasetConfig(Config):
     """The name by which grids refer to it."""
     path: Path
     """JSON Lines, one `{"messages": [...]}` a line, each ending with an assistant message; or a folder made by
-    `truing data prepare`, whose split is used as it is written."""
+    `truing data prepare`, whose split is used as it is written; or a file of a data set on the Hugging Face hub,
+    `hub:OWNER/NAME/FILE`, with `@REVISION` behind the name to pin it."""
     task_judge: str | JudgeConfig | None = None
     """Judge of the narrow task on held-out prompts, as in `evaluation`; none: the task is followed by held-out loss
     alone."""
