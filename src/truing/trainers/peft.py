@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PeftTrainer"]
 
+_MOST_ROWS, _MOST_LOGITS = 32, 2**28
 _MARK, _STATE = "checkpoint.json", "trainer_state.json"
 _RESUME_STATE = (
     _STATE,
@@ -268,12 +269,10 @@ def _mean_loss(
     training = model.training
     model.eval()
     total, count = 0.0, 0
-    cpu = model.device.type == "cpu"
-    size = max(config.batch_size, 32) if cpu else max(1, config.batch_size // config.accumulation)
     half = torch.autocast(model.device.type, torch.bfloat16) if is_half(config) else nullcontext()
     with torch.no_grad(), half:
-        for start in range(0, len(rows), size):
-            batch = collate(rows[start : start + size], tokenizer)
+        for some in _batches(rows, model.config.get_text_config().vocab_size):
+            batch = collate(some, tokenizer)
             batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
             n = int((batch["labels"][:, 1:] != -100).sum())
             total += float(model(**batch).loss) * n
@@ -282,6 +281,18 @@ def _mean_loss(
     if not count:
         raise TrainerError("the held-out rows hold no assistant tokens", todo="check the chat template of the model")
     return total / count
+
+
+def _batches(rows: list[Example], vocabulary: int) -> Iterator[list[Example]]:
+    """The rows, short ones first, in batches whose logits stay below a gigabyte."""
+    batch: list[Example] = []
+    for row in sorted(rows, key=lambda row: len(row["input_ids"])):
+        if batch and (len(batch) == _MOST_ROWS or (len(batch) + 1) * len(row["input_ids"]) * vocabulary > _MOST_LOGITS):
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
 
 
 def _moved(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
