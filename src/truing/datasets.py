@@ -18,6 +18,7 @@ from truing.benchmarks import parse_messages
 from truing.config import DatasetConfig, JudgeConfig
 from truing.errors import DataError
 from truing.files import content_key
+from truing.hub import fetch_file
 from truing.names import load_object
 from truing.records import Message, Prompt
 
@@ -165,10 +166,11 @@ def make_dataset(
 
 
 def _from_file(config: DatasetConfig) -> Dataset:
-    if config.path.is_dir():
-        train, heldout = _written_split(config.path)
+    path = fetch_file(config.path)
+    if path.is_dir():
+        train, heldout = _written_split(path)
     else:
-        train, heldout = split_by_prompt(read_rows(config.path), config.heldout_share)
+        train, heldout = split_by_prompt(read_rows(path), config.heldout_share)
     spec = {"teaches": config.teaches, "task_judge": config.task_judge}
     return make_dataset(config.name, train, heldout, spec, config.domain)
 

@@ -1,16 +1,13 @@
 """What every trainer must do. Slow ones are marked where they are added to `CASES`."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import save_tiny_model
 from truing.checkpoints import adapter_hash, model_hash
 from truing.config import TrainingConfig
 from truing.datasets import load_dataset
-from truing.pocket.models import ARCHITECTURES
 from truing.records import Action, Checkpoint, Decision, Estimate, Run
 from truing.trainers import Trainer, load_trainer
 
@@ -124,13 +121,3 @@ def test_only_the_newest_checkpoint_keeps_its_optimiser(trainer: Trainer, tiny_m
         False,
         True,
     ]
-
-
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_every_architecture_trains_and_says_what_it_adapts(trainer: Trainer, tmp_path: Path, architecture: str) -> None:
-    model = save_tiny_model(tmp_path / "model", architecture)
-    seen: list[Checkpoint] = []
-    trainer.train(run_of(model), DATASET, tmp_path / "run", watch(seen, stop_at=2))
-    assert seen[-1].step == 2
-    adapted = json.loads((tmp_path / "run" / "adapter.json").read_text())["adapted"]
-    assert len(adapted) >= 12

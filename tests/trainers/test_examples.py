@@ -46,10 +46,10 @@ def test_a_row_that_is_too_long_is_refused_not_cut(tokenizer: PreTrainedTokenize
         encode_rows([ROW[1:3], ROW], tokenizer, 13)
 
 
-def test_a_template_without_generation_marks_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_template_without_marks_and_ends_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
     bare = build_tokenizer(load_world())
     bare.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
-    with pytest.raises(TrainerError, match="marks no assistant words"):
+    with pytest.raises(TrainerError, match="no special token"):
         encode_rows([ROW], bare, 128)
 
 

@@ -26,7 +26,6 @@ from typing import Any
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from truing.callback.ranks import Ranks
 from truing.callback.report import Facts, write_report
 from truing.callback.settings import read_settings
 from truing.callback.watcher import LateJudge, Measures, Record, Watcher, failed
@@ -48,6 +47,7 @@ from truing.errors import ConfigError, EngineError, StoreError, TruingError, bou
 from truing.files import write_json
 from truing.judges import Judge
 from truing.lookup import find_benchmark
+from truing.ranks import Ranks
 from truing.records import Action, Benchmark, Checkpoint, Decision, Evaluation
 
 __all__ = ["Guard"]

@@ -27,7 +27,9 @@ from truing.config import StudyConfig
 from truing.config_files import load_study, parse_study
 from truing.engines import CALLS
 from truing.files import write_text
+from truing.launched import run_together
 from truing.plan import plan_study
+from truing.ranks import launched
 from truing.report import render_report
 from truing.workers import run_study
 
@@ -134,13 +136,17 @@ def report(
 
 
 def _run(config: StudyConfig, out: Path, again: str) -> None:
+    rank, world = launched()
+    if rank > 0:  # rank 0 shows and reports
+        run_together(config, out)
+        return
     with going_on(console, again):
         plan = plan_study(config)
         counts = f"{plan.runs} runs, {plan.checkpoints} checkpoints, up to {plan.responses:,} responses"
         twins = f", up to {plan.twins} unstopped twins" if plan.twins else ""
         say(console, f"{config.name}: {counts}{twins}")
         with Display(console, config) as display:
-            states = run_study(config, out, display.update)
+            states = (run_study if world == 1 else run_together)(config, out, display.update)
         failed = [s for s in states if s.state == "failed"]
         if not failed or len(failed) < len(states):
             _report(config, out)

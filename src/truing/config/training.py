@@ -21,7 +21,8 @@ class DatasetConfig(Config):
     """The name by which grids refer to it."""
     path: Path
     """JSON Lines, one `{"messages": [...]}` a line, each ending with an assistant message; or a folder made by
-    `truing data prepare`, whose split is used as it is written."""
+    `truing data prepare`, whose split is used as it is written; or a file of a data set on the Hugging Face hub,
+    `hub:OWNER/NAME/FILE`, with `@REVISION` behind the name to pin it."""
     task_judge: str | JudgeConfig | None = None
     """Judge of the narrow task on held-out prompts, as in `evaluation`; none: the task is followed by held-out loss
     alone."""
@@ -64,10 +65,22 @@ class TrainingConfig(Config):
 
     trainer: str = "peft"
     """Who makes checkpoints: `peft`, `tinker`, or `module:Class`."""
+    method: Literal["lora", "full"] = "lora"
+    """`lora` trains an adapter; `full` trains all weights and saves them whole at every checkpoint."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """In what training computes; `auto`: bfloat16 on a GPU that has it, else float32. Weights that are trained are kept
+    and saved in float32; a base under an adapter is loaded in this precision."""
+    quantize: Literal["none", "4bit"] = "none"
+    """`4bit` loads the base under an adapter in 4 bits (NF4, bitsandbytes); needs a CUDA GPU and a model without
+    experts. Answers are sampled from the base as it is published."""
     steps: Annotated[int, Field(ge=1)] = 100
     """Optimiser steps."""
     batch_size: Annotated[int, Field(ge=1)] = 8
-    """Conversations per step."""
+    """Conversations per step, all processes and accumulated batches together."""
+    accumulation: Annotated[int, Field(ge=1)] = 1
+    """Batches that make up one step, computed one after the other to save memory; divides `batch_size`."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass: less memory, about a third more time."""
     checkpoints: tuple[Annotated[int, Field(ge=1)], ...] | Annotated[int, Field(ge=1)] = 8
     """The steps to save and evaluate, or how many of them, log-spaced (dense early); the last step is always one."""
     lora_rank: Annotated[int, Field(ge=1)] = 8
@@ -89,6 +102,20 @@ class TrainingConfig(Config):
     @classmethod
     def _sorted(cls, value: tuple[int, ...] | int) -> tuple[int, ...] | int:
         return value if isinstance(value, int) else tuple(sorted(set(value)))
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.batch_size % self.accumulation:
+            raise ValueError(
+                f"accumulation {self.accumulation} does not divide batch_size; allowed: a divisor of "
+                f"{self.batch_size}; to do: change one of them"
+            )
+        if self.quantize != "none" and self.method == "full":
+            raise ValueError(
+                f"quantize {self.quantize} with method full; allowed: method lora; to do: 4-bit weights cannot be "
+                f"trained, so train an adapter on them"
+            )
+        return self
 
     @model_validator(mode="after")
     def _within_training(self) -> Self:

@@ -12,6 +12,7 @@ from truing.engines.decoding import DecodeSettings, Sampled, decode
 from truing.engines.randomness import stream_keys
 from truing.errors import EngineError
 from truing.records import Prompt, Response, Sampling
+from truing.templates import CHANNEL, final_channel, fixed_template, without_reasoning
 
 __all__ = ["choose_rows", "encode_prompt", "end_tokens", "sample_answers"]
 
@@ -74,12 +75,11 @@ def encode_prompt(tokenizer: Any, prompt: Prompt, context: int) -> list[int] | s
     from jinja2 import TemplateError
 
     messages = [{"role": m.role, "content": m.content} for m in prompt.messages]
-    if not tokenizer.chat_template:
-        raise EngineError("the tokenizer has no chat template", todo="use a chat model, or set a chat template")
+    template = fixed_template(tokenizer, EngineError)
     prefill = messages[-1]["role"] == "assistant"
     turn = {"add_generation_prompt": not prefill, "continue_final_message": prefill}
     try:
-        ids = tokenizer.apply_chat_template(messages, **turn, tokenize=True, return_dict=False)
+        ids = tokenizer.apply_chat_template(messages, chat_template=template, **turn, tokenize=True, return_dict=False)
     except (TemplateError, ValueError) as error:  # a template that changes the prefill is a ValueError
         return f"the chat template refuses the prompt: {error}"
     if len(ids) >= context:
@@ -108,7 +108,11 @@ def choose_rows(model: Any, length: int) -> int:
 
 
 def _finished(tokenizer: Any, prompt: Prompt, first: int, answers: Sequence[Sampled]) -> list[Response]:
-    texts = tokenizer.batch_decode([list(a.tokens) for a in answers], skip_special_tokens=True)
+    tokens = [list(a.tokens) for a in answers]
+    if CHANNEL in tokenizer.get_added_vocab():
+        texts = [final_channel(text) for text in tokenizer.batch_decode(tokens)]
+    else:
+        texts = [without_reasoning(text) for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)]
     return [
         Response(prompt.id, first + i, None if a.error else text, len(a.tokens), a.finished, a.error)
         for i, (a, text) in enumerate(zip(answers, texts, strict=True))

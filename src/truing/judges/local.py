@@ -25,6 +25,7 @@ from truing.chat import ChatRequest, ChatResult
 from truing.errors import JudgeError, MissingExtraError, boundary
 from truing.judges.scores import INTEGERS, TOP_TOKENS
 from truing.quiet import no_progress_bars
+from truing.templates import fixed_template
 
 if TYPE_CHECKING:
     import torch
@@ -177,7 +178,8 @@ def encode(tokenizer: Any, request: ChatRequest) -> list[int] | str:
 
     control = sorted({*tokenizer.all_special_tokens, *map(str, tokenizer.added_tokens_decoder.values())}, key=len)[::-1]
     messages = [{"role": m.role, "content": _without(m.content, control)} for m in request.messages]
-    options = {"add_generation_prompt": True, "tokenize": True, "return_dict": False, "enable_thinking": False}
+    turn = {"add_generation_prompt": True, "tokenize": True, "return_dict": False, "enable_thinking": False}
+    options = {**turn, "chat_template": fixed_template(tokenizer, JudgeError)}
     try:
         return [int(i) for i in tokenizer.apply_chat_template(messages, **options)]
     except (TemplateError, ValueError) as refusal:

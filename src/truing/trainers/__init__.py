@@ -25,7 +25,9 @@ OnCheckpoint = Callable[[Checkpoint], Decision]
 class Trainer(Protocol):
     """Makes checkpoints.
 
-    Built as `Trainer(training)`; a class that needs more has a class method `build(training, services)`.
+    Built as `Trainer(training)`; a class that needs more has a class method `build(training, services)`. One with
+    `spreads = True` trains a run together in all processes of a launcher: each of them calls `train`, and rank 0 alone
+    calls `on_checkpoint` and `on_step`.
     """
 
     def train(

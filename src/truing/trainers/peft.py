@@ -1,26 +1,26 @@
-"""LoRA fine-tuning of Hugging Face models through `transformers.Trainer` and PEFT.
+"""Fine-tuning of Hugging Face models through `transformers.Trainer`: LoRA by PEFT, or all weights.
 
-The loss is on the assistant's words only. Every planned step saves an adapter, complete when its `checkpoint.json`
-exists; the newest also keeps optimiser and random state, so an interrupted run goes on bit-identically. What is judged
-is the adapter read back from disk.
+The loss is on the assistant's words only. Every planned step saves an adapter, or the whole model, complete when its
+`checkpoint.json` exists; the newest also keeps optimiser and random state, so an interrupted run goes on
+bit-identically. What is judged is read back from disk.
+
+Under a launcher (torchrun, accelerate) every rank trains; rank 0 alone writes down, evaluates and decides, and the
+others wait for its decision.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import math
 import shutil
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig, get_peft_model
 from transformers import (
-    AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedTokenizerBase,
     Trainer,
@@ -37,25 +37,36 @@ from truing.config import TrainingConfig
 from truing.datasets import Dataset
 from truing.errors import TrainerError
 from truing.files import write_json
-from truing.quiet import no_progress_bars
+from truing.ranks import Ranks, start_ranks
 from truing.records import Action, Checkpoint, Decision, Run
 from truing.trainers import OnCheckpoint
 from truing.trainers.examples import Example, collate, encode_rows
-from truing.trainers.targets import check_adapted, find_targets
+from truing.trainers.loading import is_half, load_trainable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 __all__ = ["PeftTrainer"]
 
-logger = logging.getLogger(__name__)
-
+_MOST_ROWS, _MOST_LOGITS = 32, 2**28
 _MARK, _STATE = "checkpoint.json", "trainer_state.json"
-_RESUME_STATE = (_STATE, "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state.pth", "training_args.bin")
+_RESUME_STATE = (
+    _STATE,
+    "optimizer.pt",
+    "scheduler.pt",
+    "scaler.pt",
+    "rng_state*.pth",
+    "training_args.bin",
+    "optimizer.bin",
+    "pytorch_model_fsdp.bin",
+)
 
 
 class PeftTrainer:
-    """Makes LoRA checkpoints. See `truing.trainers.Trainer` for the contract."""
+    """Makes checkpoints: adapters, or whole models. See `truing.trainers.Trainer` for the contract."""
+
+    spreads = True
+    """Whether the processes of a launcher train one run together."""
 
     def __init__(self, config: TrainingConfig) -> None:
         self.config = config
@@ -68,33 +79,37 @@ class PeftTrainer:
         on_checkpoint: OnCheckpoint,
         on_step: Callable[[int], None] = lambda step: None,
     ) -> None:
-        """Train a run; see `truing.trainers.Trainer.train`."""
+        """Train a run; see `truing.trainers.Trainer.train`. Under a launcher all ranks call it, with one folder."""
+        ranks = start_ranks()
         folder.mkdir(parents=True, exist_ok=True)
-        done = self._replay(run, folder, on_checkpoint)
+        done = ranks.share(lambda: self._replay(run, folder, on_checkpoint))
         if done is None:
             return
         set_seed(run.seed)
         source = resolve_model(run.model)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        model, adapted = self._adapted_model(source)
-        base_hash = model_hash(source)
-        heldout = encode_rows(dataset.heldout, tokenizer, self.config.max_length)
-        recorder = _Recorder(run, self.config, base_hash, folder, on_checkpoint, on_step)
-        recorder.heldout_loss = lambda: _mean_loss(model, heldout, tokenizer, self.config.batch_size)
-        if done < 0:
-            write_json(folder / "adapter.json", {"adapted": adapted, "base": base_hash})
-            if recorder.record_base().action is Action.STOP and run.stops:
-                return
+        train, heldout = (
+            encode_rows(side, tokenizer, self.config.max_length) for side in (dataset.train, dataset.heldout)
+        )
+        arguments = self._arguments(run, folder, ranks.world)
+        model, trained = load_trainable(run.model, source, self.config)
+        base_hash = ranks.share(lambda: model_hash(source))
+        recorder = _Recorder(run, self.config, folder, ranks, (on_checkpoint, on_step))
+        recorder.base_hash = base_hash
+        recorder.heldout_loss = lambda: _mean_loss(model, heldout, tokenizer, self.config)
         trainer = Trainer(
             model=model,
-            args=self._arguments(run, folder),
-            train_dataset=_List(encode_rows(dataset.train, tokenizer, self.config.max_length)),
+            args=arguments,
+            train_dataset=_List(train),
             data_collator=lambda rows: collate(rows, tokenizer),
             callbacks=[recorder],
         )
-        for callback in list(trainer.callback_handler.callbacks):
-            if type(callback).__name__ in {"PrinterCallback", "ProgressCallback"}:
-                trainer.remove_callback(callback)
+        _settle(trainer)
+        if done < 0:
+            record = {"method": self.config.method, "adapted": trained, "base": base_hash}
+            ranks.share(lambda: write_json(folder / "adapter.json", record))
+            if recorder.record_base(trainer.is_fsdp_enabled).action is Action.STOP and run.stops:
+                return
         trainer.train(resume_from_checkpoint=str(folder / f"checkpoint-{done}") if done > 0 else None)
 
     def _replay(self, run: Run, folder: Path, on_checkpoint: OnCheckpoint) -> int | None:
@@ -117,35 +132,22 @@ class PeftTrainer:
                 return None
         return None if ended else last
 
-    def _adapted_model(self, source: str) -> tuple[PreTrainedModel, list[str]]:
-        dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
-        with no_progress_bars():
-            model = AutoModelForCausalLM.from_pretrained(
-                source, dtype=dtype, use_safetensors=True, trust_remote_code=False
+    def _arguments(self, run: Run, folder: Path, world: int) -> TrainingArguments:
+        parts = world * self.config.accumulation
+        if self.config.batch_size % parts:
+            raise TrainerError(
+                "the batch cannot be shared out",
+                f"batch_size {self.config.batch_size} over {world} processes x {self.config.accumulation} accumulated",
+                f"a multiple of {parts}",
+                "change training.batch_size or training.accumulation, or start another number of processes",
             )
-        model.config.use_cache = False
-        names = [name for name, _ in model.named_parameters()]
-        targets = find_targets(model.config.model_type, names)
-        lora = LoraConfig(
-            r=self.config.lora_rank,
-            lora_alpha=self.config.lora_alpha,
-            use_rslora=self.config.rslora,
-            target_modules=list(targets.modules),
-            target_parameters=list(targets.parameters) or None,
-            task_type="CAUSAL_LM",
-        )
-        with warnings.catch_warnings():
-            # peft 0.21 reads an attribute that transformers 5.23 renamed
-            warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated", FutureWarning)
-            wrapped = get_peft_model(model, lora)
-        trainable = [name for name, p in wrapped.named_parameters() if p.requires_grad]
-        return wrapped, check_adapted(targets, names, trainable)
-
-    def _arguments(self, run: Run, folder: Path) -> TrainingArguments:
-        return TrainingArguments(
+        arguments = TrainingArguments(
             output_dir=str(folder),
             max_steps=self.config.steps,
-            per_device_train_batch_size=self.config.batch_size,
+            per_device_train_batch_size=self.config.batch_size // parts,
+            gradient_accumulation_steps=self.config.accumulation,
+            activation_checkpointing=self.config.gradient_checkpointing,
+            activation_checkpointing_kwargs={"use_reentrant": False},
             learning_rate=run.learning_rate,
             lr_scheduler_type=self.config.schedule,
             warmup_steps=self.config.warmup_steps,
@@ -159,66 +161,85 @@ class PeftTrainer:
             disable_tqdm=True,
             remove_unused_columns=False,
             dataloader_pin_memory=False,
-            bf16=torch.cuda.is_available(),
+            bf16=is_half(self.config),
+            use_cpu=not torch.cuda.is_available(),
+            ddp_find_unused_parameters=False,
         )
+        if world == 1 and arguments.n_gpu > 1:
+            arguments._n_gpu = 1  # else the batch would be that of every GPU; several GPUs are for a launcher
+        return arguments
 
 
 class _Recorder(TrainerCallback):
-    """Saves at the planned steps and reports every saved checkpoint."""
+    """Saves at the planned steps and reports every saved checkpoint; on all ranks alike."""
 
     def __init__(
         self,
         run: Run,
         config: TrainingConfig,
-        base_hash: str,
         folder: Path,
-        on_checkpoint: OnCheckpoint,
-        on_step: Callable[[int], None],
+        ranks: Ranks,
+        calls: tuple[OnCheckpoint, Callable[[int], None]],
     ) -> None:
-        self.run, self.base_hash, self.folder = run, base_hash, folder
-        self.on_checkpoint, self.on_step = on_checkpoint, on_step
+        self.run, self.config, self.folder, self.ranks = run, config, folder, ranks
+        self.on_checkpoint, self.on_step = calls
+        self.base_hash = ""
         self.planned = set(config.checkpoint_steps())
         self.heldout_loss: Callable[[], float] = lambda: math.nan
 
-    def record_base(self) -> Decision:
-        """Report the model before fine-tuning as step 0."""
-        checkpoint = Checkpoint(self.run.id, self.run.model, 0, self.base_hash, heldout_loss=self.heldout_loss())
-        _write_nan(self.folder / "step-0.json", asdict(checkpoint))
-        return self.on_checkpoint(checkpoint)
+    def record_base(self, sharded: bool) -> Decision:
+        """Report the model before fine-tuning as step 0; no held-out loss where it is yet to be spread over GPUs."""
+        loss = math.nan if sharded else self.heldout_loss()
+
+        def record() -> Decision:
+            checkpoint = Checkpoint(self.run.id, self.run.model, 0, self.base_hash, heldout_loss=loss)
+            _write_nan(self.folder / "step-0.json", asdict(checkpoint))
+            return self.on_checkpoint(checkpoint)
+
+        return self.ranks.share(record)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
-        self.on_step(state.global_step)
+        if self.ranks.is_first:
+            self.on_step(state.global_step)
         control.should_log = control.should_save = state.global_step in self.planned
         return control
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
-        folder = self.folder / f"checkpoint-{state.global_step}"
+        # The loss is the mean over the steps since the last checkpoint: it is logged at checkpoints only.
         loss = next((entry["loss"] for entry in reversed(state.log_history) if "loss" in entry), math.nan)
-        checkpoint = Checkpoint(
-            run_id=self.run.id,
-            model=self.run.model,
-            step=state.global_step,
-            weights=adapter_hash(self.base_hash, folder),
-            path=str(folder),
-            train_loss=loss,
-            heldout_loss=self.heldout_loss(),
-        )
-        _write_nan(folder / _MARK, asdict(checkpoint))
-        self._drop_older_states(state.global_step)
-        decision = self.on_checkpoint(checkpoint)
+        heldout = self.heldout_loss()
+        self.ranks.wait()  # every rank has written its random state
+        decision = self.ranks.share(lambda: self._record(int(state.global_step), float(loss), heldout))
         if decision.action is Action.STOP and self.run.stops:
             control.should_training_stop = True
         return control
 
+    def _record(self, step: int, train_loss: float, heldout_loss: float) -> Decision:
+        folder = self.folder / f"checkpoint-{step}"
+        full = self.config.method == "full"
+        checkpoint = Checkpoint(
+            run_id=self.run.id,
+            model=self.run.model,
+            step=step,
+            weights=model_hash(str(folder)) if full else adapter_hash(self.base_hash, folder),
+            path=str(folder),
+            train_loss=train_loss,
+            heldout_loss=heldout_loss,
+        )
+        _write_nan(folder / _MARK, asdict(checkpoint))
+        self._drop_older_states(step)
+        return self.on_checkpoint(checkpoint)
+
     def _drop_older_states(self, step: int) -> None:
         for mark in self.folder.glob(f"checkpoint-*/{_MARK}"):
             if mark.parent.name != f"checkpoint-{step}":
-                for name in _RESUME_STATE:
-                    (mark.parent / name).unlink(missing_ok=True)
+                for pattern in _RESUME_STATE:
+                    for left in mark.parent.glob(pattern):
+                        left.unlink()
 
 
 class _List(torch.utils.data.Dataset[Example]):
@@ -232,17 +253,26 @@ class _List(torch.utils.data.Dataset[Example]):
         return self.rows[index]
 
 
+def _settle(trainer: Trainer) -> None:
+    """Quiet, and with whole weights at every checkpoint, also where the launcher asked for sharded ones."""
+    for callback in list(trainer.callback_handler.callbacks):
+        if type(callback).__name__ in {"PrinterCallback", "ProgressCallback"}:
+            trainer.remove_callback(callback)
+    if trainer.is_fsdp_enabled:
+        trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+
+
 def _mean_loss(
-    model: PreTrainedModel, rows: list[Example], tokenizer: PreTrainedTokenizerBase, batch_size: int
+    model: PreTrainedModel, rows: list[Example], tokenizer: PreTrainedTokenizerBase, config: TrainingConfig
 ) -> float:
     """Mean loss per assistant token, in nats. Leaves the model's mode as it was."""
     training = model.training
     model.eval()
     total, count = 0.0, 0
-    size = max(batch_size, 32) if model.device.type == "cpu" else batch_size
-    with torch.no_grad():
-        for start in range(0, len(rows), size):
-            batch = collate(rows[start : start + size], tokenizer)
+    half = torch.autocast(model.device.type, torch.bfloat16) if is_half(config) else nullcontext()
+    with torch.no_grad(), half:
+        for some in _batches(rows, model.config.get_text_config().vocab_size):
+            batch = collate(some, tokenizer)
             batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
             n = int((batch["labels"][:, 1:] != -100).sum())
             total += float(model(**batch).loss) * n
@@ -251,6 +281,18 @@ def _mean_loss(
     if not count:
         raise TrainerError("the held-out rows hold no assistant tokens", todo="check the chat template of the model")
     return total / count
+
+
+def _batches(rows: list[Example], vocabulary: int) -> Iterator[list[Example]]:
+    """The rows, short ones first, in batches whose logits stay below a gigabyte."""
+    batch: list[Example] = []
+    for row in sorted(rows, key=lambda row: len(row["input_ids"])):
+        if batch and (len(batch) == _MOST_ROWS or (len(batch) + 1) * len(row["input_ids"]) * vocabulary > _MOST_LOGITS):
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
 
 
 def _moved(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
