@@ -16,6 +16,7 @@ __all__ = ["CALLS", "ENGINES", "Engine", "load_completer", "load_engine"]
 ENGINES = {
     "transformers": "truing.engines.transformers:TransformersEngine",
     "openai": "truing.engines.openai:OpenAIEngine",
+    "vllm": "truing.engines.vllm:VllmEngine",
 }
 
 
@@ -23,6 +24,11 @@ class Engine(Protocol):
     """Samples answers from the checkpoints of one base model.
 
     Built as `Engine(model)`; a class that needs more has a class method `build(model, services, folder)`.
+
+    An engine that serves several checkpoints at a time may also have a method
+    `prefetch(checkpoints, prompts, sampling) -> None`: it samples the answers of all of them in one stream and keeps
+    them, so that later calls of `generate` with one of the checkpoints and the same settings are answered from there. A
+    checkpoint that cannot be sampled is left out, and an error of its own `generate`.
     """
 
     def generate(self, checkpoint: Checkpoint, prompts: Sequence[Prompt], sampling: Sampling) -> list[Response]:
