@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -55,7 +56,7 @@ class VllmEngine:
         self._source = resolve_model(model)
         self._base_hash = ""
         self._opened: tuple[Server, OpenAICompleter] | None = None
-        self._merged = tempfile.TemporaryDirectory(prefix="truing-merged-", ignore_cleanup_errors=True)
+        self._merged: Path | None = None
 
     @classmethod
     def build(cls, model: str, services: Services, folder: Path | None) -> VllmEngine:
@@ -176,7 +177,7 @@ class VllmEngine:
     def _place(self, checkpoint: Checkpoint) -> None:
         """See to it that the server serves a checkpoint, and check that it does."""
         server, _ = self._open()
-        if server.holds(name_of(checkpoint.weights)):
+        if server.use(name_of(checkpoint.weights)):
             return
         self._base_hash = self._base_hash or hash_or_fail(lambda: model_hash(self._source))
         if checkpoint.path is None:
@@ -202,10 +203,11 @@ class VllmEngine:
     def _merge(self, adapter: Path) -> str:
         from truing.engines.transformers import save_merged
 
-        folder = Path(self._merged.name) / "model"
-        shutil.rmtree(folder, ignore_errors=True)
-        save_merged(self._source, adapter, folder)
-        return str(folder)
+        if self._merged is None:
+            self._merged = Path(tempfile.mkdtemp(prefix="truing-merged-"))
+            weakref.finalize(self, shutil.rmtree, self._merged, ignore_errors=True)
+        save_merged(self._source, adapter, self._merged)
+        return str(self._merged)
 
 
 @cache

@@ -66,9 +66,12 @@ class Server:
         """
         raise NotImplementedError
 
-    def holds(self, name: str) -> bool:
-        """Whether a name is served, as far as this process had a hand in it."""
-        return name in self._adapters and self.check() is None
+    def use(self, name: str) -> bool:
+        """Whether a name is served by this process's doing; an adapter then counts as used."""
+        if name not in self._adapters or self.check() is not None:
+            return False
+        self._adapters.move_to_end(name)
+        return True
 
     def check(self) -> EngineError | None:
         """Why the server cannot go on; None if it can, as far as is known."""
@@ -84,8 +87,7 @@ class Server:
             EngineError: The server does not take it, or answers as without it.
         """
         name = name_of(weights)
-        if name in self._adapters:
-            self._adapters.move_to_end(name)
+        if self.use(name):
             return name
         while len(self._adapters) >= self.config.max_loras:
             self._unload(next(iter(self._adapters)))
@@ -209,15 +211,15 @@ class StartedServer(Server):
         """See `Server`."""
         return name_of(weights)
 
-    def holds(self, name: str) -> bool:
+    def use(self, name: str) -> bool:
         """See `Server`."""
-        return self._process is not None and self._process.alive and (name == self._serves[0] or super().holds(name))
+        return self._process is not None and self._process.alive and (name == self._serves[0] or super().use(name))
 
     def serve(self, source: str, weights: str, rank: int) -> str:
         """See `Server`."""
         name = name_of(weights)
         served, most = self._serves
-        if not (self.holds(name) and name == served and rank <= most):
+        if not (self.use(name) and name == served and rank <= most):
             self.close()
             self._start(source, name, _permitted(rank))
         return name
