@@ -15,7 +15,8 @@ process, one after the other, and are timed from the adapters' folders on, with 
 
 A start of vLLM takes most of a minute on a CPU, so the contenders that start it for each checkpoint do so for
 `--starts` of them only, and their line says that the rest is extrapolated. One JSON line per figure; the last ones are
-the ratios, with the target. Without `--vllm` the contenders of transformers alone. `--quick`: 4 adapters, 40 prompts, one start.
+the ratios, with the target. Without `--vllm` the contenders of transformers alone. `--quick`: 4 adapters, 40 prompts,
+one start.
 """
 
 from __future__ import annotations

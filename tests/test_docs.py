@@ -15,6 +15,7 @@ from truing.config import (
     StoppingConfig,
     StudyConfig,
     TrainingConfig,
+    VllmConfig,
 )
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -29,6 +30,7 @@ CONFIGS = (
     SequentialConfig,
     SideConfig,
     EndpointConfig,
+    VllmConfig,
 )
 
 

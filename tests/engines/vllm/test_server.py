@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -30,6 +31,7 @@ from truing.config import VllmConfig
 from truing.engines.adapters import attached
 from truing.engines.vllm import VllmEngine
 from truing.engines.vllm.admin import Admin
+from truing.engines.vllm.server import StartedServer
 from truing.errors import EngineError
 from truing.records import Checkpoint, Message, Prompt, Sampling
 
@@ -134,22 +136,19 @@ def test_a_prompt_beyond_the_context_is_an_error_of_its_own(engine: VllmEngine, 
 
 
 def test_a_server_that_dies_is_told_with_its_log_and_started_anew(engine: VllmEngine, organism: Organism) -> None:
-    server, _ = engine._open()
     engine.generate(organism.base_checkpoint, PROMPTS, SAMPLING)
-    os.kill(server._process._process.pid, signal.SIGKILL)  # type: ignore[attr-defined]
-    server._process._process.wait()  # type: ignore[attr-defined]
-    with pytest.raises(EngineError, match="the vLLM server ended"):
-        engine.prefetch([], PROMPTS, SAMPLING) or _watch(engine)
+    server, _ = engine._open()
+    assert isinstance(server, StartedServer)
+    assert server.pid is not None
+    killer = threading.Timer(2.0, os.kill, (server.pid, signal.SIGKILL))
+    killer.start()
+    with pytest.raises(EngineError, match="the vLLM server ended") as caught:
+        engine.generate(organism.base_checkpoint, PROMPTS, Sampling(samples=1000, max_tokens=200))
+    killer.join()
+    assert "INFO" in caught.value.got
     high = checkpoint_of(organism, "high rank")  # beyond the rank of the server before
     with attached(load(organism.base), organism.folder / "high rank") as model:
         assert_serves(engine, high, model)
-
-
-def _watch(engine: VllmEngine) -> None:
-    from truing.engines.vllm.engine import _watched
-
-    with _watched(engine._open()[0]):
-        pass
 
 
 def test_full_weights_and_merged_ones(engine: VllmEngine, organism: Organism, tmp_path: Path) -> None:

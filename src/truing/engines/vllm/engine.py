@@ -84,7 +84,8 @@ class VllmEngine:
     def prefetch(self, checkpoints: Sequence[Checkpoint], prompts: Sequence[Prompt], sampling: Sampling) -> None:
         """Sample the answers of many checkpoints in one stream and keep them for `generate`; see `engines.Engine`.
 
-        Up to `max_loras` adapters are at the server at a time, and share its batches.
+        Up to `max_loras` adapters are at the server at a time. Their requests come one checkpoint after the other
+        without a gap, so that a batch holds few adapters and is always full.
 
         Raises:
             EngineError: The server fails.
@@ -98,6 +99,7 @@ class VllmEngine:
             owed = [c for c in different if completer.recall(list(self._requests(c, prompts, sampling))) is None]
             for group in self._groups(owed):
                 able = [c for c in group if self._try_to_place(c)]
+                able = [c for c in able if self._try_to_place(c)]  # a higher rank may have started the server anew
                 with _watched(server):
                     requests = chain.from_iterable(self._requests(c, prompts, sampling) for c in able)
                     deque(completer.stream(requests), maxlen=0)

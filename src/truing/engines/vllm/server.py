@@ -207,6 +207,11 @@ class StartedServer(Server):
         self._process: ServerProcess | None = None
         self._serves: tuple[str, int] = ("", 0)
 
+    @property
+    def pid(self) -> int | None:
+        """The process whose end is the server's; None if none runs."""
+        return None if self._process is None else self._process.pid
+
     def full_name(self, source: str, weights: str) -> str:
         """See `Server`."""
         return name_of(weights)
