@@ -27,8 +27,9 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -36,6 +37,7 @@ import torch
 from truing.catalog import list_organisms, resolve_model
 from truing.checkpoints import adapter_hash, model_hash
 from truing.config import VllmConfig
+from truing.engines import Engine
 from truing.engines.transformers import TransformersEngine, save_merged
 from truing.engines.vllm import VllmEngine
 from truing.pocket.world import BROAD, load_world
@@ -86,9 +88,9 @@ class Figure:
         print(json.dumps(line), flush=True)
 
 
-def ask(engine: VllmEngine | TransformersEngine, checkpoint: Checkpoint, prompts: Sequence[Prompt]) -> None:
+def ask(engine: Engine, checkpoint: Checkpoint, prompts: Sequence[Prompt], sampling: Sampling = SAMPLING) -> None:
     """The answers of one checkpoint, all of which must be there."""
-    responses = engine.generate(checkpoint, prompts, SAMPLING)
+    responses = engine.generate(checkpoint, prompts, sampling)
     if failed := [r.error for r in responses if r.error]:
         raise SystemExit(f"{len(failed)} of {len(responses)} answers are missing: {failed[0]}")
 
@@ -100,22 +102,16 @@ def timed(function: Callable[[], None]) -> float:
     return time.perf_counter() - started
 
 
-def on_one_server(work: Work, repeats: int) -> list[Figure]:
-    """All at once and one after another, in turns, on a server that was started once."""
-    times: dict[str, list[float]] = {"vllm, all adapters at once": [], "vllm, one after another": []}
-    engines = [VllmEngine(work.base, work.vllm) for _ in times]
-    starts = {}
-    for (name, own), engine in zip(times.items(), engines, strict=True):
-        with engine:
-            base = Checkpoint("bench", work.base, 0, model_hash(work.base))
-            starts[name] = timed(lambda engine=engine, base=base: ask(engine, base, work.prompts[:1]))  # type: ignore[misc]
-            for turn in range(repeats):
-                sampling = Sampling(samples=1, max_tokens=48, seed=turn)  # other seeds: nothing is in the journal
-                own.append(timed(lambda e=engine, s=sampling, n=name: go_through(e, work, s, "at once" in n)))  # type: ignore[misc]
-    return [
-        Figure(name, statistics.median(own) + starts[name], starts[name], len(work.checkpoints))
-        for name, own in times.items()
-    ]
+def on_one_server(name: str, work: Work, repeats: int) -> Figure:
+    """All at once or one after another, on a server that is started once."""
+    times = []
+    with VllmEngine(work.base, work.vllm) as engine:
+        base = Checkpoint("bench", work.base, 0, model_hash(work.base))
+        start = timed(lambda: ask(engine, base, work.prompts[:1]))
+        for seed in range(repeats):  # other seeds: nothing is in the journal
+            sampling = replace(SAMPLING, seed=seed)
+            times.append(timed(partial(go_through, engine, work, sampling, "at once" in name)))
+    return Figure(name, statistics.median(times) + start, start, len(work.checkpoints))
 
 
 def go_through(engine: VllmEngine, work: Work, sampling: Sampling, at_once: bool) -> None:
@@ -123,9 +119,7 @@ def go_through(engine: VllmEngine, work: Work, sampling: Sampling, at_once: bool
     if at_once:
         engine.prefetch(work.checkpoints, work.prompts, sampling)
     for checkpoint in work.checkpoints:
-        responses = engine.generate(checkpoint, work.prompts, sampling)
-        if failed := [r.error for r in responses if r.error]:
-            raise SystemExit(f"{len(failed)} answers are missing: {failed[0]}")
+        ask(engine, checkpoint, work.prompts, sampling)
 
 
 def a_server_each(name: str, work: Work, config: VllmConfig) -> Figure:
@@ -151,7 +145,7 @@ def with_transformers(work: Work, repeats: int) -> list[Figure]:
     times: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(repeats):
         for name, contender in contenders.items():
-            times[name].append(timed(lambda run=contender: run(work)))  # type: ignore[misc]
+            times[name].append(timed(partial(contender, work)))
     return [Figure(name, statistics.median(own), 0.0, len(work.checkpoints)) for name, own in times.items()]
 
 
@@ -176,6 +170,17 @@ def merge_each(work: Work) -> None:
             save_merged(work.base, Path(checkpoint.path), Path(folder))
             full = Checkpoint("bench", work.base, checkpoint.step, model_hash(folder), folder)
             ask(TransformersEngine(work.base), full, work.prompts)
+
+
+def measure(work: Work, repeats: int) -> Iterator[Figure]:
+    """All contenders."""
+    yield from with_transformers(work, repeats)
+    if work.vllm.python is not None:
+        for name in ("vllm, all adapters at once", "vllm, one after another"):
+            yield on_one_server(name, work, repeats)
+        yield a_server_each("vllm, reload for each", work, work.vllm)
+        merging = work.vllm.model_copy(update={"adapters": "merge"})
+        yield a_server_each("vllm, merge for each", work, merging)
 
 
 def prepare(model: str, adapters: int, folder: Path) -> list[Checkpoint]:
@@ -239,14 +244,9 @@ def main() -> None:
         config = VllmConfig(python=arguments.vllm, dtype=arguments.dtype, max_loras=len(made), max_lora_rank=8)
         work = Work(resolve_model(arguments.model), made, prompts, config, arguments.starts)
         figures = []
-        if arguments.vllm is not None:
-            figures += on_one_server(work, arguments.repeats)
-            figures.append(a_server_each("vllm, reload for each", work, config))
-            merging = config.model_copy(update={"adapters": "merge"})
-            figures.append(a_server_each("vllm, merge for each", work, merging))
-        figures += with_transformers(work, arguments.repeats)
-        for figure in figures:
+        for figure in measure(work, arguments.repeats):
             figure.print(work)
+            figures.append(figure)
         print_ratios(figures)
 
 

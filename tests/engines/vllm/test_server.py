@@ -165,3 +165,11 @@ def test_full_weights_and_merged_ones(engine: VllmEngine, organism: Organism, tm
                 parameter.add_(0.02 * torch.randn_like(parameter))
         full.save_pretrained(tmp_path)  # without a tokenizer: the base's is used
         assert_serves(merging, Checkpoint("run", organism.base, 9, model_hash(str(tmp_path)), str(tmp_path)), full)
+
+
+def test_another_architecture(tmp_path: Path) -> None:
+    qwen = save_organism("qwen3", tmp_path)
+    with VllmEngine(qwen.base, CONFIG) as engine:
+        assert_serves(engine, qwen.base_checkpoint, load(qwen.base))
+        with attached(load(qwen.base), qwen.adapter) as model:
+            assert_serves(engine, qwen.adapter_checkpoint, model)
