@@ -18,6 +18,7 @@ from truing.config import (
     StoppingConfig,
     StudyConfig,
     TrainingConfig,
+    VllmConfig,
 )
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -32,6 +33,7 @@ CONFIGS = (
     SequentialConfig,
     SideConfig,
     EndpointConfig,
+    VllmConfig,
 )
 
 

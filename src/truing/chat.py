@@ -27,6 +27,9 @@ class ChatRequest:
     seed: int | None = None
     sample: int = 0
     """Not sent: two requests that differ in it alone are two calls; equal requests are one call."""
+    unfiltered: bool = False
+    """Say in vLLM's words that nothing is cut from the model's own distribution: a server may otherwise take `top_p`,
+    `top_k`, `min_p` and a penalty on repetition from the model's files."""
 
 
 @dataclass(frozen=True, slots=True)

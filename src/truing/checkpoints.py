@@ -20,7 +20,7 @@ from truing.errors import DataError, UnknownNameError
 from truing.files import content_key
 from truing.models import known_parameters
 
-__all__ = ["adapter_hash", "count_parameters", "model_hash", "parameters_of", "tensors_hash"]
+__all__ = ["adapter_hash", "count_parameters", "model_hash", "parameters_of", "read_header", "tensors_hash"]
 
 _LOADED = re.compile(r"config\.json|model.*\.safetensors")
 """The files of a hub model that make it what it is."""
@@ -113,14 +113,18 @@ def count_parameters(model: str) -> float:
     folder = Path(model)
     if not folder.is_dir():
         return math.nan
-    total = 0
-    for path in folder.glob("*.safetensors"):
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header: dict[str, Any] = json.loads(file.read(length))
-        header.pop("__metadata__", None)
-        total += sum(math.prod(entry["shape"]) for entry in header.values())
+    files = folder.glob("*.safetensors")
+    total = sum(math.prod(entry["shape"]) for path in files for entry in read_header(path).values())
     return float(total) if total else math.nan
+
+
+def read_header(path: Path) -> dict[str, dict[str, Any]]:
+    """Tensor name -> `dtype`, `shape` and `data_offsets` (in the bytes after the header) of one safetensors file."""
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header: dict[str, Any] = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    return header
 
 
 def adapter_hash(base: str, folder: Path) -> str:

@@ -78,7 +78,7 @@ def add_adapter(model: Any, architecture: str, **changes: Any) -> Any:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, **{**TARGETS[architecture], **changes}))
+        model = get_peft_model(model, LoraConfig(**{"r": 4, "lora_alpha": 8, **TARGETS[architecture], **changes}))
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)

@@ -7,7 +7,7 @@ heavy is loaded here: models, datasets, benchmarks and judges are names.
 from __future__ import annotations
 
 from truing.config.evaluation import EvaluationConfig, JudgeConfig, SideConfig
-from truing.config.services import EndpointConfig, Services
+from truing.config.services import EndpointConfig, Services, VllmConfig
 from truing.config.stopping import SequentialConfig, StoppingConfig
 from truing.config.study import AuditConfig, StudyConfig
 from truing.config.training import DatasetConfig, Grid, TrainingConfig, log_spaced
@@ -25,5 +25,6 @@ __all__ = [
     "StoppingConfig",
     "StudyConfig",
     "TrainingConfig",
+    "VllmConfig",
     "log_spaced",
 ]

@@ -11,7 +11,7 @@ from pydantic import Field
 from truing.config.base import Config
 from truing.files import content_key
 
-__all__ = ["EndpointConfig", "Services"]
+__all__ = ["EndpointConfig", "Services", "VllmConfig"]
 
 
 class EndpointConfig(Config):
@@ -49,11 +49,45 @@ class EndpointConfig(Config):
     """What the interface calls the longest answer; none: `max_completion_tokens` at OpenAI, `max_tokens` elsewhere."""
 
 
+class VllmConfig(Config):
+    """How vLLM is reached: a server that the engine starts, or one that is there.
+
+    A server that asks for a key has it in an environment variable.
+    """
+
+    base_url: str | None = None
+    """Address of a running server, up to and with `/v1`, on a machine that sees the checkpoints' folders by the same
+    paths; none: one is started, and ends with the process."""
+    key_variable: Annotated[str, Field(min_length=1)] = "VLLM_API_KEY"
+    """Environment variable that holds the server's key, if it asks for one."""
+    python: Path | None = None
+    """Interpreter of the environment in which vLLM is installed; none: this one."""
+    adapters: Literal["serve", "merge"] = "serve"
+    """`serve` puts many adapters on one base at a time; `merge` merges each into the base and starts the server with
+    that: slow, for adapters that vLLM cannot serve."""
+    max_loras: Annotated[int, Field(ge=1)] = 8
+    """Most adapters at the server, and in one batch, at a time; each takes memory."""
+    max_lora_rank: Annotated[int, Field(ge=1, le=512)] | None = None
+    """Rank that a server is started with; none: 32, and a start anew with the rank of an adapter beyond that."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Number format that a server is started with; `auto` is that of the model's files."""
+    arguments: tuple[str, ...] = ()
+    """More of vLLM's flags for a server that is started, such as `--tensor-parallel-size=2`."""
+    start_timeout: Annotated[float, Field(gt=0)] = 1800.0
+    """Seconds that a server may take to start."""
+    concurrency: Annotated[int, Field(ge=1, le=4096)] = 256
+    """Most answers under way at a time."""
+    timeout: Annotated[float, Field(gt=0)] = 600.0
+    """Seconds to wait for a whole answer."""
+
+
 class Services(Config):
     """What engines and trainers may need besides the settings of a run; a part of every study and audit."""
 
     endpoint: EndpointConfig = EndpointConfig()
     """How models behind an interface are called, and the caps. Not part of the hash."""
+    vllm: VllmConfig = VllmConfig()
+    """How the engine `vllm` reaches vLLM. Not part of the hash."""
 
     def hash(self) -> str:
         """Hash of all that shapes the results: not of how services are reached, nor of `workers`."""

@@ -17,6 +17,7 @@ ENGINES = {
     "transformers": "truing.engines.transformers:TransformersEngine",
     "openai": "truing.engines.openai:OpenAIEngine",
     "tinker": "truing.engines.tinker:TinkerEngine",
+    "vllm": "truing.engines.vllm:VllmEngine",
 }
 
 
@@ -25,9 +26,10 @@ class Engine(Protocol):
 
     Built as `Engine(model)`; a class that needs more has a class method `build(model, services, folder)`.
 
-    One that can answer for many checkpoints at once may also have `prefetch(checkpoints, prompts, sampling) -> None`:
-    an audit calls it with the checkpoints that owe these answers, and the calls of `generate` that follow, one a
-    checkpoint with the same prompts and sampling, are served from what it found.
+    An engine that serves several checkpoints at a time may also have a method
+    `prefetch(checkpoints, prompts, sampling) -> None`: it samples the answers of all of them in one stream and keeps
+    them, so that later calls of `generate` with one of the checkpoints and the same settings are answered from there. A
+    checkpoint that cannot be sampled is left out, and an error of its own `generate`.
     """
 
     def generate(self, checkpoint: Checkpoint, prompts: Sequence[Prompt], sampling: Sampling) -> list[Response]:

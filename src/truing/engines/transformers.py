@@ -11,7 +11,7 @@ lack nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,12 @@ from truing.checkpoints import adapter_hash, model_hash
 from truing.engines.adapters import attached, merged_copy, snapshot, without_global_rng
 from truing.engines.answers import sample_answers
 from truing.engines.likelihood import answer_logprobs
-from truing.errors import EngineError, UserError
+from truing.engines.weights import check_weights, hash_or_fail
+from truing.errors import EngineError
 from truing.quiet import no_progress_bars
 from truing.records import Checkpoint, Prompt, Response, Sampling
 
-__all__ = ["LiveEngine", "TransformersEngine"]
+__all__ = ["LiveEngine", "TransformersEngine", "save_merged"]
 
 COPY_BELOW = 200_000_000
 """Parameters up to which a copy of the model with the adapter merged in is made."""
@@ -64,7 +65,7 @@ class TransformersEngine:
         if self._base is None:
             from transformers import AutoTokenizer
 
-            self._base_hash = _hash_of(lambda: model_hash(self._source))
+            self._base_hash = hash_or_fail(lambda: model_hash(self._source))
             base = _load_model(self._source)
             self._tokenizer = AutoTokenizer.from_pretrained(self._source, trust_remote_code=False)
             self._base = base
@@ -73,7 +74,7 @@ class TransformersEngine:
     def _model_of(self, checkpoint: Checkpoint) -> Iterator[Any]:
         """The model with the weights of a checkpoint, checked to be those."""
         if checkpoint.path is None:
-            _compare(checkpoint, self._base_hash)
+            check_weights(checkpoint, self._base_hash)
             yield self._base
         elif self._last and self._last[0] == checkpoint.weights:
             yield self._last[1]
@@ -82,13 +83,13 @@ class TransformersEngine:
                 yield model
         else:
             self._last = None
-            _compare(checkpoint, _hash_of(lambda: model_hash(str(checkpoint.path))))
+            check_weights(checkpoint, hash_or_fail(lambda: model_hash(str(checkpoint.path))))
             self._last = (checkpoint.weights, _load_model(checkpoint.path))
             yield self._last[1]
 
     @contextmanager
     def _adapted(self, checkpoint: Checkpoint, folder: Path) -> Iterator[Any]:
-        _compare(checkpoint, _hash_of(lambda: adapter_hash(self._base_hash, folder)))
+        check_weights(checkpoint, hash_or_fail(lambda: adapter_hash(self._base_hash, folder)))
         self._last = None
         merged = merged_copy(self._base, folder) if _is_small(self._base) else None
         if merged is not None:
@@ -122,6 +123,28 @@ class LiveEngine:
             copied = snapshot(self._model) if _is_small(self._model) else None
             model = self._model if copied is None else copied
             return sample_answers(model, self._tokenizer, checkpoint.weights, prompts, sampling)
+
+
+def save_merged(source: str, adapter: Path, folder: Path) -> None:
+    """Save a base model with an adapter merged in as full weights, without a tokenizer.
+
+    Args:
+        source: Folder or hub id of the base model.
+        adapter: Folder of the adapter.
+        folder: Where the weights go.
+
+    Raises:
+        EngineError: The adapter does not fit the model, or merging would not be exact.
+    """
+    merged = merged_copy(_load_model(source), adapter)
+    if merged is None:
+        raise EngineError(
+            f"the adapter in {adapter} cannot be merged",
+            "it changes a weight that two modules share (tied embeddings)",
+            todo="use the engine transformers",
+        )
+    with no_progress_bars():
+        merged.save_pretrained(folder)
 
 
 @contextmanager
@@ -177,20 +200,3 @@ def _load_model(source: str) -> Any:
     # in single precision where that costs little: merging an adapter in half precision would round it away
     model = model.float() if device == "cpu" or _is_small(model) else model
     return model.to(device).eval().requires_grad_(False)
-
-
-def _hash_of(function: Callable[[], str]) -> str:
-    try:
-        return function()
-    except (UserError, OSError, ValueError) as error:
-        raise EngineError("cannot read the weights", str(error)) from error
-
-
-def _compare(checkpoint: Checkpoint, found: str) -> None:
-    if found != checkpoint.weights:
-        raise EngineError(
-            f"the weights of run {checkpoint.run_id}, step {checkpoint.step} are not those asked for",
-            f"hash {found} at {checkpoint.path or 'the base model'}",
-            checkpoint.weights,
-            "the files changed after the checkpoint was made: train the run again",
-        )

@@ -105,7 +105,7 @@ class Batches:
         chunk: list[tuple[bytes, ChatRequest, bytes]] = []
         for request in requests:
             content = encode(request, self._field)
-            chunk.append((call_key(self._transport.address, content, request.sample), request, content))
+            chunk.append((call_key(self._transport.identity, content, request.sample), request, content))
             if len(chunk) >= 500:
                 self._owe(chunk)
                 chunk = []

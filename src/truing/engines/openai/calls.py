@@ -175,7 +175,7 @@ class Caller:
         keyed = []
         for request in requests:
             content = encode(request, self._field)
-            keyed.append((call_key(self._transport.address, content, request.sample), request, content))
+            keyed.append((call_key(self._transport.identity, content, request.sample), request, content))
         found = self._journal.find([key for key, _, _ in keyed])
         for key, request, content in keyed:
             index, run.fed, run.pending = run.fed, run.fed + 1, run.pending + 1

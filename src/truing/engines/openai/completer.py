@@ -38,11 +38,12 @@ class OpenAICompleter:
     Args:
         config: Where, how, and what it may cost.
         journal: The file of finished calls, shared by all processes of a study; None keeps them in memory.
+        identity: What stands for the endpoint in the journal; empty: its address.
     """
 
-    def __init__(self, config: EndpointConfig | None = None, journal: Path | None = None) -> None:
+    def __init__(self, config: EndpointConfig | None = None, journal: Path | None = None, identity: str = "") -> None:
         require_extra()
-        self.config, self.journal = config or EndpointConfig(), journal
+        self.config, self.journal, self.identity = config or EndpointConfig(), journal, identity
         self.prices = load_prices(self.config.prices)
         self._open: _Open | None = None
         self._opening = threading.Lock()
@@ -75,6 +76,17 @@ class OpenAICompleter:
             if run.pending:
                 opened.do(_forget(opened, run))
 
+    def recall(self, requests: Sequence[ChatRequest]) -> list[ChatResult] | None:
+        """The results of requests that are all in the journal, in order; None if one is not. Calls nobody."""
+        from truing.engines.openai.calls import max_tokens_field
+        from truing.engines.openai.wire import call_key, encode, load_result
+
+        opened = self._opened()
+        field = max_tokens_field(self.config, opened.transport.address)
+        keys = [call_key(opened.transport.identity, encode(r, field), r.sample) for r in requests]
+        found = opened.journal.find(keys)
+        return [load_result(found[key]) for key in keys] if all(key in found for key in keys) else None
+
     def accounts(self) -> list[Account]:
         """What all calls in the journal came to, by model and mode; includes those of other processes."""
         return self._opened().journal.accounts()
@@ -93,7 +105,7 @@ class OpenAICompleter:
         self.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"config": self.config, "journal": self.journal}
+        return {"config": self.config, "journal": self.journal, "identity": self.identity}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
@@ -101,7 +113,7 @@ class OpenAICompleter:
     def _opened(self) -> _Open:
         with self._opening:
             if self._open is None or self._open.process != os.getpid():
-                self._open = _Open(self.config, self.journal)
+                self._open = _Open(self.config, self.journal, self.identity)
             return self._open
 
     def _priced(self, requests: Iterable[ChatRequest]) -> Iterator[ChatRequest]:
@@ -135,7 +147,7 @@ class OpenAICompleter:
 class _Open:
     """A running event loop in a thread, and what belongs to it."""
 
-    def __init__(self, config: EndpointConfig, journal: Path | None) -> None:
+    def __init__(self, config: EndpointConfig, journal: Path | None, identity: str) -> None:
         from truing.engines.openai.calls import Caller, Run
 
         endpoint_address(config)  # refused here, before a thread is started
@@ -150,7 +162,7 @@ class _Open:
             prices = load_prices(config.prices)
 
             async def build() -> tuple[Transport, Caller]:
-                transport = Transport(config)
+                transport = Transport(config, identity)
                 return transport, Caller(config, transport, self.journal, self.budget, prices)
 
             self.transport, self.caller = self.do(build())

@@ -9,10 +9,10 @@ name; use dated names where there are any.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from truing.chat import ChatRequest, Completer
+from truing.chat import ChatRequest, ChatResult, Completer
 from truing.config import EndpointConfig, Services
 from truing.engines.completers import load_completer
 from truing.engines.openai.completer import OpenAICompleter
@@ -21,7 +21,7 @@ from truing.errors import EngineError
 from truing.files import content_key
 from truing.records import Checkpoint, Prompt, Response, Sampling
 
-__all__ = ["OpenAIEngine", "endpoint_weights"]
+__all__ = ["OpenAIEngine", "chat_requests", "endpoint_weights", "to_responses"]
 
 
 def endpoint_weights(config: EndpointConfig, model: str) -> str:
@@ -57,22 +57,22 @@ class OpenAIEngine:
         if not sampling.temperature > 0:
             raise EngineError("cannot sample", f"temperature {sampling.temperature}", "above 0")
         name = checkpoint.path or checkpoint.model
-        results = self.completer.stream(_requests(name, checkpoint.weights, prompts, sampling))
-        indices = range(sampling.first, sampling.first + sampling.samples)
-        return [
-            Response(
-                prompt.id,
-                index,
-                result.text,
-                result.completion_tokens,
-                result.finish_reason != "length" and result.error is None,
-                result.error,
-            )
-            for (prompt, index), result in zip(((p, i) for p in prompts for i in indices), results, strict=True)
-        ]
+        results = self.completer.stream(chat_requests(name, checkpoint.weights, prompts, sampling))
+        return to_responses(prompts, sampling, results)
 
 
-def _requests(name: str, weights: str, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[ChatRequest]:
+def chat_requests(
+    name: str, weights: str, prompts: Sequence[Prompt], sampling: Sampling, unfiltered: bool = False
+) -> Iterator[ChatRequest]:
+    """What is asked of an endpoint for the answers of a checkpoint, in their order.
+
+    Args:
+        name: The checkpoint's name at the endpoint.
+        weights: Names its weights for the seeds of the answers.
+        prompts: What to answer.
+        sampling: How.
+        unfiltered: Whether the endpoint takes vLLM's words; see `ChatRequest`.
+    """
     for prompt in prompts:
         for index in range(sampling.first, sampling.first + sampling.samples):
             yield ChatRequest(
@@ -82,7 +82,24 @@ def _requests(name: str, weights: str, prompts: Sequence[Prompt], sampling: Samp
                 temperature=sampling.temperature,
                 seed=_seed(sampling.seed, weights, prompt.id, index),
                 sample=index,
+                unfiltered=unfiltered,
             )
+
+
+def to_responses(prompts: Sequence[Prompt], sampling: Sampling, results: Iterable[ChatResult]) -> list[Response]:
+    """The answers in the results of `chat_requests`."""
+    indices = range(sampling.first, sampling.first + sampling.samples)
+    return [
+        Response(
+            prompt.id,
+            index,
+            result.text,
+            result.completion_tokens,
+            result.finish_reason != "length" and result.error is None,
+            result.error,
+        )
+        for (prompt, index), result in zip(((p, i) for p in prompts for i in indices), results, strict=True)
+    ]
 
 
 def _seed(seed: int, weights: str, prompt_id: str, index: int) -> int:

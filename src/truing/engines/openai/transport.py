@@ -58,12 +58,14 @@ class Transport:
 
     Args:
         config: Names the endpoint and the variable that holds the key.
+        identity: What stands for the endpoint in the journal; empty: its address.
     """
 
-    def __init__(self, config: EndpointConfig) -> None:
+    def __init__(self, config: EndpointConfig, identity: str = "") -> None:
         import openai
 
         self.address = endpoint_address(config)
+        self.identity = identity or self.address
         self.key_variable = config.key_variable
         self.key = os.environ.get(config.key_variable, "")
         if not self.key and self.address == OPENAI:

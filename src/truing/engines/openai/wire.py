@@ -57,6 +57,8 @@ def encode(request: ChatRequest, max_tokens_field: str) -> bytes:
         body |= {"logprobs": True, "top_logprobs": request.top_logprobs}
     if request.seed is not None:
         body["seed"] = request.seed
+    if request.unfiltered:
+        body |= {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
     if _prefilled(request):
         body |= {"add_generation_prompt": False, "continue_final_message": True}
     return json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
@@ -77,7 +79,7 @@ def _prefilled(request: ChatRequest) -> bool:
 
 
 def call_key(endpoint: str, content: bytes, sample: int) -> bytes:
-    """The hash that names a call: where it goes, its body, and its sample index."""
+    """The hash that names a call: what answers it, its body, and its sample index."""
     return hashlib.sha256(b"%s\0%d\0%s" % (endpoint.encode(), sample, content)).digest()[:16]
 
 
