@@ -39,7 +39,15 @@ __all__ = ["FIXED", "TinkerTrainer", "learning_rate"]
 
 AHEAD = 2
 """Steps that are sent before the result of an earlier one is there, so that the service never waits for us."""
-FIXED = {"lora_alpha": 32, "rslora": False}
+FIXED = {
+    "lora_alpha": 32,
+    "rslora": False,
+    "method": "lora",
+    "precision": "auto",
+    "quantize": "none",
+    "accumulation": 1,
+    "gradient_checkpointing": False,
+}
 """Settings that Tinker does not have: what it does, and the only values that are taken."""
 _ADAM = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "grad_clip_norm": 1.0}
 """What `transformers.Trainer` does, and so the trainer `peft`; Tinker's own defaults differ."""
@@ -69,7 +77,8 @@ class TinkerTrainer:
             raise ConfigError(
                 "Tinker has no setting for this",
                 ", ".join(f"{name} {value}" for name, value in wrong.items()),
-                ", ".join(f"{name} {value}" for name, value in FIXED.items()) + " (scale 32 / rank, as far as known)",
+                ", ".join(f"{name} {FIXED[name]}" for name in wrong)
+                + "; adapters are scaled by 32 / rank, as far as known",
                 "set " + " and ".join(f"training.{name}: {str(FIXED[name]).lower()}" for name in wrong),
             )
         self.config = config
