@@ -19,6 +19,7 @@ LAYERS = (
     "checkpoints",
     "config",
     "config_files",
+    "endpoint",
     "formats",
     "benchmarks",
     "variants",

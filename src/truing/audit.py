@@ -23,6 +23,7 @@ from truing.catalog import resolve_model
 from truing.checkpoints import model_hash, parameters_of
 from truing.config import AuditConfig, JudgeConfig
 from truing.config_files import load_audit
+from truing.endpoint.address import endpoint_model, endpoint_weights
 from truing.engines import Engine, load_completer, load_engine
 from truing.errors import StoreError
 from truing.files import write_json, write_text
@@ -109,9 +110,7 @@ class _Auditor:
     def weights(self, model: str) -> str:
         """What names a model's weights: their hash, or an endpoint's address and the model's name there."""
         if self._remote:
-            from truing.engines.openai import endpoint_weights
-
-            return endpoint_weights(self.config.endpoint, model)
+            return endpoint_weights(self.config.endpoint, endpoint_model(model))
         return model_hash(resolve_model(model))
 
     def analyse(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from truing.config import JudgeConfig, StudyConfig
-from truing.engines.openai.pricing import Prices, load_prices
+from truing.endpoint.pricing import Prices, load_prices
 from truing.judges import calls_per_answer
 from truing.models import Model, catalogue_date, find_model
 from truing.work import Asked, Text, Trained, Work

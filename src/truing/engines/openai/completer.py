@@ -19,10 +19,11 @@ from typing import Any, TypeVar
 
 from truing.chat import ChatRequest, ChatResult
 from truing.config import EndpointConfig
-from truing.engines.openai.budget import Budget
-from truing.engines.openai.journal import Account, Journal
-from truing.engines.openai.pricing import load_prices
-from truing.engines.openai.transport import Transport, endpoint_address, require_extra
+from truing.endpoint.address import endpoint_address, require_extra
+from truing.endpoint.budget import Budget
+from truing.endpoint.journal import Account, Journal
+from truing.endpoint.pricing import load_prices
+from truing.engines.openai.transport import Transport
 from truing.errors import ConfigError
 
 __all__ = ["OpenAICompleter"]

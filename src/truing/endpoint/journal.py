@@ -7,7 +7,7 @@ is ignored by SQLite.
 
     calls    key, model, the result as JSON
     spent    per model and mode: calls, tokens, cost; calls that may have been paid for without an answer
-    leases   what processes and batches may spend at the moment; see `truing.engines.openai.budget`
+    leases   what processes and batches may spend at the moment; see `truing.endpoint.budget`
     batches  those of the Batch API; see `truing.engines.openai.batches`
 
 Invariant: `spent` and `calls` change in one transaction.

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from truing.engines.openai.journal import Journal, Paid, set_lease, totals, write_paid
+from truing.endpoint.journal import Journal, Paid, set_lease, totals, write_paid
 from truing.errors import CapReached
 
 __all__ = ["Budget"]
