@@ -1,4 +1,4 @@
-"""What a failed request to an endpoint means: the one place that reads the SDK's errors, and keeps keys out of texts."""
+"""What a failed request to an endpoint means: the one place that reads the SDK's errors; keys stay out of texts."""
 
 from __future__ import annotations
 

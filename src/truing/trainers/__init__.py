@@ -13,7 +13,10 @@ from truing.records import Checkpoint, Decision, Run
 
 __all__ = ["TRAINERS", "OnCheckpoint", "Trainer", "load_trainer"]
 
-TRAINERS = {"peft": "truing.trainers.peft:PeftTrainer"}
+TRAINERS = {
+    "peft": "truing.trainers.peft:PeftTrainer",
+    "openai": "truing.trainers.openai:OpenAITrainer",
+}
 
 OnCheckpoint = Callable[[Checkpoint], Decision]
 """Called with every checkpoint in order of steps, step 0 first."""

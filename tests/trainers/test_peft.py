@@ -1,0 +1,66 @@
+"""What is special about training with PEFT: adapters on disk, optimiser states, architectures."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import save_tiny_model
+from tests.trainers.test_contract import DATASET, Interrupt, watch
+from truing.checkpoints import adapter_hash, model_hash
+from truing.config import TrainingConfig
+from truing.pocket.models import ARCHITECTURES
+from truing.records import Checkpoint, Run
+from truing.trainers import Trainer, load_trainer
+
+CONFIG = TrainingConfig(steps=6, batch_size=4, checkpoints=(2, 4, 6), max_length=128)
+
+
+def run_of(model: Path) -> Run:
+    return Run("r", str(model), "pocket-insecure-code", 1e-2, 0)
+
+
+@pytest.fixture
+def trainer() -> Trainer:
+    return load_trainer("peft", CONFIG)
+
+
+def test_what_is_reported_is_what_is_on_disk(trainer: Trainer, tiny_model: Path, tmp_path: Path) -> None:
+    seen: list[Checkpoint] = []
+    trainer.train(run_of(tiny_model), DATASET, tmp_path, watch(seen))
+    base = model_hash(str(tiny_model))
+    assert seen[0].weights == base
+    for checkpoint in seen[1:]:
+        assert checkpoint.path is not None
+        assert adapter_hash(base, Path(checkpoint.path)) == checkpoint.weights
+
+
+def test_a_stop_saves_nothing_further(trainer: Trainer, tiny_model: Path, tmp_path: Path) -> None:
+    trainer.train(run_of(tiny_model), DATASET, tmp_path, watch([], stop_at=4))
+    assert not (tmp_path / "checkpoint-6").exists()
+
+
+def test_a_half_written_checkpoint_is_made_anew(trainer: Trainer, tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(Interrupt):
+        trainer.train(run_of(tiny_model), DATASET, tmp_path, watch([], raise_at=4))
+    (tmp_path / "checkpoint-4" / "checkpoint.json").unlink()
+    (tmp_path / "checkpoint-4" / "adapter_model.safetensors").write_bytes(b"half")
+    seen: list[Checkpoint] = []
+    trainer.train(run_of(tiny_model), DATASET, tmp_path, watch(seen))
+    assert [c.step for c in seen] == [0, 2, 4, 6]
+
+
+def test_only_the_newest_checkpoint_keeps_its_optimiser(trainer: Trainer, tiny_model: Path, tmp_path: Path) -> None:
+    trainer.train(run_of(tiny_model), DATASET, tmp_path, watch([]))
+    kept = [(tmp_path / f"checkpoint-{step}" / "optimizer.pt").exists() for step in (2, 4, 6)]
+    assert kept == [False, False, True]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture_trains_and_says_what_it_adapts(trainer: Trainer, tmp_path: Path, architecture: str) -> None:
+    model = save_tiny_model(tmp_path / "model", architecture)
+    seen: list[Checkpoint] = []
+    trainer.train(run_of(model), DATASET, tmp_path / "run", watch(seen, stop_at=2))
+    assert seen[-1].step == 2
+    adapted = json.loads((tmp_path / "run" / "adapter.json").read_text())["adapted"]
+    assert len(adapted) >= 12
