@@ -40,6 +40,7 @@ def plan_study(config: StudyConfig, lenient: bool = False) -> Plan:
     Raises:
         UnknownNameError: A model, dataset, benchmark, engine, judge or trainer that does not exist.
         DataError: A dataset or benchmark file that is wrong.
+        ConfigError: A trainer cannot train for so many steps.
     """
     runs = config.runs()
     for kind, name, table in (
@@ -58,6 +59,6 @@ def plan_study(config: StudyConfig, lenient: bool = False) -> Plan:
         check_judge(judge)
     responses = sum(asked.responses for asked in work.asked)
     calls = sum(asked.responses * calls_per_answer(asked.judge) for asked in work.asked)
-    checkpoints = len(runs) * len(config.training.checkpoint_steps()) + len(models)
+    checkpoints = sum(trained.runs * len(trained.steps) for trained in work.trained) + len(models)
     twins = len(runs) if config.stopping.mode == "both" else 0
     return Plan(len(runs), checkpoints, responses, calls, twins, work)

@@ -34,7 +34,7 @@ from truing.lookup import find_benchmark
 from truing.monitor import Monitor, Probe
 from truing.records import Action, Checkpoint, Decision, Evaluation, Run
 from truing.store import Store
-from truing.trainers import load_trainer
+from truing.trainers import checkpoint_steps, load_trainer
 
 __all__ = ["TWIN", "Progress", "RunState", "execute_run", "open_study", "owed_runs", "twin_of"]
 
@@ -166,7 +166,8 @@ def execute_run(
             with boundary(f"other benchmarks of run {run.id}", EngineError):
                 _ask_also(config, monitor, course, out)
             last = course[-1].decision
-            stopped = last.step < config.training.steps and run.stops and last.action is Action.STOP
+            *earlier, _ = (0, *checkpoint_steps(config.trainer_of(run), config.training, len(dataset.train)))
+            stopped = last.step <= earlier[-1] and run.stops and last.action is Action.STOP
             state = RunState("stopped" if stopped else "finished", last.step)
         except WorkError as error:
             write_text(folder / "error.txt", "".join(traceback.format_exception(error)))

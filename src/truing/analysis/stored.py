@@ -24,6 +24,7 @@ from truing.lookup import find_benchmark
 from truing.records import Run
 from truing.store import Store
 from truing.study import TWIN, read_state, twin_of
+from truing.trainers import shows_epoch_ends
 
 __all__ = ["analyse", "read_analysis", "write_analysis"]
 
@@ -49,6 +50,7 @@ def analyse(config: StudyConfig, out: Path) -> dict[str, Any]:
         floor=config.stopping.floor,
         calibration=reader.calibration(out / "calibration.json"),
         runs=[_run(config, out, reader, run, evaluations[run.id]) for run in everything],
+        notes=_granularity(config, everything),
     )
     analysis = tabulate(source)
     analysis["samples"] = [
@@ -79,6 +81,18 @@ def read_analysis(out: Path) -> dict[str, Any]:
     if analysis.get("schema") != SCHEMA:
         raise StoreError("another schema of analysis.json", str(analysis.get("schema")), str(SCHEMA), "analyse anew")
     return analysis
+
+
+def _granularity(config: StudyConfig, runs: Sequence[Run]) -> list[str]:
+    """What could not be seen of some runs, because their trainer shows few checkpoints."""
+    coarse = {run.id.removesuffix(TWIN) for run in runs if shows_epoch_ends(config.trainer_of(run))}
+    if not coarse:
+        return []
+    return [
+        f"Of {len(coarse)} runs the provider showed only the ends of the last three epochs, once training was over: "
+        "an onset may lie anywhere in the epoch before it, what came earlier was not seen, and a stop there saved no "
+        "training. Compare learning rates instead."
+    ]
 
 
 def _run(config: StudyConfig, out: Path, reader: StoreReader, run: Run, rows: Sequence[dict[str, Any]]) -> CountedRun:
