@@ -39,7 +39,7 @@ def say_checkpoints(tell: Say, work: Work) -> None:
         told.add(line)
     if any(shows_epoch_ends(trainer) for trainer, _, _ in groups):
         tell(
-            "  the provider keeps checkpoints of the ends of the last three epochs only, and shows them once the job is "
+            "  the provider keeps the ends of the last three epochs only, and shows them once the job is "
             "over:\n  an onset within an epoch cannot be seen, and a stop saves no training; lower learning rates "
             "(multipliers)\n  in the grid stand in for stopping early"
         )

@@ -101,6 +101,7 @@ class Job:
         self._order, self._folder, self._connect, self._purse, self._poll = order, folder, provider, purse, poll
         self._path = folder / "job.json"
         self._opened: Provider | None = None
+        self._saved: dict[str, Any] = {}
         self.record = _read(self._path) or Record(order.key, order.model, order.seed, dict(order.hyperparameters))
         if self.record.key != order.key:
             raise TrainerError(
@@ -285,7 +286,10 @@ class Job:
         return TrainerError(f"the fine-tuning job {name} failed", text, todo=todo)
 
     def _save(self) -> None:
-        write_json(self._path, asdict(self.record))
+        values = asdict(self.record)
+        if values != self._saved:
+            write_json(self._path, values)
+            self._saved = values
 
 
 def _is_refused(record: Record) -> bool:
