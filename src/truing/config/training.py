@@ -63,7 +63,7 @@ class TrainingConfig(Config):
     """How every run is fine-tuned."""
 
     trainer: str = "peft"
-    """Who makes checkpoints: `peft`, or `module:Class`."""
+    """Who makes checkpoints: `peft`, `openai` (fine-tuning jobs; see docs/endpoints.md), or `module:Class`."""
     steps: Annotated[int, Field(ge=1)] = 100
     """Optimiser steps."""
     batch_size: Annotated[int, Field(ge=1)] = 8
