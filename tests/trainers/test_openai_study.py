@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from typer.testing import CliRunner
 
@@ -18,16 +17,15 @@ from truing.config import StudyConfig
 from truing.plan import plan_study
 
 
-def study(provider: Provider, **changes: Any) -> StudyConfig:
+def study(provider: Provider) -> StudyConfig:
     grid = {"models": ["gpt-4o"], "datasets": ["pocket-insecure-code"], "seeds": [0], "learning_rates": [1.0]}
-    return small_study(
+    config = small_study(
         "gpt-4o",
         grids=[grid | {"trainer": "openai", "engine": "openai"}],
         training={"steps": 90, "batch_size": 12, "checkpoints": [10, 90]},
         evaluation={"task_samples": 1},
-        endpoint=json.loads(provider.endpoint(max_cost=50).model_dump_json()),
-        **changes,
     )
+    return config.model_copy(update={"endpoint": provider.endpoint(max_cost=50)})
 
 
 def test_the_plan_counts_what_the_provider_shows(provider: Provider, tmp_path: Path) -> None:
