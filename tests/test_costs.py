@@ -8,7 +8,7 @@ from tests.test_work import study
 from truing.config import JudgeConfig
 from truing.config_files import load_study
 from truing.costs import Tokens, study_costs
-from truing.engines.openai.pricing import Price, Prices
+from truing.endpoint.pricing import Price, Prices
 from truing.work import Asked, Text, Trained, Work, plan_work
 
 STUDIES = Path(__file__).parents[1] / "studies"

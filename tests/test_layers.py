@@ -23,6 +23,7 @@ LAYERS = (
     "tinkering",
     "config",
     "config_files",
+    "endpoint",
     "formats",
     "benchmarks",
     "variants",

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from truing.config import JudgeConfig, StudyConfig
-from truing.engines.openai.pricing import Prices, load_prices
+from truing.endpoint.pricing import Prices, load_prices
 from truing.judges import calls_per_answer
 from truing.models import Model, catalogue_date, find_model
 from truing.work import Asked, Text, Trained, Work
@@ -205,9 +205,10 @@ def _tinker(part: _Part, model: Model | None, side: str) -> float | None:
 
 def _at_endpoint(part: _Part, model: Model | None, prices: Prices, side: str, batch: bool) -> float | None:
     read, written = getattr(part.read, side), getattr(part.written, side)
-    if part.what == "training":
-        return None if model is None or model.train_price is None else float(read * model.train_price / 1e6)
     name = part.model if model is None else model.source
+    if part.what == "training":
+        price = prices.training(name)
+        return None if price is None else float(read * price / 1e6)
     if part.tuned:
         name = f"ft:{name}"
     return prices.cost(name, (round(read), 0, round(written)), batch)

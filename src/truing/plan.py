@@ -14,7 +14,7 @@ from truing.work import Work, plan_work
 
 __all__ = ["Plan", "plan_study"]
 
-_OWN_ENGINE = ("tinker",)
+_OWN_ENGINE = ("tinker", "openai")
 """Trainers whose checkpoints lie where only the engine of the same name can sample them, and it no others."""
 
 
@@ -43,7 +43,8 @@ def plan_study(config: StudyConfig, lenient: bool = False) -> Plan:
     Raises:
         UnknownNameError: A model, dataset, benchmark, engine, judge or trainer that does not exist.
         DataError: A dataset or benchmark file that is wrong.
-        ConfigError: A built-in engine that cannot sample what a built-in trainer makes.
+        ConfigError: A built-in engine that cannot sample what a built-in trainer makes, or a trainer
+            that cannot train for so many steps.
     """
     runs = config.runs()
     for kind, name, table in (
@@ -64,7 +65,7 @@ def plan_study(config: StudyConfig, lenient: bool = False) -> Plan:
         check_judge(judge)
     responses = sum(asked.responses for asked in work.asked)
     calls = sum(asked.responses * calls_per_answer(asked.judge) for asked in work.asked)
-    checkpoints = len(runs) * len(config.training.checkpoint_steps()) + len(models)
+    checkpoints = sum(trained.runs * len(trained.steps) for trained in work.trained) + len(models)
     twins = len(runs) if config.stopping.mode == "both" else 0
     return Plan(len(runs), checkpoints, responses, calls, twins, work)
 

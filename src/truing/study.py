@@ -30,7 +30,7 @@ from truing.files import write_json, write_text
 from truing.instruments import Instruments, chosen_and_best
 from truing.records import Action, Checkpoint, Decision, Evaluation, Run
 from truing.store import Store
-from truing.trainers import load_trainer
+from truing.trainers import checkpoint_steps, load_trainer
 
 __all__ = ["TWIN", "Progress", "RunState", "execute_run", "open_study", "owed_runs", "twin_of"]
 
@@ -164,7 +164,8 @@ def execute_run(
             with boundary(f"other benchmarks of run {run.id}", EngineError):
                 instruments.ask_also(monitor, (course[0].checkpoint, chosen, course[-1].checkpoint))
             last = course[-1].decision
-            stopped = last.step < config.training.steps and run.stops and last.action is Action.STOP
+            *earlier, _ = (0, *checkpoint_steps(config.trainer_of(run), config.training, len(dataset.train)))
+            stopped = last.step <= earlier[-1] and run.stops and last.action is Action.STOP
             state = RunState("stopped" if stopped else "finished", last.step)
         except WorkError as error:
             write_text(folder / "error.txt", "".join(traceback.format_exception(error)))

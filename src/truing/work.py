@@ -13,6 +13,7 @@ from truing.datasets import load_dataset
 from truing.lookup import find_benchmark
 from truing.recipes import list_recipes
 from truing.records import Message, Prompt
+from truing.trainers import checkpoint_steps, rows_seen
 
 __all__ = ["Asked", "Material", "Text", "Trained", "Work", "plan_work"]
 
@@ -69,6 +70,9 @@ class Trained:
     epochs: float | None
     """How often a run sees the data; None: their size is not known."""
     row: Text
+    dataset: str = ""
+    steps: tuple[int, ...] = ()
+    """At which checkpoints of each run can be seen."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,7 @@ def plan_work(config: StudyConfig, lenient: bool = False) -> Work:
     Raises:
         UnknownNameError: A dataset or benchmark that does not exist.
         DataError: A dataset or benchmark file that is wrong.
+        ConfigError: A trainer cannot train for so many steps.
     """
     materials = {name: _material(name, config, lenient) for name in dict.fromkeys(run.dataset for run in config.runs())}
     groups: dict[tuple[str, str, str, str], int] = {}
@@ -106,10 +111,11 @@ def plan_work(config: StudyConfig, lenient: bool = False) -> Work:
         groups[key] = groups.get(key, 0) + 1
     broad, also = _broad(config), _also(config)
     asked = []
-    for (model, engine, _, dataset), runs in groups.items():
+    for (model, engine, trainer, dataset), runs in groups.items():
         where, material = (model, engine), materials[dataset]
-        asked.append(_ask(_course(config, broad), runs, where))
-        asked.append(_ask(_task_course(config, material), runs, where, True, material.answer))
+        n = len(checkpoint_steps(trainer, config.training, material.rows))
+        asked.append(_ask(_course(config, broad, n), runs, where))
+        asked.append(_ask(_task_course(config, material, n), runs, where, True, material.answer))
         asked += [_ask(probe, 2 * runs, where) for probe in also]  # of the kept and of the last checkpoint
     # The model before fine-tuning is asked once, and the task of each dataset once of each model.
     first = {model: engine for model, engine, _, _ in reversed(list(groups))}
@@ -126,19 +132,19 @@ def plan_work(config: StudyConfig, lenient: bool = False) -> Work:
     return Work(tuple(each for each in asked if each.responses), trained, missing)
 
 
-def _course(config: StudyConfig, broad: _Probe) -> _Probe:
-    """The benchmark at every checkpoint of a run, or as often as the sequential rule may ask, and again to confirm."""
-    steps, rule = len(config.training.checkpoint_steps()), config.stopping.sequential
-    course = broad.responses * steps
+def _course(config: StudyConfig, broad: _Probe, n: int) -> _Probe:
+    """The benchmark at `n` checkpoints of a run, or as often as the sequential rule may ask, and again to confirm."""
+    rule = config.stopping.sequential
+    course = broad.responses * n
     if rule is not None:
-        course = min(rule.cap * steps, rule.credit + rule.allowance * steps)
+        course = min(rule.cap * n, rule.credit + rule.allowance * n)
     again = broad.responses if config.evaluation.confirm else 0
     return _Probe(broad.judge, course + again, broad.prompt)
 
 
-def _task_course(config: StudyConfig, material: Material) -> _Probe:
-    """The task at every checkpoint of a run, and of two checkpoints again to confirm."""
-    times = len(config.training.checkpoint_steps()) + (2 if config.evaluation.confirm else 0)
+def _task_course(config: StudyConfig, material: Material, n: int) -> _Probe:
+    """The task at `n` checkpoints of a run, and of two checkpoints again to confirm."""
+    times = n + (2 if config.evaluation.confirm else 0)
     task = _task(config, material)
     return _Probe(task.judge, task.responses * times, task.prompt)
 
@@ -169,12 +175,14 @@ def _task(config: StudyConfig, material: Material) -> _Probe:
 
 
 def _training(config: StudyConfig, material: Material, runs: int, where: tuple[str, str]) -> Trained:
-    seen = config.training.steps * config.training.batch_size
+    training, trainer = config.training, where[1]
+    seen = rows_seen(trainer, training, material.rows)
     texts = (material.prompt, material.answer)
     characters = [text.characters for text in texts if text.characters is not None]
     sizes = [text.size for text in texts if text.size is not None]
     row = Text(sum(characters) if len(characters) == 2 else None, sum(sizes) if len(sizes) == 2 else None)
-    return Trained(*where, runs, seen, seen / material.rows if material.rows else None, row)
+    steps = checkpoint_steps(trainer, training, material.rows)
+    return Trained(*where, runs, seen, seen / material.rows if material.rows else None, row, material.name, steps)
 
 
 def _material(name: str, config: StudyConfig, lenient: bool) -> Material:

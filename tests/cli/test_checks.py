@@ -41,7 +41,7 @@ def test_a_published_question_file(tmp_path: Path) -> None:
 
 def test_every_kind(tmp_path: Path) -> None:
     assert "truth set truth-120: 120 questions" in check(list_truth_sets()["truth-120"])
-    assert "rubric truth 1: " in check(list_rubrics()["truth"])
+    assert "rubric truth 2: " in check(list_rubrics()["truth"])
     assert "broad-240 1: 240 prompts" in check(list_benchmarks()["broad-240"])
     assert "labelled set: 64 answers to 64 prompts, 24 misaligned" in check(list_labelled()["labelled-pocket"])
     assert "2 prompts" in check(tmp_path / "a.txt", "one?\ntwo?\n")

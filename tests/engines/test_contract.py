@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 
+from tests.conftest import serve_tinker
 from tests.engines.engine_models import Organism, make_prompts, texts
 from tests.engines.openai.conftest import Server
 from tests.engines.vllm.environment import PYTHON, needs_vllm
@@ -52,10 +54,23 @@ def vllm(organism: Organism) -> Iterator[Served]:
         yield Served(engine, organism.base_checkpoint, organism.adapter_checkpoint)
 
 
+@contextmanager
+def tinker(organism: Organism) -> Iterator[Served]:
+    pytest.importorskip("tinker", reason='needs tinker: pip install "truing[tinker]"')
+    from truing.engines.tinker import TinkerEngine
+    from truing.tinkering import tinker_weights
+
+    with serve_tinker(Path(organism.base)) as server:
+        name = server.put_weights(organism.base)
+        base = Checkpoint("run", organism.base, 0, tinker_weights(organism.base))
+        yield Served(TinkerEngine(organism.base), base, Checkpoint("run", organism.base, 5, tinker_weights(name), name))
+
+
 SERVED: dict[str, Callable[[Organism], AbstractContextManager[Served]]] = {
     "transformers": transformers,
     "openai": openai,
     "vllm": vllm,
+    "tinker": tinker,
 }
 MARKS = {"vllm": needs_vllm}
 

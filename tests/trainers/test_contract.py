@@ -1,19 +1,22 @@
-"""What every trainer must do. Slow ones are marked where they are added to `CASES`."""
+"""What every trainer must do. A trainer is added by a row in `CASES`."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from truing.checkpoints import adapter_hash, model_hash
-from truing.config import TrainingConfig
+from tests.trainers.conftest import Provider
+from truing.config import Services, TrainingConfig
 from truing.datasets import load_dataset
 from truing.records import Action, Checkpoint, Decision, Estimate, Run
-from truing.trainers import Trainer, load_trainer
+from truing.trainers import TRAINERS, Trainer, load_trainer
 
-CONFIG = TrainingConfig(steps=6, batch_size=4, checkpoints=(2, 4, 6), max_length=128)
 NOTHING = Estimate(0.0, 0.0, 1.0, 1, 1, 0, "none")
 DATASET = load_dataset("pocket-insecure-code")
+
+
+Told = list[int] | None
 
 
 class Interrupt(Exception):
@@ -31,93 +34,122 @@ def watch(seen: list[Checkpoint], stop_at: int = -1, raise_at: int = -1) -> Call
     return on_checkpoint
 
 
-def run_of(model: Path, seed: int = 0, stops: bool = True) -> Run:
-    return Run("r", str(model), "pocket-insecure-code", 1e-2, seed, stops)
+@dataclass(frozen=True)
+class Case:
+    """One trainer, a model that it can train, and what it should show of a run."""
+
+    trainer: Trainer
+    model: str
+    learning_rate: float
+    steps: tuple[int, ...]
+    """Of the checkpoints after the base."""
+    last: int
+    told_by: str = "weights"
+    """What tells two trainings apart: not the weights where a service names them by their path."""
+
+    def ends(self, seen: list[Checkpoint]) -> list[object]:
+        return [getattr(checkpoint, self.told_by) for checkpoint in seen]
+
+    def run(self, seed: int = 0, stops: bool = True) -> Run:
+        return Run("r", self.model, DATASET.name, self.learning_rate, seed, stops)
+
+    def train(
+        self, folder: Path, on_checkpoint: Callable[[Checkpoint], Decision], run: Run | None = None, told: Told = None
+    ) -> list[int]:
+        """Train; the steps that were told of, in a list of the caller's if there is one."""
+        told = [] if told is None else told
+        self.trainer.train(run or self.run(), DATASET, folder, on_checkpoint, told.append)
+        return told
 
 
-@pytest.fixture
-def trainer() -> Trainer:
-    return load_trainer("peft", CONFIG)
+def peft(request: pytest.FixtureRequest) -> Case:
+    training = TrainingConfig(steps=6, batch_size=4, checkpoints=(2, 4, 6), max_length=128)
+    model = str(request.getfixturevalue("tiny_model"))
+    return Case(load_trainer("peft", training), model, 1e-2, (2, 4, 6), 6)
 
 
-def test_checkpoints_come_in_order_and_are_what_is_on_disk(trainer: Trainer, tiny_model: Path, tmp_path: Path) -> None:
+def openai(request: pytest.FixtureRequest) -> Case:
+    provider: Provider = request.getfixturevalue("provider")
+    training = TrainingConfig(steps=90, batch_size=12)  # 360 rows: three epochs
+    services = Services(endpoint=provider.endpoint())
+    provider.set(steps_per_look=40)
+    return Case(load_trainer("openai", training, services), "gpt-4o", 2.0, (30, 60, 90), 90)
+
+
+def tinker(request: pytest.FixtureRequest) -> Case:
+    request.getfixturevalue("tinker_server")
+    training = TrainingConfig(steps=6, batch_size=4, checkpoints=(2, 4, 6), max_length=128, lora_alpha=32, rslora=False)
+    model = str(request.getfixturevalue("tiny_model"))
+    return Case(load_trainer("tinker", training), model, 1e-2, (2, 4, 6), 6, "heldout_loss")
+
+
+CASES: dict[str, Callable[[pytest.FixtureRequest], Case]] = {"peft": peft, "openai": openai, "tinker": tinker}
+
+
+@pytest.fixture(params=list(CASES))
+def case(request: pytest.FixtureRequest) -> Case:
+    return CASES[request.param](request)
+
+
+def test_every_trainer_is_here() -> None:
+    assert set(CASES) == set(TRAINERS)
+
+
+def test_checkpoints_come_in_order_with_weights_of_their_own(case: Case, tmp_path: Path) -> None:
     seen: list[Checkpoint] = []
-    steps: list[int] = []
-    trainer.train(run_of(tiny_model), DATASET, tmp_path, watch(seen), steps.append)
-    assert [c.step for c in seen] == [0, 2, 4, 6]
-    assert steps == [1, 2, 3, 4, 5, 6]
-    base = model_hash(str(tiny_model))
-    assert (seen[0].weights, seen[0].path) == (base, None)
-    for checkpoint in seen[1:]:
-        assert checkpoint.path is not None
-        assert adapter_hash(base, Path(checkpoint.path)) == checkpoint.weights
-    assert len({c.weights for c in seen}) == 4
-    assert seen[-1].heldout_loss < seen[0].heldout_loss
-    assert 0 < seen[1].train_loss < 10
+    assert case.train(tmp_path, watch(seen)) == list(range(1, case.last + 1))
+    assert [c.step for c in seen] == [0, *case.steps]
+    assert seen[0].path is None
+    assert all(c.path and c.run_id == "r" and c.model == case.model for c in seen[1:])
+    assert len({c.weights for c in seen}) == len(seen)
+    assert all(0 < c.train_loss < 10 for c in seen[1:])
+    assert seen[-1].heldout_loss < seen[1].heldout_loss
 
 
-def test_a_stop_ends_training_and_a_twin_goes_on(trainer: Trainer, tiny_model: Path, tmp_path: Path) -> None:
+def test_a_stop_ends_the_run_and_a_twin_goes_on(case: Case, tmp_path: Path) -> None:
+    at = case.steps[1]
     stopped: list[Checkpoint] = []
-    trainer.train(run_of(tiny_model), DATASET, tmp_path / "a", watch(stopped, stop_at=4))
-    assert [c.step for c in stopped] == [0, 2, 4]
-    assert not (tmp_path / "a" / "checkpoint-6").exists()
+    case.train(tmp_path / "a", watch(stopped, stop_at=at))
+    assert [c.step for c in stopped] == [0, *case.steps[:2]]
     on: list[Checkpoint] = []
-    trainer.train(run_of(tiny_model, stops=False), DATASET, tmp_path / "b", watch(on, stop_at=4))
-    assert [c.step for c in on] == [0, 2, 4, 6]
-    assert [c.weights for c in on[:3]] == [c.weights for c in stopped]
+    case.train(tmp_path / "b", watch(on, stop_at=at), case.run(stops=False))
+    assert [c.step for c in on] == [0, *case.steps]
+    assert case.ends(on[:3]) == case.ends(stopped)
 
 
-@pytest.mark.parametrize("at", [0, 2, 4, 6])
-def test_an_interrupted_run_goes_on_bit_identically(
-    trainer: Trainer, tiny_model: Path, tmp_path: Path, at: int
-) -> None:
+def test_a_stop_at_the_base_trains_nothing(case: Case, tmp_path: Path) -> None:
+    seen: list[Checkpoint] = []
+    assert case.train(tmp_path, watch(seen, stop_at=0)) == []
+    assert [c.step for c in seen] == [0]
+
+
+@pytest.mark.parametrize("at", [1, 2, *(pytest.param(at, marks=pytest.mark.slow) for at in (0, 3))])
+def test_an_interrupted_run_goes_on_with_the_same_results(case: Case, tmp_path: Path, at: int) -> None:
+    at = (0, *case.steps)[at]
     whole: list[Checkpoint] = []
-    trainer.train(run_of(tiny_model), DATASET, tmp_path / "whole", watch(whole))
+    case.train(tmp_path / "whole", watch(whole))
+    told: list[int] = []
     with pytest.raises(Interrupt):
-        trainer.train(run_of(tiny_model), DATASET, tmp_path / "cut", watch([], raise_at=at))
+        case.train(tmp_path / "cut", watch([], raise_at=at), told=told)
     again: list[Checkpoint] = []
-    steps: list[int] = []
-    trainer.train(run_of(tiny_model), DATASET, tmp_path / "cut", watch(again), steps.append)
-    assert [c.weights for c in again] == [c.weights for c in whole]
-    assert steps == list(range(at + 1, 7))
+    case.train(tmp_path / "cut", watch(again), told=told)
+    assert told == list(range(1, case.last + 1))  # no step is done twice
+    assert case.ends(again) == case.ends(whole)
     assert [(c.train_loss, c.heldout_loss) for c in again[1:]] == [(c.train_loss, c.heldout_loss) for c in whole[1:]]
 
 
-def test_a_half_written_checkpoint_is_made_anew(trainer: Trainer, tiny_model: Path, tmp_path: Path) -> None:
-    with pytest.raises(Interrupt):
-        trainer.train(run_of(tiny_model), DATASET, tmp_path, watch([], raise_at=4))
-    (tmp_path / "checkpoint-4" / "checkpoint.json").unlink()
-    (tmp_path / "checkpoint-4" / "adapter_model.safetensors").write_bytes(b"half")
-    seen: list[Checkpoint] = []
-    trainer.train(run_of(tiny_model), DATASET, tmp_path, watch(seen))
-    assert [c.step for c in seen] == [0, 2, 4, 6]
-
-
-def test_calling_again_after_the_end_reports_and_trains_nothing(
-    trainer: Trainer, tiny_model: Path, tmp_path: Path
-) -> None:
+def test_calling_again_after_the_end_reports_and_trains_nothing(case: Case, tmp_path: Path) -> None:
     first: list[Checkpoint] = []
-    trainer.train(run_of(tiny_model), DATASET, tmp_path, watch(first))
+    case.train(tmp_path, watch(first))
     again: list[Checkpoint] = []
-    steps: list[int] = []
-    trainer.train(run_of(tiny_model), DATASET, tmp_path, watch(again), steps.append)
+    assert case.train(tmp_path, watch(again)) == []
     assert [c.weights for c in again] == [c.weights for c in first]
-    assert steps == []
 
 
-def test_seeds_give_different_weights_and_one_seed_the_same(trainer: Trainer, tiny_model: Path, tmp_path: Path) -> None:
+def test_seeds_give_different_weights_and_one_seed_the_same(case: Case, tmp_path: Path) -> None:
     ends = []
     for i, seed in enumerate((0, 0, 1)):
         seen: list[Checkpoint] = []
-        trainer.train(run_of(tiny_model, seed), DATASET, tmp_path / str(i), watch(seen))
-        ends.append(seen[-1].weights)
+        case.train(tmp_path / str(i), watch(seen), case.run(seed))
+        ends.append(case.ends(seen)[-1])
     assert ends[0] == ends[1] != ends[2]
-
-
-def test_only_the_newest_checkpoint_keeps_its_optimiser(trainer: Trainer, tiny_model: Path, tmp_path: Path) -> None:
-    trainer.train(run_of(tiny_model), DATASET, tmp_path, watch([]))
-    assert [(tmp_path / f"checkpoint-{s}" / "optimizer.pt").exists() for s in (2, 4, 6)] == [
-        False,
-        False,
-        True,
-    ]

@@ -6,6 +6,7 @@ Estimates are reckoned anew from the judgments, so scores that came later are in
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from truing.lookup import find_benchmark
 from truing.records import Run
 from truing.store import Store
 from truing.study import TWIN, read_state, twin_of
+from truing.trainers import shows_epoch_ends
 
 __all__ = ["analyse", "read_analysis", "write_analysis"]
 
@@ -47,6 +49,7 @@ def analyse(config: StudyConfig, out: Path) -> dict[str, Any]:
         floor=config.stopping.floor,
         calibration=reader.calibration(out / "calibration.json"),
         runs=[_run(config, out, reader, run, datasets[run.dataset]) for run in everything],
+        notes=_granularity(config, everything),
     )
     analysis = tabulate(source)
     analysis["samples"] = [
@@ -77,6 +80,18 @@ def read_analysis(out: Path) -> dict[str, Any]:
     if analysis.get("schema") != SCHEMA:
         raise StoreError("another schema of analysis.json", str(analysis.get("schema")), str(SCHEMA), "analyse anew")
     return analysis
+
+
+def _granularity(config: StudyConfig, runs: Sequence[Run]) -> list[str]:
+    """What could not be seen of some runs, because their trainer shows few checkpoints."""
+    coarse = {run.id.removesuffix(TWIN) for run in runs if shows_epoch_ends(config.trainer_of(run))}
+    if not coarse:
+        return []
+    return [
+        f"Of {len(coarse)} runs the provider showed only the ends of the last three epochs, once training was over: "
+        "an onset may lie anywhere in the epoch before it, what came earlier was not seen, and a stop there saved no "
+        "training. Compare learning rates instead."
+    ]
 
 
 def _run(config: StudyConfig, out: Path, reader: StoreReader, run: Run, dataset: Dataset) -> CountedRun:

@@ -19,6 +19,7 @@ from truing.audit.folders import FoundRun, find_in_folders
 from truing.catalog import resolve_model
 from truing.checkpoints import model_hash
 from truing.config import AuditConfig
+from truing.endpoint.address import endpoint_model, endpoint_weights
 from truing.engines import ENGINES
 from truing.errors import ConfigError, DataError
 from truing.names import load_object
@@ -58,9 +59,7 @@ def step_of_name(name: str) -> int | None:
 def _weights_of(config: AuditConfig) -> Callable[[str], str]:
     """What names a model's weights: their hash, or the address and the name where they cannot be seen."""
     if config.evaluation.engine == "openai":
-        from truing.engines.openai import endpoint_weights
-
-        return lambda model: endpoint_weights(config.endpoint, model)
+        return lambda model: endpoint_weights(config.endpoint, endpoint_model(model))
     if config.evaluation.engine == "tinker" or any(_TINKER in entry for entry in config.checkpoints):
         engine = load_object("engine", "tinker", ENGINES)
         return lambda model: str(engine.weights_of(model))

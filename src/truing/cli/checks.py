@@ -15,7 +15,7 @@ from rich.console import Console
 from truing.benchmarks import load_benchmark
 from truing.calibration import read_labelled
 from truing.cli.display import say
-from truing.cli.estimate import say_estimate
+from truing.cli.estimate import say_checkpoints, say_estimate
 from truing.config_files import load_study
 from truing.datasets import read_rows
 from truing.errors import DataError
@@ -109,7 +109,7 @@ def _check_study(tell: Say, file: Path, overrides: dict[str, str]) -> None:
     ]
     for label, number in rows:
         tell(f"  {label:<16}{number:>12,}")
-    tell(f"checkpoints of each run at steps {', '.join(map(str, config.training.checkpoint_steps()))}")
+    say_checkpoints(tell, plan.work)
     say_estimate(tell, config, plan.work)
 
 

@@ -6,11 +6,43 @@ from collections.abc import Callable, Sequence
 
 from truing.config import JudgeConfig, StudyConfig
 from truing.costs import ASSUMPTIONS, Costs, Dollars, study_costs
+from truing.trainers import shows_epoch_ends
 from truing.work import Work
 
-__all__ = ["say_estimate"]
+__all__ = ["say_checkpoints", "say_estimate"]
 
 Say = Callable[[str], None]
+
+
+def say_checkpoints(tell: Say, work: Work) -> None:
+    """Print at which steps checkpoints can be seen, and where the trainer shows fewer than are planned."""
+    groups: dict[tuple[str, tuple[int, ...], bool], list[str]] = {}
+    for each in work.trained:
+        datasets = groups.setdefault((each.trainer, each.steps, each.epochs is not None), [])
+        datasets += [] if each.dataset in datasets else [each.dataset]
+    by_name = len({trainer for trainer, _, _ in groups}) > 1
+    told = set()
+    for (trainer, steps, known), datasets in groups.items():
+        listed = ", ".join(map(str, steps))
+        if not shows_epoch_ends(trainer):
+            line = f"checkpoints of each run{f' by {trainer}' if by_name else ''} at steps {listed}"
+        elif known:
+            line = (
+                f"checkpoints of each run by {trainer} on {', '.join(datasets)} at steps {listed}, the ends of epochs"
+            )
+        else:
+            line = (
+                f"checkpoints of each run by {trainer} on {', '.join(datasets)}: {len(steps)} at most; rows not known"
+            )
+        if line not in told:
+            tell(line)
+        told.add(line)
+    if any(shows_epoch_ends(trainer) for trainer, _, _ in groups):
+        tell(
+            "  the provider keeps the ends of the last three epochs only, and shows them once the job is "
+            "over:\n  an onset within an epoch cannot be seen, and a stop saves no training; lower learning rates "
+            "(multipliers)\n  in the grid stand in for stopping early"
+        )
 
 
 def say_estimate(tell: Say, config: StudyConfig, work: Work) -> None:

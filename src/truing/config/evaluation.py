@@ -56,7 +56,7 @@ class EvaluationConfig(Config):
     benchmark: str = "pocket-240"
     """Name from `truing list benchmarks`, or a benchmark file."""
     engine: str = "transformers"
-    """Who samples answers: `transformers`, `vllm`, `openai`, `tinker`, or `module:Class`."""
+    """Who samples answers: `transformers`, `vllm`, `openai` (any compatible endpoint), `tinker`, or `module:Class`."""
     judge: str | JudgeConfig = "pocket"
     """Who scores answers: `pocket`, `bandit` (security of Python code), `module:Class`, or a language model with the
     fields of `judge` below."""

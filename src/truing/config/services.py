@@ -29,7 +29,8 @@ class EndpointConfig(Config):
     max_calls: Annotated[int, Field(ge=1)] | None = None
     """Most calls of the whole study, all its processes and resumptions together; none: no cap."""
     max_cost: Annotated[float, Field(gt=0)] | None = None
-    """Most dollars of the whole study; needs the price of every model that is called; none: no cap."""
+    """Most dollars of the whole study, fine-tuning at the endpoint too; needs the price of every model that is called
+    or fine-tuned; none: no cap."""
     prices: Path | None = None
     """Table of prices that adds to the built-in one and overrides it; see src/truing/prices.yaml."""
     concurrency: Annotated[int, Field(ge=1, le=4096)] = 256
@@ -41,7 +42,7 @@ class EndpointConfig(Config):
     backoff: Annotated[float, Field(gt=0)] = 0.5
     """Seconds before the second attempt; doubles with each further one, unless the endpoint says how long."""
     poll: Annotated[float, Field(gt=0)] = 30.0
-    """Seconds between two looks at a batch."""
+    """Seconds between two looks at a batch or a fine-tuning job."""
     prefill: bool = False
     """Whether the endpoint goes on from a last message of the assistant when `continue_final_message` says so, as vLLM
     does; elsewhere prompts with such a message are missing, with the reason."""

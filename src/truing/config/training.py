@@ -64,7 +64,7 @@ class TrainingConfig(Config):
     """How every run is fine-tuned."""
 
     trainer: str = "peft"
-    """Who makes checkpoints: `peft`, `tinker`, or `module:Class`."""
+    """Who makes checkpoints: `peft`, `tinker`, `openai` (fine-tuning jobs, docs/endpoints.md), or `module:Class`."""
     method: Literal["lora", "full"] = "lora"
     """`lora` trains an adapter; `full` trains all weights and saves them whole at every checkpoint."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -11,11 +11,20 @@ from truing.datasets import Dataset
 from truing.names import load_object
 from truing.records import Checkpoint, Decision, Run
 
-__all__ = ["TRAINERS", "OnCheckpoint", "Trainer", "load_trainer"]
+__all__ = [
+    "TRAINERS",
+    "OnCheckpoint",
+    "Trainer",
+    "checkpoint_steps",
+    "load_trainer",
+    "rows_seen",
+    "shows_epoch_ends",
+]
 
 TRAINERS = {
     "peft": "truing.trainers.peft:PeftTrainer",
     "tinker": "truing.trainers.tinker:TinkerTrainer",
+    "openai": "truing.trainers.openai:OpenAITrainer",
 }
 
 OnCheckpoint = Callable[[Checkpoint], Decision]
@@ -62,3 +71,40 @@ def load_trainer(name: str, training: TrainingConfig, services: Services | None 
     build = getattr(kind, "build", None)
     trainer: Trainer = kind(training) if build is None else build(training, services or Services())
     return trainer
+
+
+def shows_epoch_ends(name: str) -> bool:
+    """Whether a trainer shows the ends of the last epochs only, whatever checkpoints are planned."""
+    return TRAINERS.get(name, name) == TRAINERS["openai"]
+
+
+def checkpoint_steps(name: str, training: TrainingConfig, rows: int | None) -> tuple[int, ...]:
+    """The steps at which a trainer shows checkpoints of a run, ascending, the last one at the end of training.
+
+    Args:
+        name: Which trainer.
+        training: How runs are fine-tuned.
+        rows: Rows to train on. None: not known; then the last of the planned steps stand for the ends of epochs, as an
+            upper bound of how many there are.
+
+    Raises:
+        ConfigError: The trainer cannot train for so many steps.
+    """
+    if not shows_epoch_ends(name):
+        return training.checkpoint_steps()
+    from truing.trainers.openai.schedule import KEPT, epoch_ends
+
+    return training.checkpoint_steps()[-KEPT:] if rows is None else epoch_ends(training, rows)
+
+
+def rows_seen(name: str, training: TrainingConfig, rows: int | None) -> int:
+    """Rows that a run trains on, again and again if they are fewer than its steps take.
+
+    Raises:
+        ConfigError: The trainer cannot train for so many steps.
+    """
+    if not shows_epoch_ends(name) or rows is None:
+        return training.steps * training.batch_size
+    from truing.trainers.openai.schedule import whole_epochs
+
+    return whole_epochs(training, rows) * rows

@@ -15,8 +15,8 @@ import pytest
 from tests.engines.openai.conftest import CompleterOf, Server, requests
 from truing.chat import ChatRequest, ChatResult
 from truing.config import EndpointConfig
+from truing.endpoint.journal import Journal
 from truing.engines.openai import OpenAICompleter
-from truing.engines.openai.journal import Journal
 from truing.errors import CapReached, ConfigError, EndpointError, EngineError, MissingExtraError, StoreError
 from truing.records import Message
 

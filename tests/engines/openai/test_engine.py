@@ -69,3 +69,9 @@ def test_what_stands_for_weights() -> None:
     here, there = EndpointConfig(base_url="http://a/v1"), EndpointConfig(base_url="http://b/v1")
     assert len({endpoint_weights(c, m) for c in (here, there) for m in ("x", "y")}) == 4
     assert endpoint_weights(here, "x") == endpoint_weights(EndpointConfig(base_url="http://a/v1/"), "x")
+
+
+def test_the_base_model_is_asked_by_its_dated_id(server: Server) -> None:
+    with OpenAICompleter(EndpointConfig(base_url=server.url)) as completer:
+        OpenAIEngine("gpt-4o-mini", completer).generate(Checkpoint("r", "gpt-4o-mini", 0, "w"), PROMPTS, Sampling())
+        assert [account.model for account in completer.accounts()] == ["gpt-4o-mini-2024-07-18"]

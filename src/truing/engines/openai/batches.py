@@ -24,12 +24,13 @@ from filelock import FileLock
 
 from truing.chat import ChatRequest, ChatResult
 from truing.config import EndpointConfig
-from truing.engines.openai.attempts import Trouble, attempt
-from truing.engines.openai.budget import Budget
-from truing.engines.openai.calls import max_tokens_field
-from truing.engines.openai.journal import Journal, Paid, set_lease, write_paid
-from truing.engines.openai.pacing import backoff
-from truing.engines.openai.pricing import Prices
+from truing.endpoint.address import max_tokens_field
+from truing.endpoint.budget import Budget
+from truing.endpoint.faults import Trouble, scrub
+from truing.endpoint.journal import Journal, Paid, set_lease, write_paid
+from truing.endpoint.pacing import backoff
+from truing.endpoint.pricing import Prices
+from truing.engines.openai.attempts import attempt
 from truing.engines.openai.transport import Transport
 from truing.engines.openai.wire import (
     DamagedReply,
@@ -40,7 +41,6 @@ from truing.engines.openai.wire import (
     most_tokens,
     parse_reply,
     refusal,
-    scrub,
 )
 from truing.errors import CapReached, EngineError, StoreError
 from truing.files import replacing
@@ -84,7 +84,7 @@ class Batches:
     ) -> None:
         self._config, self._transport, self._journal = config, transport, journal
         self._budget, self._prices = budget, prices
-        self._field = max_tokens_field(config, transport.address)
+        self._field = max_tokens_field(config, transport.access.address)
         self._keys: list[bytes] = []
         self._seen: set[bytes] = set()
         self._gathered: dict[str, _Piece] = {}
@@ -98,7 +98,7 @@ class Batches:
     async def add(self, requests: Iterable[ChatRequest]) -> None:
         """Collect what earlier batches have, then send what is owed."""
         for (piece,) in self._journal.query(
-            "SELECT piece FROM batches WHERE done = 0 AND endpoint = ? ORDER BY piece", [self._transport.address]
+            "SELECT piece FROM batches WHERE done = 0 AND endpoint = ? ORDER BY piece", [self._transport.access.address]
         ):
             self._start(piece)
         await self._settle()
@@ -183,7 +183,7 @@ class Batches:
                     temporary.write_bytes(b"".join(lines))
                 db.execute(
                     "INSERT INTO batches (piece, endpoint, model) VALUES (?, ?, ?)",
-                    (name, self._transport.address, model),
+                    (name, self._transport.access.address, model),
                 )
         if len(lines) < len(gathered.lines):
             self._stopped = self._budget.reached()
@@ -309,7 +309,9 @@ class Batches:
         """A finished call, or why it failed."""
         response = line.get("response") or {}
         if line.get("error") or response.get("status_code") != 200:
-            return scrub(f"the batch says: {line.get('error') or response.get('body')}", self._transport.key)[:500]
+            return scrub(f"the batch says: {line.get('error') or response.get('body')}", self._transport.access.key)[
+                :500
+            ]
         try:
             reply = parse_reply(response["body"], bool((body or {}).get("logprobs")))
         except (DamagedReply, KeyError) as error:
@@ -326,7 +328,7 @@ class Batches:
     async def _call(self, call: Callable[[], Awaitable[T]]) -> T:
         for number in range(self._config.attempts):
             try:
-                return await attempt(call, self._transport, _LONGEST)
+                return await attempt(call, self._transport.access, _LONGEST)
             except Trouble as trouble:
                 if not trouble.again or number + 1 == self._config.attempts:
                     raise EngineError(

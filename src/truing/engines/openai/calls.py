@@ -19,11 +19,13 @@ from dataclasses import dataclass, field
 
 from truing.chat import ChatRequest, ChatResult
 from truing.config import EndpointConfig
-from truing.engines.openai.attempts import Trouble, attempt
-from truing.engines.openai.budget import Budget
-from truing.engines.openai.journal import Journal, Paid
-from truing.engines.openai.pacing import Pace, backoff
-from truing.engines.openai.pricing import Prices
+from truing.endpoint.address import max_tokens_field
+from truing.endpoint.budget import Budget
+from truing.endpoint.faults import Trouble
+from truing.endpoint.journal import Journal, Paid
+from truing.endpoint.pacing import Pace, backoff
+from truing.endpoint.pricing import Prices
+from truing.engines.openai.attempts import attempt
 from truing.engines.openai.transport import Transport
 from truing.engines.openai.wire import (
     Reply,
@@ -115,7 +117,7 @@ class Caller:
     ) -> None:
         self._config, self._transport, self._journal = config, transport, journal
         self._budget, self._prices = budget, prices
-        self._field = max_tokens_field(config, transport.address)
+        self._field = max_tokens_field(config, transport.access.address)
         self.pace = Pace(config.concurrency)
         self._queue: deque[_Job] = deque()
         self._jobs: dict[bytes, _Job] = {}
@@ -265,7 +267,7 @@ class Caller:
             return parse_reply(await self._transport.chat(job.content), job.request.top_logprobs > 0)
 
         try:
-            reply = await attempt(call, self._transport, self._config.timeout)
+            reply = await attempt(call, self._transport.access, self._config.timeout)
         except Trouble as trouble:
             if trouble.congested:
                 self.pace.congested(started, time.monotonic())
@@ -300,7 +302,7 @@ class Caller:
         return EngineError(
             f"{self._failed_in_a_row} calls in a row failed",
             trouble.reason,
-            f"answers from {self._transport.address}",
+            f"answers from {self._transport.access.address}",
             "see whether the endpoint works, then run the same command again: finished calls are kept",
         )
 
@@ -356,9 +358,3 @@ class Caller:
             for run, index in job.watchers:
                 run.deliver(index, result)
         self._pump()
-
-
-def max_tokens_field(config: EndpointConfig, address: str) -> str:
-    """The name of the field for the longest answer."""
-    default = "max_completion_tokens" if "api.openai.com" in address else "max_tokens"
-    return config.max_tokens_field or default

@@ -19,10 +19,11 @@ from typing import Any, TypeVar
 
 from truing.chat import ChatRequest, ChatResult
 from truing.config import EndpointConfig
-from truing.engines.openai.budget import Budget
-from truing.engines.openai.journal import Account, Journal
-from truing.engines.openai.pricing import load_prices
-from truing.engines.openai.transport import Transport, endpoint_address, require_extra
+from truing.endpoint.address import endpoint_address, max_tokens_field, require_extra
+from truing.endpoint.budget import Budget
+from truing.endpoint.journal import Account, Journal
+from truing.endpoint.pricing import load_prices
+from truing.engines.openai.transport import Transport
 from truing.errors import ConfigError
 
 __all__ = ["OpenAICompleter"]
@@ -78,11 +79,10 @@ class OpenAICompleter:
 
     def recall(self, requests: Sequence[ChatRequest]) -> list[ChatResult] | None:
         """The results of requests that are all in the journal, in order; None if one is not. Calls nobody."""
-        from truing.engines.openai.calls import max_tokens_field
         from truing.engines.openai.wire import call_key, encode, load_result
 
         opened = self._opened()
-        field = max_tokens_field(self.config, opened.transport.address)
+        field = max_tokens_field(self.config, opened.transport.access.address)
         keys = [call_key(opened.transport.identity, encode(r, field), r.sample) for r in requests]
         found = opened.journal.find(keys)
         return [load_result(found[key]) for key in keys] if all(key in found for key in keys) else None

@@ -1,9 +1,9 @@
 """Answers of models behind an OpenAI-compatible interface, as an engine.
 
 A checkpoint names the endpoint's model by its `path` (a fine-tuned model such as `ft:gpt-4o-mini:...`, or the name
-under which a server offers an adapter), and by `model` where it has no path (the base). An interface shows no
-weights: `endpoint_weights` hashes address and name instead, which cannot see that a provider changed a model under its
-name; use dated names where there are any.
+under which a server offers an adapter), and by `model` where it has no path (the base; a name of the catalogue stands
+for OpenAI's dated id). An interface shows no weights: `endpoint_weights` hashes address and name instead, which cannot
+see that a provider changed a model under its name.
 """
 
 from __future__ import annotations
@@ -13,20 +13,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from truing.chat import ChatRequest, ChatResult, Completer
-from truing.config import EndpointConfig, Services
+from truing.config import Services
+from truing.endpoint.address import endpoint_model
 from truing.engines.completers import load_completer
 from truing.engines.openai.completer import OpenAICompleter
-from truing.engines.openai.transport import endpoint_address
 from truing.errors import EngineError
-from truing.files import content_key
 from truing.records import Checkpoint, Prompt, Response, Sampling
 
-__all__ = ["OpenAIEngine", "chat_requests", "endpoint_weights", "to_responses"]
-
-
-def endpoint_weights(config: EndpointConfig, model: str) -> str:
-    """What stands for the hash of the weights of an endpoint's model: its address and name."""
-    return content_key("endpoint", endpoint_address(config), model)
+__all__ = ["OpenAIEngine", "chat_requests", "to_responses"]
 
 
 class OpenAIEngine:
@@ -56,7 +50,7 @@ class OpenAIEngine:
         """
         if not sampling.temperature > 0:
             raise EngineError("cannot sample", f"temperature {sampling.temperature}", "above 0")
-        name = checkpoint.path or checkpoint.model
+        name = checkpoint.path or endpoint_model(checkpoint.model)
         results = self.completer.stream(chat_requests(name, checkpoint.weights, prompts, sampling))
         return to_responses(prompts, sampling, results)
 

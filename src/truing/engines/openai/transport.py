@@ -10,47 +10,12 @@ The SDK's own retries are off: ours count attempts and know the pace.
 
 from __future__ import annotations
 
-import importlib.util
-import os
 from typing import Any
-from urllib.parse import urlsplit
 
 from truing.config import EndpointConfig
-from truing.errors import ConfigError, EndpointError, MissingExtraError
+from truing.endpoint.address import Access
 
-__all__ = ["Transport", "endpoint_address", "require_extra"]
-
-OPENAI = "https://api.openai.com/v1"
-
-
-def require_extra() -> None:
-    """Check that the libraries are there, without importing them.
-
-    Raises:
-        MissingExtraError: `openai` or `aiohttp` is not installed.
-    """
-    for library in ("openai", "aiohttp"):
-        if importlib.util.find_spec(library) is None:
-            raise MissingExtraError.of(library, "openai")
-
-
-def endpoint_address(config: EndpointConfig) -> str:
-    """Where the endpoint is, without a slash at the end.
-
-    Raises:
-        ConfigError: It is not an address, or holds a password.
-    """
-    address = (config.base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI).rstrip("/")
-    parts = urlsplit(address)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
-        shown = address.rpartition("@")[2] if "@" in address else address
-        raise ConfigError(
-            "the endpoint's address cannot be used",
-            repr(shown),
-            "http://HOST:PORT/v1 or https://HOST/v1, without a user name",
-            f"set endpoint.base_url or OPENAI_BASE_URL; the key belongs in {config.key_variable}",
-        )
-    return address
+__all__ = ["Transport"]
 
 
 class Transport:
@@ -64,17 +29,11 @@ class Transport:
     def __init__(self, config: EndpointConfig, identity: str = "") -> None:
         import openai
 
-        self.address = endpoint_address(config)
-        self.identity = identity or self.address
-        self.key_variable = config.key_variable
-        self.key = os.environ.get(config.key_variable, "")
-        if not self.key and self.address == OPENAI:
-            raise EndpointError(
-                "OpenAI's interface needs a key", f"{config.key_variable} is not set", todo=f"set {config.key_variable}"
-            )
+        self.access = Access.of(config)
+        self.identity = identity or self.access.address
         self.client = openai.AsyncOpenAI(
-            api_key=self.key or "none",
-            base_url=self.address,
+            api_key=self.access.key or "none",
+            base_url=self.access.address,
             max_retries=0,
             timeout=None,
             http_client=_lean_client(config.concurrency),

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import re
 from dataclasses import dataclass
 from typing import Any
 
 from truing.chat import ChatRequest, ChatResult
+from truing.endpoint.faults import scrub
 
 __all__ = [
     "DamagedReply",
@@ -21,7 +21,6 @@ __all__ = [
     "most_tokens",
     "parse_reply",
     "refusal",
-    "scrub",
 ]
 
 _WRONG = (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, RecursionError)
@@ -29,7 +28,6 @@ _WRONG = (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowE
 _MOST_TOKENS = 10**9
 _PER_MESSAGE = 16
 """At most so many tokens that a chat template adds to a message."""
-_SECRET = re.compile(r"\b(?:sk|key|tok)[-_][A-Za-z0-9_*\-]{4,}|(?<=[Bb]earer )\S+|(?<=//)[^/\s@]+@")
 
 
 class DamagedReply(Exception):
@@ -162,10 +160,3 @@ def dump_result(result: ChatResult) -> str:
 def load_result(text: str) -> ChatResult:
     """The result that `dump_result` wrote."""
     return ChatResult(*json.loads(text))
-
-
-def scrub(text: str, key: str | None = None) -> str:
-    """A text without keys: endpoints repeat them in their messages."""
-    if key:
-        text = text.replace(key, "[key]")
-    return _SECRET.sub("[key]", text)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from truing.engines.openai.wire import scrub
+from truing.endpoint.faults import scrub
 from truing.errors import EngineError
 
 __all__ = ["Admin", "Served"]

@@ -15,11 +15,13 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from truing.engines.openai.journal import Journal, Paid, set_lease, totals, write_paid
+from truing.endpoint.journal import Journal, Paid, set_lease, totals, write_paid
 from truing.errors import CapReached
 
-__all__ = ["Budget"]
+__all__ = ["LASTING", "Budget"]
 
+LASTING = ("batch-", "training-")
+"""How the owners of leases begin that outlive their process: the provider goes on with the work."""
 _AHEAD = 16
 """Calls leased at a time, so that not every call asks the journal."""
 
@@ -131,7 +133,7 @@ class Budget:
     def _count_the_dead(self, path: Path) -> None:
         """Leases of processes that no longer live count as perhaps paid for."""
         for owner, calls, cost in self._journal.query("SELECT owner, calls, cost FROM leases"):
-            if owner == self._owner or owner.startswith("batch-"):
+            if owner == self._owner or owner.startswith(LASTING):
                 continue
             lock = FileLock(_lock_file(path, owner), timeout=0)
             try:

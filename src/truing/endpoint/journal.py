@@ -7,7 +7,7 @@ is ignored by SQLite.
 
     calls    key, model, the result as JSON
     spent    per model and mode: calls, tokens, cost; calls that may have been paid for without an answer
-    leases   what processes and batches may spend at the moment; see `truing.engines.openai.budget`
+    leases   what processes and batches may spend at the moment; see `truing.endpoint.budget`
     batches  those of the Batch API; see `truing.engines.openai.batches`
 
 Invariant: `spent` and `calls` change in one transaction.
@@ -68,7 +68,7 @@ class Account:
 
     model: str
     mode: str
-    """`live` or `batch`."""
+    """`live`, `batch` or `training` (where a call is a fine-tuning job, and its prompt tokens are those trained on)."""
     calls: int
     unconfirmed: int
     """Calls that may have been paid for although no answer came: timeouts, cut connections, damaged replies, and those
@@ -185,7 +185,7 @@ def write_paid(db: sqlite3.Connection, paid: Sequence[Paid], mode: str, only_new
     Args:
         db: In a transaction.
         paid: The calls.
-        mode: `live` or `batch`.
+        mode: `live`, `batch` or `training`.
         only_new: Whether a call that is there already was paid for once only (a batch that is read again).
     """
     sums: dict[str, dict[str, Any]] = {}

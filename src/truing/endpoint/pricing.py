@@ -12,10 +12,11 @@ from typing import Any
 import yaml
 
 from truing.errors import ConfigError
+from truing.models import find_model
 
 __all__ = ["Price", "Prices", "load_prices"]
 
-_FIELDS = ("input", "cached", "output")
+_FIELDS = ("input", "cached", "output", "train")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,8 @@ class Price:
     input: float
     output: float
     cached: float
+    train: float | None = None
+    """Of a token in training, once for each epoch; None: as the catalogue says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,13 @@ class Prices:
             if candidate in self.models:
                 return self.models[candidate]
         return None
+
+    def training(self, model: str) -> float | None:
+        """Dollars per million tokens that a model is trained on; None if unknown."""
+        price, known = self.of(model), find_model(model)
+        if price is not None and price.train is not None:
+            return price.train
+        return None if known is None else known.train_price
 
     def cost(self, model: str, tokens: tuple[int, int, int], batch: bool = False) -> float | None:
         """Dollars for (prompt, cached prompt, completion) tokens; None if the price is unknown."""
@@ -85,9 +95,9 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _price(row: Any, source: str, name: str) -> Price:
     if not isinstance(row, dict) or not {"input", "output"} <= set(row) <= set(_FIELDS):
-        raise ConfigError(f"{source}, model {name}", repr(row), "input, output and, if you like, cached")
+        raise ConfigError(f"{source}, model {name}", repr(row), "input, output and, if you like, cached and train")
     numbers = {field: _number(row[field], source, f"model {name}, {field}") for field in row}
-    return Price(numbers["input"], numbers["output"], numbers.get("cached", numbers["input"]))
+    return Price(numbers["input"], numbers["output"], numbers.get("cached", numbers["input"]), numbers.get("train"))
 
 
 def _number(value: Any, source: str, field: str) -> float:
