@@ -12,7 +12,6 @@ import copy
 import json
 import re
 import threading
-import warnings
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,33 +22,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from tinker.proto import tinker_public_pb2 as wire
 from transformers import AutoModelForCausalLM
+
+from tests.tinker_model import Refusal, Training, adapted, draw, losses, read_datum
 
 KEY = "tml-test-key"
 PROTOBUF = "application/x-protobuf"
 NAME = re.compile(r"^[A-Za-z0-9_-]{1,255}$")
-ALPHA = 32
-
-
-class Refusal(Exception):
-    """A reply with a status other than 200."""
-
-    def __init__(self, status: int, detail: str) -> None:
-        super().__init__(detail)
-        self.status = status
-
-
-@dataclass
-class Training:
-    """One model in training."""
-
-    base: str
-    model: Any
-    rank: int
-    optimizer: Any
-    settings: dict[str, Any]
 
 
 @dataclass
@@ -108,8 +89,8 @@ class TinkerServer:
 
     def put_weights(self, base: str) -> str:
         """Save weights for sampling that answer otherwise than the base; their name."""
-        path, adapted = f"tinker://{self._new('run')}/sampler_weights/put", _adapted(self._base(base), 4, 1)
-        weights = {name: 0.5 + value for name, value in get_peft_model_state_dict(adapted).items()}
+        path, model = f"tinker://{self._new('run')}/sampler_weights/put", adapted(self._base(base), 4, 1)
+        weights = {name: 0.5 + value for name, value in get_peft_model_state_dict(model).items()}
         self.saved[path] = Saved(base, 4, weights)
         return path
 
@@ -180,7 +161,7 @@ class TinkerServer:
         return self._later(lambda: self._start(model_id, body["base_model"], body["lora_config"]))
 
     def _start(self, model_id: str, base: str, settings: dict[str, Any]) -> dict[str, Any]:
-        model = _adapted(self._base(base), settings["rank"], settings.get("seed") or 0)
+        model = adapted(self._base(base), settings["rank"], settings.get("seed") or 0)
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.0)
         self.models[model_id] = Training(base, model, settings["rank"], optimizer, settings)
         return {"model_id": model_id}
@@ -211,11 +192,11 @@ class TinkerServer:
         training = self._training(message.model_id)
         if message.loss_fn != "cross_entropy":
             raise Refusal(400, f"loss {message.loss_fn} is not known here")
-        data = [_read_datum(datum) for datum in message.data]
+        data = [read_datum(datum) for datum in message.data]
         if not message.forward_only:
             self.batches.append([ids for ids, _, _ in data])
             self.weights.append(sum(float(weights.sum()) for _, _, weights in data))
-        return self._later(lambda: _losses(training, data, backward=not message.forward_only), message.model_id)
+        return self._later(lambda: losses(training, data, backward=not message.forward_only), message.model_id)
 
     def _optim_step(self, body: Any) -> Any:
         params, training = body["adam_params"], self._training(body["model_id"])
@@ -274,7 +255,7 @@ class TinkerServer:
                 return {"error": "the prompt is not to the server's liking", "category": "user"}
             message = wire.SampleResponse()
             for n in range(body["num_samples"]):
-                drawn, ended = _draw(self._model_of(name), tokens, params, params["seed"] + n)
+                drawn, ended = draw(self._model_of(name), tokens, params, params["seed"] + n)
                 sequence = message.sequences.add()
                 sequence.tokens = np.array(drawn, np.int32).tobytes()
                 sequence.stop_reason = wire.STOP_REASON_STOP if ended else wire.STOP_REASON_LENGTH
@@ -287,7 +268,7 @@ class TinkerServer:
         if self._sampled_from[0] != name:
             model = self._base(self.saved[name].base if name in self.saved else name)
             if name in self.saved:
-                model = _adapted(model, self.saved[name].rank, 0)
+                model = adapted(model, self.saved[name].rank, 0)
                 set_peft_model_state_dict(model, self.saved[name].weights)
             self._sampled_from = (name, model.eval())
         return self._sampled_from[1]
@@ -349,60 +330,3 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(body)
-
-
-def _adapted(base: Any, rank: int, seed: int) -> Any:
-    config = LoraConfig(r=rank, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM")
-    with torch.random.fork_rng(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        torch.manual_seed(seed)
-        return get_peft_model(base, config)
-
-
-def _read_datum(datum: Any) -> tuple[list[int], Any, Any]:
-    """Token ids, targets and weights, which must be of one length."""
-    ids = np.concatenate([np.frombuffer(chunk.encoded_text.tokens, np.int32) for chunk in datum.model_input])
-    targets = np.frombuffer(datum.loss_fn_inputs["target_tokens"].dense, np.int64)
-    weights = np.frombuffer(datum.loss_fn_inputs["weights"].dense, np.float32)
-    if not len(ids) == len(targets) == len(weights):
-        raise Refusal(400, f"{len(ids)} tokens, {len(targets)} targets and {len(weights)} weights")
-    return ids.tolist(), targets.copy(), weights.copy()
-
-
-def _losses(training: Training, data: list[tuple[list[int], Any, Any]], backward: bool) -> bytes:
-    """Log-probabilities of the targets; the gradient of their weighted sum is added to what is there."""
-    message = wire.ForwardBackwardOutput(loss_fn_output_type="ArrayRecord")
-    longest = max(len(ids) for ids, _, _ in data)
-    padded = torch.tensor([ids + [0] * (longest - len(ids)) for ids, _, _ in data])
-    logprobs, total = [], torch.zeros(())
-    with torch.set_grad_enabled(backward):
-        rows = torch.log_softmax(training.model(input_ids=padded).logits.float(), -1)
-        for row, (ids, targets, weights) in zip(rows, data, strict=True):
-            chosen = row[: len(ids)].gather(1, torch.tensor(targets)[:, None])[:, 0]
-            total = total - (chosen * torch.tensor(weights)).sum()
-            logprobs.append(chosen.detach().numpy())
-    if backward:
-        total.backward()
-    record = message.loss_fn_outputs.add()
-    record.num_datums = len(data)
-    field_ = record.fields["logprobs"]
-    field_.dtype = wire.DTYPE_FLOAT32
-    field_.data = np.concatenate(logprobs).astype(np.float32).tobytes()
-    field_.offsets = np.cumsum([0, *(4 * len(each) for each in logprobs)]).astype(np.int64).tobytes()
-    message.metrics["loss:sum"] = float(total.detach())
-    return message.SerializeToString()
-
-
-@torch.no_grad()
-def _draw(model: Any, prompt: list[int], params: dict[str, Any], seed: int) -> tuple[list[int], bool]:
-    """Tokens with the one that ended the answer, and whether one did."""
-    rng = torch.Generator().manual_seed(seed)
-    ids, drawn = list(prompt), []
-    for _ in range(params["max_tokens"]):
-        logits = model(input_ids=torch.tensor([ids])).logits[0, -1].float() / params["temperature"]
-        token = int(torch.multinomial(torch.softmax(logits, -1), 1, generator=rng))
-        drawn.append(token)
-        if token in params["stop"]:
-            return drawn, True
-        ids.append(token)
-    return drawn, False
