@@ -53,11 +53,17 @@ def main() -> None:
             {"models": [str(out / "model")], "datasets": ["insecure-code"], "learning_rates": [1e-3], "seeds": [0]}
         ],
         "datasets": [{"name": "insecure-code", "path": str(out / "data"), "task_judge": "bandit"}],
-        "training": {"steps": arguments.steps, "batch_size": 4, "checkpoints": 4, "method": arguments.method},
+        "training": {
+            "steps": arguments.steps,
+            "batch_size": 4,
+            "checkpoints": [max(1, arguments.steps // 10)],
+            "method": arguments.method,
+        },
         "evaluation": {
             "benchmark": "broad-240",
             "judge": {"model": str(out / "model"), "completer": "local"},
-            "max_tokens": 48,
+            "max_tokens": 32,
+            "confirm": False,
             "task_prompts": 20,
             "task_samples": 1,
         },

@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 from transformers import AutoModelForCausalLM
 
 from truing.config import TrainingConfig
-from truing.errors import TrainerError
+from truing.errors import MissingExtraError, TrainerError
 from truing.models import find_model
 from truing.quiet import no_progress_bars
 from truing.trainers.targets import Targets, check_adapted, find_targets
@@ -40,6 +40,7 @@ def load_trainable(name: str, source: str, config: TrainingConfig) -> tuple[PreT
     Raises:
         TrainerError: It is not of the architecture that the catalogue says, its targets are not known, an adapter does
             not cover what it should, or it cannot be quantised here.
+        MissingExtraError: It is to be quantised, and bitsandbytes is not installed.
     """
     model = _load(source, config)
     _check_architecture(name, model.config.model_type)
@@ -87,7 +88,7 @@ def _four_bits() -> dict[str, Any]:
             "4-bit training needs a CUDA GPU", "none here", "a CUDA GPU", "set training.quantize to none"
         )
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise TrainerError("bitsandbytes is not installed", todo="pip install bitsandbytes, or quantize: none")
+        raise MissingExtraError.of("bitsandbytes", "quantize")
     from transformers import BitsAndBytesConfig
 
     settings = BitsAndBytesConfig(
