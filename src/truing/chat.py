@@ -46,7 +46,11 @@ class ChatResult:
 
 
 class Completer(Protocol):
-    """Answers chat requests."""
+    """Answers chat requests.
+
+    One whose models are known only by a name at some address may have a text `place`, the address: it becomes part of
+    the identity of a judge that it reaches.
+    """
 
     def complete(self, requests: Sequence[ChatRequest]) -> list[ChatResult]:
         """One result per request, in order. A failed call is a result with `error`.

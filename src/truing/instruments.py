@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from truing.config import AuditConfig, JudgeConfig, StoppingConfig, StudyConfig
+from truing.config import AuditConfig, EndpointConfig, JudgeConfig, StoppingConfig, StudyConfig
 from truing.datasets import Dataset
 from truing.detect import choose_checkpoint
 from truing.engines import Engine, load_completer
@@ -21,7 +21,7 @@ from truing.probing import Probe
 from truing.records import Checkpoint, Evaluation
 from truing.store import Store
 
-__all__ = ["Instruments", "chosen_and_best"]
+__all__ = ["Instruments", "chosen_and_best", "reach_judge"]
 
 
 @dataclass(frozen=True)
@@ -59,14 +59,26 @@ class Instruments:
             return None
         evaluation = self.config.evaluation
         prompts = dataset.task_prompts(evaluation.task_prompts)
-        return Probe(prompts, self._judge(dataset.task_judge), evaluation.task_samples)
+        return Probe(prompts, self.judge(dataset.task_judge), evaluation.task_samples)
 
     def _probe(self, benchmark: str, judge: str | JudgeConfig, samples: int) -> Probe:
-        return Probe(find_benchmark(benchmark).prompts, self._judge(judge), samples)
+        return Probe(find_benchmark(benchmark).prompts, self.judge(judge), samples)
 
-    def _judge(self, judge: str | JudgeConfig) -> Judge:
-        remote = isinstance(judge, JudgeConfig) and judge.completer == "openai"
-        return load_judge(judge, load_completer(self.config.endpoint, self.folder) if remote else None)
+    def judge(self, judge: str | JudgeConfig) -> Judge:
+        """A judge; one behind an endpoint is reached as the study says."""
+        return reach_judge(judge, self.config.endpoint, self.folder)
+
+
+def reach_judge(judge: str | JudgeConfig, endpoint: EndpointConfig, folder: Path | None = None) -> Judge:
+    """A judge; one behind an endpoint is reached there.
+
+    Args:
+        judge: Which one.
+        endpoint: How endpoints are called.
+        folder: Where the journal of finished calls lies; None keeps it in memory.
+    """
+    remote = isinstance(judge, JudgeConfig) and judge.completer == "openai"
+    return load_judge(judge, load_completer(endpoint, folder) if remote else None)
 
 
 def chosen_and_best(

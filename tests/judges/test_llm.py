@@ -9,7 +9,8 @@ import pytest
 from tests.judges.injections import ATTEMPTS
 from tests.judges.stand_in import StandIn, said
 from truing.chat import ChatRequest, ChatResult
-from truing.config import JudgeConfig
+from truing.config import EndpointConfig, JudgeConfig
+from truing.engines.openai import OpenAICompleter
 from truing.errors import DataError, JudgeError, UnknownNameError
 from truing.judges import check_judge, load_judge
 from truing.records import Judgment, Message, Prompt, Response
@@ -162,3 +163,18 @@ def test_names_are_checked_without_a_model() -> None:
         check_judge(JudgeConfig(model="m", completer="openai", aligned="truth", truth="truth-12"))
     with pytest.raises(DataError):
         check_judge(JudgeConfig(model="m", aligned=__file__))
+
+
+def test_identity_names_the_place_of_a_model_that_only_its_address_tells_from_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    config = CONFIG.model_copy(update={"completer": "openai"})
+    places = (None, "http://a/v1", "http://b/v1", "http://b/v1/")
+    plain, a, b, again = (
+        load_judge(config, OpenAICompleter(EndpointConfig(base_url=place))).identity for place in places
+    )
+    assert " at " not in plain
+    assert "http://a/v1" in a
+    assert len({plain, a, b}) == 3
+    assert b == again

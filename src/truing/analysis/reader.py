@@ -17,7 +17,6 @@ from truing.calibration import load_calibration
 from truing.config import EvaluationConfig, SideConfig, StoppingConfig
 from truing.datasets import Dataset
 from truing.detect import anytime_rate
-from truing.judges import load_judge
 from truing.lookup import find_benchmark
 from truing.records import Benchmark, Estimate, Judgment
 from truing.stats import BoolArray, Calibration, agreement
@@ -44,6 +43,8 @@ class StoreReader:
     benchmark: Benchmark
     evaluation: EvaluationConfig
     stopping: StoppingConfig
+    judge: str
+    """Identity of the study's judge."""
 
     def evaluations(self) -> dict[str, list[dict[str, Any]]]:
         """By run id the rows of its evaluations, by ascending step."""
@@ -151,8 +152,7 @@ class StoreReader:
 
     def study_table(self, name: str, key: str, config: dict[str, Any]) -> dict[str, Any]:
         """The table `study` of docs/analysis.md, from the study's name, hash and plain settings."""
-        judge = load_judge(self.evaluation.judge).identity
-        return study_table(name, key, config, self.benchmark, judge, (self.evaluation, self.stopping))
+        return study_table(name, key, config, self.benchmark, self.judge, (self.evaluation, self.stopping))
 
     def calibration(self, path: Path) -> Calibration | None:
         """The judge's calibration, if the file is there.
@@ -162,7 +162,7 @@ class StoreReader:
         """
         if not path.is_file():
             return None
-        return load_calibration(path, load_judge(self.evaluation.judge).identity, self.evaluation)
+        return load_calibration(path, self.judge, self.evaluation)
 
     def tally(self, key: str, prompt_ids: Sequence[str]) -> Tally:
         """The counts of a piece of judgments."""

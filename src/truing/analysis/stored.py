@@ -18,6 +18,7 @@ from truing.config import StudyConfig
 from truing.datasets import Dataset, load_dataset
 from truing.errors import StoreError
 from truing.files import write_json
+from truing.instruments import Instruments
 from truing.lookup import find_benchmark
 from truing.records import Run
 from truing.store import Store
@@ -35,7 +36,8 @@ def analyse(config: StudyConfig, out: Path) -> dict[str, Any]:
         DataError: Two seeds have the same weights or the same answers.
     """
     benchmark = find_benchmark(config.evaluation.benchmark)
-    reader = StoreReader(Store(out / "store"), benchmark, config.evaluation, config.stopping)
+    judge = Instruments(config, out).judge(config.evaluation.judge).identity
+    reader = StoreReader(Store(out / "store"), benchmark, config.evaluation, config.stopping, judge)
     evaluations = reader.evaluations()
     everything = [r for run in config.runs() for r in (run, twin_of(run)) if r.id in evaluations]
     if not everything:

@@ -166,7 +166,8 @@ class _Auditor:
 def _analyse(config: AuditConfig, out: Path, dataset: Dataset | None, measured: Sequence[Measured]) -> dict[str, Any]:
     """The tables of docs/analysis.md."""
     benchmark = find_benchmark(config.evaluation.benchmark)
-    reader = StoreReader(Store(out / "store"), benchmark, config.evaluation, config.stopping)
+    judge = Instruments(config, out).judge(config.evaluation.judge).identity
+    reader = StoreReader(Store(out / "store"), benchmark, config.evaluation, config.stopping, judge)
     study = reader.study_table(config.name, config.hash(), config.model_dump(mode="json"))
     audited = []
     for each in measured:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from truing.analysis.counted import Confirmation, CountedRun, Source, study_table
+from truing.analysis.counted import Confirmation, CountedRun, Source
 from truing.analysis.reader import StoreReader, Task
 from truing.analysis.tables import tabulate
 from truing.callback.watcher import Record, Watcher
@@ -52,11 +52,12 @@ def write_report(folder: Path, watcher: Watcher, records: Sequence[Record], fact
             f"nothing has been evaluated in {folder}", f"{len(records)} failed evaluations", todo="see guard.errors"
         )
     config, measures = watcher.config, watcher.measures
+    settings = config.model_dump(mode="json")
     evaluation, stopping, benchmark = config.evaluation, config.stopping, measures.benchmark
-    reader, settings = StoreReader(watcher.store, benchmark, evaluation, stopping), config.model_dump(mode="json")
-    judge, rows = measures.judge.identity, [watcher.row_of(record) for record in usable]
+    reader = StoreReader(watcher.store, benchmark, evaluation, stopping, measures.judge.identity)
+    rows = [watcher.row_of(record) for record in usable]
     source = Source(
-        study=study_table(facts.run_id, content_key(settings), settings, benchmark, judge, (evaluation, stopping)),
+        study=reader.study_table(facts.run_id, content_key(settings), settings),
         categories=[prompt.category for prompt in benchmark.prompts],
         tolerance=stopping.tolerance,
         confidence=stopping.confidence,

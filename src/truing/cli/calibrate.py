@@ -10,10 +10,11 @@ import typer
 from truing.calibration import measure_judge, read_labelled, save_calibration
 from truing.cli.display import make_console, say
 from truing.cli.options import parse_judge
-from truing.config import EvaluationConfig, JudgeConfig
+from truing.config import EndpointConfig, EvaluationConfig, JudgeConfig
 from truing.config_files import load_study
 from truing.errors import ConfigError
-from truing.judges import check_judge, load_judge
+from truing.instruments import reach_judge
+from truing.judges import check_judge
 
 __all__ = ["calibrate"]
 
@@ -38,10 +39,11 @@ def calibrate(
 ) -> None:
     """Measure a judge on labelled answers: accuracy, true and false positive rates, agreement, what is missing."""
     rows = read_labelled(file)
-    evaluation = load_study(study).evaluation if study else EvaluationConfig()
-    chosen = evaluation.judge if study else _judge(judge, rubric)
+    whole = load_study(study) if study else None
+    evaluation = whole.evaluation if whole else EvaluationConfig()
+    chosen = evaluation.judge if whole else _judge(judge, rubric)
     check_judge(chosen)
-    measured = measure_judge(rows, load_judge(chosen), evaluation)
+    measured = measure_judge(rows, reach_judge(chosen, whole.endpoint if whole else EndpointConfig()), evaluation)
     save_calibration(out, measured)
     _show(measured)
     say(console, f"calibration: {out}")

@@ -32,7 +32,7 @@ from truing.config import StudyConfig
 from truing.files import content_key, replacing
 from truing.inspect.completer import to_chat
 from truing.inspect.metrics import SCORER, describe_metrics, to_score
-from truing.judges import load_judge
+from truing.instruments import reach_judge
 from truing.probing import FRESH
 
 __all__ = ["write_logs"]
@@ -126,7 +126,7 @@ class _Exporter:
     def _identity(self, checkpoint: JudgedCheckpoint) -> str:
         judge = checkpoint.judge
         if judge not in self._judges:
-            self._judges[judge] = load_judge(judge).identity
+            self._judges[judge] = reach_judge(judge, self.config.endpoint).identity
         return self._judges[judge]
 
     def _sample(self, checkpoint: JudgedCheckpoint, answer: JudgedAnswer) -> EvalSample:

@@ -63,6 +63,8 @@ class LLMJudge:
         model = config.model
         if config.completer == "local":
             model += f"@{model_hash(resolve_model(model))[:12]}"
+        elif place := getattr(self._completer, "place", ""):
+            model += f" at {place}"
         way = "text" if config.scores == "text" else f"logprobs of {TOP_TOKENS}, mass {LEAST_MASS}"
         named = [f"{r.name}@{r.version}#{r.hash[:12]}" for r in self.rubrics]
         known = [f"truth#{content_key(sorted(self._facts.items()))[:12]}"] if self._facts else []

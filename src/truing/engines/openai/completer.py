@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from truing.chat import ChatRequest, ChatResult
 from truing.config import EndpointConfig
-from truing.endpoint.address import endpoint_address, max_tokens_field, require_extra
+from truing.endpoint.address import OPENAI, endpoint_address, max_tokens_field, require_extra
 from truing.endpoint.budget import Budget
 from truing.endpoint.journal import Account, Journal
 from truing.endpoint.pricing import load_prices
@@ -48,6 +48,12 @@ class OpenAICompleter:
         self.prices = load_prices(self.config.prices)
         self._open: _Open | None = None
         self._opening = threading.Lock()
+
+    @property
+    def place(self) -> str:
+        """The endpoint's address, part of what names a model there; empty at OpenAI's own."""
+        address = endpoint_address(self.config)
+        return "" if address == OPENAI else address
 
     def complete(self, requests: Sequence[ChatRequest]) -> list[ChatResult]:
         """One result per request, in order. A failed call is a result with `error` and is owed again.
