@@ -60,8 +60,8 @@ def kill_at(path: Path, process: subprocess.Popen[str]) -> None:
     ("program", "environment", "method"),
     [
         (["-m", "truing"], {}, "lora"),
-        (["tests/fsdp_on_cpu.py"], FSDP, "lora"),
-        (["tests/fsdp_on_cpu.py"], FSDP, "full"),
+        (["-m", "tests.fsdp_on_cpu"], FSDP, "lora"),
+        (["-m", "tests.fsdp_on_cpu"], FSDP, "full"),
     ],
     ids=["ddp", "fsdp", "fsdp-full"],
 )
