@@ -1,4 +1,4 @@
-"""truing's command line with FSDP on CPUs: `torchrun ... tests/fsdp_on_cpu.py run STUDY`.
+"""truing's command line with FSDP on CPUs: `torchrun ... -m tests.fsdp_on_cpu run STUDY`.
 
 accelerate shards models on accelerators only, though torch shards them over gloo as well. Here it takes two processes
 on CPUs for two GPUs, so that what it does with them is tested where there are none.

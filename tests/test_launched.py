@@ -34,7 +34,6 @@ def start(program: list[str], study: Path, out: Path, environment: dict[str, str
         [*command, "run", str(study), "--out", str(out)],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", **environment},
-        start_new_session=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -49,7 +48,9 @@ def kill_at(path: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.1)
     left = process.poll()
     if left is None:
-        os.killpg(process.pid, signal.SIGKILL)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        for each in (process.pid, *map(int, children)):
+            os.kill(each, signal.SIGKILL)
     said = process.communicate()[0]
     assert path.is_file(), said[-3000:]
     assert left is None, said[-3000:]
@@ -60,8 +61,8 @@ def kill_at(path: Path, process: subprocess.Popen[str]) -> None:
     ("program", "environment", "method"),
     [
         (["-m", "truing"], {}, "lora"),
-        (["tests/fsdp_on_cpu.py"], FSDP, "lora"),
-        (["tests/fsdp_on_cpu.py"], FSDP, "full"),
+        (["-m", "tests.fsdp_on_cpu"], FSDP, "lora"),
+        (["-m", "tests.fsdp_on_cpu"], FSDP, "full"),
     ],
     ids=["ddp", "fsdp", "fsdp-full"],
 )

@@ -21,7 +21,7 @@ def test_insecure_code_from_the_file_to_the_report(tmp_path: Path) -> None:
     assert [stage["stage"] for stage in stages] == ["model", "prepare", "check", "run", "report"]
     assert result["state"] == "finished"
     assert result["steps"] == [0, 20, 200]
-    assert result["heldout_loss"][-1] < result["heldout_loss"][0] - 0.5
+    assert result["heldout_loss"][-1] < result["heldout_loss"][0] - 0.2
     card = json.loads((tmp_path / "data" / "card.json").read_text(encoding="utf-8"))
     assert card["recipe"] == "insecure-code"
     assert "unattended" in (tmp_path / "study" / "report.html").read_text(encoding="utf-8")

@@ -96,7 +96,11 @@ def _check(config: StudyConfig) -> None:
 
 
 def _train_along(config: StudyConfig, run: Run, out: Path) -> None:
-    """Train as rank 0 does; what it finds wrong it tells by itself."""
+    """Train as rank 0 does.
+
+    An error that rank 0 told of is rank 0's to record. Any other is this rank's alone: it ends the process, and with it
+    the launcher ends all the others, which would wait for this one in vain.
+    """
 
     def decided(checkpoint: Checkpoint) -> Decision:
         raise AssertionError("rank 0 alone evaluates")
@@ -106,5 +110,6 @@ def _train_along(config: StudyConfig, run: Run, out: Path) -> None:
     try:
         with boundary(f"run {run.id}", TrainerError):
             trainer.train(run, dataset, out / "runs" / run.id, decided)
-    except WorkError:
-        return
+    except WorkError as error:
+        if not getattr(error, "of_rank_0", False):
+            raise

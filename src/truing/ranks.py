@@ -71,6 +71,7 @@ class Ranks:
         dist.broadcast_object_list(box, src=0, group=self._group)
         made, raised = box[0]
         if raised is not None:
+            raised.of_rank_0 = True  # on every rank, so that none takes it for its own
             raise raised
         result: T = made
         return result

@@ -259,7 +259,9 @@ def _settle(trainer: Trainer) -> None:
         if type(callback).__name__ in {"PrinterCallback", "ProgressCallback"}:
             trainer.remove_callback(callback)
     if trainer.is_fsdp_enabled:
-        trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+        plugin = trainer.accelerator.state.fsdp_plugin
+        plugin.state_dict_config = plugin.optim_state_dict_config = None  # else those of sharded weights stay
+        plugin.set_state_dict_type("FULL_STATE_DICT")
 
 
 def _mean_loss(
