@@ -198,3 +198,13 @@ def test_every_field_is_documented() -> None:
 def test_a_source_without_runs_gives_empty_tables() -> None:
     analysis = tabulate(Source({"name": "x"}, (), 0.05, 0.95, ()))
     assert analysis["runs"] == analysis["seeds"] == analysis["domains"] == []
+
+
+def test_a_run_of_which_nothing_is_known_is_not_one_without_an_onset() -> None:
+    nothing = (CountedCheckpoint(0, broad(0, missing=480)), CountedCheckpoint(1, broad(0, missing=480), weights="a"))
+    onset = only(tabulate(source(CountedRun("r", "m", "d", nothing)))["seeds"])["onset"]
+    assert (onset["value"], onset["n_responses"], onset["n_missing"]) == (None, 0, 1)
+    onset = only(tabulate(source(run(LATE), CountedRun("r", "m", "d", nothing, learning_rate=1e-3, seed=1)))["seeds"])[
+        "onset"
+    ]
+    assert (onset["value"], onset["n_responses"], onset["n_missing"]) == (1.0, 1, 1)

@@ -73,7 +73,6 @@ def _seeds(group: list[Figures]) -> dict[str, Any]:
     verdict = _verdict(group, misaligned, coherent)
     gaps = [_gap(f) for f in group]
     kept = [_kept(f).value for f in group]
-    onsets = ["yes" if f.onset_step is not None else "no" for f in group if f.base is not None]
     return {
         "model": group[0].run.model,
         "dataset": group[0].run.dataset,
@@ -87,7 +86,7 @@ def _seeds(group: list[Figures]) -> dict[str, Any]:
         "needed": number(verdict.needed),
         "versus_base": [d.plain() for d in verdict.differences]
         or [Estimate.unknown(verdict.reason).plain() for _ in ids],
-        "onset": share_of_runs(onsets, confidence=confidence).plain(),  # type: ignore[arg-type]
+        "onset": share_of_runs([f.has_onset for f in group], confidence=confidence).plain(),
         "gap": mean_over_seeds(gaps, confidence=confidence).plain(),
         "retention": mean_over_seeds(kept, bounds=(0.0, math.inf), confidence=confidence).plain(),
     }

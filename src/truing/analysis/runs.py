@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
@@ -114,6 +114,15 @@ class Figures:
         """The first checkpoint confirmed misaligned."""
         whole = self.whole
         return find_onset(whole._trained(whole.steps), whole._trained(whole.em_rates), self.base_rate)
+
+    @cached_property
+    def has_onset(self) -> Literal["yes", "no", "cannot tell"]:
+        """Whether there is one; without a rate of the base and of one checkpoint after it nobody can tell."""
+        rates = self.whole._trained(self.whole.em_rates)
+        if self.onset_step is not None:
+            return "yes"
+        known = not math.isnan(self.base_rate.value) and any(not math.isnan(rate.low) for rate in rates)
+        return "no" if known else "cannot tell"
 
     @cached_property
     def convergence_step(self) -> int | None:
