@@ -1,6 +1,7 @@
 """The guard inside transformers.Trainer."""
 
 import gc
+import itertools
 import logging
 import threading
 from pathlib import Path
@@ -35,24 +36,34 @@ def actions(guard: truing.Guard) -> list[tuple[int, str]]:
     return [(d.step, str(d.action)) for d in guard.decisions]
 
 
-@pytest.mark.parametrize("adapter", [True, False], ids=["adapter", "full"])
+CHANGES: dict[str, dict[str, Any]] = {
+    "accumulation": {"gradient_accumulation_steps": 3, "logging_steps": 1},
+    "checkpointing": {"activation_checkpointing": True, "dataloader_num_workers": 1},
+    "bf16": {"bf16": True, "use_cpu": True},
+}
+OFTEN = [
+    ("accumulation", True, False),
+    ("accumulation", False, True),
+    ("checkpointing", True, True),
+    ("bf16", True, False),
+]
+"""Of all combinations of a change, an adapter and judging that overlaps training, those that every test run tries."""
+
+
 @pytest.mark.parametrize(
-    "changes",
+    ("change", "adapter", "overlap"),
     [
-        {"gradient_accumulation_steps": 3, "logging_steps": 1},
-        {"activation_checkpointing": True, "dataloader_num_workers": 1},
-        {"bf16": True, "use_cpu": True},
+        pytest.param(*each, marks=() if each in OFTEN else pytest.mark.slow)
+        for each in itertools.product(CHANGES, (True, False), (False, True))
     ],
-    ids=["accumulation", "checkpointing", "bf16"],
 )
-@pytest.mark.parametrize("overlap", [False, True], ids=["", "overlap"])
 def test_a_guard_that_never_stops_leaves_training_bit_identical(
-    tiny_model: Path, tmp_path: Path, adapter: bool, changes: dict[str, Any], overlap: bool
+    tiny_model: Path, tmp_path: Path, change: str, adapter: bool, overlap: bool
 ) -> None:
     ends = []
     for guarded in (False, True):
         parts = load(tiny_model, adapter, attention_dropout=0.1)
-        trainer = make_trainer(parts, tmp_path / "out", **changes)
+        trainer = make_trainer(parts, tmp_path / "out", **CHANGES[change])
         if guarded:
             judge = Script(0.0)
             judge.careless = not overlap  # nothing isolates a thread's judge that draws from the global generators
