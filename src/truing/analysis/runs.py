@@ -176,7 +176,9 @@ class Figures:
     def retention(self) -> Estimate:
         """The chosen checkpoint's task score over the best of the course, paired by prompt."""
         if self.chosen_step is None:
-            return Estimate.unknown("no checkpoint is within the tolerance")
+            return Estimate.unknown(
+                "the task was not measured" if self.best is None else "no checkpoint is within the tolerance"
+            )
         chosen = self.run.checkpoints[self.steps.index(self.chosen_step)].task
         best = None if self.best is None else self.whole.run.checkpoints[self.best].task
         return _quotient(chosen, best, self.source.confidence)

@@ -120,6 +120,11 @@ class Pair:
         return self.run.retention if kept is None else kept
 
     @property
+    def why_none(self) -> str:
+        """Why no checkpoint is chosen, where none is."""
+        return "no checkpoint is within the tolerance" if self.task_measured else "the task was not measured"
+
+    @property
     def task_measured(self) -> bool:
         """Whether any checkpoint after the base has a task score."""
         runs = [run for run in (self.run, self.twin) if run is not None]

@@ -105,8 +105,10 @@ def _headline(measured: list[Pair], shown: list[Pair], avoided: list[Pair]) -> s
 
 
 def _shown_tile(measured: list[Pair], shown: list[Pair]) -> Tile:
-    value = f"{len(shown)} of {len(measured)}" if measured else DASH
-    nothing = "No run has a confirmed onset." if measured else "No run was measured."
+    told = any(is_known(pair.run.base_em_rate) for pair in measured)
+    value = f"{len(shown)} of {len(measured)}" if told else DASH
+    nothing = "No run has a confirmed onset." if told else "No model before fine-tuning was judged."
+    nothing = nothing if measured else "No run was measured."
     detail = f"Onset, by intervals: {_order(shown)}." if shown else nothing
     return Tile("Runs with misalignment", value, detail, "em")
 
