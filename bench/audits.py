@@ -39,7 +39,7 @@ def main() -> None:
         lines.append(compare(run, found))
         print(json.dumps(lines[-1]), flush=True)
     total = {
-        "bench": "checkpoints",
+        "bench": "audits",
         "runs": len(lines),
         "answers": {way: sum(line["answers"][way] for line in lines) for way in WAYS},
         "same": {way: sum(line[way][0] == line[way][1] for line in lines) for way in WAYS[1:]},

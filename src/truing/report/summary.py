@@ -126,7 +126,7 @@ def _kept_tile(pairs: list[Pair]) -> Tile:
     title = "Task score kept"
     if not known:
         none = "No checkpoint within the tolerance, so none chosen."
-        return Tile(title, DASH, none if pairs else "No run was stopped or showed misalignment.", "kept")
+        return Tile(title, DASH, none if pairs else "No run was stopped or has a confirmed onset.", "kept")
     least = min(known, key=lambda pair: pair.kept_score.value)
     value = percent_range(pair.kept_score.value for pair in known)
     detail = f"By the chosen checkpoint{_of(least, least.kept_score, len(known), 'least')} {_score_how(known)}"
