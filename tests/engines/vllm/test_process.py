@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import pytest
 from truing.config import VllmConfig
 from truing.engines.vllm import keeper
 from truing.engines.vllm.admin import Admin
-from truing.engines.vllm.process import Installation, ServerProcess
+from truing.engines.vllm.process import Installation, ServerProcess, free_port
 from truing.errors import EngineError
 
 KEEPER = str(keeper.__file__)
@@ -29,6 +30,20 @@ import subprocess, sys, time
 keeper = subprocess.Popen([sys.executable, "-I", {KEEPER!r}, sys.executable, "-c", {CHILD!r}], stdin=subprocess.PIPE)
 time.sleep(60)
 """
+STUBBORN = f"""#!{sys.executable}
+import os, signal, sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(str(os.getpid()).encode())
+
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Handler).serve_forever()
+"""
+"""A server that does not end when it is asked to, as vLLM does not while calls wait and its engine is gone."""
 
 
 def running(pid: int) -> bool:
@@ -62,3 +77,22 @@ def test_a_server_that_does_not_start_shows_its_log(tmp_path: Path) -> None:
         process.start(Admin("http://127.0.0.1:9/v1", "", 5.0), dict(os.environ), VllmConfig().start_timeout)
     assert "No module named" in caught.value.got
     assert not process.alive
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks processes up in /proc")
+def test_a_stubborn_server_ends_with_its_keeper(tmp_path: Path) -> None:
+    interpreter, port = tmp_path / "python", free_port()
+    interpreter.write_text(STUBBORN)
+    interpreter.chmod(0o755)
+    process = ServerProcess(Installation(interpreter, "none", cpu=False), [], port, tmp_path / "log")
+    process.start(Admin(f"http://127.0.0.1:{port}/v1", "", 5.0), dict(os.environ), 60)
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as answer:
+        server = int(answer.read())
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while running(server):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert not process.alive
+    process.stop()

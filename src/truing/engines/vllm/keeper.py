@@ -3,7 +3,8 @@
     python keeper.py COMMAND...
 
 Run as a file, with the standard library alone. The parent holds the other end of standard input: however it dies, the
-pipe closes. On Linux the command is also ended when the keeper itself is killed.
+pipe closes. Keeper and command are one process group, named by the keeper's process: whoever sees the keeper dead can
+end the rest. On Linux the command is also asked to end when the keeper itself is killed.
 """
 
 from __future__ import annotations
@@ -26,25 +27,26 @@ def _end_with_keeper() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _signal_all(group: int, number: signal.Signals) -> None:
+def _signal_all(number: signal.Signals) -> None:
     with suppress(ProcessLookupError, PermissionError):
-        os.killpg(group, number)
+        os.killpg(os.getpgrp(), number)
 
 
 def _keep(command: list[str]) -> int:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    with suppress(PermissionError):  # it leads a session already
+        os.setsid()  # so Ctrl-C is the parent's alone to answer
     asked: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
     # no other thread runs in this process, so the call between fork and exec is safe
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=_end_with_keeper)
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=_end_with_keeper)
     while child.poll() is None and not asked:
         with suppress(InterruptedError):
             if select.select([0], [], [], 0.25)[0] and not os.read(0, 1):
                 break  # the parent is gone, or has let go
-    _signal_all(child.pid, signal.SIGTERM)
+    _signal_all(signal.SIGTERM)
     with suppress(subprocess.TimeoutExpired):
         child.wait(_GRACE)
-    _signal_all(child.pid, signal.SIGKILL)  # what the command started and left behind
+    _signal_all(signal.SIGKILL)  # what the command started and left behind, and the keeper itself
     return child.wait()
 
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -125,6 +128,7 @@ class ServerProcess:
                 stderr=subprocess.STDOUT,
                 env=environment,
             )
+        threading.Thread(target=_end_rest, args=(self._process,), daemon=True).start()
         self._at_exit = partial(_stop, weakref.ref(self))
         atexit.register(self._at_exit)
         try:
@@ -177,6 +181,13 @@ def server_environment(local: bool, own: bool) -> dict[str, str]:
 def _has(flag: str, flags: Sequence[str]) -> bool:
     opposite = flag.replace("--", "--no-", 1)
     return any(each.partition("=")[0] in (flag, opposite) for each in flags)
+
+
+def _end_rest(keeper: subprocess.Popen[bytes]) -> None:
+    """Once the keeper is gone, however it went, so is the server: a call to a half-dead one would wait for long."""
+    keeper.wait()
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(keeper.pid, signal.SIGKILL)
 
 
 def _stop(process: weakref.ref[ServerProcess]) -> None:
