@@ -2,47 +2,30 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.server_process import ServerProcess
 from truing.chat import ChatRequest
 from truing.config import EndpointConfig
 from truing.engines.openai import OpenAICompleter
 from truing.records import Message
 
-SERVER = Path(__file__).parents[3] / "bench" / "endpoint.py"
 CompleterOf = Callable[..., OpenAICompleter]
 
 
-class Server:
+class Server(ServerProcess):
     """The process of `bench/endpoint.py`."""
 
     def __init__(self) -> None:
-        self.process = subprocess.Popen([sys.executable, str(SERVER)], stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
-        self.address = f"http://127.0.0.1:{int(self.process.stdout.readline().split()[1])}"
-        self.url = f"{self.address}/v1"
-
-    def set(self, **settings: Any) -> None:
-        """Forget all counts, take all defaults but these; `keep=True` changes these only."""
-        body = json.dumps(settings).encode()
-        urllib.request.urlopen(urllib.request.Request(f"{self.address}/control", data=body, method="POST")).close()
+        super().__init__(Path(__file__).parents[3] / "bench" / "endpoint.py")
 
     def counts(self) -> dict[str, Any]:
-        with urllib.request.urlopen(f"{self.address}/control") as reply:
-            counts: dict[str, Any] = json.load(reply)
-        return counts
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.communicate()
+        """How often each part was asked."""
+        return self.told()
 
 
 @pytest.fixture(scope="session")
