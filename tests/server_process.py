@@ -13,7 +13,7 @@ __all__ = ["ServerProcess"]
 
 
 class ServerProcess:
-    """Runs a script that prints `port N` once it listens."""
+    """Runs a script that prints `PORT N` once it listens."""
 
     def __init__(self, script: Path) -> None:
         self.process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)

@@ -10,7 +10,6 @@ others wait for its decision.
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Callable, Iterator
@@ -42,6 +41,7 @@ from truing.records import Action, Checkpoint, Decision, Run
 from truing.trainers import OnCheckpoint
 from truing.trainers.examples import Example, collate, encode_rows
 from truing.trainers.loading import is_half, load_trainable
+from truing.trainers.saved import read_checkpoint, write_checkpoint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -122,7 +122,7 @@ class PeftTrainer:
             if not (left / _MARK).is_file():
                 shutil.rmtree(left)
         marks = [folder / "step-0.json", *folder.glob(f"checkpoint-*/{_MARK}")]
-        records = sorted((Checkpoint(**_read_nan(m)) for m in marks if m.is_file()), key=lambda c: c.step)
+        records = sorted((read_checkpoint(m)[0] for m in marks if m.is_file()), key=lambda c: c.step)
         ended = bool(records) and records[-1].step == self.config.steps
         resumable = [c.step for c in records if c.step == 0 or (folder / f"checkpoint-{c.step}" / _STATE).is_file()]
         last = records[-1].step if ended else max(resumable, default=-1)
@@ -193,7 +193,7 @@ class _Recorder(TrainerCallback):
 
         def record() -> Decision:
             checkpoint = Checkpoint(self.run.id, self.run.model, 0, self.base_hash, heldout_loss=loss)
-            _write_nan(self.folder / "step-0.json", asdict(checkpoint))
+            write_checkpoint(self.folder / "step-0.json", checkpoint)
             return self.on_checkpoint(checkpoint)
 
         return self.ranks.share(record)
@@ -230,7 +230,7 @@ class _Recorder(TrainerCallback):
             train_loss=train_loss,
             heldout_loss=heldout_loss,
         )
-        _write_nan(folder / _MARK, asdict(checkpoint))
+        write_checkpoint(folder / _MARK, checkpoint)
         self._drop_older_states(step)
         return self.on_checkpoint(checkpoint)
 
@@ -301,16 +301,3 @@ def _moved(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
     """The checkpoint with its path under `folder`, in case the study's folder was moved."""
     values = asdict(checkpoint) | {"path": str(folder / f"checkpoint-{checkpoint.step}")}
     return Checkpoint(**values)
-
-
-def _write_nan(path: Path, values: dict[str, Any]) -> None:
-    finite = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in values.items()}
-    write_json(path, finite)
-
-
-def _read_nan(path: Path) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    for name in ("train_loss", "heldout_loss"):
-        if values[name] is None:
-            values[name] = math.nan
-    return values

@@ -12,7 +12,6 @@ is not promised by anybody.
 
 from __future__ import annotations
 
-import json
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -29,11 +28,11 @@ from truing.catalog import resolve_model
 from truing.config import TrainingConfig
 from truing.datasets import Dataset
 from truing.errors import ConfigError, TrainerError, boundary
-from truing.files import write_json
 from truing.records import Action, Checkpoint, Decision, Run
 from truing.tinkering import calling, connected, finished, forget_state, offered_name, tinker_weights
 from truing.trainers import OnCheckpoint
 from truing.trainers.examples import Example, encode_rows
+from truing.trainers.saved import read_checkpoint, write_checkpoint
 
 __all__ = ["FIXED", "TinkerTrainer", "learning_rate"]
 
@@ -123,15 +122,11 @@ class _Saved:
 
     @classmethod
     def read(cls, path: Path) -> _Saved:
-        raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        state = raw.pop("state")
-        values: dict[str, Any] = {k: math.nan if v is None and k.endswith("loss") else v for k, v in raw.items()}
-        return cls(Checkpoint(**values), state)
+        checkpoint, more = read_checkpoint(path)
+        return cls(checkpoint, more["state"])
 
     def write(self, folder: Path) -> None:
-        values = {**asdict(self.checkpoint), "state": self.state}
-        plain = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in values.items()}
-        write_json(folder / f"step-{self.checkpoint.step}.json", plain)
+        write_checkpoint(folder / f"step-{self.checkpoint.step}.json", self.checkpoint, state=self.state)
 
 
 @dataclass
