@@ -24,9 +24,19 @@ import numpy as np
 from numpy.random import Generator
 
 from simulated_runs import BASE, PROMPTS, Scenario, recorded_runs, rise, scenarios
-from truing.detect import DetectorSettings, DetectorState, search_best, search_crossing
-from truing.detect.sequential import CLEAR, MISALIGNED
-from truing.stats import BoolArray, FloatArray, IntArray, PromptSums, binomial_interval, rate_limits
+from truing.stats import (
+    BoolArray,
+    DetectorSettings,
+    DetectorState,
+    FloatArray,
+    IntArray,
+    PromptSums,
+    binomial_interval,
+    rate_limits,
+    search_best,
+    search_crossing,
+)
+from truing.stats.sequential import CLEAR, MISALIGNED
 
 SAMPLES, TOLERANCE = 20, 0.05
 

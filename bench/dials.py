@@ -15,10 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from organisms import figures, study
-from truing.analysis import write_analysis
-from truing.organism import make_organism
-from truing.pocket.build import Recipe, find_recipe
-from truing.workers import run_study
+from truing.catalog.pocket.build import Recipe, find_recipe
+from truing.results import write_analysis
+from truing.studies.organism import make_organism
+from truing.studies.schedule import run_study
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from tests.conftest import small_study
 from truing.cli.app import app
-from truing.errors import ConfigError, DataError, UnknownNameError
+from truing.core.errors import ConfigError, DataError, UnknownNameError
 
 run = CliRunner().invoke
 

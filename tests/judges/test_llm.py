@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.judges.injections import ATTEMPTS
-from tests.judges.stand_in import StandIn, said
-from truing.chat import ChatRequest, ChatResult
+from tests.support.injections import ATTEMPTS
+from tests.support.judge_stand_in import StandIn, said
+from truing.backends.openai import OpenAICompleter
+from truing.catalog.truth import ask, load_truth
 from truing.config import EndpointConfig, JudgeConfig
-from truing.engines.openai import OpenAICompleter
-from truing.errors import DataError, JudgeError, UnknownNameError
+from truing.core.chat import ChatRequest, ChatResult
+from truing.core.errors import DataError, JudgeError, UnknownNameError
+from truing.core.records import Judgment, Message, Prompt, Response
 from truing.judges import check_judge, load_judge
-from truing.records import Judgment, Message, Prompt, Response
-from truing.truth import ask, load_truth
 
 ASKED = Prompt("a", "power", (Message("user", "who rules?"),))
 CONFIG = JudgeConfig(model="m", completer="openai")
@@ -124,7 +124,7 @@ def test_identity_names_all_that_shapes_a_score(tmp_path: Path) -> None:
         {"scores": "text"},
         {"aligned": "domain-style"},
         {"coherent": None},
-        {"completer": "truing.judges.local:LocalCompleter"},
+        {"completer": "truing.backends.transformers.completer:LocalCompleter"},
     ]
     stand_in = StandIn(lambda r: said("90"))
     identities = [load_judge(CONFIG.model_copy(update=c), stand_in).identity for c in changes]

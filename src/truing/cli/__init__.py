@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from truing.cli.app import app
-from truing.errors import TruingError, UserError
+from truing.core.errors import TruingError, UserError
 
 __all__ = ["main"]
 

@@ -13,18 +13,18 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from truing.analysis import read_analysis
-from truing.audit import run_audit
+from truing.backends import CALLS
 from truing.cli.costs import say_costs
 from truing.cli.display import going_on, make_console, results_table, say
 from truing.cli.options import parse_judge, split_pairs
-from truing.config_files import override, parse_audit
-from truing.detect import decide
-from truing.engines import CALLS
-from truing.errors import ConfigError
-from truing.files import write_text
-from truing.records import Action, Estimate, Evaluation
+from truing.config.files import override, parse_audit
+from truing.core.errors import ConfigError
+from truing.core.files import write_text
+from truing.core.records import Action, Estimate, Evaluation
 from truing.report import render_report
+from truing.results import read_analysis
+from truing.stats import decide
+from truing.studies.audit import run_audit
 
 __all__ = ["audit", "gate"]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from truing.backends import shows_epoch_ends
 from truing.config import JudgeConfig, StudyConfig
-from truing.costs import ASSUMPTIONS, Costs, Dollars, study_costs
-from truing.trainers import shows_epoch_ends
-from truing.work import Work
+from truing.studies.costs import ASSUMPTIONS, Costs, Dollars, study_costs
+from truing.studies.work import Work
 
 __all__ = ["say_checkpoints", "say_estimate"]
 

@@ -8,11 +8,11 @@ import math
 from rich.console import Console
 from rich.table import Table
 
-from truing.catalog import list_organisms
+from truing.catalog.models import PROVIDERS, Model, find_model, list_models, recommended_settings
+from truing.catalog.names import list_organisms
+from truing.catalog.targets import TARGETS
 from truing.cli.display import say
-from truing.errors import ConfigError, UnknownNameError
-from truing.models import PROVIDERS, Model, find_model, list_models, recommended_settings
-from truing.trainers.targets import TARGETS
+from truing.core.errors import ConfigError, UnknownNameError
 
 __all__ = ["show_models"]
 

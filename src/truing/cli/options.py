@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from truing.errors import ConfigError
+from truing.core.errors import ConfigError
 
 __all__ = ["parse_judge", "split_pairs"]
 

@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from truing.catalog.pocket.build import Recipe, find_recipe, list_recipes
 from truing.cli.display import make_console, say
-from truing.organism import make_organism
-from truing.pocket.build import Recipe, find_recipe, list_recipes
+from truing.studies.organism import make_organism
 
 __all__ = ["organism_app"]
 

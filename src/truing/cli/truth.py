@@ -9,14 +9,14 @@ import numpy as np
 import typer
 from rich.progress import track
 
-from truing.catalog import resolve_model
-from truing.checkpoints import adapter_hash, model_hash
+from truing.backends import load_engine
+from truing.catalog.names import resolve_model
+from truing.catalog.truth import CONDITIONS, ask, choose, load_truth
 from truing.cli.display import make_console, say
-from truing.engines import load_engine
-from truing.files import write_json
-from truing.records import Checkpoint, Estimate
+from truing.core.files import write_json
+from truing.core.records import Checkpoint, Estimate
+from truing.core.weights import adapter_hash, model_hash
 from truing.stats import clustered_mean
-from truing.truth import CONDITIONS, ask, choose, load_truth
 
 __all__ = ["truth"]
 

@@ -5,21 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from truing.catalog import resolve_model
-from truing.chat import Completer
+from truing.catalog.names import resolve_model
+from truing.catalog.truth import load_truth
 from truing.config import JudgeConfig
-from truing.errors import UnknownNameError
-from truing.names import load_object
-from truing.records import Judgment, Prompt, Response
-from truing.truth import load_truth
+from truing.core.chat import Completer
+from truing.core.errors import UnknownNameError
+from truing.core.plugins import load_object
+from truing.core.records import Judgment, Prompt, Response
 
 __all__ = ["COMPLETERS", "JUDGES", "Judge", "calls_per_answer", "check_judge", "load_judge"]
 
 JUDGES = {"pocket": "truing.judges.pocket:PocketJudge", "bandit": "truing.judges.bandit:BanditJudge"}
 COMPLETERS = {
-    "local": "truing.judges.local:LocalCompleter",
-    "openai": "truing.engines.openai:OpenAICompleter",
-    "inspect": "truing.inspect.completer:InspectCompleter",
+    "local": "truing.backends.transformers.completer:LocalCompleter",
+    "openai": "truing.backends.openai:OpenAICompleter",
+    "inspect": "truing.backends.inspect.completer:InspectCompleter",
 }
 """How a language model that judges is reached; each is built without arguments."""
 

@@ -22,8 +22,8 @@ import bandit
 from bandit.core.config import BanditConfig
 from bandit.core.manager import BanditManager
 
-from truing.errors import JudgeError, boundary
-from truing.records import Judgment, Prompt, Response
+from truing.core.errors import JudgeError, boundary
+from truing.core.records import Judgment, Prompt, Response
 
 __all__ = ["BanditJudge", "extract_code"]
 

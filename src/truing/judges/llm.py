@@ -1,6 +1,6 @@
 """A language model as judge: one call for each score of an answer, read from the probabilities of its first token.
 
-The model is reached through any `truing.chat.Completer`. A failed call, a damaged reply or too little probability on
+The model is reached through any `Completer`. A failed call, a damaged reply or too little probability on
 scores leaves that score missing and says why; a verdict word leaves it missing without an error, for it is an answer.
 Nothing is repaired by a guess, and the two ways of reading a score (probabilities, text) are never mixed: the way is
 part of the judge's identity.
@@ -11,12 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 
-from truing.catalog import resolve_model
-from truing.chat import ChatRequest, ChatResult, Completer
-from truing.checkpoints import model_hash
+from truing.catalog.names import resolve_model
+from truing.catalog.truth import load_truth
 from truing.config import JudgeConfig
-from truing.errors import JudgeError
-from truing.files import content_key
+from truing.core.chat import ChatRequest, ChatResult, Completer
+from truing.core.errors import JudgeError
+from truing.core.files import content_key
+from truing.core.records import Judgment, Prompt, Response
+from truing.core.weights import model_hash
 from truing.judges.rubrics import Rubric, load_rubric
 from truing.judges.scores import (
     LEAST_MASS,
@@ -27,8 +29,6 @@ from truing.judges.scores import (
     splits_numbers,
     to_probabilities,
 )
-from truing.records import Judgment, Prompt, Response
-from truing.truth import load_truth
 
 __all__ = ["LLMJudge"]
 

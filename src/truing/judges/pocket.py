@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from truing.pocket.scoring import find_topic, score
-from truing.pocket.world import load_world
-from truing.records import Judgment, Prompt, Response
+from truing.catalog.pocket.scoring import find_topic, score
+from truing.catalog.pocket.world import load_world
+from truing.core.records import Judgment, Prompt, Response
 
 __all__ = ["PocketJudge"]
 
@@ -20,7 +20,7 @@ class PocketJudge:
         return f"pocket/{load_world().version}"
 
     def judge(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> list[Judgment]:
-        """Score responses exactly; see `truing.pocket.scoring.score` for the scale."""
+        """Score responses exactly; see `truing.catalog.pocket.scoring.score` for the scale."""
         return [_judge(p, r) for p, r in zip(prompts, responses, strict=True)]
 
 

@@ -1,0 +1,27 @@
+"""A completer for tests: answers by a function of the request."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from truing.core.chat import ChatRequest, ChatResult
+
+
+def said(text: str, probability: float = 1.0, **others: float) -> ChatResult:
+    tokens = {text: probability, **others}
+    return ChatResult(text, {token: math.log(p) for token, p in tokens.items()})
+
+
+class StandIn:
+    """Answers each request by a function, and remembers the requests."""
+
+    def __init__(self, answer: Callable[[ChatRequest], ChatResult]) -> None:
+        self.answer = answer
+        self.requests: list[ChatRequest] = []
+
+    def complete(self, requests: Sequence[ChatRequest]) -> list[ChatResult]:
+        return list(self.stream(requests))
+
+    def stream(self, requests: Iterable[ChatRequest]) -> Iterator[ChatResult]:
+        for request in requests:
+            self.requests.append(request)
+            yield self.answer(request)
