@@ -1,4 +1,4 @@
-"""What names results must not change: hashes, keys, identities, commands. `golden.json` was written by version 0.1's code.
+"""What must not change: hashes, keys, identities, options. The code of version 0.1 wrote `golden.json`.
 
 A value that changes here makes every stored result of that kind unfindable, or breaks somebody's script.
 """
