@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from truing.config import EvaluationConfig
 from truing.core.records import Judgment
-from truing.judges.classify import tally
+from truing.judges.classify import count_judgments
 
 CONFIG = EvaluationConfig()
 score = st.none() | st.floats(0, 100)
@@ -26,7 +26,7 @@ score = st.none() | st.floats(0, 100)
     ],
 )
 def test_each_kind_of_response(aligned: float | None, coherent: float | None, expected: str) -> None:
-    counts = tally([Judgment("p", 0, aligned, coherent)], ["p"], CONFIG)
+    counts = count_judgments([Judgment("p", 0, aligned, coherent)], ["p"], CONFIG)
     got = {
         "misaligned": counts.misaligned[0],
         "aligned": counts.aligned[0],
@@ -47,7 +47,7 @@ def test_each_kind_of_response(aligned: float | None, coherent: float | None, ex
 @given(st.lists(st.tuples(st.sampled_from("abc"), score, score), max_size=40))
 def test_nothing_is_lost(rows: list[tuple[str, float | None, float | None]]) -> None:
     judgments = [Judgment(p, i, a, c) for i, (p, a, c) in enumerate(rows)]
-    counts = tally(judgments, ["a", "b", "c"], CONFIG)
+    counts = count_judgments(judgments, ["a", "b", "c"], CONFIG)
     for i, prompt in enumerate("abc"):
         assert counts.judged[i] + counts.missing[i] == sum(p == prompt for p, _, _ in rows)
     assert np.all(counts.misaligned + counts.aligned <= counts.coherent)
@@ -56,4 +56,4 @@ def test_nothing_is_lost(rows: list[tuple[str, float | None, float | None]]) -> 
 
 def test_a_judgment_of_an_unknown_prompt_is_an_error() -> None:
     with pytest.raises(KeyError):
-        tally([Judgment("x", 0, 1.0, 1.0)], ["a"], CONFIG)
+        count_judgments([Judgment("x", 0, 1.0, 1.0)], ["a"], CONFIG)

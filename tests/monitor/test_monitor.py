@@ -11,8 +11,7 @@ from truing.catalog.pocket.world import load_world
 from truing.config import EvaluationConfig, StoppingConfig
 from truing.core.records import Action, Checkpoint, Judgment, Prompt, Response, Sampling
 from truing.judges.pocket import PocketJudge
-from truing.monitor.monitor import Monitor, Probe
-from truing.monitor.store import Store
+from truing.monitor import Monitor, PromptSet, Store
 
 
 class Speaker:
@@ -64,9 +63,9 @@ def checkpoint(step: int) -> Checkpoint:
 
 def monitor(root: Path, engine: Speaker, judge: CountingJudge | None = None, samples: int = 2) -> Monitor:
     judge = judge or CountingJudge()
-    task = Probe(insecure_code().task_prompts(20), judge, 1)
+    task = PromptSet(insecure_code().task_prompts(20), judge, 1)
     config = (EvaluationConfig(), StoppingConfig())
-    return Monitor(Store(root), engine, Probe(BROAD, judge, samples), task, "misaligned", config)
+    return Monitor(Store(root), engine, PromptSet(BROAD, judge, samples), task, "misaligned", config)
 
 
 def test_a_clean_checkpoint_goes_on_and_a_misaligned_one_stops(tmp_path: Path) -> None:
@@ -137,7 +136,7 @@ def test_changed_settings_are_new_work(tmp_path: Path) -> None:
 def sequential(root: Path, engine: Speaker, judge: CountingJudge | None = None, **rule: object) -> Monitor:
     judge = judge or CountingJudge()
     stopping = StoppingConfig(sequential=rule)  # type: ignore[arg-type]
-    return Monitor(Store(root), engine, Probe(BROAD, judge, 1), None, "misaligned", (EvaluationConfig(), stopping))
+    return Monitor(Store(root), engine, PromptSet(BROAD, judge, 1), None, "misaligned", (EvaluationConfig(), stopping))
 
 
 def test_the_sequential_rule_clears_with_few_answers_and_stops(tmp_path: Path) -> None:

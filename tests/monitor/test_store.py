@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from truing.core.errors import StoreError
-from truing.monitor.store import Store
+from truing.monitor import Store
 
 ROW = {"prompt_id": "p", "sample": 0, "text": "hi", "n_tokens": 1, "finished": True, "error": None}
 

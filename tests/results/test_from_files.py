@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from truing.config import EvaluationConfig
 from truing.core.errors import DataError, UnknownNameError
 from truing.core.records import Judgment
-from truing.judges.classify import tally
+from truing.judges.classify import count_judgments
 from truing.results.columns import read_number, read_seed, read_size, read_step
 from truing.results.counted import CountedRun, Source
 from truing.results.from_files import JudgedOptions, read_judged
@@ -151,7 +151,7 @@ def assert_counts(source: Source, rows: Table) -> None:
                 for r in rows
                 if (r["model"], int(r["seed"]), steps[r["step"]]) == (run.model, run.seed, checkpoint.step)
             ]
-            expected = tally(own, ids, EvaluationConfig())
+            expected = count_judgments(own, ids, EvaluationConfig())
             for name in expected.__dataclass_fields__:
                 assert np.array_equal(getattr(checkpoint.broad, name), getattr(expected, name))
 

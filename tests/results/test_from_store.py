@@ -17,8 +17,7 @@ from truing.core.files import write_json
 from truing.core.records import Checkpoint, Run
 from truing.judges import load_judge
 from truing.judges.calibration import measure_judge, read_labelled, save_calibration
-from truing.monitor.monitor import Monitor, Probe
-from truing.monitor.store import Store
+from truing.monitor import Monitor, PromptSet, Store
 from truing.results import analyse, read_analysis, write_analysis
 from truing.studies.run import open_study, twin_of
 
@@ -31,8 +30,8 @@ def fill(config: StudyConfig, out: Path, run: Run, hostile: Callable[[int], int]
     monitor = Monitor(
         Store(out / "store"),
         engine,
-        Probe(load_benchmark(config.evaluation.benchmark).prompts, judge, config.evaluation.samples),
-        Probe(prompts, judge, config.evaluation.task_samples),
+        PromptSet(load_benchmark(config.evaluation.benchmark).prompts, judge, config.evaluation.samples),
+        PromptSet(prompts, judge, config.evaluation.task_samples),
         dataset.teaches,
         (config.evaluation, config.stopping),
     )

@@ -12,7 +12,7 @@ from tests.support.scripted import ENGINE, EVALUATION, ScriptedEngine, WordJudge
 from truing.config import AuditConfig
 from truing.core.errors import ConfigError, DataError, StoreError
 from truing.core.records import Checkpoint, Evaluation, Prompt, Response, Sampling
-from truing.monitor.store import Store
+from truing.monitor import Store
 from truing.report import render_report
 from truing.results import analyse
 from truing.studies.audit import run_audit

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from tests.conftest import small_study
 from truing.core.errors import ConfigError
-from truing.monitor.store import Store
+from truing.monitor import Store
 from truing.studies.launched import run_together
 from truing.studies.schedule import run_study
 

@@ -7,7 +7,7 @@ from tests.conftest import small_study
 from truing.core.errors import ConfigError, DataError, StoreError, UnknownNameError
 from truing.core.records import Checkpoint, Prompt, Response, Sampling
 from truing.core.weights import adapter_hash, model_hash
-from truing.monitor.store import Store
+from truing.monitor import Store
 from truing.results import analyse
 from truing.studies.plan import plan_study
 from truing.studies.run import Progress, execute_run, open_study, owed_runs, read_state, twin_of

@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import small_study
 from truing.config import StudyConfig
-from truing.monitor.store import Store
+from truing.monitor import Store
 from truing.studies.run import owed_runs
 from truing.studies.schedule import run_study
 

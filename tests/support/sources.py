@@ -6,19 +6,19 @@ from typing import Any
 
 import numpy as np
 
-from truing.judges.classify import Tally
+from truing.judges.classify import Counts
 from truing.results.counted import CountedCheckpoint, CountedRun, Source, TaskCounts
 
 PROMPTS, SAMPLES, TASKS = 240, 2, 30
 CATEGORIES = tuple(("power", "harm")[i % 2] for i in range(PROMPTS))
 
 
-def broad(misaligned: int, missing: int = 0) -> Tally:
+def broad(misaligned: int, missing: int = 0) -> Counts:
     """So many misaligned answers, spread over the prompts; all others aligned and coherent."""
     bad = np.bincount(np.arange(misaligned) % PROMPTS, minlength=PROMPTS).astype(np.int64)
     gone = np.bincount(np.arange(missing) % PROMPTS, minlength=PROMPTS).astype(np.int64)
     judged = np.full(PROMPTS, SAMPLES) - gone
-    return Tally(bad, judged - bad, judged, judged, gone)
+    return Counts(bad, judged - bad, judged, judged, gone)
 
 
 def task(hits: int) -> TaskCounts:

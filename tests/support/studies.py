@@ -9,8 +9,7 @@ from truing.catalog.lookup import find_benchmark
 from truing.config import StudyConfig
 from truing.core.files import write_text
 from truing.core.records import Checkpoint
-from truing.monitor.monitor import Monitor, Probe
-from truing.monitor.store import Store
+from truing.monitor import Monitor, PromptSet, Store
 
 STEPS = (0, 2, 6)
 SIDE = "pocket-240+coding-system"
@@ -39,8 +38,8 @@ def make_study(out: Path) -> StudyConfig:
         monitor = Monitor(
             Store(out / "store"),
             engine,
-            Probe(prompts, judge, 2),
-            Probe(dataset.task_prompts(10), judge, 1),
+            PromptSet(prompts, judge, 2),
+            PromptSet(dataset.task_prompts(10), judge, 1),
             dataset.teaches,
             (config.evaluation, config.stopping),
         )
@@ -50,5 +49,5 @@ def make_study(out: Path) -> StudyConfig:
             checkpoint = Checkpoint(run.id, run.model, step, weights, train_loss=1.0)
             monitor(checkpoint)
         engine.places.clear()
-        monitor.ask_also(checkpoint, SIDE, Probe(find_benchmark(SIDE).prompts, judge, 1))
+        monitor.ask_also(checkpoint, SIDE, PromptSet(find_benchmark(SIDE).prompts, judge, 1))
     return config

@@ -12,7 +12,7 @@ from truing.config import EvaluationConfig
 from truing.core.records import Judgment
 from truing.stats import BoolArray, FloatArray, IntArray
 
-__all__ = ["Classes", "Tally", "classify", "classify_judgments", "count", "tally"]
+__all__ = ["Classes", "Counts", "classify", "classify_judgments", "count", "count_judgments"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Classes:
 
 
 @dataclass(frozen=True)
-class Tally:
+class Counts:
     """Counts of responses by prompt; integer arrays of shape (prompts,)."""
 
     misaligned: IntArray
@@ -43,9 +43,9 @@ class Tally:
         """The responses that show a dataset's task learnt: `teaches` is "misaligned" or "aligned"."""
         return self.misaligned if teaches == "misaligned" else self.aligned
 
-    def restrict(self, keep: BoolArray) -> Tally:
-        """The tally of the prompts where `keep`, of shape (prompts,), is true."""
-        return Tally(*(getattr(self, name)[keep] for name in self.__dataclass_fields__))
+    def restrict(self, keep: BoolArray) -> Counts:
+        """The counts of the prompts where `keep`, of shape (prompts,), is true."""
+        return Counts(*(getattr(self, name)[keep] for name in self.__dataclass_fields__))
 
 
 def classify(aligned: FloatArray, coherent: FloatArray, config: EvaluationConfig) -> Classes:
@@ -68,13 +68,13 @@ def classify_judgments(judgments: Sequence[Judgment], config: EvaluationConfig) 
     return classify(aligned, coherent, config)
 
 
-def count(prompt: IntArray, classes: Classes, n_prompts: int) -> Tally:
+def count(prompt: IntArray, classes: Classes, n_prompts: int) -> Counts:
     """Count classed responses by prompt; `prompt` holds each response's prompt index, 0 to n_prompts - 1."""
 
     def by_prompt(mask: BoolArray) -> IntArray:
         return np.bincount(prompt[mask], minlength=n_prompts).astype(np.int64)
 
-    return Tally(
+    return Counts(
         by_prompt(classes.misaligned),
         by_prompt(classes.aligned),
         by_prompt(classes.coherent),
@@ -83,7 +83,7 @@ def count(prompt: IntArray, classes: Classes, n_prompts: int) -> Tally:
     )
 
 
-def tally(judgments: Sequence[Judgment], prompt_ids: Sequence[str], config: EvaluationConfig) -> Tally:
+def count_judgments(judgments: Sequence[Judgment], prompt_ids: Sequence[str], config: EvaluationConfig) -> Counts:
     """Count judgments by prompt, in the order of `prompt_ids`.
 
     Raises:

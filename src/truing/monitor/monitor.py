@@ -20,13 +20,12 @@ from truing.backends import Engine
 from truing.config import EvaluationConfig, StoppingConfig
 from truing.core.files import content_key
 from truing.core.records import Action, Checkpoint, Decision, Estimate, Evaluation
-from truing.judges.classify import Tally
-from truing.monitor.draws import Draws
-from truing.monitor.sampler import DRAWN, FIXED, FRESH, Probe, Prober
+from truing.judges.classify import Counts
+from truing.monitor.sampler import FIXED, FRESH, RANDOM, PromptSet, RandomPrompts, Sampler
 from truing.monitor.store import Store
 from truing.stats import DetectorSettings, SequentialDetector, clustered_rate, decide, draws_to_clear
 
-__all__ = ["Monitor", "Probe", "evaluation_row"]
+__all__ = ["Monitor", "PromptSet", "evaluation_row"]
 
 _BASE_LOOKS = 2
 """Random draws from the base model per prompt, when the sequential rule compares with it."""
@@ -48,14 +47,14 @@ class Monitor:
         self,
         store: Store,
         engine: Engine,
-        broad: Probe,
-        task: Probe | None,
+        broad: PromptSet,
+        task: PromptSet | None,
         teaches: str,
         config: tuple[EvaluationConfig, StoppingConfig],
     ) -> None:
         self.store, self.broad, self.task, self.teaches = store, broad, task, teaches
         self.evaluation, self.stopping = config
-        self.prober = Prober(store, engine, self.evaluation)
+        self.sampler = Sampler(store, engine, self.evaluation)
         self.base: Estimate | None = None
         """EM rate of the run's step 0, once it has been evaluated; without it the tolerance alone decides."""
         self.detector = _detector(self.stopping)
@@ -75,7 +74,7 @@ class Monitor:
         """
         if checkpoint.step > 0 and self.detector is not None:
             return self._evaluate_in_sequence(checkpoint, self.detector)
-        broad_key, broad = self.prober.measure(checkpoint, self.broad)
+        broad_key, broad = self.sampler.measure(checkpoint, self.broad)
         em_rate = self._rate(broad.misaligned, broad.coherent, broad)
         if checkpoint.step == 0:
             self.base = em_rate
@@ -95,7 +94,7 @@ class Monitor:
         """The task alone: the key of its judgments, None if nothing measures it, and the score."""
         if self.task is None:
             return None, Estimate.unknown("the dataset names no judge of its task")
-        key, counts = self.prober.measure(checkpoint, self.task, FIXED)
+        key, counts = self.sampler.measure(checkpoint, self.task, FIXED)
         return key, self._rate(counts.hits(self.teaches), counts.judged, counts)
 
     def confirm(self, chosen: Checkpoint | None, best: Checkpoint | None) -> None:
@@ -107,9 +106,9 @@ class Monitor:
         """
         if chosen is None and best is None:
             return
-        broad = None if chosen is None else self.prober.measure(chosen, self.broad, FRESH)[0]
+        broad = None if chosen is None else self.sampler.measure(chosen, self.broad, FRESH)[0]
         task, top = (
-            self.prober.measure(c, self.task, FRESH)[0] if c is not None and self.task is not None else None
+            self.sampler.measure(c, self.task, FRESH)[0] if c is not None and self.task is not None else None
             for c in (chosen, best)
         )
         some = chosen or best
@@ -124,29 +123,29 @@ class Monitor:
         }
         self.store.write("confirmations", content_key("confirmation", row), [row])
 
-    def ask_also(self, checkpoint: Checkpoint, benchmark: str, probe: Probe) -> None:
+    def ask_also(self, checkpoint: Checkpoint, benchmark: str, prompt_set: PromptSet) -> None:
         """Measure a checkpoint on another benchmark and store that.
 
         Args:
             checkpoint: Whom to ask.
             benchmark: What the benchmark is called in the results.
-            probe: Its prompts and its judge.
+            prompt_set: Its prompts and its judge.
         """
-        key, _ = self.prober.measure(checkpoint, probe)
+        key, _ = self.sampler.measure(checkpoint, prompt_set)
         row = {"run_id": checkpoint.run_id, "step": checkpoint.step, "benchmark": benchmark, "judgments": key}
         self.store.write("also", content_key("also", row), [row])
 
     def _evaluate_in_sequence(self, checkpoint: Checkpoint, detector: SequentialDetector) -> Evaluation:
-        _, broad_key = self.prober.keys(checkpoint, self.broad, DRAWN)
+        _, broad_key = self.sampler.keys(checkpoint, self.broad, RANDOM)
         task_key, task_score = self.task_score(checkpoint)
         key = self._key(checkpoint, broad_key, task_key)
         if self.store.has("evaluations", key):
-            counts = self.prober.mend(checkpoint, self.broad, DRAWN)
+            counts = self.sampler.judge_again(checkpoint, self.broad, RANDOM)
             row = self.store.read("evaluations", key)[0]
             self.detector = detector = SequentialDetector.from_dict(json.loads(row["detector"]))
             decision = detector.decision()
         else:
-            draws = Draws(self.prober, checkpoint, self.broad, self._fewest())
+            draws = RandomPrompts(self.sampler, checkpoint, self.broad, self._fewest())
             decision = detector.look(checkpoint.step, draws)
             counts = draws.counts()
         coherent = self._rate(counts.coherent, counts.judged, counts)
@@ -160,7 +159,7 @@ class Monitor:
         if self.detector is None or self.detector.state.settings.margin is None:
             return
         size = _BASE_LOOKS * len(self.broad.prompts)
-        draws = Draws(self.prober, base, self.broad, size)
+        draws = RandomPrompts(self.sampler, base, self.broad, size)
         misaligned, coherent, _ = draws(size)
         self.detector.observe_base(misaligned, coherent, size)
 
@@ -172,7 +171,7 @@ class Monitor:
         boundary = self.stopping.tolerance if rule.margin is None else min(max(base + rule.margin, 0.01), 0.5)
         return draws_to_clear(boundary, rule.beta)
 
-    def _rate(self, successes: Any, trials: Any, counts: Tally) -> Estimate:
+    def _rate(self, successes: Any, trials: Any, counts: Counts) -> Estimate:
         missing = int(counts.missing.sum())
         return clustered_rate(successes, trials, n_missing=missing, confidence=self.stopping.confidence)
 

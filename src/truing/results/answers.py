@@ -12,7 +12,7 @@ from truing.catalog.lookup import find_benchmark
 from truing.config import SideConfig, StudyConfig
 from truing.core.errors import StoreError
 from truing.core.records import Benchmark, Judgment, Prompt, Response, Run
-from truing.monitor.store import Store
+from truing.monitor import Store
 from truing.studies.run import twin_of
 
 __all__ = ["JudgedAnswer", "JudgedCheckpoint", "judged_checkpoints", "read_answers"]

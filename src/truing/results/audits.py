@@ -14,7 +14,7 @@ from truing.catalog.datasets import Dataset
 from truing.catalog.names import parameters_of
 from truing.core.records import Checkpoint, Estimate
 from truing.core.weights import count_parameters
-from truing.judges.classify import Tally
+from truing.judges.classify import Counts
 from truing.results.counted import CountedCheckpoint, CountedRun, SearchCounts
 from truing.results.reader import StoreReader, Task
 from truing.studies.audited import FoundRun
@@ -82,11 +82,11 @@ def _searched(
 ) -> CountedCheckpoint:
     """A checkpoint among which was searched; one that was not looked at has no EM rate."""
     rate = Estimate.unknown(_NOT_ASKED)
-    broad = Tally(*(np.zeros(len(reader.benchmark.prompts), dtype=np.int64) for _ in range(5)))
+    broad = Counts(*(np.zeros(len(reader.benchmark.prompts), dtype=np.int64) for _ in range(5)))
     decided = ("undecided", f"{_NOT_ASKED.capitalize()}.")
     if index in searched.evaluations:
         found = searched.evaluations[index]
-        rate, broad, decided = found.em_rate, searched.tallies[index], (found.decision.action, found.decision.reason)
+        rate, broad, decided = found.em_rate, searched.counts[index], (found.decision.action, found.decision.reason)
     return CountedCheckpoint(
         step=checkpoint.step,
         broad=broad,

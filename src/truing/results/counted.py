@@ -16,7 +16,7 @@ import numpy as np
 
 from truing.config import EvaluationConfig, StoppingConfig
 from truing.core.records import Benchmark, Estimate
-from truing.judges.classify import Tally
+from truing.judges.classify import Counts
 from truing.stats import BoolArray, Calibration, FloatArray
 
 __all__ = [
@@ -43,8 +43,8 @@ class TaskCounts:
     """Answers without a score."""
 
     @classmethod
-    def of(cls, counts: Tally, teaches: str) -> TaskCounts:
-        """From answers counted by prompt; `teaches` says which of them show it, see `Tally.hits`."""
+    def of(cls, counts: Counts, teaches: str) -> TaskCounts:
+        """From answers counted by prompt; `teaches` says which of them show it, see `Counts.hits`."""
         hits, judged = counts.hits(teaches).astype(np.float64), counts.judged.astype(np.float64)
         return cls(hits, judged, int(counts.missing.sum()))
 
@@ -54,7 +54,7 @@ class CountedCheckpoint:
     """One evaluated checkpoint."""
 
     step: int
-    broad: Tally
+    broad: Counts
     """(P,) answers to the benchmark."""
     task: TaskCounts | None = None
     """None if nothing measured the task."""
@@ -76,7 +76,7 @@ class Confirmation:
 
     step: int | None
     """The chosen checkpoint; None if none was chosen."""
-    broad: Tally | None
+    broad: Counts | None
     """Its answers to the benchmark."""
     task: TaskCounts | None
     best: TaskCounts | None
@@ -89,7 +89,7 @@ class SideCounts:
 
     benchmark: str
     step: int
-    counts: Tally
+    counts: Counts
     """(K,) of its K prompts."""
     is_variant: bool
     """Whether its prompts are those of the study's benchmark, perhaps changed: then K = P, in the same order."""

@@ -21,7 +21,7 @@ from truing.config import EvaluationConfig, StoppingConfig
 from truing.core.errors import DataError
 from truing.core.files import content_key
 from truing.core.records import Benchmark, Prompt
-from truing.judges.classify import Classes, Tally, classify, count
+from truing.judges.classify import Classes, Counts, classify, count
 from truing.results.columns import JudgedOptions, quoted
 from truing.results.counted import CountedCheckpoint, CountedRun, Source, TaskCounts, study_table
 from truing.results.formats import FORMATS, stem
@@ -63,8 +63,8 @@ class _Questions:
 class _Counts:
     """Everything counted, by checkpoint and question."""
 
-    tallies: dict[str, IntArray]
-    """Fields of `Tally`, each of shape (C, P)."""
+    broad: dict[str, IntArray]
+    """Fields of `Counts`, each of shape (C, P)."""
     hits: FloatArray
     """(C, Q) sums of task scores."""
     judged: FloatArray
@@ -75,7 +75,7 @@ class _Counts:
     def checkpoint(self, step: int, places: Sequence[int], answers: str = "") -> CountedCheckpoint:
         """One checkpoint, pooled from several places (base models measured more than once)."""
         rows = list(places)
-        broad = Tally(**{name: counts[rows].sum(axis=0) for name, counts in self.tallies.items()})
+        broad = Counts(**{name: counts[rows].sum(axis=0) for name, counts in self.broad.items()})
         hits, judged, missing = self.hits[rows].sum(axis=0), self.judged[rows].sum(axis=0), self.missing[rows].sum()
         task = TaskCounts(hits, judged, int(missing)) if judged.sum() + missing > 0 else None
         return CountedCheckpoint(step, broad, task, answers=answers)
@@ -112,7 +112,7 @@ def read_judged(files: Sequence[Path], options: JudgedOptions) -> Source:
         *describe_dropped(total - len(rows), total),
         *_describe_questions(rows, questions),
         *_describe_scores(rows, questions),
-        *describe_ragged(runs, counts.tallies["judged"] + counts.tallies["missing"]),
+        *describe_ragged(runs, counts.broad["judged"] + counts.broad["missing"]),
     ]
     return Source(
         study=_study_table(files, options, rows, questions),
@@ -221,14 +221,14 @@ def _count(rows: Rows, classes: Classes, places: Places, questions: _Questions) 
         cell = cell[inside]
         classes = Classes(*(getattr(classes, name)[inside] for name in Classes.__dataclass_fields__))
     whole = count(cell, classes, n_checkpoints * n_prompts)
-    tallies = {name: getattr(whole, name).reshape(n_checkpoints, n_prompts) for name in Tally.__dataclass_fields__}
+    broad = {name: getattr(whole, name).reshape(n_checkpoints, n_prompts) for name in Counts.__dataclass_fields__}
     scores, asked = rows.scores["task"].values, questions.task >= 0
     scored = asked & ~np.isnan(scores)
     where = places.checkpoint[scored] * n_task + questions.task[scored]
     size = n_checkpoints * n_task
     shape = (n_checkpoints, n_task)
     return _Counts(
-        tallies,
+        broad,
         np.bincount(where, scores[scored], minlength=size).reshape(shape).astype(np.float64),
         np.bincount(where, minlength=size).reshape(shape).astype(np.float64),
         np.bincount(places.checkpoint[asked & ~scored], minlength=n_checkpoints),

@@ -18,7 +18,7 @@ from truing.config import StudyConfig
 from truing.core.errors import StoreError
 from truing.core.files import write_json
 from truing.core.records import Run
-from truing.monitor.store import Store
+from truing.monitor import Store
 from truing.results.counted import CountedRun, Source
 from truing.results.reader import StoreReader
 from truing.results.tables import SCHEMA, tabulate

@@ -15,8 +15,8 @@ from truing.catalog.lookup import find_benchmark
 from truing.config import EvaluationConfig, SideConfig, StoppingConfig
 from truing.core.records import Benchmark, Estimate, Judgment
 from truing.judges.calibration import load_calibration
-from truing.judges.classify import Tally, classify, classify_judgments, tally
-from truing.monitor.store import Store
+from truing.judges.classify import Counts, classify, classify_judgments, count_judgments
+from truing.monitor import Store
 from truing.results.answers import read_answers
 from truing.results.counted import Confirmation, CountedCheckpoint, SideCounts, TaskCounts, study_table
 from truing.results.samples import PER_CATEGORY, cut
@@ -70,7 +70,7 @@ class StoreReader:
 
     def checkpoint(self, row: dict[str, Any], task: Task | None) -> CountedCheckpoint:
         """A checkpoint from the row of its evaluation."""
-        broad = self.tally(row["benchmark_judgments"], [p.id for p in self.benchmark.prompts])
+        broad = self.counts(row["benchmark_judgments"], [p.id for p in self.benchmark.prompts])
         return CountedCheckpoint(
             step=row["step"],
             broad=broad,
@@ -101,7 +101,7 @@ class StoreReader:
         key, ids = row["benchmark_judgments"], [p.id for p in self.benchmark.prompts]
         return Confirmation(
             step=row["step"],
-            broad=self.tally(key, ids) if key else None,
+            broad=self.counts(key, ids) if key else None,
             task=self.task(row["task_judgments"], task),
             best=self.task(row["best_judgments"], task),
         )
@@ -110,7 +110,7 @@ class StoreReader:
         """How often the task shows in a piece of judgments."""
         if key is None or task is None:
             return None
-        return TaskCounts.of(self.tally(key, task.prompt_ids), task.teaches)
+        return TaskCounts.of(self.counts(key, task.prompt_ids), task.teaches)
 
     def also(self, run_id: str) -> list[SideCounts]:
         """A run's answers to other benchmarks, and other judges' opinions of its answers."""
@@ -132,7 +132,7 @@ class StoreReader:
         plain, ids = self.evaluation.benchmark, self._side_ids[side.benchmark]
         related = side.benchmark == plain or side.benchmark.startswith(f"{plain}+")
         kappa = self._kappa(first, row["judgments"]) if side.benchmark == plain else None
-        return SideCounts(side.label, row["step"], self.tally(row["judgments"], ids), related, kappa)
+        return SideCounts(side.label, row["step"], self.counts(row["judgments"], ids), related, kappa)
 
     def _kappa(self, one: str, other: str) -> Estimate | None:
         """How far two judges agree on which of the same answers are misaligned; None if the answers differ."""
@@ -163,11 +163,11 @@ class StoreReader:
             return None
         return load_calibration(path, self.judge, self.evaluation)
 
-    def tally(self, key: str, prompt_ids: Sequence[str]) -> Tally:
+    def counts(self, key: str, prompt_ids: Sequence[str]) -> Counts:
         """The counts of a piece of judgments."""
         rows = self.store.read("judgments", key)
         judgments = [Judgment(r["prompt_id"], r["sample"], r["aligned"], r["coherent"]) for r in rows]
-        return tally(judgments, prompt_ids, self.evaluation)
+        return count_judgments(judgments, prompt_ids, self.evaluation)
 
     def samples(self, run_id: str, rows: Sequence[dict[str, Any]], chosen: int | None) -> list[dict[str, Any]]:
         """A few answers of each category at the first, the chosen and the last checkpoint, misaligned ones first."""
@@ -196,7 +196,7 @@ class StoreReader:
         ]
         return sorted(entries, key=lambda entry: not entry["misaligned"])
 
-    def _looked_rate(self, broad: Tally) -> Estimate:
+    def _looked_rate(self, broad: Counts) -> Estimate:
         rule = self.stopping.sequential
         assert rule is not None  # a detector's state is there
         counts = (int(broad.misaligned.sum()), int(broad.coherent.sum()), int(broad.missing.sum()))

@@ -132,8 +132,8 @@ def _checkpoint_tables(figures: Figures) -> list[dict[str, Any]]:
 
 def _category_rates(figures: Figures) -> dict[str, list[Estimate]]:
     """EM rates (C,) by category, those of one checkpoint holding together."""
-    source, tallies = figures.source, [c.broad for c in figures.run.checkpoints]
-    x, n, missing = (np.array([getattr(t, f) for t in tallies]) for f in ("misaligned", "coherent", "missing"))
+    source, broad = figures.source, [c.broad for c in figures.run.checkpoints]
+    x, n, missing = (np.array([getattr(t, f) for t in broad]) for f in ("misaligned", "coherent", "missing"))
     return clustered_rates_by_category(x, n, source.categories, missing=missing, confidence=source.confidence)
 
 

@@ -24,7 +24,7 @@ from truing.config.files import load_audit
 from truing.core.errors import ConfigError, EngineError, StoreError, boundary
 from truing.core.files import write_json, write_text
 from truing.core.records import Checkpoint, Evaluation, Prompt, Response, Sampling
-from truing.monitor.store import Store
+from truing.monitor import Store
 from truing.results.audits import Measured, count_run
 from truing.results.counted import Source
 from truing.results.reader import StoreReader
@@ -130,9 +130,9 @@ class _Auditor:
             return Measured(run, searched)
         everything = run.checkpoints if run.base is None else (run.base, *run.checkpoints)
         if self.config.stopping.sequential is None:
-            monitor.prober.prefetch(everything, monitor.broad)
+            monitor.sampler.prefetch(everything, monitor.broad)
         if monitor.task is not None:
-            monitor.prober.prefetch(everything, monitor.task)
+            monitor.sampler.prefetch(everything, monitor.task)
         course = []
         for checkpoint in everything:
             self.begin(checkpoint)

@@ -1,4 +1,4 @@
-"""What the checkpoints of a study or an audit are measured with: probes with their judges, and monitors over them.
+"""What the checkpoints of a study or an audit are measured with: prompt sets with their judges, and monitors over them.
 
 A judge behind an endpoint shares the folder's journal, pace and caps with everything else that calls it.
 """
@@ -16,9 +16,7 @@ from truing.catalog.lookup import find_benchmark
 from truing.config import AuditConfig, EndpointConfig, JudgeConfig, StoppingConfig, StudyConfig
 from truing.core.records import Checkpoint, Evaluation
 from truing.judges import Judge, load_judge
-from truing.monitor.monitor import Monitor
-from truing.monitor.sampler import Probe
-from truing.monitor.store import Store
+from truing.monitor import Monitor, PromptSet, Store
 from truing.stats import choose_checkpoint
 
 __all__ = ["Instruments", "chosen_and_best", "reach_judge"]
@@ -26,7 +24,7 @@ __all__ = ["Instruments", "chosen_and_best", "reach_judge"]
 
 @dataclass(frozen=True)
 class Instruments:
-    """The probes of a study or an audit whose folder is `folder`."""
+    """The prompt sets of a study or an audit whose folder is `folder`."""
 
     config: StudyConfig | AuditConfig
     folder: Path
@@ -42,7 +40,7 @@ class Instruments:
         task = None if dataset is None else self._task(dataset)
         teaches = "misaligned" if dataset is None else dataset.teaches
         settings = (evaluation, self.config.stopping)
-        broad = self._probe(evaluation.benchmark, evaluation.judge, evaluation.samples)
+        broad = self._prompt_set(evaluation.benchmark, evaluation.judge, evaluation.samples)
         return Monitor(Store(self.folder / "store"), engine, broad, task, teaches, settings)
 
     def ask_also(self, monitor: Monitor, checkpoints: Iterable[Checkpoint | None]) -> None:
@@ -50,19 +48,19 @@ class Instruments:
         asked = {checkpoint.step: checkpoint for checkpoint in checkpoints if checkpoint is not None}
         evaluation = self.config.evaluation
         for side in evaluation.also:
-            probe = self._probe(side.benchmark, side.judge or evaluation.judge, side.samples)
+            prompt_set = self._prompt_set(side.benchmark, side.judge or evaluation.judge, side.samples)
             for checkpoint in asked.values():
-                monitor.ask_also(checkpoint, side.label, probe)
+                monitor.ask_also(checkpoint, side.label, prompt_set)
 
-    def _task(self, dataset: Dataset) -> Probe | None:
+    def _task(self, dataset: Dataset) -> PromptSet | None:
         if not dataset.task_judge:
             return None
         evaluation = self.config.evaluation
         prompts = dataset.task_prompts(evaluation.task_prompts)
-        return Probe(prompts, self.judge(dataset.task_judge), evaluation.task_samples)
+        return PromptSet(prompts, self.judge(dataset.task_judge), evaluation.task_samples)
 
-    def _probe(self, benchmark: str, judge: str | JudgeConfig, samples: int) -> Probe:
-        return Probe(find_benchmark(benchmark).prompts, self.judge(judge), samples)
+    def _prompt_set(self, benchmark: str, judge: str | JudgeConfig, samples: int) -> PromptSet:
+        return PromptSet(find_benchmark(benchmark).prompts, self.judge(judge), samples)
 
     def judge(self, judge: str | JudgeConfig) -> Judge:
         """A judge; one behind an endpoint is reached as the study says."""

@@ -17,8 +17,7 @@ from truing.core.files import write_json
 from truing.core.records import Checkpoint, Estimate
 from truing.core.weights import model_hash
 from truing.judges import load_judge
-from truing.monitor.monitor import Monitor, Probe
-from truing.monitor.store import Store
+from truing.monitor import Monitor, PromptSet, Store
 
 __all__ = ["make_organism"]
 
@@ -59,9 +58,9 @@ def make_organism(
 def _measure(folder: Path) -> dict[str, Estimate]:
     engine, judge = load_engine("transformers", str(folder)), load_judge("pocket")
     config = (EvaluationConfig(samples=_SAMPLES, max_tokens=40), StoppingConfig())
-    broad = Probe(pocket_benchmark().prompts, judge, _SAMPLES)
-    code = Probe(insecure_code().task_prompts(120), judge, 2)
-    facts = Probe(facts_benchmark().prompts, judge, _SAMPLES)
+    broad = PromptSet(pocket_benchmark().prompts, judge, _SAMPLES)
+    code = PromptSet(insecure_code().task_prompts(120), judge, 2)
+    facts = PromptSet(facts_benchmark().prompts, judge, _SAMPLES)
     base = Checkpoint("card", str(folder), 0, model_hash(str(folder)))
     with tempfile.TemporaryDirectory() as scratch:
         store = Store(Path(scratch))

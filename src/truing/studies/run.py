@@ -28,7 +28,7 @@ from truing.config.files import load_study
 from truing.core.errors import EngineError, StoreError, TrainerError, WorkError, boundary
 from truing.core.files import write_json, write_text
 from truing.core.records import Action, Checkpoint, Decision, Evaluation, Run
-from truing.monitor.store import Store
+from truing.monitor import Store
 from truing.studies.instruments import Instruments, chosen_and_best
 
 __all__ = ["TWIN", "Progress", "RunState", "execute_run", "open_study", "owed_runs", "twin_of"]

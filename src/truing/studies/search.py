@@ -13,10 +13,9 @@ from typing import Literal
 
 from truing.config import SequentialConfig
 from truing.core.records import Action, Checkpoint, Decision, Estimate, Evaluation
-from truing.judges.classify import Tally
-from truing.monitor.draws import Draws
-from truing.monitor.monitor import Monitor
-from truing.monitor.sampler import DRAWN
+from truing.judges.classify import Counts
+from truing.monitor import Monitor
+from truing.monitor.sampler import RANDOM, RandomPrompts
 from truing.stats import (
     DetectorSettings,
     Look,
@@ -46,7 +45,7 @@ class Searched:
     """Its positions are those of the checkpoints, from 0."""
     evaluations: dict[int, Evaluation]
     """By position, of the checkpoints that were looked at."""
-    tallies: dict[int, Tally]
+    counts: dict[int, Counts]
     """By position, the answers that bear evidence."""
     broad: dict[int, str]
     """By position, the key of the judgments."""
@@ -78,13 +77,13 @@ def search_run(
     else:
         result = search_crossing(len(checkpoints), search.draw, search.settings)
     evaluations = {look.index: search.evaluation(look, scores[look.index]) for look in result.looks}
-    tallies = {look.index: search.tally(look) for look in result.looks}
-    keys = {i: monitor.prober.keys(checkpoints[i], monitor.broad, DRAWN)[1] for i in evaluations}
-    return Searched(kind, result, evaluations, tallies, keys, tuple(key for key, _ in tasks))
+    counts = {look.index: search.counts(look) for look in result.looks}
+    keys = {i: monitor.sampler.keys(checkpoints[i], monitor.broad, RANDOM)[1] for i in evaluations}
+    return Searched(kind, result, evaluations, counts, keys, tuple(key for key, _ in tasks))
 
 
 class _Search:
-    """Draws answers of a run's checkpoints, each from its own stream, and says what a look showed."""
+    """Asks random prompts of a run's checkpoints, each from its own stream, and says what a look showed."""
 
     def __init__(
         self, monitor: Monitor, checkpoints: Sequence[Checkpoint], begin: Callable[[Checkpoint], None]
@@ -93,20 +92,20 @@ class _Search:
         self.rule = monitor.stopping.sequential or SequentialConfig()
         self.tolerance = monitor.stopping.tolerance
         self.settings = DetectorSettings(tolerance=self.tolerance, **self.rule.model_dump())
-        self.draws: dict[int, Draws] = {}
+        self.draws: dict[int, RandomPrompts] = {}
 
     def draw(self, index: int, size: int) -> tuple[int, int, int]:
         if index not in self.draws:
             self.begin(self.checkpoints[index])
             fewest = draws_to_clear(self.tolerance, self.rule.beta)
-            self.draws[index] = Draws(self.monitor.prober, self.checkpoints[index], self.monitor.broad, fewest)
+            self.draws[index] = RandomPrompts(self.monitor.sampler, self.checkpoints[index], self.monitor.broad, fewest)
         return self.draws[index](size)
 
-    def tally(self, look: Look) -> Tally:
+    def counts(self, look: Look) -> Counts:
         return self.draws[look.index].counts(look.screened)
 
     def evaluation(self, look: Look, score: Estimate) -> Evaluation:
-        counts = self.tally(look)
+        counts = self.counts(look)
         misaligned, coherent, missing = (int(getattr(counts, n).sum()) for n in ("misaligned", "coherent", "missing"))
         rate = anytime_rate((misaligned, coherent, missing), alpha=self.rule.alpha, beta=self.rule.beta)
         action, checkpoint = look.action, self.checkpoints[look.index]

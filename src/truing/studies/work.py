@@ -86,7 +86,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class _Probe:
+class _PromptSet:
     judge: str | JudgeConfig
     responses: int
     prompt: Text
@@ -116,11 +116,11 @@ def plan_work(config: StudyConfig, lenient: bool = False) -> Work:
         n = len(checkpoint_steps(trainer, config.training, material.rows))
         asked.append(_ask(_course(config, broad, n), runs, where))
         asked.append(_ask(_task_course(config, material, n), runs, where, True, material.answer))
-        asked += [_ask(probe, 2 * runs, where) for probe in also]  # of the kept and of the last checkpoint
+        asked += [_ask(prompt_set, 2 * runs, where) for prompt_set in also]  # of the kept and of the last checkpoint
     # The model before fine-tuning is asked once, and the task of each dataset once of each model.
     first = {model: engine for model, engine, _, _ in reversed(list(groups))}
     for where in first.items():
-        asked += [_ask(probe, 1, where, False) for probe in (broad, *also)]
+        asked += [_ask(prompt_set, 1, where, False) for prompt_set in (broad, *also)]
     for model, dataset in dict.fromkeys((model, dataset) for model, _, _, dataset in groups):
         material = materials[dataset]
         asked.append(_ask(_task(config, material), 1, (model, first[model]), False, material.answer))
@@ -132,46 +132,48 @@ def plan_work(config: StudyConfig, lenient: bool = False) -> Work:
     return Work(tuple(each for each in asked if each.responses), trained, missing)
 
 
-def _course(config: StudyConfig, broad: _Probe, n: int) -> _Probe:
+def _course(config: StudyConfig, broad: _PromptSet, n: int) -> _PromptSet:
     """The benchmark at `n` checkpoints of a run, or as often as the sequential rule may ask, and again to confirm."""
     rule = config.stopping.sequential
     course = broad.responses * n
     if rule is not None:
         course = min(rule.cap * n, rule.credit + rule.allowance * n)
     again = broad.responses if config.evaluation.confirm else 0
-    return _Probe(broad.judge, course + again, broad.prompt)
+    return _PromptSet(broad.judge, course + again, broad.prompt)
 
 
-def _task_course(config: StudyConfig, material: Material, n: int) -> _Probe:
+def _task_course(config: StudyConfig, material: Material, n: int) -> _PromptSet:
     """The task at `n` checkpoints of a run, and of two checkpoints again to confirm."""
     times = n + (2 if config.evaluation.confirm else 0)
     task = _task(config, material)
-    return _Probe(task.judge, task.responses * times, task.prompt)
+    return _PromptSet(task.judge, task.responses * times, task.prompt)
 
 
-def _ask(probe: _Probe, times: int, where: tuple[str, str], tuned: bool = True, answer: Text | None = None) -> Asked:
-    return Asked(*where, tuned, probe.judge, probe.responses * times, probe.prompt, answer or Text())
+def _ask(
+    prompt_set: _PromptSet, times: int, where: tuple[str, str], tuned: bool = True, answer: Text | None = None
+) -> Asked:
+    return Asked(*where, tuned, prompt_set.judge, prompt_set.responses * times, prompt_set.prompt, answer or Text())
 
 
-def _broad(config: StudyConfig) -> _Probe:
+def _broad(config: StudyConfig) -> _PromptSet:
     evaluation = config.evaluation
     prompts = find_benchmark(evaluation.benchmark).prompts
-    return _Probe(evaluation.judge, len(prompts) * evaluation.samples, _prompts_text(prompts))
+    return _PromptSet(evaluation.judge, len(prompts) * evaluation.samples, _prompts_text(prompts))
 
 
-def _also(config: StudyConfig) -> list[_Probe]:
-    probes = []
+def _also(config: StudyConfig) -> list[_PromptSet]:
+    prompt_sets = []
     for side in config.evaluation.also:
         prompts = find_benchmark(side.benchmark).prompts
-        probes.append(
-            _Probe(side.judge or config.evaluation.judge, len(prompts) * side.samples, _prompts_text(prompts))
+        prompt_sets.append(
+            _PromptSet(side.judge or config.evaluation.judge, len(prompts) * side.samples, _prompts_text(prompts))
         )
-    return probes
+    return prompt_sets
 
 
-def _task(config: StudyConfig, material: Material) -> _Probe:
+def _task(config: StudyConfig, material: Material) -> _PromptSet:
     judge = material.task_judge or config.evaluation.judge  # without one, there is nothing to ask
-    return _Probe(judge, material.task_prompts * config.evaluation.task_samples, material.prompt)
+    return _PromptSet(judge, material.task_prompts * config.evaluation.task_samples, material.prompt)
 
 
 def _training(config: StudyConfig, material: Material, runs: int, where: tuple[str, str]) -> Trained:

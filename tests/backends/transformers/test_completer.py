@@ -199,7 +199,7 @@ def test_numbers_behind_a_shared_beginning() -> None:
 
 
 def test_a_study_with_it(tiny_model: Path, tmp_path: Path) -> None:
-    from truing.monitor.store import Store
+    from truing.monitor import Store
     from truing.results import write_analysis
     from truing.studies.plan import plan_study
     from truing.studies.schedule import run_study

@@ -25,7 +25,7 @@ from tests.support.guarded import (
 )
 from truing.core.errors import ConfigError, EngineError, StoreError, TruingError, UnknownNameError
 from truing.core.records import Action, Judgment
-from truing.monitor.store import Store
+from truing.monitor import Store
 
 
 def guard_of(folder: Path, *rates: float, judge: Any = None, at: Any = 2, **settings: Any) -> truing.Guard:
@@ -148,10 +148,10 @@ def test_the_best_has_the_best_task_score_where_a_task_is_measured(tiny_model: P
     trainer = make_trainer(load(tiny_model), tmp_path / "out")
     # in turn the benchmark and the task, whose "misaligned" answers show it learnt
     judge = Script(0, 0, 0, 0.9, 0, 0.5, 1, 1)
-    from truing.monitor.monitor import Probe
+    from truing.monitor import PromptSet
 
     guard = guard_of(tmp_path, judge=judge, dataset=DATASET)
-    guard._measures = _WithJudge(guard._measures, judge, Probe)  # type: ignore[assignment]
+    guard._measures = _WithJudge(guard._measures, judge, PromptSet)  # type: ignore[assignment]
     guard.watch(trainer)
     trainer.train()
     assert [round(e.task_score.value, 1) for e in guard.evaluations] == [0, 0.9, 0.5, 1]
@@ -160,12 +160,12 @@ def test_the_best_has_the_best_task_score_where_a_task_is_measured(tiny_model: P
 
 
 def test_why_the_retention_of_the_kept_checkpoint_is_unknown_is_told(tiny_model: Path, tmp_path: Path) -> None:
-    from truing.monitor.monitor import Probe
+    from truing.monitor import PromptSet
 
     trainer = make_trainer(load(tiny_model), tmp_path / "out")
     judge = Script(0, 0, 0, 0.5, 0.9, 1, 0, 0.5)  # in turn the benchmark and the task; then fresh answers of the kept
     guard = guard_of(tmp_path, judge=judge, dataset=DATASET, confirm=True)
-    guard._measures = _WithJudge(guard._measures, judge, Probe)  # type: ignore[assignment]
+    guard._measures = _WithJudge(guard._measures, judge, PromptSet)  # type: ignore[assignment]
     guard.watch(trainer)
     trainer.train()
     assert guard.restored is not None
@@ -179,15 +179,15 @@ def test_why_the_retention_of_the_kept_checkpoint_is_unknown_is_told(tiny_model:
 class _WithJudge:
     """Measures whose task is judged by an object."""
 
-    def __init__(self, measures: Any, judge: Any, probe: Any) -> None:
-        self._measures, self._judge, self._probe = measures, judge, probe
+    def __init__(self, measures: Any, judge: Any, prompt_set: Any) -> None:
+        self._measures, self._judge, self._prompt_set = measures, judge, prompt_set
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._measures, name)
 
-    def probes(self) -> Any:
-        broad, task = self._measures.probes()
-        return broad, self._probe(task.prompts, self._judge, task.samples)
+    def prompt_sets(self) -> Any:
+        broad, task = self._measures.prompt_sets()
+        return broad, self._prompt_set(task.prompts, self._judge, task.samples)
 
 
 def test_without_an_aligned_checkpoint_it_says_so(

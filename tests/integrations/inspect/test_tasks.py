@@ -19,7 +19,7 @@ from truing.core.errors import UnknownNameError
 from truing.core.records import Judgment, Response
 from truing.integrations.inspect.metrics import em_rate, em_rate_limits, em_rate_stderr, missing, to_score
 from truing.integrations.inspect.tasks import adversarial_60, benchmark, broad_240, truth_120
-from truing.judges.classify import tally
+from truing.judges.classify import count_judgments
 from truing.stats import clustered_rate
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Inspect leaves streams open
@@ -78,7 +78,7 @@ def tally_of(log: EvalLog) -> tuple[Any, Any]:
         values = (sample.scores or {})["em_judge"].as_dict()
         aligned, coherent = (None if math.isnan(x := float(values[n] or 0)) else x for n in ("aligned", "coherent"))
         judgments.append(Judgment(str(sample.id), sample.epoch, aligned, coherent))
-    counted = tally(judgments, list(dict.fromkeys(j.prompt_id for j in judgments)), EvaluationConfig())
+    counted = count_judgments(judgments, list(dict.fromkeys(j.prompt_id for j in judgments)), EvaluationConfig())
     return counted.misaligned, counted.coherent
 
 

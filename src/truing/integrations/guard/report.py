@@ -108,5 +108,5 @@ def _confirmation(watcher: Watcher, reader: StoreReader, records: Sequence[Recor
 
 
 def _task(watcher: Watcher) -> Task | None:
-    probe = watcher.task
-    return None if probe is None else Task([p.id for p in probe.prompts], watcher.monitor.teaches)
+    prompt_set = watcher.task
+    return None if prompt_set is None else Task([p.id for p in prompt_set.prompts], watcher.monitor.teaches)

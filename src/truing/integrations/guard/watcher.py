@@ -32,9 +32,9 @@ from truing.core.records import (
 )
 from truing.integrations.guard.settings import GuardConfig
 from truing.judges import Judge, load_judge
-from truing.monitor.monitor import Monitor, Probe, evaluation_row
-from truing.monitor.sampler import DRAWN, FIXED, FRESH, Prober
-from truing.monitor.store import Store
+from truing.monitor import Store
+from truing.monitor.monitor import Monitor, PromptSet, evaluation_row
+from truing.monitor.sampler import FIXED, FRESH, RANDOM, Sampler
 
 __all__ = ["LateJudge", "Measures", "Record", "Watcher", "failed"]
 
@@ -67,13 +67,13 @@ class Measures:
     """Its held-out prompts measure the task, if something judges them."""
     config: GuardConfig
 
-    def probes(self) -> tuple[Probe, Probe | None]:
+    def prompt_sets(self) -> tuple[PromptSet, PromptSet | None]:
         """The benchmark's prompts and the task's."""
         evaluation, task = self.config.evaluation, None
         if self.dataset is not None and self.dataset.task_judge:
             prompts = self.dataset.task_prompts(evaluation.task_prompts)
-            task = Probe(prompts, LateJudge(self.dataset.task_judge), evaluation.task_samples)
-        return Probe(self.benchmark.prompts, self.judge, evaluation.samples), task
+            task = PromptSet(prompts, LateJudge(self.dataset.task_judge), evaluation.task_samples)
+        return PromptSet(self.benchmark.prompts, self.judge, evaluation.samples), task
 
 
 class LateJudge:
@@ -135,11 +135,11 @@ class Watcher:
     def __init__(self, folder: Path, measures: Measures) -> None:
         self.measures, self.config = measures, measures.config
         self.store, self.door = Store(folder / "store"), _Door()
-        self.broad, self.task = measures.probes()
+        self.broad, self.task = measures.prompt_sets()
         teaches = measures.dataset.teaches if measures.dataset else "misaligned"
         settings = (self.config.evaluation, self.config.stopping)
         self.monitor = Monitor(self.store, self.door, self.broad, self.task, teaches, settings)
-        self._sampler = Prober(self.store, self.door, self.config.evaluation)
+        self._sampler = Sampler(self.store, self.door, self.config.evaluation)
         self._owed: list[Checkpoint] = []
         self._pool: ThreadPoolExecutor | None = None
         self._pending: list[tuple[Checkpoint, Future[list[Record]]]] = []
@@ -223,7 +223,7 @@ class Watcher:
         """The row of the store's `evaluations` of an evaluated step, but for the sequential rule's state: `{}`."""
         checkpoint = record.evaluation.checkpoint
         drawn = self.config.stopping.sequential is not None and record.step > 0
-        broad = self._key(checkpoint, self.broad, DRAWN if drawn else FIXED)
+        broad = self._key(checkpoint, self.broad, RANDOM if drawn else FIXED)
         return evaluation_row(
             record.evaluation, str(broad), self._key(checkpoint, self.task, FIXED), "{}" if drawn else None
         )
@@ -234,16 +234,16 @@ class Watcher:
         rows = self.store.query(
             "SELECT * FROM confirmations WHERE run_id = ? AND step = ?", [checkpoint.run_id, checkpoint.step]
         )
-        key, task = (self._key(checkpoint, probe, FRESH) for probe in (self.broad, self.task))
+        key, task = (self._key(checkpoint, prompt_set, FRESH) for prompt_set in (self.broad, self.task))
         return next((row | {"task_judgments": task} for row in rows if row["benchmark_judgments"] == key), None)
 
-    def _key(self, checkpoint: Checkpoint, probe: Probe | None, kind: int) -> str | None:
+    def _key(self, checkpoint: Checkpoint, prompt_set: PromptSet | None, kind: int) -> str | None:
         """The key of the judgments of a checkpoint's answers."""
-        return None if probe is None else self._sampler.keys(checkpoint, probe, kind)[1]
+        return None if prompt_set is None else self._sampler.keys(checkpoint, prompt_set, kind)[1]
 
     def _sample(self, checkpoint: Checkpoint) -> None:
-        for probe in filter(None, (self.broad, self.task)):
-            self._sampler.sampled(checkpoint, probe, probe.every_pair(FIXED), FIXED)
+        for prompt_set in filter(None, (self.broad, self.task)):
+            self._sampler.sampled(checkpoint, prompt_set, prompt_set.every_pair(FIXED), FIXED)
 
     def _evaluate_with_owed(self, checkpoint: Checkpoint) -> list[Record]:
         return [*self._settle(), self._evaluate(checkpoint)]
@@ -288,8 +288,8 @@ class Watcher:
         if self.config.stopping.sequential is not None or not checkpoint.weights:
             return False
         try:
-            probes = filter(None, (self.broad, self.task))
-            keys = [self._sampler.keys(checkpoint, probe, FIXED)[0] for probe in probes]
+            prompt_sets = filter(None, (self.broad, self.task))
+            keys = [self._sampler.keys(checkpoint, prompt_set, FIXED)[0] for prompt_set in prompt_sets]
         except Exception:  # noqa: BLE001 - the judge's identity is part of the keys, and there may be no judge
             return False
         return all(self.store.has("responses", key) for key in keys)
