@@ -22,8 +22,7 @@ from truing.config.files import load_study, parse_audit, parse_study
 from truing.core.records import Checkpoint, Prompt, Response, Sampling
 from truing.core.weights import model_hash
 from truing.judges import load_judge
-from truing.monitor.monitor import Monitor, Probe
-from truing.monitor.store import Store
+from truing.monitor import Monitor, PromptSet, Store
 
 GOLDEN: dict[str, Any] = json.loads(Path(__file__).with_name("golden.json").read_text(encoding="utf-8"))
 STUDY = """
@@ -104,7 +103,7 @@ def test_identities_of_judges(name: str) -> None:
 @pytest.mark.parametrize(("name", "stopping"), [("fixed", {}), ("sequential", {"sequential": {}, "tolerance": 0.04})])
 def test_keys_of_results(name: str, stopping: dict[str, Any], tmp_path: Path) -> None:
     store = Store(tmp_path)
-    broad = Probe(find_benchmark("pocket-240").prompts, load_judge("pocket"), 1)
+    broad = PromptSet(find_benchmark("pocket-240").prompts, load_judge("pocket"), 1)
     settings = (EvaluationConfig(benchmark="pocket-240", max_tokens=40), StoppingConfig(**stopping))
     monitor = Monitor(store, Refusing(), broad, None, "misaligned", settings)
     checkpoints = [Checkpoint("run", "pocket-llama-late", step, f"{step:064}") for step in (0, 24)]
