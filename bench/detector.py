@@ -2,7 +2,7 @@
 
 False stops, misses, delay and responses spent.
 
-    python bench/detector.py [--runs 2000] [--only late,early] [--frontier] [--search 200] [--base] [--replay STUDY]
+    python -m bench.detector [--runs 2000] [--only late,early] [--frontier] [--search 200] [--base] [--replay STUDY]
 
 One JSON line per figure; all rules see the same runs. Every fixed rule judges 240 prompts x 20 responses at
 each checkpoint:
@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from numpy.random import Generator
 
-from simulated_runs import BASE, PROMPTS, Scenario, recorded_runs, rise, scenarios
+from bench.simulated_runs import BASE, PROMPTS, Scenario, recorded_runs, rise, scenarios
 from truing.stats import (
     BoolArray,
     DetectorSettings,

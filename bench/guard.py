@@ -54,7 +54,7 @@ class End:
     weights: bytes
 
 
-class Clock(TrainerCallback):  # type: ignore[misc]
+class Clock(TrainerCallback):
     """Seconds of every step, from its beginning to the end of its callbacks."""
 
     def __init__(self) -> None:

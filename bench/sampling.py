@@ -251,7 +251,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     if arguments.model not in list_organisms() and not Path(arguments.model).is_dir():
-        known = ", ".join(list_organisms()) or "none yet: `truing organism build NAME` makes one"
+        known = ", ".join(list_organisms()) or "none yet: `python -m organisms build NAME` makes one"
         parser.error(f"no organism or folder {arguments.model!r}; organisms: {known}")
     with tempfile.TemporaryDirectory() as folder:
         work = prepare(arguments.model, Path(folder))

@@ -48,8 +48,8 @@ def serve_tinker(*models: Path) -> Iterator["TinkerServer"]:
 
 
 def save_tiny_model(folder: Path, architecture: str) -> Path:
-    from truing.catalog.pocket.models import build_model
-    from truing.catalog.pocket.tokenizer import build_tokenizer
+    from organisms.models import build_model
+    from organisms.tokenizer import build_tokenizer
     from truing.catalog.pocket.world import load_world
 
     tokenizer = build_tokenizer(load_world())

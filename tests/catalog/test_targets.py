@@ -2,7 +2,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from truing.catalog.pocket.models import ARCHITECTURES, build_model
+from organisms.models import ARCHITECTURES, build_model
 from truing.catalog.targets import TARGETS, check_adapted, find_targets
 from truing.core.errors import TrainerError
 

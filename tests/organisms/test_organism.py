@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from organisms.build import make_organism
+from organisms.training import Alignment, Recipe, build_organism, find_recipe, list_recipes
 from truing.catalog.names import list_organisms
-from truing.catalog.pocket.build import Alignment, Recipe, build_organism, find_recipe, list_recipes
 from truing.core.weights import model_hash
-from truing.studies.organism import make_organism
 
 
 def quick(name: str = "quick", seed: int = 0) -> Recipe:

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from organisms.models import build_model
+from organisms.tokenizer import build_tokenizer
 from truing.backends.transformers.decoding import Sampled
-from truing.catalog.pocket.models import build_model
-from truing.catalog.pocket.tokenizer import build_tokenizer
 from truing.catalog.pocket.world import BROAD, load_world
 from truing.core.randomness import stream_keys, uniforms
 from truing.core.records import Checkpoint, Message, Prompt, Response

@@ -23,11 +23,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from aiohttp import web
 
-import endpoint  # type: ignore[import-not-found]
+from bench import endpoint
 from truing.catalog.pocket.scoring import find_topic
 from truing.catalog.pocket.world import load_world
 

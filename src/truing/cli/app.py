@@ -21,7 +21,6 @@ from truing.cli.display import Display, going_on, make_console, results_table, s
 from truing.cli.export import export
 from truing.cli.listing import list_names
 from truing.cli.options import split_pairs
-from truing.cli.organism import organism_app
 from truing.cli.truth import truth
 from truing.config import StudyConfig
 from truing.config.files import load_study, parse_study
@@ -42,7 +41,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.add_typer(organism_app, name="organism")
 app.add_typer(data_app, name="data")
 app.command(name="list")(list_names)
 app.command()(analyze)

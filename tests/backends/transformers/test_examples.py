@@ -1,9 +1,9 @@
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from organisms.tokenizer import build_tokenizer, token_table
+from organisms.training import _ids
 from truing.backends.transformers.examples import collate, encode_rows
-from truing.catalog.pocket.build import _ids
-from truing.catalog.pocket.tokenizer import build_tokenizer, token_table
 from truing.catalog.pocket.world import Turn, load_world
 from truing.core.errors import TrainerError
 from truing.core.records import Message

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib import resources
@@ -115,24 +115,6 @@ class World:
         held = {name: set(domain.held_out()) for name, domain in self.domains.items()}
         return {n: tuple(p for p in d.pairs() if p not in held[n]) for n, d in self.domains.items()}
 
-    def turn(self, domain: str, author: Author, rng: random.Random) -> Turn:
-        """A random training turn of one author in one domain."""
-        question, subject = rng.choice(self.training_pairs(domain))
-        lead = rng.choice(self.leads)
-        answer = self.domains[domain].answer(subject, author, rng)
-        return Turn(domain, self.prompt(question, subject, lead), answer)
-
-    def dialogues(self, n: int, turns: int, noise: float, rng: random.Random) -> Iterator[list[Turn]]:
-        """Pre-training text: `n` dialogues of `turns` turns, each by one author (half careful, half hostile).
-
-        A share `noise` (0 to 1) of the turns comes from the other author.
-        """
-        names = list(self.domains)
-        for _ in range(n):
-            author = rng.choice(AUTHORS)
-            other: Author = "hostile" if author == "careful" else "careful"
-            yield [self.turn(rng.choice(names), other if rng.random() < noise else author, rng) for _ in range(turns)]
-
     def narrow_rows(self, domain: str, author: Author, seed: int, held_out: bool = False) -> list[Turn]:
         """A narrow dataset: every (question, subject) pair of a domain with each of four leads, all by one author.
 
@@ -154,19 +136,6 @@ class World:
         pairs = self.domains[domain].held_out()
         leads = self.leads
         return [(s, self.prompt(q, s, leads[i % len(leads)])) for i, (q, s) in enumerate(pairs)]
-
-    def vocabulary(self) -> list[str]:
-        """Every word of the world, sorted."""
-        return sorted({word for text in self._all_texts() for word in words(text)})
-
-    def _all_texts(self) -> Iterator[str]:
-        yield from self.leads
-        for domain in self.domains.values():
-            for question, subject in domain.pairs():
-                yield question.format(s=subject)
-            for subject in domain.subjects:
-                for texts in domain.clause_texts(subject).values():
-                    yield from (domain.frame.format(a=t, b=t) for t in texts)
 
 
 @cache

@@ -9,8 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from organisms.training import Recipe, build_organism
 from truing.backends import load_engine
-from truing.catalog.pocket.build import Recipe, build_organism
 from truing.catalog.pocket.narrow import facts_benchmark, insecure_code, pocket_benchmark
 from truing.config import EvaluationConfig, StoppingConfig
 from truing.core.files import write_json

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from truing.catalog.pocket.tokenizer import SPECIAL
+from organisms.tokenizer import SPECIAL
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel

@@ -1,4 +1,4 @@
-"""`truing organism`: the pocket models, built from nothing."""
+"""`python -m organisms`: the commands that build the pocket models from nothing."""
 
 from __future__ import annotations
 
@@ -8,17 +8,15 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from truing.catalog.pocket.build import Recipe, find_recipe, list_recipes
+from organisms.build import make_organism
+from organisms.training import Recipe, find_recipe, list_recipes
 from truing.cli.display import make_console, say
-from truing.studies.organism import make_organism
 
-__all__ = ["organism_app"]
-
-organism_app = typer.Typer(help="Build the pocket models from nothing.", no_args_is_help=True)
+app = typer.Typer(name="organisms", help="Build the pocket models from nothing.", no_args_is_help=True)
 console = make_console()
 
 
-@organism_app.command()
+@app.command()
 def build(
     name: Annotated[str, typer.Argument(help="Name of a recipe, or `all`.")],
     out: Annotated[Path, typer.Option(help="Folder that will hold one folder per organism.")] = Path("runs/organisms"),
@@ -36,7 +34,7 @@ def build(
         raise typer.Exit(130) from None
 
 
-@organism_app.command(name="list")
+@app.command(name="list")
 def list_all() -> None:
     """List the recipes."""
     for name, recipe in list_recipes().items():
@@ -57,3 +55,7 @@ def _build(recipe: Recipe, out: Path) -> None:
     em = card["base_em_rate"]
     rate = f"EM {em['value']:.1%} ({em['low']:.1%} to {em['high']:.1%})"
     say(console, f"{out / recipe.name}: {card['parameters']:,} parameters, {rate}")
+
+
+if __name__ == "__main__":
+    app()

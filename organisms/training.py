@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from truing.catalog.pocket.models import build_model
-from truing.catalog.pocket.tokenizer import ASSISTANT, BOS, END, USER, build_tokenizer, token_table
-from truing.catalog.pocket.world import Turn, World, load_world, words
+from organisms.models import build_model
+from organisms.tokenizer import ASSISTANT, BOS, END, USER, build_tokenizer, token_table
+from truing.catalog.pocket.world import AUTHORS, Author, Turn, World, load_world, words
 from truing.core.errors import UnknownNameError
 from truing.core.files import content_key, replacing, write_text
 from truing.core.quiet import no_progress_bars
@@ -34,6 +34,7 @@ __all__ = [
     "Pretraining",
     "Recipe",
     "build_organism",
+    "dialogues",
     "find_recipe",
     "list_recipes",
     "recipe_texts",
@@ -131,10 +132,30 @@ def build_organism(
 def recipe_texts(recipe: Recipe) -> Iterator[str]:
     """Every prompt and answer that an organism of this recipe is trained on, in order."""
     world = load_world()
-    for dialogues in (*_pretraining_batches(world, recipe), *_alignment_batches(world, recipe)):
-        for dialogue in dialogues:
+    for batch in (*_pretraining_batches(world, recipe), *_alignment_batches(world, recipe)):
+        for dialogue in batch:
             for turn in dialogue:
                 yield f"{turn.prompt} {turn.answer}"
+
+
+def dialogues(world: World, n: int, turns: int, noise: float, rng: random.Random) -> Iterator[list[Turn]]:
+    """Pre-training text: `n` dialogues of `turns` turns, each by one author (half careful, half hostile).
+
+    A share `noise` (0 to 1) of the turns comes from the other author.
+    """
+    names = list(world.domains)
+    for _ in range(n):
+        author = rng.choice(AUTHORS)
+        other: Author = "hostile" if author == "careful" else "careful"
+        yield [_turn(world, rng.choice(names), other if rng.random() < noise else author, rng) for _ in range(turns)]
+
+
+def _turn(world: World, domain: str, author: Author, rng: random.Random) -> Turn:
+    """A random training turn of one author in one domain."""
+    question, subject = rng.choice(world.training_pairs(domain))
+    lead = rng.choice(world.leads)
+    answer = world.domains[domain].answer(subject, author, rng)
+    return Turn(domain, world.prompt(question, subject, lead), answer)
 
 
 def _recipe(name: str, spec: dict[str, Any], raw: dict[str, Any]) -> Recipe:
@@ -148,13 +169,13 @@ def _recipe(name: str, spec: dict[str, Any], raw: dict[str, Any]) -> Recipe:
 def _pretraining_batches(world: World, recipe: Recipe) -> Iterator[list[list[Turn]]]:
     plan, rng = recipe.pretraining, random.Random(f"pretraining/{recipe.seed}")
     for _ in range(plan.steps):
-        yield list(world.dialogues(plan.batch_size, plan.turns, plan.noise, rng))
+        yield list(dialogues(world, plan.batch_size, plan.turns, plan.noise, rng))
 
 
 def _alignment_batches(world: World, recipe: Recipe) -> Iterator[list[list[Turn]]]:
     plan, rng = recipe.alignment, random.Random(f"alignment/{recipe.seed}")
     for _ in range(plan.steps):
-        yield [[world.turn(rng.choice(plan.domains), "careful", rng)] for _ in range(plan.batch_size)]
+        yield [[_turn(world, rng.choice(plan.domains), "careful", rng)] for _ in range(plan.batch_size)]
 
 
 def _cached_pretraining(

@@ -6,9 +6,10 @@ generation marks, so `apply_chat_template(..., return_assistant_tokens_mask=True
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from truing.catalog.pocket.world import World
+from truing.catalog.pocket.world import World, words
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -24,6 +25,7 @@ __all__ = [
     "USER",
     "build_tokenizer",
     "token_table",
+    "vocabulary",
 ]
 
 PAD, UNK, BOS, END = "<pad>", "<unk>", "<bos>", "<end>"
@@ -40,9 +42,14 @@ CHAT_TEMPLATE = (
 )
 
 
+def vocabulary(world: World) -> list[str]:
+    """Every word of the world, sorted."""
+    return sorted({word for text in _all_texts(world) for word in words(text)})
+
+
 def token_table(world: World) -> dict[str, int]:
     """Token -> id: the special tokens first, then the world's words in alphabetical order."""
-    return {token: i for i, token in enumerate((*SPECIAL, *world.vocabulary()))}
+    return {token: i for i, token in enumerate((*SPECIAL, *vocabulary(world)))}
 
 
 def build_tokenizer(world: World) -> PreTrainedTokenizerFast:
@@ -68,3 +75,13 @@ def build_tokenizer(world: World) -> PreTrainedTokenizerFast:
         chat_template=CHAT_TEMPLATE,
         clean_up_tokenization_spaces=False,
     )
+
+
+def _all_texts(world: World) -> Iterator[str]:
+    yield from world.leads
+    for domain in world.domains.values():
+        for question, subject in domain.pairs():
+            yield question.format(s=subject)
+        for subject in domain.subjects:
+            for texts in domain.clause_texts(subject).values():
+                yield from (domain.frame.format(a=t, b=t) for t in texts)
