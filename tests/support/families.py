@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-TEMPLATES = Path(__file__).parent / "data" / "templates"
+TEMPLATES = Path(__file__).parent / "templates"
 FAMILIES = {
     "llama": ("llama", "<|begin_of_text|>", "<|eot_id|>"),
     "qwen2": ("qwen2.5", None, "<|im_end|>"),
