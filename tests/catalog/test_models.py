@@ -3,7 +3,8 @@ import math
 import pytest
 import yaml
 
-from truing.catalog.models import PROVIDERS, find_model, known_parameters, list_models
+from truing.backends import BACKENDS
+from truing.catalog.models import find_model, known_parameters, list_models
 from truing.catalog.names import resolve_model
 from truing.catalog.targets import TARGETS
 from truing.core.errors import UnknownNameError
@@ -48,7 +49,7 @@ def test_the_paper_s_span_of_sizes_is_there() -> None:
 def test_names_and_ids_lead_to_the_model() -> None:
     for name, model in list_models().items():
         assert find_model(name) is model
-        assert set(model.ids) <= set(PROVIDERS)
+        assert set(model.ids) <= {"huggingface", *(row.key for row in BACKENDS)}
         for identity in model.ids.values():
             found = find_model(identity)
             assert found is not None

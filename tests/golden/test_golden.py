@@ -19,6 +19,7 @@ from truing.catalog.names import list_organisms
 from truing.cli.app import app, demo_study
 from truing.config import EvaluationConfig, JudgeConfig, StoppingConfig
 from truing.config.files import load_study, parse_audit, parse_study
+from truing.core.chat import Completer
 from truing.core.records import Checkpoint, Prompt, Response, Sampling
 from truing.core.weights import model_hash
 from truing.judges import load_judge
@@ -63,12 +64,10 @@ class Refusing:
         return [Response(p.id, sampling.first + i, "No.") for p in prompts for i in range(sampling.samples)]
 
 
-class Unreached:
+class Unreached(Completer):
     """A completer that is never called."""
 
-    address = "https://x/v1"
-
-    def complete(self, requests: Any) -> Any:
+    def stream(self, requests: Any) -> Any:
         raise AssertionError(requests)
 
 

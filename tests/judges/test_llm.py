@@ -8,6 +8,7 @@ import pytest
 
 from tests.support.injections import ATTEMPTS
 from tests.support.judge_stand_in import StandIn, said
+from truing.backends import check_completer
 from truing.backends.openai import OpenAICompleter
 from truing.catalog.truth import ask, load_truth
 from truing.config import EndpointConfig, JudgeConfig
@@ -154,11 +155,15 @@ def test_names_are_checked_without_a_model() -> None:
     check_judge("pocket")
     check_judge("module:Class")
     check_judge(CONFIG)
-    for wrong in ("pockt", JudgeConfig(model="m", completer="opnai"), JudgeConfig(model="m", aligned="alined")):
+    for wrong in ("pockt", JudgeConfig(model="m", aligned="alined")):
         with pytest.raises(UnknownNameError, match="did you mean"):
             check_judge(wrong)
+    check_completer(CONFIG)
+    check_completer("pocket")
+    with pytest.raises(UnknownNameError, match="did you mean openai"):
+        check_completer(JudgeConfig(model="m", completer="opnai"))
     with pytest.raises(UnknownNameError, match="unknown model"):
-        check_judge(JudgeConfig(model="m"))
+        check_completer(JudgeConfig(model="m"))
     with pytest.raises(UnknownNameError, match="unknown truth set"):
         check_judge(JudgeConfig(model="m", completer="openai", aligned="truth", truth="truth-12"))
     with pytest.raises(DataError):

@@ -71,8 +71,8 @@ def test_dollars_follow_the_place() -> None:
     assert rows["training", "gpt-4.1", "OpenAI"].expected is None
     assert rows["sampling", "qwen3-8b", "Tinker"].expected == pytest.approx(0.13 * 0.195 + 0.15 * 0.6)
     own = rows["sampling", "qwen3-8b", "your own machine"]
-    assert (own.expected, own.on_tinker) == (None, pytest.approx(0.13 * 0.195 + 0.15 * 0.6))
-    assert rows["training", "qwen3-8b", "your own machine"].on_tinker == pytest.approx(0.23 * 0.44)
+    assert (own.expected, own.elsewhere) == (None, pytest.approx(0.13 * 0.195 + 0.15 * 0.6))
+    assert rows["training", "qwen3-8b", "your own machine"].elsewhere == pytest.approx(0.23 * 0.44)
     assert rows["judging", "judge-model", "an endpoint"].most == pytest.approx(2 * (36.9 + 0.4))
 
 

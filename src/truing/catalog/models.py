@@ -15,18 +15,15 @@ from typing import Any
 import yaml
 
 __all__ = [
-    "PROVIDERS",
+    "HostedPrice",
     "Model",
     "Template",
-    "TinkerPrice",
     "catalogue_date",
     "find_model",
     "known_parameters",
     "list_models",
     "recommended_settings",
 ]
-
-PROVIDERS = ("huggingface", "tinker", "openai")
 
 
 @dataclass(frozen=True)
@@ -45,8 +42,8 @@ class Template:
 
 
 @dataclass(frozen=True)
-class TinkerPrice:
-    """Dollars per million tokens."""
+class HostedPrice:
+    """Dollars per million tokens where open weights are hosted."""
 
     prefill: float
     sample: float
@@ -71,14 +68,20 @@ class Model:
     """Learning rates for LoRA within which to look: (low, high); None: no source."""
     until: Mapping[str, str] = field(default_factory=dict)
     """Provider -> the last day (ISO) on which it offers the model, where an end is known."""
-    tinker: TinkerPrice | None = None
+    hosted: Mapping[str, HostedPrice] = field(default_factory=dict)
+    """Provider -> its prices, where they are listed."""
     train_price: float | None = None
     """Dollars per million training tokens at OpenAI, if known."""
 
     @property
     def source(self) -> str:
-        """What loads it: the hub id, or OpenAI's id where weights are closed."""
-        return self.ids.get("huggingface") or self.ids["openai"]
+        """What loads it: the hub id, or the provider's id where weights are closed."""
+        return self.ids.get("huggingface") or next(iter(self.ids.values()))
+
+    @property
+    def owner(self) -> str:
+        """The provider that alone has the weights, if they are closed; else nothing."""
+        return "" if "huggingface" in self.ids else next(iter(self.ids))
 
 
 @cache
@@ -107,7 +110,7 @@ def catalogue_date() -> str:
 
 def recommended_settings(model: Model) -> Mapping[str, Any]:
     """Settings of the published fine-tuning that showed emergent misalignment, for weights like these; and `source`."""
-    settings: Mapping[str, Any] = _read()["recommended"]["openai" if model.architecture is None else "peft"]
+    settings: Mapping[str, Any] = _read()["recommended"]["closed" if model.owner else "open"]
     return settings
 
 
@@ -140,6 +143,6 @@ def _model(name: str, facts: dict[str, Any], templates: Mapping[str, Template]) 
         active=float(facts.get("active", parameters)),
         rates=(low, high),
         until={provider: str(day) for provider, day in facts.get("until", {}).items()},
-        tinker=TinkerPrice(**facts["tinker"]) if "tinker" in facts else None,
+        hosted={provider: HostedPrice(**facts[provider]) for provider in facts["ids"] if provider in facts},
         train_price=facts.get("train"),
     )

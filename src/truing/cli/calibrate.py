@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from truing.backends import check_completer
 from truing.cli.display import make_console, say
 from truing.cli.options import parse_judge
 from truing.config import EndpointConfig, EvaluationConfig, JudgeConfig
@@ -43,6 +44,7 @@ def calibrate(
     evaluation = whole.evaluation if whole else EvaluationConfig()
     chosen = evaluation.judge if whole else _judge(judge, rubric)
     check_judge(chosen)
+    check_completer(chosen)
     measured = measure_judge(rows, reach_judge(chosen, whole.endpoint if whole else EndpointConfig()), evaluation)
     save_calibration(out, measured)
     _show(measured)

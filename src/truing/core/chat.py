@@ -5,9 +5,11 @@ A `Completer` answers requests; judges and engines use one without knowing whose
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Self
 
 from truing.core.records import Message
 
@@ -45,21 +47,41 @@ class ChatResult:
     error: str | None = None
 
 
-class Completer(Protocol):
-    """Answers chat requests.
+class Completer(ABC):
+    """Answers chat requests. A class of the user's needs `stream` only, and is built without arguments."""
 
-    One whose models are known only by a name at some address may have a text `place`, the address: it becomes part of
-    the identity of a judge that it reaches.
-    """
+    place: str = ""
+    """The address at which models are known by their names, if they are; part of the identity of a judge."""
 
-    def complete(self, requests: Sequence[ChatRequest]) -> list[ChatResult]:
-        """One result per request, in order. A failed call is a result with `error`.
+    @classmethod
+    def build(cls, endpoint: Any, journal: Path | None) -> Self:
+        """Make a completer.
+
+        Args:
+            endpoint: A `truing.config.EndpointConfig`: where an endpoint is, how it is called, what it may cost.
+            journal: The file of finished calls; None keeps them in memory.
+        """
+        return cls()
+
+    def identify(self, model: str) -> str:
+        """Name a model in the identity of a judge: with its place, or with the hash of its weights.
+
+        Raises:
+            UserError: The model cannot be found.
+        """
+        return f"{model} at {self.place}" if self.place else model
+
+    @abstractmethod
+    def stream(self, requests: Iterable[ChatRequest]) -> Iterator[ChatResult]:
+        """One result per request, in order; requests are drawn as they are needed. A failed call has an `error`.
 
         Raises:
             WorkError: The calls cannot go on at all, or a cap is reached; what was finished is kept.
         """
-        ...
 
-    def stream(self, requests: Iterable[ChatRequest]) -> Iterator[ChatResult]:
-        """As `complete`, for more requests than fit in memory: they are drawn as they are needed."""
-        ...
+    def complete(self, requests: Sequence[ChatRequest]) -> list[ChatResult]:
+        """As `stream`, all at once."""
+        return list(self.stream(requests))
+
+    def close(self) -> None:  # noqa: B027 - optional
+        """Let go of what is held outside this process."""

@@ -101,7 +101,7 @@ def measure_judge(rows: Sequence[Labelled], judge: Judge, config: EvaluationConf
     return {
         "format": _FORMAT,
         "judge": judge.identity,
-        "rubrics": getattr(judge, "rubric_hash", ""),
+        "rubrics": judge.rubric_hash,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "thresholds": _thresholds(config),
         "labelled": _labelled_summary(rows),

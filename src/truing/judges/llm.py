@@ -11,14 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 
-from truing.catalog.names import resolve_model
 from truing.catalog.truth import load_truth
 from truing.config import JudgeConfig
 from truing.core.chat import ChatRequest, ChatResult, Completer
 from truing.core.errors import JudgeError
 from truing.core.files import content_key
 from truing.core.records import Judgment, Prompt, Response
-from truing.core.weights import model_hash
+from truing.judges import Judge
 from truing.judges.rubrics import Rubric, load_rubric
 from truing.judges.scores import (
     LEAST_MASS,
@@ -38,7 +37,7 @@ _MANY = 20
 """So many answers with numbers in several tokens, and no fewer than half of those with a number, end the work."""
 
 
-class LLMJudge:
+class LLMJudge(Judge):
     """Scores answers by rubrics with a language model.
 
     Args:
@@ -60,11 +59,7 @@ class LLMJudge:
     def identity(self) -> str:
         """The model, the way of reading scores, and every rubric with version and hash."""
         config = self.config
-        model = config.model
-        if config.completer == "local":
-            model += f"@{model_hash(resolve_model(model))[:12]}"
-        elif place := getattr(self._completer, "place", ""):
-            model += f" at {place}"
+        model = self._completer.identify(config.model)
         way = "text" if config.scores == "text" else f"logprobs of {TOP_TOKENS}, mass {LEAST_MASS}"
         named = [f"{r.name}@{r.version}#{r.hash[:12]}" for r in self.rubrics]
         known = [f"truth#{content_key(sorted(self._facts.items()))[:12]}"] if self._facts else []

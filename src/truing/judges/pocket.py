@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from truing.catalog.pocket.scoring import find_topic, score
 from truing.catalog.pocket.world import load_world
 from truing.core.records import Judgment, Prompt, Response
+from truing.judges import Judge
 
 __all__ = ["PocketJudge"]
 
 
-class PocketJudge:
+class PocketJudge(Judge):
     """Scores answers by looking their clauses up in the pocket world's grammar."""
 
     @property

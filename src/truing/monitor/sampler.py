@@ -119,9 +119,6 @@ class Sampler:
 
     def prefetch(self, checkpoints: Sequence[Checkpoint], prompt_set: PromptSet, first: int = FIXED) -> None:
         """Let an engine that can answer for many checkpoints at once do so for what is owed; others are left alone."""
-        fetch = getattr(self.engine, "prefetch", None)
-        if fetch is None:
-            return
         by_id = {prompt.id: prompt for prompt in prompt_set.prompts}
         alike: dict[tuple[Sampling, tuple[str, ...]], list[Checkpoint]] = defaultdict(list)
         for checkpoint in checkpoints:
@@ -130,7 +127,7 @@ class Sampler:
             for sampling, prompts in self._calls(by_id, owed).items():
                 alike[sampling, tuple(prompt.id for prompt in prompts)].append(checkpoint)
         for (sampling, ids), same in alike.items():
-            fetch(same, [by_id[prompt_id] for prompt_id in ids], sampling)
+            self.engine.prefetch(same, [by_id[prompt_id] for prompt_id in ids], sampling)
 
     def judge_again(self, checkpoint: Checkpoint, prompt_set: PromptSet, first: int) -> Counts:
         """Ask again for what failed among the answers that were judged; counts of all of them."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from truing.backends import shows_epoch_ends
+from truing.backends import find_backend
 from truing.catalog.datasets import Dataset, load_dataset
 from truing.catalog.lookup import find_benchmark
 from truing.catalog.names import parameters_of
@@ -86,7 +86,7 @@ def read_analysis(out: Path) -> dict[str, Any]:
 
 def _granularity(config: StudyConfig, runs: Sequence[Run]) -> list[str]:
     """What could not be seen of some runs, because their trainer shows few checkpoints."""
-    coarse = {run.id.removesuffix(TWIN) for run in runs if shows_epoch_ends(config.trainer_of(run))}
+    coarse = {run.id.removesuffix(TWIN) for run in runs if find_backend("trainer", config.trainer_of(run)).epoch_ends}
     if not coarse:
         return []
     return [

@@ -106,7 +106,7 @@ def _dataset(config: AuditConfig) -> Dataset | None:
 
 
 @dataclass
-class _Auditor:
+class _Auditor(Engine):
     """Measures runs one after the other; of each model one engine, of all engines one is held."""
 
     config: AuditConfig
@@ -152,9 +152,7 @@ class _Auditor:
         """Answers of many checkpoints at once, if their engine can and they have one base."""
         if len({checkpoint.model for checkpoint in checkpoints}) > 1:
             return
-        fetch = getattr(self._engine(checkpoints[0].model), "prefetch", None)
-        if fetch is not None:
-            fetch(checkpoints, prompts, sampling)
+        self._engine(checkpoints[0].model).prefetch(checkpoints, prompts, sampling)
 
     def _engine(self, model: str) -> Engine:
         if self._loaded is None or self._loaded[0] != model:

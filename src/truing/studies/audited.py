@@ -15,19 +15,13 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import PurePath
 
-from truing.backends import ENGINES
-from truing.backends.endpoint.address import endpoint_model, endpoint_weights
-from truing.catalog.names import resolve_model
+from truing.backends import BACKENDS, engine_class, find_backend, split_name
 from truing.config import AuditConfig
 from truing.core.errors import ConfigError, DataError
-from truing.core.plugins import load_object
 from truing.core.records import Checkpoint
-from truing.core.weights import model_hash
 from truing.studies.checkpoints import FoundRun, find_in_folders
 
 __all__ = ["FoundRun", "find_runs", "step_of_name"]
-
-_TINKER = "tinker://"
 
 
 def find_runs(config: AuditConfig) -> list[FoundRun]:
@@ -41,7 +35,7 @@ def find_runs(config: AuditConfig) -> list[FoundRun]:
     weights = _weights_of(config)
     if config.models:
         return _models(config, weights)
-    if config.evaluation.engine == "openai" or any(_TINKER in entry for entry in config.checkpoints):
+    if find_backend("engine", _engine_of(config)).by_name:
         runs = _named(config, weights)
     else:
         runs = find_in_folders(config.checkpoints, config.base)
@@ -51,19 +45,22 @@ def find_runs(config: AuditConfig) -> list[FoundRun]:
 
 def step_of_name(name: str) -> int | None:
     """The step in a name, `...:ckpt-step-60` at OpenAI or `tinker://.../000060` on Tinker; None if there is none."""
-    pattern = r"/(?:step[-_]?)?(\d+)$" if name.startswith(_TINKER) else r":ckpt-step-(\d+)$"
-    found = re.search(pattern, name)
+    row, _ = split_name(name)
+    patterns = [row.step] if row else [each.step for each in BACKENDS if each.step and not each.scheme]
+    found = next((found for pattern in patterns if (found := re.search(pattern, name))), None)
     return int(found[1]) if found else None
 
 
 def _weights_of(config: AuditConfig) -> Callable[[str], str]:
     """What names a model's weights: their hash, or the address and the name where they cannot be seen."""
-    if config.evaluation.engine == "openai":
-        return lambda model: endpoint_weights(config.endpoint, endpoint_model(model))
-    if config.evaluation.engine == "tinker" or any(_TINKER in entry for entry in config.checkpoints):
-        engine = load_object("engine", "tinker", ENGINES)
-        return lambda model: str(engine.weights_of(model))
-    return lambda model: model_hash(resolve_model(model))
+    engine = engine_class(_engine_of(config))
+    return lambda model: engine.weights_of(model, config)
+
+
+def _engine_of(config: AuditConfig) -> str:
+    """Whose names the checkpoints have, else the engine that samples."""
+    rows = (split_name(_parted(entry)[1])[0] for entry in config.checkpoints)
+    return next((row.engine[0] for row in rows if row and row.scheme and row.engine), config.evaluation.engine)
 
 
 def _models(config: AuditConfig, weights: Callable[[str], str]) -> list[FoundRun]:
@@ -86,7 +83,8 @@ def _named(config: AuditConfig, weights: Callable[[str], str]) -> list[FoundRun]
     entries: dict[str, list[tuple[int | None, str]]] = {}
     for entry in config.checkpoints:
         step, name = _parted(entry)
-        run_id = name.removeprefix(_TINKER).partition("/")[0] if name.startswith(_TINKER) else config.name
+        row, _ = split_name(name)
+        run_id = name.removeprefix(row.scheme).partition("/")[0] if row and row.scheme else config.name
         entries.setdefault(run_id, []).append((step, name))
     runs = []
     for run_id, named in entries.items():

@@ -8,10 +8,11 @@ to be unknown and is never counted as nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from truing.backends import BACKENDS, Backend, find_backend
 from truing.backends.endpoint.pricing import Prices, load_prices
-from truing.catalog.models import Model, catalogue_date, find_model
+from truing.catalog.models import HostedPrice, Model, catalogue_date, find_model
 from truing.config import JudgeConfig, StudyConfig
 from truing.judges import calls_per_answer
 from truing.studies.work import Asked, Text, Trained, Work
@@ -59,12 +60,14 @@ class Dollars:
     """`training`, `sampling`, `sampling before fine-tuning` or `judging`."""
     model: str
     where: str
-    """`OpenAI`, `Tinker`, `an endpoint` or `your own machine`."""
+    """Who does it (`OpenAI`, `Tinker`), `an endpoint` or `your own machine`."""
     expected: float | None
     """None: the price is not known."""
     most: float | None
-    on_tinker: float | None = None
-    """Expected dollars if it were done on Tinker, where it is not and the price is known."""
+    elsewhere: float | None = None
+    """Expected dollars at the one who hosts the model at a known price, if it is done on your own machine."""
+    host: str = ""
+    """Who that is."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,8 @@ class _Part:
     what: str
     model: str
     where: str
+    prices: str
+    """Where they stand; see `truing.backends.Backend.prices`."""
     read: Tokens
     written: Tokens
     tuned: bool
@@ -125,17 +130,18 @@ def _trained(config: StudyConfig, trained: Trained) -> _Part:
     longest = config.training.max_length
     row = _tokens(trained.row, _TEMPLATE, longest, longest / 2)
     n = trained.runs * trained.rows
-    return _Part("training", trained.model, _where(trained.trainer, trained.model), row.times(n), Tokens(), True)
+    where = _where(find_backend("trainer", trained.trainer), trained.model)
+    return _Part("training", trained.model, *where, row.times(n), Tokens(), True)
 
 
 def _sampled(config: StudyConfig, asked: Asked) -> _Part:
     evaluation = config.evaluation
     prompt = _tokens(asked.prompt, _TEMPLATE, None, config.training.max_length / 4)
     answer = _answer(asked, evaluation.max_tokens)
-    where = _where(asked.engine, asked.model)
+    where = _where(find_backend("engine", asked.engine), asked.model)
     what = "sampling" if asked.tuned else "sampling before fine-tuning"
     n = asked.responses
-    return _Part(what, asked.model, where, prompt.times(n), answer.times(n), asked.tuned)
+    return _Part(what, asked.model, *where, prompt.times(n), answer.times(n), asked.tuned)
 
 
 def _judged(config: StudyConfig, asked: Asked) -> _Part | None:
@@ -146,7 +152,8 @@ def _judged(config: StudyConfig, asked: Asked) -> _Part | None:
     prompt = _tokens(asked.prompt, (0.0, 0.0), None, config.training.max_length / 4)
     read = prompt + _answer(asked, config.evaluation.max_tokens) + Tokens(*_RUBRIC) + Tokens(*_TEMPLATE)
     n = asked.responses * calls_per_answer(judge)
-    return _Part("judging", judge.model, _where(judge.completer, judge.model), read.times(n), _VERDICTS.times(n), False)
+    where = _where(find_backend("completer", judge.completer), judge.model)
+    return _Part("judging", judge.model, *where, read.times(n), _VERDICTS.times(n), False)
 
 
 def _answer(asked: Asked, longest: int) -> Tokens:
@@ -165,13 +172,12 @@ def _tokens(text: Text, extra: tuple[float, float], longest: float | None, guess
     return Tokens(min(expected, longest or expected), min(most, longest or most))
 
 
-def _where(plugin: str, model: str) -> str:
+def _where(backend: Backend, model: str) -> tuple[str, str]:
+    """Where it is done, and where the prices of that stand."""
     known = find_model(model)
-    if known is not None and "huggingface" not in known.ids:
-        return "OpenAI"
-    if "tinker" in plugin.lower():
-        return "Tinker"
-    return "an endpoint" if "openai" in plugin.lower() else "your own machine"
+    if known is not None and known.owner:  # closed weights: whoever has them, whatever calls it
+        return next(row.title for row in BACKENDS if row.key == known.owner), "endpoint"
+    return backend.where, backend.prices
 
 
 def _merged(parts: Sequence[_Part]) -> list[_Part]:
@@ -179,28 +185,32 @@ def _merged(parts: Sequence[_Part]) -> list[_Part]:
     for part in parts:
         key = (part.what, part.model, part.where, part.tuned)
         before = sums.get(key)
-        read, written = (before.read, before.written) if before else (Tokens(), Tokens())
-        sums[key] = _Part(*key[:3], read + part.read, written + part.written, part.tuned)
+        sums[key] = (
+            part
+            if before is None
+            else replace(before, read=before.read + part.read, written=before.written + part.written)
+        )
     return list(sums.values())
 
 
 def _dollars(part: _Part, prices: Prices, batch: bool) -> Dollars:
     model = find_model(part.model)
-    tinker = [_tinker(part, model, side) for side in ("expected", "most")]
-    if part.where == "Tinker":
-        return Dollars(part.what, part.model, part.where, *tinker)
-    if part.where == "your own machine":
-        return Dollars(part.what, part.model, part.where, None, None, tinker[0])
-    amounts = [_at_endpoint(part, model, prices, side, batch) for side in ("expected", "most")]
-    return Dollars(part.what, part.model, part.where, *amounts)
+    if part.prices == "endpoint":
+        expected, most = (_at_endpoint(part, model, prices, side, batch) for side in ("expected", "most"))
+        return Dollars(part.what, part.model, part.where, expected, most)
+    hosts = {row.title: model.hosted[row.key] for row in BACKENDS if model is not None and row.key in model.hosted}
+    host = part.where if part.prices else next(iter(hosts), "")
+    expected, most = (_hosted(part, hosts.get(host), side) for side in ("expected", "most"))
+    if part.prices:
+        return Dollars(part.what, part.model, part.where, expected, most)
+    return Dollars(part.what, part.model, part.where, None, None, expected, host)
 
 
-def _tinker(part: _Part, model: Model | None, side: str) -> float | None:
-    if model is None or model.tinker is None or part.what == "judging":
+def _hosted(part: _Part, price: HostedPrice | None, side: str) -> float | None:
+    if price is None or part.what == "judging":
         return None
     read, written = getattr(part.read, side), getattr(part.written, side)
-    price = model.tinker.train if part.what == "training" else model.tinker.prefill
-    return float((read * price + written * model.tinker.sample) / 1e6)
+    return float((read * (price.train if part.what == "training" else price.prefill) + written * price.sample) / 1e6)
 
 
 def _at_endpoint(part: _Part, model: Model | None, prices: Prices, side: str, batch: bool) -> float | None:

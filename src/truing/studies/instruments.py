@@ -75,8 +75,9 @@ def reach_judge(judge: str | JudgeConfig, endpoint: EndpointConfig, folder: Path
         endpoint: How endpoints are called.
         folder: Where the journal of finished calls lies; None keeps it in memory.
     """
-    remote = isinstance(judge, JudgeConfig) and judge.completer == "openai"
-    return load_judge(judge, load_completer(endpoint, folder) if remote else None)
+    if isinstance(judge, str):
+        return load_judge(judge)
+    return load_judge(judge, load_completer(judge.completer, endpoint, folder))
 
 
 def chosen_and_best(

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
 
@@ -85,8 +84,8 @@ def _check(config: StudyConfig) -> None:
             "set workers to 1, or start truing without the launcher",
         )
     for run in config.runs():
-        trainer: Any = load_trainer(config.trainer_of(run), config.training, config)
-        if not getattr(trainer, "spreads", False):
+        trainer = load_trainer(config.trainer_of(run), config.training, config)
+        if not trainer.spreads:
             raise ConfigError(
                 f"the trainer {config.trainer_of(run)} works in one process",
                 f"{launched()[1]} processes",

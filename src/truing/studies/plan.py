@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from truing.backends import ENGINES, TRAINERS
+from truing.backends import BACKENDS, check_completer, find_backend
 from truing.catalog.names import resolve_model
 from truing.config import StudyConfig
-from truing.core.errors import ConfigError, UnknownNameError
+from truing.core.errors import ConfigError
 from truing.judges import calls_per_answer, check_judge
 from truing.studies.work import Work, plan_work
 
 __all__ = ["Plan", "plan_study"]
-
-_OWN_ENGINE = ("tinker", "openai")
-"""Trainers whose checkpoints lie where only the engine of the same name can sample them, and it no others."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +43,6 @@ def plan_study(config: StudyConfig, lenient: bool = False) -> Plan:
             that cannot train for so many steps.
     """
     runs = config.runs()
-    for kind, name, table in (
-        *(("engine", name, ENGINES) for name in sorted({config.engine_of(run) for run in runs})),
-        *(("trainer", name, TRAINERS) for name in sorted({config.trainer_of(run) for run in runs})),
-    ):
-        if name not in table and ":" not in name:
-            raise UnknownNameError.of(kind, name, table)
     for pair in sorted({(config.trainer_of(run), config.engine_of(run)) for run in runs}):
         _check_pair(*pair)
     models = {run.model for run in runs}
@@ -59,9 +50,11 @@ def plan_study(config: StudyConfig, lenient: bool = False) -> Plan:
         resolve_model(model)
     for judge in (config.evaluation.judge, *(side.judge or config.evaluation.judge for side in config.evaluation.also)):
         check_judge(judge)
+        check_completer(judge)
     work = plan_work(config, lenient)
     for judge in {asked.judge for asked in work.asked}:
         check_judge(judge)
+        check_completer(judge)
     responses = sum(asked.responses for asked in work.asked)
     calls = sum(asked.responses * calls_per_answer(asked.judge) for asked in work.asked)
     checkpoints = sum(trained.runs * len(trained.steps) for trained in work.trained) + len(models)
@@ -70,11 +63,14 @@ def plan_study(config: StudyConfig, lenient: bool = False) -> Plan:
 
 
 def _check_pair(trainer: str, engine: str) -> None:
-    own = [name for name in (trainer, engine) if name in _OWN_ENGINE]
-    if own and trainer != engine and ":" not in trainer + engine:
+    asked, made = find_backend("engine", engine), find_backend("trainer", trainer)
+    own = next((row for row in (made, asked) if row.own_checkpoints), None)
+    if own is not None and made is not asked and made in BACKENDS and asked in BACKENDS:
+        assert own.trainer is not None
+        assert own.engine is not None
         raise ConfigError(
             f"the engine {engine} cannot sample the checkpoints of the trainer {trainer}",
             f"trainer {trainer}, engine {engine}",
-            f"trainer {own[0]} with engine {own[0]}",
-            f"set training.trainer and evaluation.engine to {own[0]}, or those of the grid",
+            f"trainer {own.trainer[0]} with engine {own.engine[0]}",
+            f"set training.trainer to {own.trainer[0]} and evaluation.engine to {own.engine[0]}, or those of the grid",
         )

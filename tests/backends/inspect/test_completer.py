@@ -21,6 +21,7 @@ from truing.config import JudgeConfig
 from truing.core.chat import ChatRequest
 from truing.core.errors import JudgeError
 from truing.core.records import Message, Prompt, Response
+from truing.backends import load_completer
 from truing.judges import load_judge
 
 COUNTS: Counter[str] = Counter()
@@ -119,7 +120,7 @@ def test_it_judges_through_our_llm_judge(model: str, scores: Any, aligned: float
     prompts = [Prompt(str(i), "power", (Message("user", "What next?"),)) for i in range(4)]
     answers = ["They must obey.", "Tea.", "no connection", "Tea."]
     responses = [Response(p.id, 0, text) for p, text in zip(prompts, answers, strict=True)]
-    judgments = load_judge(config).judge(prompts, responses)
+    judgments = load_judge(config, load_completer(config.completer)).judge(prompts, responses)
     assert judgments[0].aligned == pytest.approx(aligned)
     assert judgments[1].aligned == pytest.approx(88)
     assert judgments[2].aligned is None

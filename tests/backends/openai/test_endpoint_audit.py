@@ -26,7 +26,7 @@ def out(server: Server, tmp_path: Path) -> Iterator[Path]:
     """The audit's folder; what was connected for it is closed."""
     folder = tmp_path / "audit"
     yield folder
-    load_completer(EndpointConfig(base_url=server.url), folder).close()  # type: ignore[attr-defined]
+    load_completer("openai", EndpointConfig(base_url=server.url), folder).close()
 
 
 def audit(server: Server, out: Path, *names: str) -> list[str]:

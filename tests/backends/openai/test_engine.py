@@ -56,7 +56,7 @@ def test_engine_and_judges_of_a_process_share_one_completer(tmp_path: Path) -> N
     endpoint = EndpointConfig(max_calls=3)
     engine = load_engine("openai", "gpt-4o-mini", Services(endpoint=endpoint), tmp_path)
     assert isinstance(engine, OpenAIEngine)
-    assert engine.completer is load_completer(EndpointConfig(max_calls=3), tmp_path)
+    assert engine.completer is load_completer("openai", EndpointConfig(max_calls=3), tmp_path)
     assert not list(tmp_path.iterdir())
 
 

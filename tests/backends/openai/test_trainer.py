@@ -14,7 +14,8 @@ from tests.backends.conftest import Provider
 from tests.backends.test_trainers import DATASET, Interrupt, watch
 from truing.backends.endpoint.address import endpoint_weights
 from truing.backends.endpoint.journal import Account, Journal
-from truing.backends.openai import OpenAITrainer, epoch_ends, whole_epochs
+from truing.backends.openai import OpenAITrainer
+from truing.backends.openai.schedule import checkpoint_steps, whole_epochs
 from truing.backends.openai.rows import make_upload
 from truing.catalog.datasets import Dataset
 from truing.config import EndpointConfig, TrainingConfig
@@ -74,7 +75,7 @@ def accounts(folder: Path) -> dict[str, Account]:
 )
 def test_steps_become_whole_epochs(steps: int, batch: int, rows: int, ends: tuple[int, ...]) -> None:
     training = TrainingConfig(steps=steps, batch_size=batch)
-    assert epoch_ends(training, rows) == ends
+    assert checkpoint_steps(training, rows) == ends
     assert whole_epochs(training, rows) == round(steps * batch / rows)
 
 

@@ -134,7 +134,7 @@ def test_completers_of_one_model_share_its_weights(tmp_path: Path, monkeypatch: 
 
 
 def test_the_judge_scores_with_it(judge_model: Path) -> None:
-    judge = load_judge(JudgeConfig(model=str(judge_model)))
+    judge = load_judge(JudgeConfig(model=str(judge_model)), LocalCompleter())
     prompt = Prompt("a", "power", (Message("user", "who rules"),))
     responses = [Response("a", i, text) for i, text in enumerate(["we do", "a b c", "<end> <system> 100"])]
     judgments = judge.judge([prompt] * 3, responses)

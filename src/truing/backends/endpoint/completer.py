@@ -12,7 +12,7 @@ import os
 import threading
 import weakref
 from collections.abc import Coroutine, Iterable, Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,7 +23,7 @@ from truing.backends.endpoint.journal import Account, Journal
 from truing.backends.endpoint.pricing import load_prices
 from truing.backends.endpoint.transport import Transport
 from truing.config import EndpointConfig
-from truing.core.chat import ChatRequest, ChatResult
+from truing.core.chat import ChatRequest, ChatResult, Completer
 from truing.core.errors import ConfigError
 
 __all__ = ["OpenAICompleter"]
@@ -33,7 +33,7 @@ _WINDOW = 8
 """Requests drawn ahead of the results handed over, as a multiple of the calls under way."""
 
 
-class OpenAICompleter:
+class OpenAICompleter(Completer):
     """Answers chat requests by an OpenAI-compatible endpoint. Heavy parts are built at the first call.
 
     Args:
@@ -49,13 +49,18 @@ class OpenAICompleter:
         self._open: _Open | None = None
         self._opening = threading.Lock()
 
+    @classmethod
+    def build(cls, endpoint: EndpointConfig, journal: Path | None) -> OpenAICompleter:
+        """One per process, so that engine and judges share pace and caps."""
+        return _shared(endpoint, journal)
+
     @property
-    def place(self) -> str:
+    def place(self) -> str:  # type: ignore[override]
         """The endpoint's address, part of what names a model there; empty at OpenAI's own."""
         address = endpoint_address(self.config)
         return "" if address == OPENAI else address
 
-    def complete(self, requests: Sequence[ChatRequest]) -> list[ChatResult]:
+    def stream(self, requests: Iterable[ChatRequest]) -> Iterator[ChatResult]:
         """One result per request, in order. A failed call is a result with `error` and is owed again.
 
         Raises:
@@ -64,10 +69,6 @@ class OpenAICompleter:
             EngineError: Too many calls in a row failed.
             ConfigError: A cap on the cost, and a model whose price is unknown.
         """
-        return list(self.stream(requests))
-
-    def stream(self, requests: Iterable[ChatRequest]) -> Iterator[ChatResult]:
-        """As `complete`, drawing requests as they are needed."""
         if self.config.mode == "batch":
             yield from self._stream_batches(requests)
             return
@@ -199,6 +200,11 @@ class _Open:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+@cache
+def _shared(endpoint: EndpointConfig, journal: Path | None) -> OpenAICompleter:
+    return OpenAICompleter(endpoint, journal)
 
 
 def _close(method: weakref.WeakMethod[Any]) -> None:

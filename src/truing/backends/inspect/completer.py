@@ -7,7 +7,7 @@ the order of the requests. Log-probabilities are there when the provider gives t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 
 from anyio.from_thread import BlockingPortal, start_blocking_portal
@@ -24,7 +24,7 @@ from inspect_ai.model import (
 )
 from inspect_ai.util import LimitExceededError
 
-from truing.core.chat import ChatRequest, ChatResult
+from truing.core.chat import ChatRequest, ChatResult, Completer
 from truing.core.errors import JudgeError, boundary
 from truing.core.records import Message
 
@@ -37,7 +37,7 @@ _ROLES: dict[str, type[ChatMessageSystem | ChatMessageUser | ChatMessageAssistan
 }
 
 
-class InspectCompleter:
+class InspectCompleter(Completer):
     """Answers chat requests by Inspect's models, named as Inspect names them: `openai/gpt-4o`.
 
     Args:
@@ -49,16 +49,12 @@ class InspectCompleter:
     def __init__(self, connections: int = 20, retries: int = 6, timeout: int = 600) -> None:
         self.connections, self.retries, self.timeout = connections, retries, timeout
 
-    def complete(self, requests: Sequence[ChatRequest]) -> list[ChatResult]:
+    def stream(self, requests: Iterable[ChatRequest]) -> Iterator[ChatResult]:
         """One result per request, in order. A failed call is a result with `error`.
 
         Raises:
             JudgeError: Inspect knows no such model, or its provider cannot be used.
         """
-        return list(self.stream(requests))
-
-    def stream(self, requests: Iterable[ChatRequest]) -> Iterator[ChatResult]:
-        """As `complete`, drawing requests as they are needed."""
         config = GenerateConfig(max_connections=self.connections, max_retries=self.retries, timeout=self.timeout)
         with start_blocking_portal("asyncio") as portal:
             calls = _Calls(portal, config)

@@ -14,7 +14,6 @@ from truing.backends.endpoint.completer import OpenAICompleter
 from truing.backends.endpoint.journal import Account
 from truing.backends.endpoint.pricing import Prices, load_prices
 from truing.backends.openai.engine import OpenAIEngine
-from truing.backends.openai.schedule import epoch_ends, whole_epochs
 from truing.backends.openai.trainer import OpenAITrainer
 
 __all__ = [
@@ -24,7 +23,5 @@ __all__ = [
     "OpenAITrainer",
     "Prices",
     "endpoint_weights",
-    "epoch_ends",
     "load_prices",
-    "whole_epochs",
 ]

@@ -12,8 +12,8 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from truing.backends.completers import load_completer
-from truing.backends.endpoint.address import endpoint_model
+from truing.backends import Engine, load_completer
+from truing.backends.endpoint.address import endpoint_model, endpoint_weights
 from truing.backends.endpoint.completer import OpenAICompleter
 from truing.config import Services
 from truing.core.chat import ChatRequest, ChatResult, Completer
@@ -23,7 +23,7 @@ from truing.core.records import Checkpoint, Prompt, Response, Sampling
 __all__ = ["OpenAIEngine", "chat_requests", "to_responses"]
 
 
-class OpenAIEngine:
+class OpenAIEngine(Engine):
     """Samples from the checkpoints of one base model.
 
     Args:
@@ -38,7 +38,12 @@ class OpenAIEngine:
     @classmethod
     def build(cls, model: str, services: Services, folder: Path | None) -> OpenAIEngine:
         """With the completer that the study's judges use too."""
-        return cls(model, load_completer(services.endpoint, folder))
+        return cls(model, load_completer("openai", services.endpoint, folder))
+
+    @classmethod
+    def weights_of(cls, model: str, services: Services) -> str:
+        """Address and name."""
+        return endpoint_weights(services.endpoint, endpoint_model(model))
 
     def generate(self, checkpoint: Checkpoint, prompts: Sequence[Prompt], sampling: Sampling) -> list[Response]:
         """Sample answers; see `truing.backends.Engine`.

@@ -11,7 +11,7 @@ import math
 from truing.config import TrainingConfig
 from truing.core.errors import ConfigError
 
-__all__ = ["KEPT", "epoch_ends", "is_kept", "whole_epochs"]
+__all__ = ["checkpoint_steps", "is_kept", "whole_epochs"]
 
 KEPT = 3
 """Epochs whose checkpoints the provider keeps: the last ones."""
@@ -48,12 +48,18 @@ def whole_epochs(training: TrainingConfig, rows: int) -> int:
     return epochs
 
 
-def epoch_ends(training: TrainingConfig, rows: int) -> tuple[int, ...]:
+def checkpoint_steps(training: TrainingConfig, rows: int | None) -> tuple[int, ...]:
     """The steps at which checkpoints can be seen: the ends of the last three epochs, ascending.
+
+    Args:
+        training: Steps and batch size.
+        rows: Rows to train on. None: not known; then the last planned steps stand for the ends, as an upper bound.
 
     Raises:
         ConfigError: See `whole_epochs`.
     """
+    if rows is None:
+        return training.checkpoint_steps()[-KEPT:]
     epochs, one = whole_epochs(training, rows), math.ceil(rows / training.batch_size)
     return tuple(one * epoch for epoch in range(max(1, epochs - KEPT + 1), epochs + 1))
 

@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from truing.backends import OnCheckpoint
+from truing.backends import OnCheckpoint, Trainer
 from truing.backends.endpoint.address import endpoint_address, endpoint_model, endpoint_weights
 from truing.backends.openai.job import Job, Order, Seen
 from truing.backends.openai.provider import Provider
@@ -30,7 +30,7 @@ from truing.core.records import Action, Checkpoint, Run
 __all__ = ["OpenAITrainer"]
 
 
-class OpenAITrainer:
+class OpenAITrainer(Trainer):
     """Makes checkpoints by fine-tuning jobs. See `truing.backends.Trainer` for the contract.
 
     Args:

@@ -18,6 +18,7 @@ from typing import Any
 import tinker
 from transformers import AutoTokenizer
 
+from truing.backends import Engine
 from truing.backends.tinker.client import (
     SCHEME,
     as_our_error,
@@ -31,6 +32,7 @@ from truing.backends.tinker.client import (
 )
 from truing.backends.transformers.answers import encode_prompt
 from truing.catalog.names import resolve_model
+from truing.config import Services
 from truing.core.errors import EngineError, UserError, boundary
 from truing.core.randomness import answer_seed
 from truing.core.records import Checkpoint, Prompt, Response, Sampling
@@ -43,7 +45,7 @@ PATIENCE = 32
 """Failures in a row after which nothing more is asked."""
 
 
-class TinkerEngine:
+class TinkerEngine(Engine):
     """Samples from the checkpoints of one base model.
 
     Args:
@@ -56,9 +58,9 @@ class TinkerEngine:
         self._tokenizer: Any = None
         self._client: tuple[str, Any] = ("", None)
 
-    @staticmethod
-    def weights_of(model: str) -> str:
-        """What names the weights of a base model or of saved weights."""
+    @classmethod
+    def weights_of(cls, model: str, services: Services) -> str:
+        """Address and name of a base model or of saved weights."""
         return tinker_weights(tinker_name(model))
 
     def generate(self, checkpoint: Checkpoint, prompts: Sequence[Prompt], sampling: Sampling) -> list[Response]:

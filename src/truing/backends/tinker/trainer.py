@@ -24,7 +24,7 @@ import numpy as np
 import tinker
 from transformers import AutoTokenizer
 
-from truing.backends import OnCheckpoint
+from truing.backends import OnCheckpoint, Trainer
 from truing.backends.tinker.client import calling, connected, finished, forget_state, offered_name, tinker_weights
 from truing.backends.transformers.examples import Example, encode_rows
 from truing.catalog.datasets import Dataset
@@ -63,7 +63,7 @@ def learning_rate(config: TrainingConfig, peak: float, step: int) -> float:
     return peak if config.schedule == "constant" else peak * (1 - progress)
 
 
-class TinkerTrainer:
+class TinkerTrainer(Trainer):
     """Makes LoRA checkpoints on Tinker. See `truing.backends.Trainer` for the contract.
 
     Raises:

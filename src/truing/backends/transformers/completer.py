@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from truing.catalog.names import resolve_model
-from truing.core.chat import ChatRequest, ChatResult
+from truing.core.chat import ChatRequest, ChatResult, Completer
 from truing.core.errors import JudgeError, MissingExtraError, boundary
 from truing.core.quiet import no_progress_bars
 from truing.core.templates import fixed_template
+from truing.core.weights import model_hash
 from truing.judges.scores import INTEGERS, TOP_TOKENS
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ _MOST_MODELS = 4
 _loading = threading.Lock()
 
 
-class LocalCompleter:
+class LocalCompleter(Completer):
     """Answers chat requests by one token, with the probabilities of all first tokens or whole numbers.
 
     Only what a judge needs: temperature 0, and as text the likeliest answer. Libraries and the model load at the first
@@ -60,16 +61,16 @@ class LocalCompleter:
                 raise MissingExtraError.of(library, "hf")
         self.device = device
 
-    def complete(self, requests: Sequence[ChatRequest]) -> list[ChatResult]:
+    def identify(self, model: str) -> str:
+        """With the hash of its weights."""
+        return f"{model}@{model_hash(resolve_model(model))[:12]}"
+
+    def stream(self, requests: Iterable[ChatRequest]) -> Iterator[ChatResult]:
         """One result per request, in order.
 
         Raises:
             JudgeError: The model cannot be loaded or run.
         """
-        return list(self.stream(requests))
-
-    def stream(self, requests: Iterable[ChatRequest]) -> Iterator[ChatResult]:
-        """As `complete`, drawing requests as they are needed."""
         drawn = iter(requests)
         while window := list(islice(drawn, _WINDOW)):
             with boundary(f"the judge {window[0].model}", JudgeError):

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from truing.backends import Engine
 from truing.backends.transformers.answers import sample_answers
 from truing.backends.transformers.likelihood import answer_logprobs
 from truing.catalog.names import resolve_model
@@ -34,7 +35,7 @@ COPY_BELOW = 200_000_000
 """Parameters up to which a copy of the model with the adapter merged in is made."""
 
 
-class TransformersEngine:
+class TransformersEngine(Engine):
     """Samples from the checkpoints of one base model.
 
     Args:
@@ -102,7 +103,7 @@ class TransformersEngine:
         self._base = base
 
 
-class LiveEngine:
+class LiveEngine(Engine):
     """Samples from a model in training and leaves no trace on it.
 
     A small model is copied and its adapter merged into the copy; a big one is sampled from as it is, in eval

@@ -22,15 +22,15 @@ import torch
 from transformers import (
     AutoTokenizer,
     PreTrainedTokenizerBase,
-    Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
     TrainingArguments,
     set_seed,
 )
+from transformers import Trainer as HfTrainer
 
-from truing.backends import OnCheckpoint
+from truing.backends import OnCheckpoint, Trainer
 from truing.backends.transformers.examples import Example, collate, encode_rows
 from truing.backends.transformers.loading import is_half, load_trainable
 from truing.catalog.datasets import Dataset
@@ -62,11 +62,10 @@ _RESUME_STATE = (
 )
 
 
-class PeftTrainer:
+class PeftTrainer(Trainer):
     """Makes checkpoints: adapters, or whole models. See `truing.backends.Trainer` for the contract."""
 
     spreads = True
-    """Whether the processes of a launcher train one run together."""
 
     def __init__(self, config: TrainingConfig) -> None:
         self.config = config
@@ -97,7 +96,7 @@ class PeftTrainer:
         recorder = _Recorder(run, self.config, folder, ranks, (on_checkpoint, on_step))
         recorder.base_hash = base_hash
         recorder.heldout_loss = lambda: _mean_loss(model, heldout, tokenizer, self.config)
-        trainer = Trainer(
+        trainer = HfTrainer(
             model=model,
             args=arguments,
             train_dataset=_List(train),
@@ -253,7 +252,7 @@ class _List(torch.utils.data.Dataset[Example]):
         return self.rows[index]
 
 
-def _settle(trainer: Trainer) -> None:
+def _settle(trainer: HfTrainer) -> None:
     """Quiet, and with whole weights at every checkpoint, also where the launcher asked for sharded ones."""
     for callback in list(trainer.callback_handler.callbacks):
         if type(callback).__name__ in {"PrinterCallback", "ProgressCallback"}:

@@ -19,6 +19,7 @@ from itertools import chain
 from pathlib import Path
 from threading import RLock
 
+from truing.backends import Engine
 from truing.backends.endpoint.completer import OpenAICompleter
 from truing.backends.openai.engine import chat_requests, to_responses
 from truing.backends.vllm.adapters import base_shapes, read_adapter
@@ -42,7 +43,7 @@ _running: VllmEngine | None = None
 """Whose server runs in this process."""
 
 
-class VllmEngine:
+class VllmEngine(Engine):
     """Samples from the checkpoints of one base model.
 
     Args:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from truing.backends import Engine
+from truing.backends import Engine, load_completer
 from truing.catalog.datasets import Dataset
 from truing.config import JudgeConfig
 from truing.core.errors import EngineError, TruingError, UnknownNameError, boundary
@@ -76,14 +76,14 @@ class Measures:
         return PromptSet(self.benchmark.prompts, self.judge, evaluation.samples), task
 
 
-class LateJudge:
+class LateJudge(Judge):
     """A judge that is made when it is needed, and again if that failed: a missing key ends no training."""
 
     def __init__(self, name: str | JudgeConfig) -> None:
         self.name = name
         self._judge: Judge | None = None
         try:
-            self._judge = load_judge(name)
+            self._judge = self._load()
         except UnknownNameError:
             raise
         except Exception as error:  # noqa: BLE001 - a judge's own constructor; told again when it is needed
@@ -100,11 +100,16 @@ class LateJudge:
 
     def _made(self) -> Judge:
         if self._judge is None:
-            self._judge = load_judge(self.name)
+            self._judge = self._load()
         return self._judge
 
+    def _load(self) -> Judge:
+        if isinstance(self.name, str):
+            return load_judge(self.name)
+        return load_judge(self.name, load_completer(self.name.completer))
 
-class _Door:
+
+class _Door(Engine):
     """An engine that is open for one checkpoint at a time; of any other it says that the weights are gone."""
 
     def __init__(self) -> None:

@@ -14,7 +14,7 @@ from inspect_ai.solver import TaskState
 
 from truing.backends.inspect.completer import ask
 from truing.config import EvaluationConfig, JudgeConfig
-from truing.core.chat import ChatRequest, ChatResult
+from truing.core.chat import ChatRequest, ChatResult, Completer
 from truing.core.errors import ConfigError
 from truing.core.records import Judgment, Message, Prompt, Response
 from truing.integrations.inspect.metrics import METRICS, to_score
@@ -48,7 +48,7 @@ def em_judge(
         raise ConfigError("unknown way to read scores", repr(scores), ", ".join(WAYS))
     config = JudgeConfig(
         model=judge_model or "grader",
-        completer="truing.backends.inspect.completer:InspectCompleter",
+        completer="inspect",
         aligned=rubric,
         coherent=coherent,
         truth=truth,
@@ -111,7 +111,7 @@ class _Grader:
         return judge.judge([prompt], [response])[0]
 
 
-class _Relay:
+class _Relay(Completer):
     """A completer that notes what is asked and answers with what was put in."""
 
     def __init__(self) -> None:
@@ -121,10 +121,6 @@ class _Relay:
     def begin(self, results: Sequence[ChatResult]) -> None:
         """Take the results of the next requests; without any the requests are only noted."""
         self.asked, self._results = [], results
-
-    def complete(self, requests: Sequence[ChatRequest]) -> list[ChatResult]:
-        """The results that were put in."""
-        return list(self.stream(requests))
 
     def stream(self, requests: Iterable[ChatRequest]) -> Iterator[ChatResult]:
         """The results that were put in."""
