@@ -58,7 +58,7 @@ def test_dollars_follow_the_place() -> None:
         (
             asked(),
             asked(tuned=False),
-            asked(model="qwen3-8b", engine="x:TinkerEngine", judge="pocket"),
+            asked(model="qwen3-8b", engine="tinker", judge="pocket"),
             asked(model="qwen3-8b", engine="transformers", judge="pocket"),
         ),
         (trained(), trained(model="qwen3-8b", trainer="peft"), trained(model="gpt-4.1")),

@@ -16,12 +16,12 @@ from inspect_ai.model import ChatMessage, GenerateConfig, ModelAPI, ModelOutput,
 from inspect_ai.tool import ToolChoice, ToolInfo
 
 from tests.support.inspect_models import output
+from truing.backends import load_completer
 from truing.backends.inspect.completer import InspectCompleter
 from truing.config import JudgeConfig
 from truing.core.chat import ChatRequest
 from truing.core.errors import JudgeError
 from truing.core.records import Message, Prompt, Response
-from truing.backends import load_completer
 from truing.judges import load_judge
 
 COUNTS: Counter[str] = Counter()
