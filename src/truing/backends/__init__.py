@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal, Self
 
 from truing.catalog.datasets import Dataset
-from truing.catalog.names import resolve_model
+from truing.catalog.models import resolve_model
 from truing.config import EndpointConfig, JudgeConfig, Services, TrainingConfig
 from truing.core.chat import Completer
 from truing.core.errors import EngineError, UnknownNameError

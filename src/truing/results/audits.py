@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from truing.catalog.datasets import Dataset
-from truing.catalog.names import parameters_of
+from truing.catalog.models import parameters_of
 from truing.core.records import Checkpoint, Estimate
 from truing.core.weights import count_parameters
 from truing.judges.classify import Counts

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from truing.catalog.benchmarks import load_benchmark
 from truing.catalog.datasets import Dataset
-from truing.catalog.lookup import find_benchmark
 from truing.config import EvaluationConfig, SideConfig, StoppingConfig
 from truing.core.records import Benchmark, Estimate, Judgment
 from truing.judges.calibration import load_calibration
@@ -126,7 +126,7 @@ class StoreReader:
     def _side_ids(self) -> dict[str, list[str]]:
         """By other benchmark the ids of its prompts."""
         names = {side.benchmark for side in self.evaluation.also}
-        return {name: [p.id for p in find_benchmark(name).prompts] for name in names}
+        return {name: [p.id for p in load_benchmark(name).prompts] for name in names}
 
     def _side(self, side: SideConfig, row: dict[str, Any], first: str) -> SideCounts:
         plain, ids = self.evaluation.benchmark, self._side_ids[side.benchmark]

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from truing.backends import Engine, load_engine
+from truing.catalog.benchmarks import load_benchmark
 from truing.catalog.datasets import Dataset, load_dataset
-from truing.catalog.lookup import find_benchmark
 from truing.config import AuditConfig
 from truing.config.files import load_audit
 from truing.core.errors import ConfigError, EngineError, StoreError, boundary
@@ -60,7 +60,7 @@ def run_audit(
         UserError: A name or a setting must be mended.
     """
     _check(config, out)
-    find_benchmark(config.evaluation.benchmark)
+    load_benchmark(config.evaluation.benchmark)
     dataset = _dataset(config)
     runs = find_runs(config)
     write_text(out / "audit.yaml", config.to_yaml())
@@ -163,7 +163,7 @@ class _Auditor(Engine):
 
 def _analyse(config: AuditConfig, out: Path, dataset: Dataset | None, measured: Sequence[Measured]) -> dict[str, Any]:
     """The tables of docs/analysis.md."""
-    benchmark = find_benchmark(config.evaluation.benchmark)
+    benchmark = load_benchmark(config.evaluation.benchmark)
     judge = Instruments(config, out).judge(config.evaluation.judge).identity
     reader = StoreReader(Store(out / "store"), benchmark, config.evaluation, config.stopping, judge)
     study = reader.study_table(config.name, config.hash(), config.model_dump(mode="json"))

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from truing.backends import Engine, load_completer
+from truing.catalog.benchmarks import load_benchmark
 from truing.catalog.datasets import Dataset
-from truing.catalog.lookup import find_benchmark
 from truing.config import AuditConfig, EndpointConfig, JudgeConfig, StoppingConfig, StudyConfig
 from truing.core.records import Checkpoint, Evaluation
 from truing.judges import Judge, load_judge
@@ -60,7 +60,7 @@ class Instruments:
         return PromptSet(prompts, self.judge(dataset.task_judge), evaluation.task_samples)
 
     def _prompt_set(self, benchmark: str, judge: str | JudgeConfig, samples: int) -> PromptSet:
-        return PromptSet(find_benchmark(benchmark).prompts, self.judge(judge), samples)
+        return PromptSet(load_benchmark(benchmark).prompts, self.judge(judge), samples)
 
     def judge(self, judge: str | JudgeConfig) -> Judge:
         """A judge; one behind an endpoint is reached as the study says."""

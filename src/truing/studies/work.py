@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from truing.backends import checkpoint_steps, rows_seen
+from truing.catalog.benchmarks import load_benchmark
 from truing.catalog.datasets import load_dataset
-from truing.catalog.lookup import find_benchmark
 from truing.catalog.published import list_recipes
 from truing.config import DatasetConfig, JudgeConfig, StudyConfig
 from truing.core.records import Message, Prompt
@@ -157,14 +157,14 @@ def _ask(
 
 def _broad(config: StudyConfig) -> _PromptSet:
     evaluation = config.evaluation
-    prompts = find_benchmark(evaluation.benchmark).prompts
+    prompts = load_benchmark(evaluation.benchmark).prompts
     return _PromptSet(evaluation.judge, len(prompts) * evaluation.samples, _prompts_text(prompts))
 
 
 def _also(config: StudyConfig) -> list[_PromptSet]:
     prompt_sets = []
     for side in config.evaluation.also:
-        prompts = find_benchmark(side.benchmark).prompts
+        prompts = load_benchmark(side.benchmark).prompts
         prompt_sets.append(
             _PromptSet(side.judge or config.evaluation.judge, len(prompts) * side.samples, _prompts_text(prompts))
         )
