@@ -104,7 +104,7 @@ def test_keys_of_results(name: str, stopping: dict[str, Any], tmp_path: Path) ->
     store = Store(tmp_path)
     broad = PromptSet(load_benchmark("pocket-240").prompts, load_judge("pocket"), 1)
     settings = (EvaluationConfig(benchmark="pocket-240", max_tokens=40), StoppingConfig(**stopping))
-    monitor = Monitor(store, Refusing(), broad, None, "misaligned", settings)
+    monitor = Monitor(store, Refusing(), broad, None, *settings)
     checkpoints = [Checkpoint("run", "pocket-llama-late", step, f"{step:064}") for step in (0, 24)]
     for checkpoint in checkpoints:
         monitor(checkpoint)

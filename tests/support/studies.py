@@ -39,9 +39,9 @@ def make_study(out: Path) -> StudyConfig:
             Store(out / "store"),
             engine,
             PromptSet(prompts, judge, 2),
-            PromptSet(dataset.task_prompts(10), judge, 1),
-            dataset.teaches,
-            (config.evaluation, config.stopping),
+            PromptSet(dataset.task_prompts(10), judge, 1, dataset.teaches),
+            config.evaluation,
+            config.stopping,
         )
         for step in STEPS:
             engine.hostile = 0 if step == 0 else 7 * step + 5 * run.seed

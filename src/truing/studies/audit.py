@@ -129,10 +129,7 @@ class _Auditor(Engine):
                 self.notify(evaluation)
             return Measured(run, searched)
         everything = run.checkpoints if run.base is None else (run.base, *run.checkpoints)
-        if self.config.stopping.sequential is None:
-            monitor.sampler.prefetch(everything, monitor.broad)
-        if monitor.task is not None:
-            monitor.sampler.prefetch(everything, monitor.task)
+        monitor.prefetch(everything)
         course = []
         for checkpoint in everything:
             self.begin(checkpoint)

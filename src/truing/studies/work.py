@@ -14,6 +14,7 @@ from truing.catalog.datasets import load_dataset
 from truing.catalog.published import list_recipes
 from truing.config import DatasetConfig, JudgeConfig, StudyConfig
 from truing.core.records import Message, Prompt
+from truing.stats import make_rule
 
 __all__ = ["Asked", "Material", "Text", "Trained", "Work", "plan_work"]
 
@@ -133,11 +134,8 @@ def plan_work(config: StudyConfig, lenient: bool = False) -> Work:
 
 
 def _course(config: StudyConfig, broad: _PromptSet, n: int) -> _PromptSet:
-    """The benchmark at `n` checkpoints of a run, or as often as the sequential rule may ask, and again to confirm."""
-    rule = config.stopping.sequential
-    course = broad.responses * n
-    if rule is not None:
-        course = min(rule.cap * n, rule.credit + rule.allowance * n)
+    """The benchmark at `n` checkpoints of a run, as often as the rule may ask, and again to confirm."""
+    course = make_rule(config.stopping).most_answers(n, broad.responses)
     again = broad.responses if config.evaluation.confirm else 0
     return _PromptSet(broad.judge, course + again, broad.prompt)
 

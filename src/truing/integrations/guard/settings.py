@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from truing.config import EvaluationConfig, JudgeConfig, StoppingConfig
 from truing.core.errors import ConfigError, did_you_mean
+from truing.stats import make_rule
 
 __all__ = ["GuardConfig", "read_settings"]
 
@@ -43,10 +44,10 @@ class GuardConfig(BaseModel):
     def _can_be_done(self) -> Self:
         if self.stopping.mode == "both":
             raise ValueError("mode both trains twins, which a guard cannot; allowed: off, stop")
-        if self.overlap and self.stopping.sequential is not None:
+        if self.overlap and not make_rule(self.stopping).every_prompt:
             raise ValueError(
-                "overlap and the sequential rule exclude each other: it asks for further answers after judging some; "
-                "to do: leave one of them out"
+                f"overlap and the {self.stopping.rule_name} rule exclude each other: it asks for further answers after "
+                f"judging some; to do: leave one of them out"
             )
         if self.evaluation.also:
             raise ValueError("a guard asks one benchmark; to do: leave `also` out, and ask others with truing audit")
