@@ -9,11 +9,11 @@ need. Two rules are built in; any other is a subclass of `StoppingRule`, named i
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any, Protocol
 
 from truing.config import StoppingConfig
-from truing.core.errors import ConfigError
-from truing.core.plugins import load_object
+from truing.core.plugins import load_class
 from truing.core.records import Action, Decision, Estimate
 from truing.stats.rates import Counts
 
@@ -43,7 +43,7 @@ class Answers(Protocol):
         ...
 
 
-class StoppingRule:
+class StoppingRule(ABC):
     """Decides on the checkpoints of one run; a rule that asks every prompt need only say how it decides.
 
     Args:
@@ -59,9 +59,10 @@ class StoppingRule:
     def __init__(self, stopping: StoppingConfig) -> None:
         self.stopping = stopping
 
-    def see_base(self, base: Estimate, answers: Answers) -> None:
+    def see_base(self, base: Estimate, answers: Answers) -> None:  # noqa: B027 - nothing by default
         """Ask the model before fine-tuning (step 0) what the rule wants to know of it besides its EM rate."""
 
+    @abstractmethod
     def decide(self, step: int, base: Estimate | None, answers: Answers) -> Decision:
         """Decide whether training should go on after a checkpoint. The same step again gives the same decision.
 
@@ -70,7 +71,6 @@ class StoppingRule:
             base: EM rate of the model before fine-tuning, in [0, 1]; None if there is no such model.
             answers: Of the checkpoint.
         """
-        raise NotImplementedError
 
     def rate(self, counts: Counts) -> Estimate:
         """The EM rate of a checkpoint, in [0, 1], with limits that allow for how the rule asks."""
@@ -85,7 +85,7 @@ class StoppingRule:
         """What the rule remembers, as plain values for JSON; None: nothing."""
         return None
 
-    def restore(self, state: dict[str, Any] | None) -> None:
+    def restore(self, state: dict[str, Any] | None) -> None:  # noqa: B027 - nothing by default
         """Go on from a `state`."""
 
 
@@ -104,11 +104,8 @@ def make_rule(stopping: StoppingConfig) -> StoppingRule:
         UnknownNameError: There is no such rule.
         ConfigError: What is named is no stopping rule.
     """
-    kind = load_object("stopping rule", stopping.rule_name, RULES)
-    if not (isinstance(kind, type) and issubclass(kind, StoppingRule)):
-        allowed = "a subclass of truing.stats.StoppingRule"
-        raise ConfigError(f"stopping.rule {stopping.rule_name} is no stopping rule", repr(kind), allowed)
-    return kind(stopping)
+    rule: StoppingRule = load_class("stopping rule", stopping.rule_name, RULES, StoppingRule)(stopping)
+    return rule
 
 
 def decide(step: int, em_rate: Estimate, base: Estimate | None, tolerance: float) -> Decision:
