@@ -115,7 +115,8 @@ def validate_flat(kind: type[Whole], keywords: Mapping[str, Any], what: str) -> 
         else:
             group = next((group for group, config in groups.items() if name in config.model_fields), None)
             if group is None:
-                known = sorted(field for config in (kind, *groups.values()) for field in config.model_fields)
+                configs: list[type[BaseModel]] = [kind, *groups.values()]
+                known = sorted(field for config in configs for field in config.model_fields)
                 raise ConfigError(f"{what}: unknown keyword", name, ", ".join(known), did_you_mean(name, known))
             raw.setdefault(group, {})[name] = value
     return validate(kind, raw, what)
