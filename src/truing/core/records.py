@@ -9,6 +9,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, ConfigDict, PlainSerializer, WithJsonSchema
 
 __all__ = [
     "Action",
@@ -20,6 +23,7 @@ __all__ = [
     "Evaluation",
     "Judgment",
     "Message",
+    "Number",
     "Prompt",
     "Response",
     "Run",
@@ -164,20 +168,40 @@ class Judgment:
     error: str | None = None
 
 
+def _nan(value: Any) -> Any:
+    return math.nan if value is None or (isinstance(value, float) and not math.isfinite(value)) else value
+
+
+Number = Annotated[
+    float,
+    BeforeValidator(_nan),
+    PlainSerializer(lambda value: value if math.isfinite(value) else None),
+    WithJsonSchema({"type": ["number", "null"]}),
+]
+"""A number that may be undefined: NaN in Python, null in JSON."""
+
+
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """A number with its uncertainty. Undefined is NaN with a reason, never 0."""
 
-    value: float
-    low: float
-    high: float
+    value: Number
+    """The number; null = undefined, and `reason` says why."""
+    low: Number
+    """Lower limit of the interval, at the study's `confidence`; null = no interval."""
+    high: Number
+    """Upper limit of the interval; null = no interval."""
     n_prompts: int
+    """Prompts behind the number: the unit of the interval. Of the sequential rule: random prompts, with repetitions."""
     n_responses: int
+    """Responses behind the number; of an EM rate: the coherent ones."""
     n_missing: int
     """Responses without the scores that the number needs; not part of `n_responses`."""
     method: str
+    """How the number and its interval were made."""
     reason: str = ""
-    """Why `value` is NaN; empty otherwise."""
+    """Why `value` is null; empty otherwise."""
+    __pydantic_config__ = ConfigDict(strict=True, use_attribute_docstrings=True)
 
     @classmethod
     def unknown(cls, reason: str) -> Estimate:
