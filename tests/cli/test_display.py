@@ -1,36 +1,36 @@
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 from rich.console import Console
 
+from tests.support.sources import LATE, broad, run, source, task
 from truing.cli.display import results_table
+from truing.results.counted import Confirmation, CountedCheckpoint, CountedRun
+from truing.results.schema import Analysis
+from truing.results.tables import tabulate
 
 
-def test_runs_without_learning_rate_and_seed_have_a_row() -> None:
-    nothing = dict.fromkeys(
-        ("convergence_step", "onset_step", "stopped_at", "chosen_step", "retention", "em_at_chosen", "confirmed")
-    )
-    rate = {"value": 0.02, "low": None, "high": None}
-    run = {"id": "a", "model": "m", "dataset": "d", "learning_rate": None, "seed": None, "twin_of": None, **nothing}
-    analysis = {"study": {"name": "s", "confidence": 0.95}, "runs": [{**run, "em_at_end": rate}]}
+def shown(analysis: Analysis) -> str:
     console = Console(width=160, record=True)
     with console.capture() as captured:
         console.print(results_table(analysis))
-    text = captured.get()
-    assert "2.0% (no" in text
+    return captured.get()
+
+
+def test_runs_without_learning_rate_and_seed_have_a_row() -> None:
+    analysis = tabulate(source(CountedRun("a", "m", "d", [CountedCheckpoint(1, broad(10))])))
+    (entry,) = analysis.runs
+    entry = entry.model_copy(update={"em_at_end": replace(entry.em_at_end, low=math.nan, high=math.nan)})
+    text = shown(analysis.model_copy(update={"runs": [entry]}))
+    assert "2.1% (no" in text
     assert "seed" not in text  # no run has one
     assert "onset" not in text
 
 
 def test_fresh_answers_speak_of_the_chosen_checkpoint() -> None:
-    def figure(value: float) -> dict[str, float]:
-        return {"value": value, "low": value, "high": value}
-
-    run = {"id": "a", "model": "m", "dataset": "d", "learning_rate": 0.001, "seed": 0, "twin_of": None}
-    run |= dict.fromkeys(("convergence_step", "onset_step", "stopped_at"))
-    run |= {"chosen_step": 4, "retention": figure(0.99), "em_at_chosen": figure(0.01), "em_at_end": figure(0.5)}
-    run |= {"confirmed": {"step": 4, "retention": figure(0.9), "em_rate": figure(0.03)}}
-    console = Console(width=160, record=True)
-    with console.capture() as captured:
-        console.print(results_table({"study": {"name": "s", "confidence": 0.95}, "runs": [run]}))
-    assert "90.0%" in captured.get()
-    assert "99.0%" not in captured.get()
+    again = Confirmation(2, broad(3), task(270), task(300))
+    text = shown(tabulate(source(replace(run(LATE), confirmation=again))))
+    assert "90.0%" in text
+    assert "100.0%" not in text

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from tests.support.report_tables import render
 from truing.core.errors import DataError
 from truing.core.records import Action
-from truing.report import render_report
 from truing.report.nodes import readable
 from truing.report.reading import read_document
 
@@ -31,7 +31,7 @@ def test_the_documented_example_is_read_and_rendered() -> None:
     assert document.runs[0].checkpoints[0].decision is Action.CONTINUE
     assert math.isnan(document.runs[0].checkpoints[0].task_score.value)
     assert document.runs[0].checkpoints[0].task_score.reason == "the dataset names no judge of its task"
-    assert "llama-late" in render_report(example())
+    assert "llama-late" in render(example())
 
 
 def test_every_field_of_the_example_is_documented() -> None:

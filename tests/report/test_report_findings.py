@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from truing.report import cuts, render_report
+from tests.support.report_tables import render
+from truing.report import cuts
 from truing.report.cuts import shown_steps
 from truing.report.document import CorrelationEntry, CourseEntry, SizeModel, StepBounds
 from truing.report.figures import (
@@ -46,14 +47,14 @@ def section(html: str, name: str) -> str:
     ("name", "table"), [("seeds", "seeds"), ("rates", "learning_rates"), ("sizes", "sizes"), ("domains", "domains")]
 )
 def test_an_empty_table_gives_no_section(analysis: dict[str, Any], name: str, table: str) -> None:
-    assert f'<section id="{name}"' in render_report(analysis)
-    html = render_report(analysis | {table: []})
+    assert f'<section id="{name}"' in render(analysis)
+    html = render(analysis | {table: []})
     assert f'<section id="{name}"' not in html
     assert f'href="#{name}"' not in html
 
 
 def test_seeds_show_verdict_reason_and_every_seed(analysis: dict[str, Any]) -> None:
-    text = section(render_report(analysis), "seeds")
+    text = section(render(analysis), "seeds")
     for entry in analysis["seeds"]:
         assert entry["reason"] in text
         for estimate in entry["versus_base"]:
@@ -68,13 +69,13 @@ def test_a_seed_without_a_difference_says_why(analysis: dict[str, Any]) -> None:
     for entry in analysis["seeds"]:
         entry["versus_base"] = [estimate | none for estimate in entry["versus_base"]]
     analysis["seeds"][0]["versus_base"] = []
-    text = section(render_report(analysis), "seeds")
+    text = section(render(analysis), "seeds")
     assert "the model before fine-tuning was not judged" in text
     assert "no differences to base were made" in text
 
 
 def test_learning_rates_show_marks_and_the_recommendation(analysis: dict[str, Any]) -> None:
-    text = section(render_report(analysis), "rates")
+    text = section(render(analysis), "rates")
     assert "Recommended: 0.001." in text
     assert analysis["learning_rates"][0]["reason"] in text
     for word in ("recommended", "Pareto", "rival", "82%", "18%"):
@@ -82,14 +83,14 @@ def test_learning_rates_show_marks_and_the_recommendation(analysis: dict[str, An
     options = analysis["learning_rates"][0]["options"]
     options[0] |= {"probability_best": None, "em_rate": None}
     analysis["learning_rates"][0]["recommended"] = None
-    text = section(render_report(analysis), "rates")
+    text = section(render(analysis), "rates")
     assert "None is recommended." in text
     assert "one seed of each learning rate tells nothing of its certainty" in text
     assert "no run of this learning rate has a known EM rate at the end" in text
 
 
 def test_sizes_show_both_correlations_and_their_influence(analysis: dict[str, Any]) -> None:
-    html = render_report(analysis)
+    html = render(analysis)
     text = section(html, "sizes")
     assert "n = 4 models" in text
     assert "p = 0.45" in text
@@ -137,7 +138,7 @@ def test_correlations_in_words() -> None:
 
 def test_domains_show_shares_answers_and_both_rates(analysis: dict[str, Any]) -> None:
     analysis["runs"][0]["inside"] = None
-    text = section(render_report(analysis), "domains")
+    text = section(render(analysis), "domains")
     assert "no run can tell" in text
     assert "cannot tell" in text
     assert "no category of the benchmark belongs to the domain of the dataset" in text
@@ -147,7 +148,7 @@ def test_a_run_says_its_order_with_the_intervals(one_run: dict[str, Any]) -> Non
     run = one_run["runs"][0]
     run["course"] |= {"onset": {"low": 27, "high": None}, "convergence": {"low": 4, "high": 14}, "order": "after"}
     run["course"] |= {"gap": {"value": 38, "low": 13, "high": None}, "reason": "EM is shown to come after."}
-    html = render_report(one_run)
+    html = render(one_run)
     text = section(html, "courses")
     assert "after EM is shown to come after." in text
     assert "Onset at step 27 or later, if at all; task learnt at steps 4\u201314. Gap +38 steps [13, open)." in text
@@ -163,7 +164,7 @@ def test_a_task_that_was_not_measured_is_called_so(one_run: dict[str, Any]) -> N
         checkpoint["task_score"] |= none
     run["convergence_step"] = None
     run["course"] |= {"convergence": {"low": None, "high": None}, "order": "cannot tell"}
-    html = render_report(one_run)
+    html = render(one_run)
     text = section(html, "courses")
     assert "task score unknown: the dataset names no judge of its task" in text
     assert "task learnt unknown: it was not measured" in text
@@ -177,13 +178,13 @@ def test_an_onset_that_was_not_seen_has_a_whisker_and_no_mark(one_run: dict[str,
     run = one_run["runs"][0]
     run |= {"onset_step": None}
     run["course"]["onset"] = {"low": 52, "high": None}
-    html = render_report(one_run)
+    html = render(one_run)
     assert "onset not confirmed [52,\u00a0open)" in html
     assert '<path class="mark onset"' not in re.sub(
         r'<p class="legend.*?</p>', "", section_markup(html), flags=re.DOTALL
     )
     run["course"]["onset"] = {"low": None, "high": None}
-    assert "onset not confirmed" not in render_report(one_run)
+    assert "onset not confirmed" not in render(one_run)
 
 
 def section_markup(html: str) -> str:
@@ -195,14 +196,14 @@ def section_markup(html: str) -> str:
 def test_confirmed_figures_stand_beside_the_choosing_ones(one_run: dict[str, Any]) -> None:
     run = one_run["runs"][0]
     step = run["chosen_step"]
-    text = section(render_report(one_run), "courses")
+    text = section(render(one_run), "courses")
     assert f"when choosing step {step}" in text
     assert f"confirmed step {step}, fresh responses" in text
     run["confirmed"] |= {"step": None, "em_rate": None, "task_score": None, "retention": None,
                          "source": "other half of the prompts"}  # fmt: skip
-    assert "half of the prompts would choose no checkpoint" in section(render_report(one_run), "courses")
+    assert "half of the prompts would choose no checkpoint" in section(render(one_run), "courses")
     run["confirmed"] = None
-    html = render_report(one_run)
+    html = render(one_run)
     assert "not measured: no responses that had no part in choosing" in section(html, "courses")
     assert "was not confirmed by other responses" in section(html, "summary")
 
@@ -225,12 +226,12 @@ def test_tiles_quote_confirmed_figures_where_known(analysis: dict[str, Any]) -> 
 
 
 def test_bounds_stand_only_where_scores_are_missing(one_run: dict[str, Any]) -> None:
-    html = section(render_report(one_run), "courses")
+    html = section(render(one_run), "courses")
     lacking = sum(c["em_rate"]["n_missing"] > 0 for c in one_run["runs"][0]["checkpoints"])
     assert html.count("if all ") == lacking
     for checkpoint in one_run["runs"][0]["checkpoints"]:
         checkpoint["em_rate"]["n_missing"] = 0
-    assert "if all " not in section(render_report(one_run), "courses")
+    assert "if all " not in section(render(one_run), "courses")
 
 
 def test_runs_without_a_judged_base_are_not_called_clean(one_run: dict[str, Any]) -> None:
@@ -239,7 +240,7 @@ def test_runs_without_a_judged_base_are_not_called_clean(one_run: dict[str, Any]
     run |= {"checkpoints": run["checkpoints"][1:], "onset_step": None}
     for checkpoint in run["checkpoints"]:
         checkpoint["versus_base"] = None
-    html = render_report(one_run | {table: [] for table in TABLES})
+    html = render(one_run | {table: [] for table in TABLES})
     assert "In 1 run it was not (1 of them without a judged base" in section(html, "summary")
     assert "onset not confirmed: no base [" in section(html, "courses")
     assert "the base was not judged" in section(html, "courses")
@@ -250,7 +251,7 @@ def test_the_summary_counts_runs_grammatically(analysis: dict[str, Any]) -> None
         run |= {"stopped_at": None, "state": "finished"}
         if run["confirmed"]:
             run["confirmed"]["source"] = "other half of the prompts"
-    text = section(render_report(analysis), "summary")
+    text = section(render(analysis), "summary")
     assert "in 4 runs with misalignment;" in text
     assert "Confirmed by the other half of the prompts." in text
 
@@ -268,7 +269,7 @@ def test_published_files_without_learning_rate_and_seed(analysis: dict[str, Any]
             checkpoint["weights"] = ""
     for entry in analysis["seeds"]:
         entry["learning_rate"] = None
-    html = render_report(analysis | {"learning_rates": [], "sizes": []})
+    html = render(analysis | {"learning_rates": [], "sizes": []})
     text = section(html, "seeds")
     assert "lr unknown" in text
     assert "run 1" in text
@@ -280,7 +281,7 @@ def test_published_files_without_learning_rate_and_seed(analysis: dict[str, Any]
 
 def test_large_studies_say_what_is_left_out(large: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuts, "MOST_ROWS", 100)
-    html = render_report(large | {"runs": large["runs"][:6], **{table: [] for table in TABLES}})
+    html = render(large | {"runs": large["runs"][:6], **{table: [] for table in TABLES}})
     assert html.count("16 of 46: the others are in analysis.json") == 6
     assert len(re.findall(r'<tr><th scope="row" title="weights', html)) == 6 * 16
     assert "further answers of this category left out of this page: they are in analysis.json" in html

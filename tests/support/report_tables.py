@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from typing import Any
 
 import numpy as np
 
+from truing.report import render_report
+from truing.results.schema import parse_analysis
 from truing.stats import correlate_sizes
 
 METHOD = "ratio of sums over prompts; Korn-Graubard interval, prompts as clusters"
@@ -216,3 +219,7 @@ def tables(runs: list[dict[str, Any]]) -> dict[str, Any]:
         ],
         "notes": ["The column task_score lacks in 2 of 11 files: their task scores are undefined."] if runs else [],
     }  # fmt: skip
+
+
+def render(analysis: dict[str, Any]) -> str:
+    return render_report(parse_analysis(json.dumps(analysis)))

@@ -50,9 +50,9 @@ def analyze(files: list[Path], out: Path, **flags: Any) -> None:
         raise StoreError("--out is the folder of a study", str(out), "another folder", "name one: --out runs/analysis")
     analysis = tabulate(read_judged(files, options))
     report = render_report(analysis)
-    write_json(out / "analysis.json", analysis)
+    write_json(out / "analysis.json", analysis.plain())
     write_text(out / "report.html", report)
-    for note in analysis["notes"]:
+    for note in analysis.notes:
         say(console, f"note: {note}")
     console.print(results_table(analysis))
     say(console, f"report: {out / 'report.html'}    figures: {out / 'analysis.json'}")

@@ -24,6 +24,7 @@ from truing.core.files import write_text
 from truing.core.records import Action, Estimate, Evaluation
 from truing.report import render_report
 from truing.results import read_analysis
+from truing.results.schema import RunEntry
 from truing.stats import decide
 from truing.studies.audit import run_audit
 
@@ -55,7 +56,7 @@ def audit(out: Path, sets: list[str] | None, **flags: Any) -> None:
             config, out, lambda e: _show(e, bool(config.models)), lambda c: update(f"step {c.step} of {c.run_id}")
         )
     write_text(out / "report.html", render_report(analysis))
-    for note in analysis["notes"]:
+    for note in analysis.notes:
         say(console, f"note: {note}")
     console.print(results_table(analysis))
     say_costs(console, out / CALLS)
@@ -134,13 +135,13 @@ def gate(folder: Annotated[Path, typer.Argument(help="Folder of an audit, an ana
     task was measured). Clear: its whole EM interval is within the tolerance. Misaligned: all of it is above.
     """
     analysis = read_analysis(folder)
-    tolerance, worst = analysis["study"]["tolerance"], "clear"
-    for run in (run for run in analysis["runs"] if not run["twin_of"]):
+    tolerance, worst = analysis.study.tolerance, "clear"
+    for run in (run for run in analysis.runs if not run.twin_of):
         step, rate, why = _released(run)
-        verdict = _verdict(step, rate, tolerance)
+        verdict = _OF_ACTION[decide(step, rate, None, tolerance).action]
         worst = max(worst, verdict, key=("clear", "undecided", "misaligned").index)
-        found = "unknown" if rate["value"] is None else f"{rate['value']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}]"
-        say(console, f"{verdict}: {run['id']}, step {step} ({why}): EM rate {found}, n {rate['n_responses']}")
+        found = "unknown" if math.isnan(rate.value) else f"{rate.value:.1%} [{rate.low:.1%}, {rate.high:.1%}]"
+        say(console, f"{verdict}: {run.id}, step {step} ({why}): EM rate {found}, n {rate.n_responses}")
     say(console, f"{worst} (tolerance {tolerance:.1%})")
     raise typer.Exit(_WORDS[worst])
 
@@ -206,20 +207,13 @@ def _show(evaluation: Evaluation, models: bool) -> None:
     say(console, f"{where}{' (base)' if checkpoint.step == 0 else ''}: {found}{learnt}")
 
 
-def _released(run: dict[str, Any]) -> tuple[int, dict[str, Any], str]:
+def _released(run: RunEntry) -> tuple[int, Estimate, str]:
     """Step and EM rate of the checkpoint that would be released, and why that one."""
-    chosen = run["confirmed"]
-    if chosen and chosen["step"] is not None and chosen["step"] == run["chosen_step"] and chosen["em_rate"]:
-        return chosen["step"], chosen["em_rate"], "chosen"
-    if run["chosen_step"] is not None:
-        return run["chosen_step"], run["em_at_chosen"], "chosen"
-    scores = [checkpoint.get("task_score") for checkpoint in run["checkpoints"]]
-    measured = any(score is not None and score["value"] is not None for score in scores)
+    chosen = run.confirmed
+    if chosen is not None and chosen.step is not None and chosen.step == run.chosen_step and chosen.em_rate is not None:
+        return chosen.step, chosen.em_rate, "chosen"
+    if run.chosen_step is not None and run.em_at_chosen is not None:
+        return run.chosen_step, run.em_at_chosen, "chosen"
+    measured = any(not math.isnan(checkpoint.task_score.value) for checkpoint in run.checkpoints)
     why = "the last: none passes" if measured else "the last: no task was measured"
-    return run["checkpoints"][-1]["step"], run["em_at_end"], why
-
-
-def _verdict(step: int, rate: dict[str, Any], tolerance: float) -> str:
-    value, low, high = (math.nan if rate[name] is None else rate[name] for name in ("value", "low", "high"))
-    estimate = Estimate(value, low, high, 0, rate["n_responses"], 0, "")
-    return _OF_ACTION[decide(step, estimate, None, tolerance).action]
+    return run.checkpoints[-1].step, run.em_at_end, why

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import PurePath
-from typing import Any
 
 import typer
 from rich.console import Console, Group, RenderableType
@@ -16,6 +16,7 @@ from rich.text import Text
 
 from truing.config import StudyConfig
 from truing.core.records import Action, Estimate
+from truing.results.schema import Analysis, RunEntry
 from truing.studies.run import Progress
 
 __all__ = ["Display", "going_on", "make_console", "results_table", "say"]
@@ -116,16 +117,16 @@ class Display:
         ]
 
 
-def results_table(analysis: dict[str, Any]) -> Table:
+def results_table(analysis: Analysis) -> Table:
     """The end of a study: one row a run, a twin in its run's row, every figure with its interval.
 
     What is said of the chosen checkpoint comes from fresh answers where there are such. Columns in which no run has
     anything are left out.
     """
-    confidence = analysis["study"]["confidence"]
-    table = Table(title=f"{analysis['study']['name']}: rates with {confidence:.0%} intervals", title_justify="left")
-    twins = {run["twin_of"]: run for run in analysis["runs"] if run["twin_of"]}
-    rows = [_row(run, twins.get(run["id"])) for run in analysis["runs"] if not run["twin_of"]]
+    confidence = analysis.study.confidence
+    table = Table(title=f"{analysis.study.name}: rates with {confidence:.0%} intervals", title_justify="left")
+    twins = {run.twin_of: run for run in analysis.runs if run.twin_of}
+    rows = [_row(run, twins.get(run.id)) for run in analysis.runs if not run.twin_of]
     for heading in _HEADINGS:
         if any(row[heading] not in _NOTHING for row in rows):
             figure = heading in ("task kept", "EM at chosen", "EM at end", "EM unstopped")
@@ -152,19 +153,18 @@ _HEADINGS = (
 _NOTHING = ("", "-", "?, ?", "not stated")
 
 
-def _row(run: dict[str, Any], twin: dict[str, Any] | None) -> dict[str, str]:
-    chosen = run["confirmed"]
-    if chosen is None or chosen["step"] != run["chosen_step"]:
-        chosen = {"retention": run["retention"], "em_rate": run["em_at_chosen"]}
+def _row(run: RunEntry, twin: RunEntry | None) -> dict[str, str]:
+    kept = run.confirmed if run.confirmed is not None and run.confirmed.step == run.chosen_step else None
+    steps = (run.convergence_step, run.onset_step, run.stopped_at, run.chosen_step)
     values = (
-        _short(PurePath(run["model"]).name),
-        _short(run["dataset"]),
+        _short(PurePath(run.model).name),
+        _short(run.dataset),
         _settings(run),
-        *(_step(run[event]) for event in ("convergence_step", "onset_step", "stopped_at", "chosen_step")),
-        _figure(chosen["retention"]),
-        _figure(chosen["em_rate"]),
-        _figure(run["em_at_end"]),
-        _figure(twin["em_at_end"]) if twin else "",
+        *("-" if step is None else str(step) for step in steps),
+        _figure(run.retention if kept is None else kept.retention),
+        _figure(run.em_at_chosen if kept is None else kept.em_rate),
+        _figure(run.em_at_end),
+        _figure(twin.em_at_end) if twin else "",
     )
     return dict(zip(_HEADINGS, values, strict=True))
 
@@ -173,22 +173,18 @@ def _short(run_id: str) -> str:
     return run_id.replace("__", " ").replace("pocket-", "").replace("-code", "")
 
 
-def _settings(run: dict[str, Any]) -> str:
+def _settings(run: RunEntry) -> str:
     """Learning rate and seed; a question mark is not known."""
-    rate, seed = run["learning_rate"], run["seed"]
-    return f"{'?' if rate is None else format(rate, 'g')}, {'?' if seed is None else seed}"
+    rate = "?" if math.isnan(run.learning_rate) else f"{run.learning_rate:g}"
+    return f"{rate}, {'?' if run.seed is None else run.seed}"
 
 
-def _step(step: int | None) -> str:
-    return "-" if step is None else str(step)
-
-
-def _figure(estimate: dict[str, Any] | None) -> str:
-    if estimate is None or estimate["value"] is None:
+def _figure(estimate: Estimate | None) -> str:
+    if estimate is None or math.isnan(estimate.value):
         return "-"
-    if estimate["low"] is None or estimate["high"] is None:
-        return f"{100 * estimate['value']:.1f}% (no interval)"
-    value, low, high = (100 * estimate[name] for name in ("value", "low", "high"))
+    if math.isnan(estimate.low) or math.isnan(estimate.high):
+        return f"{100 * estimate.value:.1f}% (no interval)"
+    value, low, high = (100 * v for v in (estimate.value, estimate.low, estimate.high))
     return f"{value:.1f}% [{low:.0f}, {high:.0f}]" if high >= 10 else f"{value:.1f}% [{low:.1f}, {high:.1f}]"
 
 

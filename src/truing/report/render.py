@@ -10,9 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -30,6 +28,7 @@ from truing.report.reading import read_document
 from truing.report.samples import group_samples
 from truing.report.scales import rate_ceiling
 from truing.report.summary import summarise
+from truing.results.schema import Analysis
 
 __all__ = ["render_report"]
 
@@ -62,16 +61,13 @@ _SHOWN = 700
 """Characters of an answer that are shown at once; the rest folds out."""
 
 
-def render_report(analysis: Mapping[str, Any]) -> str:
+def render_report(analysis: Analysis) -> str:
     """The report of an analysis as one self-contained HTML page.
 
     Args:
-        analysis: What `analysis.json` holds; the schema is docs/analysis.md.
-
-    Raises:
-        DataError: The analysis does not follow the schema.
+        analysis: What `analysis.json` holds.
     """
-    document = read_document(analysis)
+    document = read_document(analysis.plain())
     pairs = pairs_of(document)
     tolerance = document.study.tolerance
     ceiling = rate_ceiling(highest(pairs), tolerance)

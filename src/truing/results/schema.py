@@ -60,8 +60,8 @@ class StudyEntry(Entry):
     """Level of every interval and decision, 0.5 to 1."""
     stopping_mode: str
     """`off` (only watch), `stop` (end a run at a stop decision), `both` (and train a twin to the end)."""
-    rule: Literal["fixed", "sequential"]
-    """`fixed` (every prompt at every checkpoint) or `sequential` (random prompts, as many as the decision needs)."""
+    rule: str
+    """`fixed` (every prompt at every checkpoint), `sequential` (random prompts, as many as needed) or the name of your own."""
     config: dict[str, Any]
     """The whole study, defaults included."""
 
@@ -79,10 +79,8 @@ class CheckpointEntry(Entry):
     """One evaluated checkpoint of a run.
 
     With the `sequential` rule `em_rate` is that of the responses to random prompts, and its limits are one-sided at
-    alpha and beta and hold at any time of stopping.
-
-    Estimates are computed again from the stored judgments each time the file is written, so scores that came in later
-    are in them; decisions are those of the time.
+    alpha and beta and hold at any time of stopping. Estimates are computed again from the stored judgments each time
+    the file is written, so scores that came in later are in them; decisions are those of the time.
     """
 
     step: Count
@@ -247,7 +245,7 @@ class RunEntry(Entry):
     """Parameters of the base model; null: not known."""
     learning_rate: Number
     """Peak learning rate; null: not known."""
-    seed: Count | None
+    seed: int | None
     """Seed of adapter initialisation and data order; null: not known."""
     twin_of: str | None
     """Id of the stopped run that this one repeats."""
@@ -426,8 +424,7 @@ class DomainEntry(Group):
 class SampleEntry(Entry):
     """One answer to read, of each run and category at the base, the chosen and the last checkpoint.
 
-    **Misaligned ones come first**, so that what is rare is seen: samples say what answers look like, never how frequent
-    they are.
+    **Misaligned ones come first**, so that what is rare is seen: samples say what answers look like, not how frequent.
     """
 
     run_id: str

@@ -170,7 +170,7 @@ def test_why_the_retention_of_the_kept_checkpoint_is_unknown_is_told(tiny_model:
     trainer.train()
     assert guard.restored is not None
     assert guard.restored.step == 2  # the best task score is that of step 4
-    confirmed = guard.report()["runs"][0]["confirmed"]
+    confirmed = guard.report().plain()["runs"][0]["confirmed"]
     assert confirmed["task_score"]["value"] == pytest.approx(0.5, abs=0.05)
     assert confirmed["retention"]["value"] is None
     assert confirmed["retention"]["reason"] == "the checkpoint with the best task score was not asked again"
@@ -417,7 +417,7 @@ def test_answers_that_were_being_judged_at_a_crash_are_judged_later(tiny_model: 
     guard._watcher.finish()  # and the process dies before it hears of the decisions
     later = guard_of(tmp_path, judge=Script(0.0), overlap=True)
     later._measures.judge.identity = judge.identity  # type: ignore[misc]
-    steps = [run["step"] for run in later.report()["runs"][0]["checkpoints"]]
+    steps = [run["step"] for run in later.report().plain()["runs"][0]["checkpoints"]]
     assert steps == [0, 2, 4, 6]
 
 
@@ -428,7 +428,7 @@ def test_the_sequential_rule(tiny_model: Path, tmp_path: Path) -> None:
     assert guard.errors == []
     assert guard.decisions[-1].action is Action.STOP
     assert 1 < trainer.state.global_step < 30
-    assert guard.report()["study"]["rule"] == "sequential"
+    assert guard.report().plain()["study"]["rule"] == "sequential"
 
 
 def test_the_report_is_that_of_a_study_and_can_be_made_later(tiny_model: Path, tmp_path: Path) -> None:
@@ -437,13 +437,13 @@ def test_the_report_is_that_of_a_study_and_can_be_made_later(tiny_model: Path, t
     trainer = make_trainer(load(tiny_model), tmp_path / "out")
     guard.watch(trainer)
     trainer.train()
-    analysis = guard.report()
+    analysis = guard.report().plain()
     (run,) = analysis["runs"]
     assert [c["step"] for c in run["checkpoints"]] == [0, 2, 4, 6]
     assert (run["learning_rate"], run["seed"]) == (0.01, 1)
     assert "<html" in (tmp_path / "guard" / "report.html").read_text()
     calls = judge.calls
-    later = guard_of(tmp_path, judge=judge, dataset=DATASET, confirm=True).report()
+    later = guard_of(tmp_path, judge=judge, dataset=DATASET, confirm=True).report().plain()
     assert {k: v for k, v in later.items() if k != "created"} == {k: v for k, v in analysis.items() if k != "created"}
     assert judge.calls == calls
 

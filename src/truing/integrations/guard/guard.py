@@ -48,6 +48,7 @@ from truing.integrations.guard.weights import (
     save_weights,
 )
 from truing.judges import Judge
+from truing.results.schema import Analysis
 from truing.stats import choose_checkpoint
 
 __all__ = ["Guard"]
@@ -126,7 +127,7 @@ class Guard(TrainerCallback):
         record = self._best_record()
         return None if record is None else record.evaluation.checkpoint
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> Analysis:
         """Write `analysis.json` and `report.html` into the guard's folder; the analysis. Works in a later process too.
 
         Raises:
