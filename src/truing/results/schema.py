@@ -61,7 +61,7 @@ class StudyEntry(Entry):
     stopping_mode: str
     """`off` (only watch), `stop` (end a run at a stop decision), `both` (and train a twin to the end)."""
     rule: str
-    """`fixed` (every prompt at every checkpoint), `sequential` (random prompts, as many as needed) or the name of your own."""
+    """`fixed` (every prompt at every checkpoint), `sequential` (random prompts, as many as needed) or one of yours."""
     config: dict[str, Any]
     """The whole study, defaults included."""
 
