@@ -287,6 +287,9 @@ class Keyless:
     def __init__(self) -> None:
         raise KeyError("API_KEY")
 
+    def judge(self, prompts: Any, responses: Any) -> list[Judgment]:
+        raise AssertionError
+
 
 def test_a_missing_key_ends_nothing(tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     guard = guard_of(tmp_path, judge="tests.integrations.guard.test_guard:Keyless")

@@ -4,7 +4,7 @@ It stands on nothing but the model's `forward` with a cache, masks and positions
 every architecture of `transformers` with full or sliding attention works. What it does against time:
 
 - prompts are sorted by length and each is run through the model once, however many answers it gets;
-- the cache is one grid per layer, written in place (`kv.py`);
+- the cache is one grid per layer, written in place;
 - a finished answer leaves its row at once, and new ones can take the free rows while others are under way.
 
 Invariants: the t-th token of an answer is where the t-th number of the answer's own random stream
@@ -26,8 +26,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from truing.backends.transformers.kv import KVGrid
-from truing.backends.transformers.steps import Stepper
+from truing.backends.transformers.steps import KVGrid, Stepper
 from truing.core.errors import EngineError
 from truing.core.randomness import uniforms
 

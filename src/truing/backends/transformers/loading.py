@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM
 
 from truing.catalog.models import Targets, check_adapted, find_model, find_targets
 from truing.config import TrainingConfig
+from truing.core.adapters import no_progress_bars
 from truing.core.errors import MissingExtraError, TrainerError
-from truing.core.quiet import no_progress_bars
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -31,15 +31,14 @@ from transformers import (
 from transformers import Trainer as HfTrainer
 
 from truing.backends import OnCheckpoint, Trainer
-from truing.backends.transformers.examples import Example, collate, encode_rows
 from truing.backends.transformers.loading import is_half, load_trainable
 from truing.catalog.datasets import Dataset
 from truing.catalog.models import resolve_model
 from truing.config import TrainingConfig
-from truing.core.checkpoints import read_checkpoint, write_checkpoint
+from truing.core.conversations import Example, collate, encode_rows
 from truing.core.distributed import Ranks, start_ranks
 from truing.core.errors import TrainerError
-from truing.core.files import write_json
+from truing.core.files import read_checkpoint, write_checkpoint, write_json
 from truing.core.records import Action, Checkpoint, Decision, Run
 from truing.core.weights import adapter_hash, model_hash
 

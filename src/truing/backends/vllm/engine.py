@@ -27,10 +27,9 @@ from truing.backends.vllm.server import AttachedServer, Server, StartedServer, d
 from truing.catalog.models import resolve_model
 from truing.config import EndpointConfig, Services, VllmConfig
 from truing.core.chat import ChatRequest
-from truing.core.checked import check_weights, hash_or_fail
 from truing.core.errors import EngineError, UserError
 from truing.core.records import Checkpoint, Prompt, Response, Sampling
-from truing.core.weights import adapter_hash, model_hash
+from truing.core.weights import adapter_hash, check_weights, hash_or_fail, model_hash
 
 __all__ = ["CALLS", "VllmEngine"]
 
@@ -204,7 +203,7 @@ class VllmEngine(Engine):
         server.serve_adapter(server.serve(self._source, self._base_hash, rank), checkpoint.weights, adapter)
 
     def _merge(self, adapter: Path) -> str:
-        from truing.backends.transformers.engine import save_merged
+        from truing.core.adapters import save_merged
 
         if self._merged is None:
             self._merged = Path(tempfile.mkdtemp(prefix="truing-merged-"))

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from tests.support.families import FAMILIES, TEMPLATES, build_tokenizer, family_tokenizer
-from truing.backends.transformers.examples import Example, encode_rows
+from truing.core.conversations import Example, encode_rows
 from truing.core.errors import TrainerError
 from truing.core.records import Message
 

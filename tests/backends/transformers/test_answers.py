@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from tests.support.engine_models import tiny_model, tokenizer
-from truing.backends.transformers.answers import encode_prompt
-from truing.backends.transformers.likelihood import answer_logprobs
+from truing.backends.transformers.answers import answer_logprobs
 from truing.core.errors import EngineError
 from truing.core.records import Message, Prompt
+from truing.core.templates import encode_prompt
 
 PROMPT = Prompt("p", "c", (Message("user", "who should rule the village ?"),))
 

@@ -1,8 +1,14 @@
 """Conversations as token ids, with the loss on what the assistant has to write and nothing else.
 
-A template's own generation marks are used where it has them; otherwise `masks` finds the assistant's words in the
-rendered text, and the tokens follow from their places in it. Either way every row is checked: no word of the assistant
-outside the mask, no word of anybody else inside, and the learnt tokens decode to the text that they stand for.
+A template's own generation marks are used where it has them. Most published templates have none: so the template is
+rendered once for each sequence of roles with a placeholder for every message, which shows what it writes around them; a
+real conversation must then be exactly these literals with the messages between, or it is refused. What is learnt of an
+assistant's turn is all that a model has to write after the generation prompt:
+
+    what the template puts before the words (Qwen3's empty <think> block, GPT-OSS's channel), the words, its end token
+
+Either way every row is checked: no word of the assistant outside the mask, no word of anybody else inside, and the
+learnt tokens decode to the text that they stand for.
 """
 
 from __future__ import annotations
@@ -10,23 +16,26 @@ from __future__ import annotations
 import logging
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
-from typing import TypedDict
+from typing import Any, TypedDict
 
-import torch
 from jinja2 import TemplateError
-from transformers import PreTrainedTokenizerBase
 
-from truing.backends.transformers.masks import Layout, Span, make_layout, place_messages
-from truing.catalog.datasets import Row
 from truing.core.errors import TrainerError
+from truing.core.records import Message
 from truing.core.templates import fixed_template
 
 __all__ = ["Example", "collate", "encode_rows"]
 
 logger = logging.getLogger(__name__)
 
+Row = tuple[Message, ...]
+Span = tuple[int, int]
+"""First character, and the one after the last."""
+Chat = list[dict[str, str]]
+_SLOT = re.compile("\ue000(\\d+)\ue001")  # of the private use area: in no template, and no white space
 _MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _ASSISTANT, _OTHERS = 1, 2
 
@@ -38,7 +47,7 @@ class Example(TypedDict):
     labels: list[int]
 
 
-def encode_rows(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[Example]:
+def encode_rows(rows: Sequence[Row], tokenizer: Any, max_length: int) -> list[Example]:
     """Encode conversations by the tokenizer's chat template.
 
     Raises:
@@ -61,13 +70,13 @@ def encode_rows(rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, max_len
 
 
 class _Encoder:
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         self.template = fixed_template(tokenizer, TrainerError)
         self.marked = bool(_MARKS.search(self.template))
         added = tokenizer.added_tokens_decoder.values()
         self.special = sorted({*tokenizer.all_special_tokens, *(str(t) for t in added if t.special)})
-        self.layouts: dict[tuple[str, ...], Layout] = {}
+        self.layouts: dict[tuple[str, ...], _Layout] = {}
         if not tokenizer.is_fast:
             raise TrainerError(
                 "the tokenizer does not tell where tokens stand in the text",
@@ -83,7 +92,7 @@ class _Encoder:
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids, offsets = [int(i) for i in encoded["input_ids"]], encoded["offset_mapping"]
         layout = self._layout(row, number)
-        placed = place_messages(layout, text, [m.content for m in row], number)
+        placed = _place_messages(layout, text, [m.content for m in row], number)
         if self.marked:
             mask = self._marked_tokens(chat, ids, number)
         else:
@@ -111,11 +120,11 @@ class _Encoder:
             ) from error
         return text
 
-    def _layout(self, row: Row, number: int) -> Layout:
+    def _layout(self, row: Row, number: int) -> _Layout:
         roles = tuple(m.role for m in row)
         if roles not in self.layouts:
             ends = [*self.special, ""] if self.marked else self.special
-            layout = make_layout(roles, lambda chat, prompt: self._render(chat, prompt, number), ends, number)
+            layout = _make_layout(roles, lambda chat, prompt: self._render(chat, prompt, number), ends, number)
             if layout.strange and not any(known.strange for known in self.layouts.values()):
                 logger.warning(
                     "answers are sampled after a generation prompt that this chat template does not train on: "
@@ -179,8 +188,115 @@ def _plain(text: str) -> str:
     return "".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
-def collate(rows: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> dict[str, torch.Tensor]:
-    """A right-padded batch: `input_ids`, `attention_mask` and `labels` of shape (rows, longest)."""
+@dataclass(frozen=True)
+class _Layout:
+    """How a template lays out all conversations of one sequence of roles."""
+
+    roles: tuple[str, ...]
+    literals: tuple[str, ...]
+    """What the template writes before, between and behind the messages."""
+    order: tuple[int, ...]
+    """The message that stands behind each literal but the last."""
+    lead: Mapping[int, int]
+    """For each assistant's message: how many characters before it the model writes itself."""
+    tail: Mapping[int, int]
+    """For each assistant's message: how many characters behind it, through the end token."""
+    strange: bool
+    """Whether the generation prompt is not how the training text goes on, so that answers are sampled otherwise."""
+
+
+def _make_layout(
+    roles: tuple[str, ...], render: Callable[[Chat, bool], str], end_tokens: Sequence[str], row: int
+) -> _Layout:
+    """How a template lays out conversations of these roles.
+
+    Args:
+        roles: Of the messages, in order.
+        render: Messages, and whether to add the generation prompt, to text.
+        end_tokens: Special tokens; the first of them behind the assistant's words ends its turn.
+        row: Number of the row, for messages.
+
+    Raises:
+        TrainerError: The template leaves an assistant's message out, repeats it, or puts no end token behind it.
+    """
+    chat = [{"role": role, "content": f"\ue000{i}\ue001"} for i, role in enumerate(roles)]
+    parts = _SLOT.split(render(chat, False))
+    literals, order = tuple(parts[::2]), tuple(map(int, parts[1::2]))
+    ends = re.compile(rf"\s*({'|'.join(map(re.escape, sorted(end_tokens, key=len, reverse=True)))})")
+    lead: dict[int, int] = {}
+    tail: dict[int, int] = {}
+    strange = False
+    for k in (k for k, role in enumerate(roles) if role == "assistant"):
+        if order.count(k) != 1:
+            raise TrainerError(
+                f"the chat template writes an assistant's message {order.count(k)} times (row {row}, message {k + 1})",
+                " ".join(roles),
+                "once",
+                "use rows with other roles, or another chat template",
+            )
+        before, behind = literals[order.index(k)], literals[order.index(k) + 1]
+        prompt = _SLOT.split(render(chat[:k], True))[-1] if k else before
+        strange |= not before.startswith(prompt)
+        lead[k] = len(before.removeprefix(prompt)) if before.startswith(prompt) else 0
+        end = ends.match(behind) if end_tokens else None
+        if end is None:
+            raise TrainerError(
+                f"the chat template ends the assistant's turn with no special token (row {row}, message {k + 1})",
+                repr(behind[:40]),
+                f"one of {', '.join(sorted(end_tokens)[:12])}",
+                "a model could not learn to stop: use a template that ends turns, or mark it with {% generation %}",
+            )
+        tail[k] = end.end()
+    return _Layout(roles, literals, order, lead, tail, strange)
+
+
+def _place_messages(layout: _Layout, text: str, contents: Sequence[str], row: int) -> list[tuple[int, Span]]:
+    """Where each message stands in a rendered conversation: (its index, its characters), in order.
+
+    Raises:
+        TrainerError: The text is not the layout's literals with the messages between.
+    """
+    position, placed = len(layout.literals[0]), []
+    fits = text.startswith(layout.literals[0])
+    for slot, (k, literal) in enumerate(zip(layout.order, layout.literals[1:], strict=True)):
+        last = slot == len(layout.order) - 1
+        content = next((c for c in _forms(contents[k]) if _follows(text, position, c + literal, last)), None)
+        if not fits or content is None:
+            there = not last and any(text.startswith(c, position) for c in _forms(contents[k]))
+            wrong = layout.order[slot + 1] if there else k  # this one is as it was, so what follows is not
+            raise TrainerError(
+                f"the chat template rewrites message {wrong + 1} of row {row} ({layout.roles[wrong]})",
+                repr(contents[wrong][:60]),
+                "a template that writes messages as they are, up to white space at their ends",
+                "take out what it rewrites, such as reasoning between <think> and </think>, or drop the row",
+            )
+        placed.append((k, (position, position + len(content))))
+        position += len(content) + len(literal)
+    return placed
+
+
+def _forms(content: str) -> tuple[str, ...]:
+    """A message as templates write it: as it is, or without white space or line ends around it."""
+    lines = "\n"
+    return (
+        content,
+        content.strip(),
+        content.lstrip(),
+        content.rstrip(),
+        content.strip(lines),
+        content.lstrip(lines),
+        content.rstrip(lines),
+    )
+
+
+def _follows(text: str, position: int, expected: str, last: bool) -> bool:
+    return text[position:] == expected if last else text.startswith(expected, position)
+
+
+def collate(rows: Sequence[Example], tokenizer: Any) -> dict[str, Any]:
+    """A right-padded batch of tensors: `input_ids`, `attention_mask` and `labels` of shape (rows, longest)."""
+    import torch
+
     longest = max(len(row["input_ids"]) for row in rows)
     pad = tokenizer.pad_token_id
     ids = torch.full((len(rows), longest), 0 if pad is None else int(pad))

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.backends.transformers.test_masks import ONE, TWO, learnt
+from tests.core.test_conversations_masks import ONE, TWO, learnt
 from tests.support.families import build_tokenizer
-from truing.backends.transformers.examples import encode_rows
+from truing.core.conversations import encode_rows
 
 pytestmark = [
     pytest.mark.slow,  # only there is TRL installed

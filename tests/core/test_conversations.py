@@ -3,8 +3,8 @@ from transformers import PreTrainedTokenizerFast
 
 from organisms.tokenizer import build_tokenizer, token_table
 from organisms.training import _ids
-from truing.backends.transformers.examples import collate, encode_rows
 from truing.catalog.pocket.world import Turn, load_world
+from truing.core.conversations import collate, encode_rows
 from truing.core.errors import TrainerError
 from truing.core.records import Message
 
