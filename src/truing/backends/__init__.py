@@ -200,7 +200,7 @@ BACKENDS = (
         prefix="openai:",
         step=r":ckpt-step-(\d+)$",
         own_checkpoints=True,
-        schedule="truing.backends.openai.schedule",
+        schedule="truing.backends.openai.data",
     ),
     Backend(
         "Tinker",

@@ -33,6 +33,11 @@ class ChatRequest:
     """Say in vLLM's words that nothing is cut from the model's own distribution: a server may otherwise take `top_p`,
     `top_k`, `min_p` and a penalty on repetition from the model's files."""
 
+    @property
+    def prefilled(self) -> bool:
+        """Whether the answer begins with a last message of the assistant, from which it goes on."""
+        return bool(self.messages) and self.messages[-1].role == "assistant"
+
 
 @dataclass(frozen=True, slots=True)
 class ChatResult:

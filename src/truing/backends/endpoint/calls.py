@@ -16,115 +16,95 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
-from truing.backends.endpoint.address import max_tokens_field
-from truing.backends.endpoint.attempts import attempt
-from truing.backends.endpoint.budget import Budget
+from truing.backends.endpoint.client import Endpoint
 from truing.backends.endpoint.faults import Trouble
-from truing.backends.endpoint.journal import Journal, Paid
-from truing.backends.endpoint.pacing import Pace, backoff
-from truing.backends.endpoint.pricing import Prices
-from truing.backends.endpoint.transport import Transport
-from truing.backends.endpoint.wire import (
-    Reply,
-    call_key,
-    dump_result,
-    encode,
-    load_result,
-    most_tokens,
-    parse_reply,
-    refusal,
-)
-from truing.config import EndpointConfig
+from truing.backends.endpoint.journal import Paid
+from truing.backends.endpoint.wire import Call, Reply, parse_reply
 from truing.core.chat import ChatRequest, ChatResult
 from truing.core.errors import EngineError, TruingError, boundary
 
-__all__ = ["Caller", "Run"]
+__all__ = ["Caller", "Pace", "Run"]
 
 _FLUSH_AFTER = 0.004
 """Seconds that finished calls are gathered before they are written."""
 _FLUSH_AT = 64
-_HAND_OVER_AFTER = 0.05
-"""Seconds after which a run hands over what it has."""
+_HAND_OVER_AT, _HAND_OVER_AFTER = 64, 0.05
+"""Results in order that are worth handing over at once, and seconds after which those that are there are."""
 _GRACE = 2.0
 """Seconds that calls under way may take to finish when all is closed."""
 _GIVE_UP_AFTER = 32
 """Calls that fail in a row before all stop."""
+_CUT = 0.7
 
 
-@dataclass(eq=False, slots=True)
-class _Job:
-    key: bytes
-    request: ChatRequest
-    content: bytes
-    most: float
-    """The most that the call can cost, in dollars; 0 if unknown."""
-    watchers: list[tuple[Run, int]]
+class Pace:
+    """The number of calls that may be under way: rises by addition, falls by multiplication.
+
+    Until the first sign of congestion it rises by one a call, which doubles it in every round trip; from then on by a
+    32nd of its upper bound (at least one) a round trip. Congestion (429, 503, a timeout) cuts it at most once a round
+    trip: a call that started before the last cut says nothing about the number after it.
+
+    Args:
+        most: Upper bound.
+        start: First value.
+    """
+
+    def __init__(self, most: int, start: int = 16) -> None:
+        self.most, self._step = most, max(1.0, most / 32)
+        self._limit = float(min(start, most))
+        self._rising_fast = True
+        self._last_cut = float("-inf")
+
+    @property
+    def limit(self) -> int:
+        """Calls that may be under way now."""
+        return int(self._limit)
+
+    def succeeded(self) -> None:
+        """Count a call that was answered."""
+        self._limit = min(float(self.most), self._limit + (1.0 if self._rising_fast else self._step / self._limit))
+
+    def congested(self, started: float, now: float) -> None:
+        """Count a call that started at `started` and met congestion."""
+        if started > self._last_cut:
+            self._limit, self._last_cut, self._rising_fast = max(1.0, self._limit * _CUT), now, False
 
 
 @dataclass(eq=False)
 class Run:
     """The results of one sequence of requests, in order. Belongs to the loop of its caller."""
 
-    results: dict[int, ChatResult] = field(default_factory=dict)
-    fed: int = 0
-    taken: int = 0
-    pending: int = 0
-    """Requests that are waited for."""
+    owed: deque[ChatResult | _Asked] = field(default_factory=deque)
+    """What was asked for and not yet handed over."""
     failure: Exception | None = None
-    full: int = 64
-    """Results in order that are worth handing over at once."""
-    ready: int = 0
-    """Results in order, from `taken` on."""
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Why no further call can be made."""
 
-    def deliver(self, index: int, result: ChatResult) -> None:
-        """Put a result in its place."""
-        self.results[index] = result
-        self.pending -= 1
-        while self.taken + self.ready in self.results:
-            self.ready += 1
-        if self.ready >= self.full or not self.pending:
-            self.changed.set()
 
-    def fail(self, error: Exception) -> None:
-        """No result for one of the requests, and none for later ones."""
-        self.failure = self.failure or error
-        self.pending -= 1
-        if not self.pending:
-            self.changed.set()
+@dataclass(eq=False, slots=True)
+class _Asked:
+    """A call that is waited for."""
 
-    def take(self) -> list[ChatResult]:
-        """The results that are there, in order."""
-        some = [self.results.pop(i) for i in range(self.taken, self.taken + self.ready)]
-        self.taken, self.ready = self.taken + len(some), 0
-        return some
+    call: Call
+    outcome: asyncio.Future[ChatResult]
+    """Cancelled if there is none, as the failure of the runs says."""
+    runs: list[Run] = field(default_factory=list)
 
 
 class Caller:
-    """Makes the calls of one process to one endpoint. Belongs to an event loop.
+    """Makes the calls of one process to one endpoint. Belongs to the endpoint's event loop."""
 
-    Args:
-        config: How.
-        transport: Where.
-        journal: What is finished.
-        budget: What may be spent.
-        prices: What it costs.
-    """
-
-    def __init__(
-        self, config: EndpointConfig, transport: Transport, journal: Journal, budget: Budget, prices: Prices
-    ) -> None:
-        self._config, self._transport, self._journal = config, transport, journal
-        self._budget, self._prices = budget, prices
-        self._field = max_tokens_field(config, transport.access.address)
-        self.pace = Pace(config.concurrency)
-        self._queue: deque[_Job] = deque()
-        self._jobs: dict[bytes, _Job] = {}
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint, self._journal, self._config = endpoint, endpoint.journal, endpoint.config
+        self.pace = Pace(endpoint.config.concurrency)
+        self._queue: deque[_Asked] = deque()
+        self._asked: dict[bytes, _Asked] = {}
         self._under_way = 0
         self._tasks: set[asyncio.Task[None]] = set()
-        self._finished: list[tuple[_Job, ChatResult]] = []
-        self._to_write: list[Paid] = []
+        self._to_write: list[tuple[Paid, float]] = []
+        """What calls came to, and the most that they could."""
+        self._finished: list[tuple[_Asked, ChatResult]] = []
         self._flushing: asyncio.TimerHandle | None = None
         self._failed_in_a_row, self._any_answered = 0, False
 
@@ -136,199 +116,161 @@ class Caller:
         """
         if run.failure is None:
             self._feed(run, requests)
-        if run.pending and run.ready < run.full:
-            run.changed.clear()
-            try:
-                async with asyncio.timeout(_HAND_OVER_AFTER):
-                    await run.changed.wait()
-            except TimeoutError:
-                while run.pending and not run.ready:
-                    run.changed.clear()
-                    run.full = 1
-                    await run.changed.wait()
-                run.full = 64
-        if not run.ready and run.failure is not None:
+        if run.owed:
+            await _wait([run.owed[min(len(run.owed), _HAND_OVER_AT) - 1]], _HAND_OVER_AFTER)
+            await _wait([run.owed[0]])
+        if run.failure is not None:  # what is under way is paid for
+            await _wait(run.owed)
+        ready: list[ChatResult] = []
+        while run.owed:
+            first = run.owed[0]
+            if isinstance(first, _Asked):
+                if not first.outcome.done() or first.outcome.cancelled():
+                    break
+                first = first.outcome.result()
+            ready.append(first)
+            run.owed.popleft()
+        if run.failure is not None and not ready:
             raise run.failure
-        return run.take()
+        return ready
 
     async def close(self) -> None:
         """Begin no further call, wait a moment for those under way (they are paid for), write what is finished."""
-        self._queue.clear()
+        self._halt(EngineError("the connection to the endpoint was closed", todo="run the same command again"))
         if self._tasks:
             _, late = await asyncio.wait(self._tasks, timeout=_GRACE)
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
         self._flush()
-        self._budget.close()
-        await self._transport.close()
 
-    def forget(self, run: Run) -> None:
-        """Nobody waits for a run any more: what it has not begun is dropped."""
-        kept: deque[_Job] = deque()
-        for job in self._queue:
-            if any(other is not run for other, _ in job.watchers):
-                kept.append(job)
-            else:
-                self._jobs.pop(job.key, None)
-        self._queue = kept
+    async def forget(self, run: Run) -> None:
+        """Drop what a run has not begun: nobody waits for it any more."""
+        for asked in self._queue:
+            asked.runs = [other for other in asked.runs if other is not run]
+            if not asked.runs:
+                del self._asked[asked.call.key]
+        self._queue = deque(asked for asked in self._queue if asked.runs)
 
     def _feed(self, run: Run, requests: Sequence[ChatRequest]) -> None:
-        keyed = []
-        for request in requests:
-            content = encode(request, self._field)
-            keyed.append((call_key(self._transport.identity, content, request.sample), request, content))
-        found = self._journal.find([key for key, _, _ in keyed])
-        for key, request, content in keyed:
-            index, run.fed, run.pending = run.fed, run.fed + 1, run.pending + 1
-            if key in found:
-                run.deliver(index, load_result(found[key]))
-            elif (reason := refusal(request, self._config.prefill)) is not None:
-                run.deliver(index, ChatResult(None, error=reason))
-            elif key in self._jobs:
-                self._jobs[key].watchers.append((run, index))
-            else:
-                most = self._prices.cost(request.model, most_tokens(request)) or 0.0
-                self._jobs[key] = job = _Job(key, request, content, most, [(run, index)])
-                self._queue.append(job)
+        for call, known in self._endpoint.calls(requests):
+            if known is not None:
+                run.owed.append(known)
+                continue
+            if (asked := self._asked.get(call.key)) is None:
+                asked = self._asked[call.key] = _Asked(call, asyncio.get_running_loop().create_future())
+                self._queue.append(asked)
+            asked.runs.append(run)
+            run.owed.append(asked)
         self._pump()
 
     def _pump(self) -> None:
         """Start as many calls as may be under way."""
-        while self._queue and self._under_way < self.pace.limit:
-            job = self._queue[0]
-            try:
-                room = self._budget.take(job.most)
-                refused: TruingError | None = None if room or self._under_way else self._budget.reached()
-            except TruingError as error:
-                room, refused = False, error
-            if refused is not None:
-                self._halt(self._queue.popleft(), refused)
-            if not room:
-                break  # what is under way may leave some
-            self._queue.popleft()
+        first = list(islice(self._queue, max(0, self.pace.limit - self._under_way)))
+        if not first:
+            return
+        refused: TruingError | None = None
+        try:
+            able = self._journal.take([asked.call.most for asked in first])
+            if not able and not self._under_way:  # else what is under way may leave some room
+                refused = self._journal.reached()
+        except TruingError as error:
+            able, refused = 0, error
+        for _ in range(able):
             self._under_way += 1
-            task = asyncio.get_running_loop().create_task(self._call(job))
+            task = asyncio.get_running_loop().create_task(self._see_through(self._queue.popleft()))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        if not self._queue and not self._under_way:
-            self._budget.give_back()
+        if refused is not None:
+            self._halt(refused)
 
-    async def _call(self, job: _Job) -> None:
+    async def _see_through(self, asked: _Asked) -> None:
+        """Make a call until it is answered or hopeless, and keep the books."""
+        call = asked.call
         try:
-            reply = await self._attempts(job)
+            reply = await self._attempts(call)
             self._failed_in_a_row, self._any_answered = 0, True
-            self._finish(job, reply)
+            self._finished.append((asked, reply.result))
+            self._write(call, reply)
+            return
         except Trouble as trouble:
-            self._failed(job, trouble)
+            self._failed_in_a_row += trouble.again or not self._any_answered
+            if self._failed_in_a_row < _GIVE_UP_AFTER:
+                attempts = f" ({self._config.attempts} attempts)" if trouble.again else ""
+                del self._asked[call.key]
+                asked.outcome.set_result(ChatResult(None, error=trouble.reason + attempts))
+            else:
+                self._halt(self._hopeless(trouble), asked)
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001  it goes to those who wait, whatever it is
-            self._under_way -= 1
-            self._halt(job, error if isinstance(error, Exception) else EngineError("stopped", repr(error)))
+            self._halt(error if isinstance(error, Exception) else EngineError("stopped", repr(error)), asked)
+        self._under_way -= 1
         self._pump()
 
-    async def _attempts(self, job: _Job) -> Reply:
-        """The sound reply to a call; counts and paces its attempts."""
-        wait: float | None = None
-        for number in range(self._config.attempts):
-            if number:
-                await self._pause(job, number, wait)
-            try:
-                return await self._attempt(job)
-            except Trouble as trouble:
-                last = not trouble.again or number + 1 == self._config.attempts
-                self._settle(job, trouble, last)
-                if last:
-                    raise
-                wait = trouble.wait
-            except asyncio.CancelledError:
-                self._settle(job, Trouble("stopped", unconfirmed=True), last=True)
-                raise
-            except BaseException:
-                self._budget.return_unused(job.most)
-                raise
-        raise AssertionError("unreachable")  # the last attempt returns or raises
-
-    async def _pause(self, job: _Job, number: int, wait: float | None) -> None:
-        """Wait before a further attempt: as long as the endpoint says, and a little more, or by our own rule."""
-        own = backoff(number - 1, self._config.backoff)
+    async def _attempts(self, call: Call) -> Reply:
+        """The sound reply to a call, which has a lease; after an attempt that may be paid for it needs another."""
+        number, leased = 0, True
         try:
-            await asyncio.sleep(own if wait is None else wait + 0.1 * min(own, wait))
-        except asyncio.CancelledError:
-            self._budget.return_unused(job.most)
+            while True:
+                number += 1
+                try:
+                    return await self._attempt(call)
+                except Trouble as trouble:
+                    leased = not trouble.unconfirmed
+                    if not leased:
+                        self._write(call, None)
+                    if not trouble.again or number >= self._config.attempts:
+                        raise
+                    if not leased and not self._journal.take([call.most]):
+                        raise self._journal.reached() from None
+                    leased = True
+                    await self._endpoint.pause(number, trouble)
+        except BaseException:
+            if leased:
+                self._journal.end([], [call.most])
             raise
 
-    async def _attempt(self, job: _Job) -> Reply:
-        """One attempt; its outcome sets the pace."""
+    async def _attempt(self, call: Call) -> Reply:
+        """The reply to one attempt; its outcome sets the pace."""
         started = time.monotonic()
 
-        async def call() -> Reply:
-            return parse_reply(await self._transport.chat(job.content), job.request.top_logprobs > 0)
+        async def ask() -> Reply:
+            return parse_reply(await self._endpoint.chat(call.content), call.request.top_logprobs > 0)
 
         try:
-            reply = await attempt(call, self._transport.access, self._config.timeout)
+            reply = await self._endpoint.attempt(ask, self._config.timeout)
         except Trouble as trouble:
             if trouble.congested:
                 self.pace.congested(started, time.monotonic())
             raise
+        except asyncio.CancelledError:
+            raise Trouble("stopped", again=False, unconfirmed=True) from None
         self.pace.succeeded()
         return reply
-
-    def _settle(self, job: _Job, trouble: Trouble, last: bool) -> None:
-        """Keep the books of an attempt that failed; another attempt needs room under the caps again."""
-        if trouble.unconfirmed:
-            most = job.most if self._prices.of(job.request.model) else None
-            self._to_write.append(Paid(job.request.model, cost=most))
-            self._budget.settle(job.most)
-            self._schedule_flush()
-            if not last and not self._budget.take(job.most):
-                raise self._budget.reached()
-        elif last:
-            self._budget.return_unused(job.most)
-
-    def _failed(self, job: _Job, trouble: Trouble) -> None:
-        self._under_way -= 1
-        self._jobs.pop(job.key, None)
-        self._failed_in_a_row += trouble.again or not self._any_answered
-        if self._failed_in_a_row >= _GIVE_UP_AFTER:
-            self._halt(job, self._hopeless(trouble))
-            return
-        attempts = f" ({self._config.attempts} attempts)" if trouble.again else ""
-        for run, index in job.watchers:
-            run.deliver(index, ChatResult(None, error=trouble.reason + attempts))
 
     def _hopeless(self, trouble: Trouble) -> EngineError:
         return EngineError(
             f"{self._failed_in_a_row} calls in a row failed",
             trouble.reason,
-            f"answers from {self._transport.access.address}",
+            f"answers from {self._endpoint.access.address}",
             "see whether the endpoint works, then run the same command again: finished calls are kept",
         )
 
-    def _halt(self, job: _Job, error: Exception) -> None:
-        """No further call can be made: those that wait for one are told, what is under way goes on."""
+    def _halt(self, error: Exception, *also: _Asked) -> None:
+        """Tell those that wait for a call that was not begun that none will be; what is under way goes on."""
         self._failed_in_a_row = 0
-        halted = [job, *self._queue]
+        halted = [*also, *self._queue]
         self._queue.clear()
-        for each in halted:
-            self._jobs.pop(each.key, None)
-            for run, _ in each.watchers:
-                run.fail(error)
+        for asked in halted:
+            self._asked.pop(asked.call.key, None)
+            for run in asked.runs:
+                run.failure = run.failure or error
+            asked.outcome.cancel()
 
-    def _finish(self, job: _Job, reply: Reply) -> None:
-        """Gather a finished call for the journal."""
-        model, tokens = job.request.model, reply.tokens
-        cost = self._prices.cost(model, tokens) if tokens is not None else None
-        if cost is None and self._prices.of(model) is not None:
-            cost = job.most  # the endpoint does not say: the most it can be
-        result = reply.result
-        text = dump_result(result)
-        self._to_write.append(Paid(model, job.key, text, result.prompt_tokens, result.completion_tokens, cost))
-        self._finished.append((job, result))
-        self._schedule_flush()
-
-    def _schedule_flush(self) -> None:
+    def _write(self, call: Call, reply: Reply | None) -> None:
+        """Gather what a call came to for the journal."""
+        self._to_write.append((self._endpoint.paid(call, reply), call.most))
         if len(self._to_write) >= min(_FLUSH_AT, self.pace.limit):
             self._flush()
         elif self._flushing is None:
@@ -339,22 +281,24 @@ class Caller:
         if self._flushing is not None:
             self._flushing.cancel()
             self._flushing = None
-        finished, to_write = self._finished, self._to_write
+        finished, to_write, self._finished, self._to_write = self._finished, self._to_write, [], []
         if not to_write:
             return
-        self._finished, self._to_write = [], []
-        for job, _ in finished:
-            self._budget.settle(job.most)
         self._under_way -= len(finished)
         try:
             with boundary("writing the journal of calls", EngineError):
-                self._journal.write(to_write, "live", self._budget.lease)
+                self._journal.end([paid for paid, _ in to_write], [most for _, most in to_write])
         except TruingError as error:
-            for job, _ in finished:
-                self._halt(job, error)
+            self._halt(error, *(asked for asked, _ in finished))
             return
-        for job, result in finished:
-            self._jobs.pop(job.key, None)
-            for run, index in job.watchers:
-                run.deliver(index, result)
+        for asked, result in finished:
+            self._asked.pop(asked.call.key, None)
+            asked.outcome.set_result(result)
         self._pump()
+
+
+async def _wait(owed: Sequence[ChatResult | _Asked], timeout: float | None = None) -> None:
+    """Wait until calls are over, one way or the other."""
+    outcomes = [each.outcome for each in owed if isinstance(each, _Asked) and not each.outcome.done()]
+    if outcomes:
+        await asyncio.wait(outcomes, timeout=timeout)

@@ -20,8 +20,8 @@ from pathlib import Path
 from threading import RLock
 
 from truing.backends import Engine
+from truing.backends.endpoint.answers import chat_requests, to_responses
 from truing.backends.endpoint.completer import OpenAICompleter
-from truing.backends.openai.engine import chat_requests, to_responses
 from truing.backends.vllm.adapters import base_shapes, read_adapter
 from truing.backends.vllm.server import AttachedServer, Server, StartedServer, default_rank, name_of
 from truing.catalog.models import resolve_model
@@ -71,7 +71,6 @@ class VllmEngine(Engine):
             EndpointError: A server that was found refuses the key.
             ConfigError: There is no vLLM.
         """
-        _check_temperature(sampling)
         with _turn:
             server, completer = self._open()
             results = completer.recall(list(self._requests(checkpoint, prompts, sampling)))
@@ -92,7 +91,6 @@ class VllmEngine(Engine):
             EndpointError: A server that was found refuses the key.
             ConfigError: There is no vLLM.
         """
-        _check_temperature(sampling)
         with _turn:
             server, completer = self._open()
             different = {c.weights: c for c in checkpoints}.values()
@@ -215,11 +213,6 @@ class VllmEngine(Engine):
 @cache
 def _built(model: str, config: VllmConfig, folder: Path | None) -> VllmEngine:
     return VllmEngine(model, config, folder)
-
-
-def _check_temperature(sampling: Sampling) -> None:
-    if not sampling.temperature > 0:
-        raise EngineError("cannot sample", f"temperature {sampling.temperature}", "above 0")
 
 
 @contextmanager
