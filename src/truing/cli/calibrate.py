@@ -15,7 +15,7 @@ from truing.config.files import load_study
 from truing.core.errors import ConfigError
 from truing.judges import check_judge
 from truing.judges.calibration import measure_judge, read_labelled, save_calibration
-from truing.studies.instruments import reach_judge
+from truing.monitor import reach_judge
 
 __all__ = ["calibrate"]
 

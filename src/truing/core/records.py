@@ -7,7 +7,8 @@ They hold plain values only, so they pickle, hash and print. Everything here is 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -244,3 +245,5 @@ class Evaluation:
     task_score: Estimate
     """Share of answers to the dataset's held-out prompts that show the task learnt, 0 to 1; higher is better."""
     decision: Decision
+    measurements: Mapping[str, Estimate] = field(default_factory=dict)
+    """What other measures found, by their names."""

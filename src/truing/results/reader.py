@@ -67,6 +67,14 @@ class StoreReader:
     def _also(self) -> dict[str, list[dict[str, Any]]]:
         return self._by_run("also")
 
+    @cached_property
+    def _measurements(self) -> dict[tuple[str, int], dict[str, Estimate]]:
+        """By run and step the other numbers of a checkpoint, by their names."""
+        found: dict[tuple[str, int], dict[str, Estimate]] = {}
+        for row in self.store.query("SELECT * FROM measurements ORDER BY name"):
+            found.setdefault((row["run_id"], row["step"]), {})[row["name"]] = Estimate(**row["estimate"])
+        return found
+
     def _by_run(self, table: str) -> dict[str, list[dict[str, Any]]]:
         """A whole table at once: a query reads every file of it."""
         rows: dict[str, list[dict[str, Any]]] = {}
@@ -85,6 +93,7 @@ class StoreReader:
             train_loss=row["train_loss"],
             heldout_loss=row["heldout_loss"],
             decided=(Action(row["decision"]), row["reason"]),
+            measurements=self._measurements.get((row["run_id"], row["step"]), {}),
             em_rate=None if row["step"] == 0 or self._rule.every_prompt else self._rule.rate(broad),
         )
 

@@ -250,6 +250,7 @@ class Guard(TrainerCallback):
             "lag": record.lag,
             "errors": len(self.errors),
         }
+        figures |= {name: found.value for name, found in evaluation.measurements.items()}
         logs = {f"truing/{name}": value for name, value in figures.items() if math.isfinite(value)}
         if self._trainer is None:
             epoch = {} if state.epoch is None else {"epoch": state.epoch}

@@ -31,9 +31,9 @@ from truing.backends.inspect.completer import to_chat
 from truing.config import StudyConfig
 from truing.core.files import content_key, replacing
 from truing.integrations.inspect.metrics import SCORER, describe_metrics, to_score
+from truing.monitor import reach_judge
 from truing.monitor.sampler import FRESH
 from truing.results.answers import JudgedAnswer, JudgedCheckpoint, judged_checkpoints
-from truing.studies.instruments import reach_judge
 
 __all__ = ["write_logs"]
 
