@@ -13,7 +13,12 @@ from typing import Any, Self
 
 from truing.core.records import Message
 
-__all__ = ["ChatRequest", "ChatResult", "Completer"]
+__all__ = ["INTEGERS", "TOP_TOKENS", "ChatRequest", "ChatResult", "Completer"]
+
+INTEGERS: Mapping[str, float] = {str(i): float(i) for i in range(101)}
+"""The usual scale of judges: what is answered -> what it is worth."""
+TOP_TOKENS = 20
+"""How many of the likeliest first tokens judges look at."""
 
 
 @dataclass(frozen=True, slots=True)

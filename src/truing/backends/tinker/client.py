@@ -29,6 +29,7 @@ __all__ = [
     "SCHEME",
     "as_our_error",
     "calling",
+    "close_service",
     "connected",
     "finished",
     "forget_state",
@@ -112,9 +113,7 @@ def connected(kind: type[WorkError]) -> Iterator[Any]:
         status = "interrupted"
         raise
     finally:
-        if hasattr(service, "close"):  # not before SDK 0.30
-            with suppress(Exception):
-                service.close(status).result(timeout=_CLOSE)
+        close_service(service, status)
 
 
 def open_service(kind: type[WorkError]) -> Any:
@@ -122,6 +121,13 @@ def open_service(kind: type[WorkError]) -> Any:
     with calling("connecting to Tinker", kind):
         _expect_life()
         return tinker.ServiceClient(user_metadata={"client": "truing"})
+
+
+def close_service(service: Any, status: str = "success") -> None:
+    """End the session of a `tinker.ServiceClient`."""
+    if hasattr(service, "close"):  # not before SDK 0.30
+        with suppress(Exception):
+            service.close(status).result(timeout=_CLOSE)
 
 
 def forget_state(service: Any, path: str) -> None:

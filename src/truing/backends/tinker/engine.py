@@ -23,6 +23,7 @@ from truing.backends.tinker.client import (
     SCHEME,
     as_our_error,
     calling,
+    close_service,
     finished,
     offered_name,
     open_service,
@@ -77,8 +78,14 @@ class TinkerEngine(Engine):
             client = self._client_of(checkpoint)
             return list(self._answers(client, checkpoint.weights, prompts, sampling))
         except EngineError:
-            self._service, self._client = None, ("", None)  # a session may have ended: the next call begins a new one
+            self.close()  # the session may have ended: the next call begins a new one
             raise
+
+    def close(self) -> None:
+        """End the session; a later call begins a new one."""
+        if self._service is not None:
+            close_service(self._service)
+        self._service, self._client = None, ("", None)
 
     def _client_of(self, checkpoint: Checkpoint) -> Any:
         """A sampling client for what a checkpoint names, checked to be that."""

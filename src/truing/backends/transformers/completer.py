@@ -21,11 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from truing.catalog.models import resolve_model
-from truing.core.chat import ChatRequest, ChatResult, Completer
+from truing.core.chat import INTEGERS, TOP_TOKENS, ChatRequest, ChatResult, Completer
 from truing.core.errors import JudgeError, MissingExtraError, boundary
 from truing.core.templates import fixed_template
 from truing.core.weights import model_hash
-from truing.judges.scores import INTEGERS, TOP_TOKENS
 
 if TYPE_CHECKING:
     import torch
