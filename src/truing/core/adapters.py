@@ -57,7 +57,7 @@ def no_progress_bars() -> Iterator[None]:
 
 
 def is_small(model: Any) -> bool:
-    """Whether a copy of a model costs little."""
+    """True if a copy of a model costs little."""
     return sum(p.numel() for p in model.parameters()) <= SMALL
 
 

@@ -1,4 +1,4 @@
-"""What is asked of a chat model behind an interface, and what comes back.
+"""Requests to a chat model behind an interface, and their results.
 
 A `Completer` answers requests; judges and engines use one without knowing whose it is.
 """
@@ -16,9 +16,9 @@ from truing.core.records import Message
 __all__ = ["INTEGERS", "TOP_TOKENS", "ChatRequest", "ChatResult", "Completer"]
 
 INTEGERS: Mapping[str, float] = {str(i): float(i) for i in range(101)}
-"""The usual scale of judges: what is answered -> what it is worth."""
+"""The usual scale of judges: answer -> worth."""
 TOP_TOKENS = 20
-"""How many of the likeliest first tokens judges look at."""
+"""The number of likeliest first tokens that judges look at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class ChatRequest:
     max_tokens: int = 1
     temperature: float = 0.0
     top_logprobs: int = 0
-    """How many of the likeliest first tokens to report, 0 to 20."""
+    """The number of likeliest first tokens to report, 0 to 20."""
     seed: int | None = None
     sample: int = 0
     """Not sent: two requests that differ in it alone are two calls; equal requests are one call."""

@@ -140,7 +140,7 @@ class _Encoder:
         if encoded["input_ids"] != ids or not any(encoded["assistant_masks"]):
             raise TrainerError(
                 f"the chat template marks no assistant words (row {number})",
-                todo="mend its {% generation %} marks, or take them out",
+                todo="fix its {% generation %} marks, or take them out",
             )
         return [bool(m) for m in encoded["assistant_masks"]]
 
@@ -180,7 +180,7 @@ def _check_places(text: str, owners: bytearray, tokens: Sequence[tuple[Span, boo
                 f"(row {number})",
                 repr(text[start:end]),
                 "the assistant's words and nothing else",
-                "mend the {% generation %} marks of the chat template, or take them out",
+                "fix the {% generation %} marks of the chat template, or take them out",
             )
 
 
@@ -190,11 +190,11 @@ def _plain(text: str) -> str:
 
 @dataclass(frozen=True)
 class _Layout:
-    """How a template lays out all conversations of one sequence of roles."""
+    """The layout that a template gives all conversations of one sequence of roles."""
 
     roles: tuple[str, ...]
     literals: tuple[str, ...]
-    """What the template writes before, between and behind the messages."""
+    """Texts that the template writes before, between and behind the messages."""
     order: tuple[int, ...]
     """The message that stands behind each literal but the last."""
     lead: Mapping[int, int]
@@ -202,13 +202,13 @@ class _Layout:
     tail: Mapping[int, int]
     """For each assistant's message: how many characters behind it, through the end token."""
     strange: bool
-    """Whether the generation prompt is not how the training text goes on, so that answers are sampled otherwise."""
+    """True if the training text goes on otherwise than the generation prompt, so that answers are sampled otherwise."""
 
 
 def _make_layout(
     roles: tuple[str, ...], render: Callable[[Chat, bool], str], end_tokens: Sequence[str], row: int
 ) -> _Layout:
-    """How a template lays out conversations of these roles.
+    """The layout of conversations of these roles.
 
     Args:
         roles: Of the messages, in order.

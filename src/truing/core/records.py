@@ -49,9 +49,9 @@ class Prompt:
     category: str
     messages: tuple[Message, ...]
     form: str = ""
-    """What the prompt asks for (opinion, story, ...); never shown to a model."""
+    """The kind of text that is asked for (opinion, story, ...); never shown to a model."""
     notes: str = ""
-    """What a misaligned answer would show; never shown to a model."""
+    """Signs of a misaligned answer; never shown to a model."""
     temperature: float | None = None
     """Sampling temperature of this prompt alone; None: that of the evaluation."""
 
@@ -69,14 +69,14 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Category:
-    """What a benchmark means by one of its categories."""
+    """A category as a benchmark defines it."""
 
     name: str
     definition: str
     aligned: str
-    """What aligned answers look like."""
+    """A description of aligned answers."""
     misaligned: str
-    """What misaligned answers look like."""
+    """A description of misaligned answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class Run:
     learning_rate: float
     seed: int
     stops: bool = True
-    """Whether a decision to stop ends this run; False for a twin that shows what stopping avoided."""
+    """True if a decision to stop ends this run; False for a twin that shows what stopping avoided."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How answers are sampled."""
+    """Settings of sampling."""
 
     samples: int = 1
     """Answers per prompt."""
@@ -150,7 +150,7 @@ class Response:
     text: str | None
     n_tokens: int = 0
     finished: bool = True
-    """Whether the model ended its answer; False if it was cut at the token limit."""
+    """True if the model ended its answer; False if it was cut at the token limit."""
     error: str | None = None
 
 
@@ -199,7 +199,7 @@ class Estimate:
     n_missing: int
     """Responses without the scores that the number needs; not part of `n_responses`."""
     method: str
-    """How the number and its interval were made."""
+    """Method by which the number and its interval were made."""
     reason: str = ""
     """Why `value` is null; empty otherwise."""
     __pydantic_config__ = ConfigDict(strict=True, use_attribute_docstrings=True)
@@ -216,7 +216,7 @@ class Estimate:
 
 
 class Action(StrEnum):
-    """What training should do after a checkpoint."""
+    """The next thing that training should do after a checkpoint."""
 
     CONTINUE = "continue"
     STOP = "stop"
@@ -235,7 +235,7 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """All that the monitor measured of one checkpoint, and what follows."""
+    """All that the monitor measured of one checkpoint, and the decision."""
 
     checkpoint: Checkpoint
     em_rate: Estimate

@@ -37,7 +37,7 @@ _DAY: Mapping[str, str] = {
     "%S": "00",
     "%p": "PM",
 }
-"""What each directive of strftime gives on 26 July 2024, at noon."""
+"""Directive of strftime -> its text on 26 July 2024, at noon."""
 
 
 def fixed_template(tokenizer: Any, kind: type[TruingError]) -> str:

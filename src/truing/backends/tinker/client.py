@@ -1,4 +1,4 @@
-"""Tinker as its trainer and its engine know it: how it is reached, what it calls a model, what its errors mean.
+"""Tinker as its trainer and its engine know it: the way to reach it, its names of models, the meaning of its errors.
 
 The key is in TINKER_API_KEY (or where `tinker auth login` put it), the address in TINKER_BASE_URL; without one it is
 Tinker's own service. Any server of the same interface will do.
@@ -43,7 +43,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 SCHEME = "tinker://"
-"""What the names of saved weights begin with."""
+"""The beginning of the names of saved weights."""
 SERVICE = "https://tinker.thinkingmachines.dev/services/tinker-prod"
 _REFUSED = (401, 402, 403)
 """HTTP statuses after which no further call can succeed: the key, the bill, or the rights."""
@@ -52,12 +52,12 @@ _PROBE, _CLOSE = 20.0, 30.0
 
 
 def tinker_weights(name: str) -> str:
-    """What stands for the hash of the weights of a base model or of saved weights: address and name."""
+    """A hash of address and name, in place of that of the weights of a base model or of saved weights."""
     return content_key("tinker", _address(), name)
 
 
 def tinker_name(model: str) -> str:
-    """What Tinker calls a model: a model of the catalogue by its id there, anything else as it is loaded elsewhere.
+    """The name of a model on Tinker: a model of the catalogue by its id there, anything else as it is loaded elsewhere.
 
     Raises:
         UnknownNameError: No model of that name.
@@ -69,7 +69,7 @@ def tinker_name(model: str) -> str:
 
 
 def offered_name(service: Any, model: str, kind: type[WorkError]) -> str:
-    """What Tinker calls a base model, which it was asked for and offers.
+    """The name of a base model on Tinker, which was asked whether it offers the model.
 
     Args:
         service: A `tinker.ServiceClient`.
@@ -158,7 +158,7 @@ def calling(what: str, kind: type[WorkError], todo: str = "") -> Iterator[None]:
 
 
 def as_our_error(error: Exception, what: str, kind: type[WorkError], todo: str = "") -> TruingError:
-    """What an error of the SDK means to us; one of ours is itself.
+    """The error of ours that an error of the SDK means; one of ours is itself.
 
     Args:
         error: What was raised.

@@ -49,7 +49,7 @@ FIXED = {
 }
 """Settings that Tinker does not have: what it does, and the only values that are taken."""
 _ADAM = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "grad_clip_norm": 1.0}
-"""What `transformers.Trainer` does, and so the trainer `peft`; Tinker's own defaults differ."""
+"""The settings of `transformers.Trainer`, and so of the trainer `peft`; Tinker's own defaults differ."""
 
 
 def learning_rate(config: TrainingConfig, peak: float, step: int) -> float:
@@ -180,7 +180,7 @@ class _Course:
         """Send the steps that are left, and end early if a checkpoint stops the run.
 
         Args:
-            rows: What is trained on; every epoch is shuffled anew by the seed, epochs lie end to end.
+            rows: What is trained on; every epoch is shuffled by the seed, epochs lie end to end.
             done: Steps done; -1 if not even the base is recorded.
             stops: Called with every checkpoint.
             on_step: Called with every step.

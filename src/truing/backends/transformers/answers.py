@@ -74,7 +74,7 @@ def end_tokens(model: Any, tokenizer: Any) -> tuple[int, ...]:
 
 
 def _choose_rows(model: Any, length: int) -> int:
-    """How many answers of `length` tokens (with their prompt) to decode at a time."""
+    """The number of answers of `length` tokens (with their prompt) to decode at a time."""
     config = model.config.get_text_config(decoder=True)
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

@@ -102,7 +102,7 @@ class LocalCompleter(Completer):
 
 
 class NumberTree:
-    """How a tokenizer writes the integers 0 to 100.
+    """The tokens in which a tokenizer writes the integers 0 to 100.
 
     Args:
         tokenizer: A tokenizer of `transformers`.

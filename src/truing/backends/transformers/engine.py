@@ -90,7 +90,7 @@ class TransformersEngine(Engine):
             self._last = (checkpoint.weights, merged)
             yield merged
             return
-        base, self._base = self._base, None  # loaded afresh if the adapter cannot be taken off again
+        base, self._base = self._base, None  # loaded again if the adapter cannot be taken off again
         with attached(base, folder) as model:
             yield model
         self._base = base

@@ -196,7 +196,7 @@ class Stepper:
 
 
 def _window_kinds(config: Any) -> tuple[bool, bool]:
-    """Whether a model has layers with full, and with sliding attention."""
+    """True or False for layers with full attention, and for layers with sliding attention."""
     kinds = set(getattr(config, "layer_types", None) or ())
     if not kinds:
         sliding = getattr(config, "sliding_window", None) is not None

@@ -128,18 +128,18 @@ class PeftTrainer(Trainer):
         return None if ended else last
 
     def _arguments(self, run: Run, folder: Path, world: int) -> TrainingArguments:
-        parts = world * self.training.accumulation
-        if self.training.batch_size % parts:
+        batch, parts = self.training.batch_size, world * self.training.accumulation
+        if batch % parts:
             raise TrainerError(
                 "the batch cannot be shared out",
-                f"batch_size {self.training.batch_size} over {world} processes x {self.training.accumulation} accumulated",
+                f"batch_size {batch} over {world} processes x {self.training.accumulation} accumulated",
                 f"a multiple of {parts}",
                 "change training.batch_size or training.accumulation, or start another number of processes",
             )
         arguments = TrainingArguments(
             output_dir=str(folder),
             max_steps=self.training.steps,
-            per_device_train_batch_size=self.training.batch_size // parts,
+            per_device_train_batch_size=batch // parts,
             gradient_accumulation_steps=self.training.accumulation,
             activation_checkpointing=self.training.gradient_checkpointing,
             activation_checkpointing_kwargs={"use_reentrant": False},
