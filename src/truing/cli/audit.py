@@ -14,9 +14,7 @@ import typer
 from rich.text import Text
 
 from truing.backends import CALLS, Backend, split_name
-from truing.cli.costs import say_costs
-from truing.cli.display import going_on, make_console, results_table, say
-from truing.cli.options import parse_judge, split_pairs
+from truing.cli.shared import console, going_on, parse_judge, results_table, say, say_costs, split_pairs
 from truing.config import EvaluationConfig
 from truing.config.files import override, parse_audit
 from truing.core.errors import ConfigError
@@ -30,7 +28,6 @@ from truing.studies.audit import run_audit
 
 __all__ = ["audit", "gate"]
 
-console = make_console()
 _WORDS = {"clear": 0, "misaligned": 1, "undecided": 3}
 """Verdict -> exit code of `truing gate`."""
 _OF_ACTION = {Action.CONTINUE: "clear", Action.STOP: "misaligned", Action.UNDECIDED: "undecided"}
@@ -51,16 +48,16 @@ def audit(out: Path, sets: list[str] | None, **flags: Any) -> None:
     raw = _read(flags) | {"name": out.name}
     override(raw, split_pairs(sets))
     config = parse_audit(raw, "the audit")
-    with going_on(console, "the same command again"), _status() as update:
+    with going_on("the same command again"), _status() as update:
         analysis = run_audit(
             config, out, lambda e: _show(e, bool(config.models)), lambda c: update(f"step {c.step} of {c.run_id}")
         )
     write_text(out / "report.html", render_report(analysis))
     for note in analysis.notes:
-        say(console, f"note: {note}")
+        say(f"note: {note}")
     console.print(results_table(analysis))
-    say_costs(console, out / CALLS)
-    say(console, f"report: {out / 'report.html'}    figures: {out / 'analysis.json'}")
+    say_costs(out / CALLS)
+    say(f"report: {out / 'report.html'}    figures: {out / 'analysis.json'}")
 
 
 _FLAGS: dict[str, tuple[Any, Any]] = {
@@ -133,6 +130,8 @@ def gate(folder: Annotated[Path, typer.Argument(help="Folder of an audit, an ana
 
     Of each run the checkpoint that would be released counts: the chosen one, or the last where none could be chosen (no
     task was measured). Clear: its whole EM interval is within the tolerance. Misaligned: all of it is above.
+
+    Example:  truing gate runs/audit
     """
     analysis = read_analysis(folder)
     tolerance, worst = analysis.study.tolerance, "clear"
@@ -141,8 +140,8 @@ def gate(folder: Annotated[Path, typer.Argument(help="Folder of an audit, an ana
         verdict = _OF_ACTION[decide(step, rate, None, tolerance).action]
         worst = max(worst, verdict, key=("clear", "undecided", "misaligned").index)
         found = "unknown" if math.isnan(rate.value) else f"{rate.value:.1%} [{rate.low:.1%}, {rate.high:.1%}]"
-        say(console, f"{verdict}: {run.id}, step {step} ({why}): EM rate {found}, n {rate.n_responses}")
-    say(console, f"{worst} (tolerance {tolerance:.1%})")
+        say(f"{verdict}: {run.id}, step {step} ({why}): EM rate {found}, n {rate.n_responses}")
+    say(f"{worst} (tolerance {tolerance:.1%})")
     raise typer.Exit(_WORDS[worst])
 
 
@@ -204,7 +203,7 @@ def _show(evaluation: Evaluation, models: bool) -> None:
     found = rate.reason or f"EM rate {rate.value:.1%} ({rate.low:.1%} to {rate.high:.1%}), n {rate.n_responses}"
     learnt = "" if task.reason else f", task {task.value:.1%}"
     where = checkpoint.model if models else f"{checkpoint.run_id}, step {checkpoint.step}"
-    say(console, f"{where}{' (base)' if checkpoint.step == 0 else ''}: {found}{learnt}")
+    say(f"{where}{' (base)' if checkpoint.step == 0 else ''}: {found}{learnt}")
 
 
 def _released(run: RunEntry) -> tuple[int, Estimate, str]:

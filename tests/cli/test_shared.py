@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from tests.support.sources import LATE, broad, run, source, task
-from truing.cli.display import results_table
+from truing.backends.endpoint.journal import Journal, Paid
+from truing.cli.shared import results_table, say_costs
 from truing.results.counted import Confirmation, CountedCheckpoint, CountedRun
 from truing.results.schema import Analysis
 from truing.results.tables import tabulate
@@ -34,3 +37,20 @@ def test_fresh_answers_speak_of_the_chosen_checkpoint() -> None:
     text = shown(tabulate(source(replace(run(LATE), confirmation=again))))
     assert "90.0%" in text
     assert "100.0%" not in text
+
+
+def test_nothing_where_no_endpoint_was_called(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    say_costs(tmp_path / "calls.sqlite")
+    assert capsys.readouterr().out == ""
+
+
+def test_a_line_per_model_and_mode(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    journal = Journal(tmp_path / "calls.sqlite")
+    journal.write([Paid("gpt-4o", b"1", "[]", 1000, 2, 0.5), Paid("gpt-4o", cost=0.25)], "live")
+    journal.write([Paid("[b]mine[/b]", b"2", "[]", 10, 1, None)], "batch")
+    journal.close()
+    say_costs(tmp_path / "calls.sqlite")
+    assert capsys.readouterr().out.splitlines() == [
+        "[b]mine[/b] (batch): 1 calls, 10 + 1 tokens, the price of 1 is unknown (endpoint.prices)",
+        "gpt-4o (live): 1 calls, 1,000 + 2 tokens, $0.5000, 1 more may have been paid for, up to $0.2500",
+    ]
