@@ -2,28 +2,27 @@
 
     requests -> pieces (files of lines, beside the journal) -> upload -> batch -> poll -> results into the journal
 
-Each step of a piece is in the journal before the next one: a piece is written down before its file is uploaded, and a
-batch carries the piece's name as metadata, so that one that was made just before a kill is found again and not made
-twice. Lines that failed go into a further piece, at most `attempts` times. All that a piece may cost is leased under
-the caps until its results are in.
+Where a piece stands is in the journal: a piece is written down before its file is uploaded, each step before the next
+one, and a batch carries the piece's name as metadata, so that one that was made just before a kill is found again and
+not made twice. Lines that failed go into a further piece, at most `attempts` times. All that a piece may cost is leased
+under the caps until its results are in.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import secrets
 import tempfile
+import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import ExitStack
-from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
-from truing.backends.endpoint.client import Endpoint
+from truing.backends.endpoint.client import MARK, Endpoint, find_marked
 from truing.backends.endpoint.faults import DamagedReply, scrub
 from truing.backends.endpoint.journal import Paid
 from truing.backends.endpoint.wire import Call, decode, load_result, parse_reply
@@ -32,8 +31,6 @@ from truing.core.errors import CapReached, EngineError, StoreError
 from truing.core.files import replacing
 
 __all__ = ["Batches"]
-
-T = TypeVar("T")
 
 MAX_LINES = 20_000
 MAX_BYTES = 50_000_000
@@ -49,11 +46,12 @@ class Batches:
         self._endpoint, self._config, self._journal = endpoint, endpoint.config, endpoint.journal
         self._gathered: dict[str, list[Call]] = {}
         """Calls that are owed, by model, until there are enough for a piece."""
+        self._pieces: dict[str, FileLock] = {}
+        """Those under way, each with what keeps other processes from it."""
         self._errors: dict[bytes, str] = {}
         self._tries: dict[bytes, int] = {}
         """Of every call that was sent: how often it failed."""
         self._stopped: CapReached | None = None
-        self._under_way: set[asyncio.Task[None]] = set()
 
     def stream(self, requests: Iterable[ChatRequest]) -> Iterator[ChatResult]:
         """One result per request, in order, once every batch is over.
@@ -63,19 +61,25 @@ class Batches:
             EngineError: The endpoint refuses the batches.
         """
         with ExitStack() as stack:
-            path = self._journal.path
-            self._folder = (
-                path.with_name("batches") if path else Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            )
+            path = self._journal.path or Path(stack.enter_context(tempfile.TemporaryDirectory()), "journal")
+            self._folder = path.with_name("batches")
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._endpoint.do(self._go_on())
+            stack.callback(self._let_go)
+            sql = "SELECT piece FROM batches WHERE done = 0 AND endpoint = ? ORDER BY piece"
+            for (piece,) in self._journal.query(sql, [self._endpoint.access.address]):
+                self._take_up(piece)
+            self._finish()
             keys: list[bytes] = []
             drawn = iter(requests)
             while some := list(islice(drawn, _CHUNK)):
-                keys += self._endpoint.do(self._add(some))
-            self._endpoint.do(self._finish())
+                keys += self._add(some)
+            self._finish()
             for start in range(0, len(keys), _CHUNK):
                 yield from self._results(keys[start : start + _CHUNK])
+
+    def _let_go(self) -> None:
+        for lock in self._pieces.values():
+            lock.release()
 
     def _results(self, keys: list[bytes]) -> Iterator[ChatResult]:
         found = self._journal.find(keys)
@@ -87,31 +91,16 @@ class Batches:
             else:
                 yield ChatResult(None, error=self._errors.get(key, "the batch gave no line for this request"))
 
-    async def _go_on(self) -> None:
-        """Bring the pieces of earlier processes to their end."""
-        sql = "SELECT piece FROM batches WHERE done = 0 AND endpoint = ? ORDER BY piece"
-        for (piece,) in self._journal.query(sql, [self._endpoint.access.address]):
-            self._start(piece)
-        await self._settle()
-
-    async def _add(self, requests: list[ChatRequest]) -> list[bytes]:
+    def _add(self, requests: list[ChatRequest]) -> list[bytes]:
         """Gather what is owed of some requests; their keys."""
-        keys = []
-        for call, known in self._endpoint.calls(requests, batch=True):
-            keys.append(call.key)
-            if known is not None and known.error is not None:
-                self._errors[call.key] = known.error
-            elif known is None and call.key not in self._tries:
+        known = self._endpoint.calls(requests, batch=True)
+        for call, result in known:
+            if result is not None and result.error is not None:
+                self._errors[call.key] = result.error
+            elif result is None and call.key not in self._tries:
                 self._tries[call.key] = 0
                 self._gather(call)
-        return keys
-
-    async def _finish(self) -> None:
-        """Send what is gathered, what fails too, until every batch is over."""
-        while self._gathered or self._under_way:
-            for model in list(self._gathered):
-                self._send(model)
-            await self._settle()
+        return [call.key for call, _ in known]
 
     def _gather(self, call: Call) -> None:
         some = self._gathered.setdefault(call.request.model, [])
@@ -120,7 +109,7 @@ class Batches:
             self._send(call.request.model)
 
     def _send(self, model: str) -> None:
-        """Write a piece down, as much of it as the caps leave room for, and start it."""
+        """Write a piece down, as much of it as the caps leave room for."""
         gathered, piece = self._gathered.pop(model), secrets.token_hex(8)
         if self._stopped is not None:
             return
@@ -129,86 +118,82 @@ class Batches:
             if calls:
                 with replacing(self._folder / f"{piece}.jsonl") as temporary:
                     temporary.write_bytes(b"".join(map(_line, calls)))
-                db.execute(
-                    "INSERT INTO batches (piece, endpoint, model) VALUES (?, ?, ?)",
-                    (piece, self._endpoint.access.address, model),
-                )
+                row = (piece, self._endpoint.access.address, model)
+                db.execute("INSERT INTO batches (piece, endpoint, model) VALUES (?, ?, ?)", row)
         if len(calls) < len(gathered):
             self._stopped = self._journal.reached()
         if calls:
-            self._start(piece)
+            self._take_up(piece)
 
-    def _start(self, piece: str) -> None:
-        self._under_way.add(asyncio.get_running_loop().create_task(self._see_through(piece)))
+    def _take_up(self, piece: str) -> None:
+        self._pieces[piece] = FileLock(self._folder / f"{piece}.lock", timeout=0, thread_local=False)
 
-    async def _settle(self) -> None:
-        """Wait for what is under way; the first failure is raised when all are over."""
-        tasks = list(self._under_way)
-        done = await asyncio.gather(*tasks, return_exceptions=True)
-        self._under_way -= set(tasks)  # more may have been started meanwhile
-        for outcome in done:
-            if isinstance(outcome, BaseException):
-                raise outcome
+    def _finish(self) -> None:
+        """Send what is gathered, and what fails again, until every batch is over.
 
-    async def _see_through(self, piece: str) -> None:
-        """Bring a piece from wherever it stands to its end; one process at a time."""
-        lock = FileLock(self._folder / f"{piece}.lock", timeout=0)
-        while not lock.is_locked:
-            try:
-                lock.acquire()
-            except TimeoutError:  # another process is at it
-                await asyncio.sleep(self._config.poll)
+        Raises:
+            EngineError: The endpoint refused one; the others were brought to their end first.
+        """
+        refused: EngineError | None = None
+        while self._gathered or self._pieces:
+            for model in list(self._gathered):
+                self._send(model)
+            for piece in list(self._pieces):
+                try:
+                    self._advance(piece)
+                except EngineError as error:
+                    refused = refused or error
+                    self._pieces.pop(piece).release()
+            if self._pieces:
+                time.sleep(self._config.poll)
+        if refused is not None:
+            raise refused
+
+    def _advance(self, piece: str) -> None:
+        """Bring a piece as far as it can be without waiting; one process at a time."""
         try:
-            sql = "SELECT model, file_id, batch_id, done FROM batches WHERE piece = ?"
-            ((model, file_id, batch_id, done),) = self._journal.query(sql, [piece])
-            while not done:
-                batch = await self._wait(batch_id or await self._make(piece, file_id))
-                if not self._must_wait(batch):
-                    await self._collect(piece, model, batch)
-                    break
-                self._note("UPDATE batches SET batch_id = NULL WHERE piece = ?", piece)
-                batch_id, file_id = None, batch.input_file_id
-                await asyncio.sleep(self._config.poll)
-        finally:
-            lock.release()
+            if not self._pieces[piece].is_locked:
+                self._pieces[piece].acquire()
+        except Timeout:  # another process is at it
+            return
+        sql = "SELECT file_id, batch_id, done FROM batches WHERE piece = ?"
+        ((file_id, batch_id, done),) = self._journal.query(sql, [piece])
+        if not done:
+            batch_id = batch_id or self._make(piece, file_id)
+            batch = self._ask(lambda sdk: sdk.batches.retrieve(batch_id))
+            if batch.status not in _OVER:
+                return
+            codes = {error.code for error in ((batch.errors and batch.errors.data) or [])}
+            if batch.status == "failed" and "token_limit_exceeded" in codes and len(self._pieces) > 1:
+                self._note("UPDATE batches SET batch_id = NULL WHERE piece = ?", piece)  # others of ours must end first
+                return
+            self._collect(piece, batch)
+        self._pieces.pop(piece).release()
 
-    def _must_wait(self, batch: Any) -> bool:
-        """Whether a batch was refused only because too many tokens are in other batches of ours."""
-        codes = {error.code for error in ((batch.errors and batch.errors.data) or [])}
-        others = sum(not task.done() for task in self._under_way) > 1
-        return batch.status == "failed" and "token_limit_exceeded" in codes and others
-
-    async def _make(self, piece: str, file_id: str | None) -> str:
+    def _make(self, piece: str, file_id: str | None) -> str:
         """The batch of a piece: found again if it was made just before a kill, else made."""
-        sdk, batch_id = self._endpoint.sdk, None
+        path = self._folder / f"{piece}.jsonl"
         if file_id is None:
-            path = self._folder / f"{piece}.jsonl"
             if not path.is_file():
                 raise StoreError(f"the batch file {path} is gone", todo=f"delete {self._journal.path} or restore it")
-            file_id = (await self._ask(lambda: sdk.files.create(file=path, purpose="batch"))).id
+            file_id = str(self._ask(lambda sdk: sdk.files.create(file=path, purpose="batch")).id)
             self._note("UPDATE batches SET file_id = ? WHERE piece = ?", file_id, piece)
-        else:
-            batch_id = await self._ask(partial(_find, sdk, piece))
-        if batch_id is None:
-            order: Any = {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
-            batch_id = (await self._ask(lambda: sdk.batches.create(**order, metadata={"truing": piece}))).id
-        self._note("UPDATE batches SET batch_id = ? WHERE piece = ?", batch_id, piece)
-        return str(batch_id)
+        order = {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
 
-    async def _wait(self, batch_id: str) -> Any:
-        while True:
-            batch = await self._ask(lambda: self._endpoint.sdk.batches.retrieve(batch_id))
-            if batch.status in _OVER:
-                return batch
-            await asyncio.sleep(self._config.poll)
+        async def find_or_make(sdk: Any) -> Any:
+            found = await find_marked(sdk.batches.list(limit=100), piece, ("failed",))
+            return found or await sdk.batches.create(**order, metadata={MARK: piece})
 
-    async def _collect(self, piece: str, model: str, batch: Any) -> None:
+        batch = self._ask(find_or_make)
+        self._note("UPDATE batches SET batch_id = ? WHERE piece = ?", batch.id, piece)
+        return str(batch.id)
+
+    def _collect(self, piece: str, batch: Any) -> None:
         """Write down what a batch brought, and gather again what failed."""
         sent = {line["custom_id"]: line["body"] for line in _lines((self._folder / f"{piece}.jsonl").read_bytes())}
         paid, failed = [], dict.fromkeys(sent, _ending(batch))
         for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
-            data = await self._ask(partial(self._endpoint.sdk.files.content, file_id))
-            for line in _lines(data.content):
+            for line in _lines(self._ask(lambda sdk, name=file_id: sdk.files.content(name)).content):
                 name = str(line.get("custom_id"))
                 if name not in failed:
                     continue  # nobody asked for it, or it is there already
@@ -256,16 +241,8 @@ class Batches:
     def _note(self, sql: str, *parameters: Any) -> None:
         self._journal.query(sql, parameters)
 
-    async def _ask(self, call: Callable[[], Awaitable[T]]) -> T:
-        return await self._endpoint.request(call, EngineError, "the Batch API failed")
-
-
-async def _find(sdk: Any, piece: str) -> str | None:
-    """The batch that carries a piece's name."""
-    async for batch in sdk.batches.list(limit=100):
-        if (batch.metadata or {}).get("truing") == piece and batch.status != "failed":
-            return str(batch.id)
-    return None
+    def _ask(self, call: Callable[..., Awaitable[Any]]) -> Any:
+        return self._endpoint.ask(call, EngineError, "the Batch API failed")
 
 
 def _line(call: Call) -> bytes:

@@ -1,11 +1,9 @@
 """An endpoint that is open: the `openai` SDK on its aiohttp transport, with the journal, the caps and the prices.
 
-Calls, batches and fine-tuning jobs all go through it. The SDK spends more time on a call than the network does. Two
-things are left to it (addresses, headers and keys; status codes and errors), and two are spared through its own
-extension points: answers are read as bytes and not built into pydantic objects, and the HTTP client that is passed to
-it neither merges settings that it has not got nor follows redirects, which no endpoint of this protocol uses and which
-could carry the key elsewhere. The SDK's own retries are off: ours count attempts, know what may have been paid for, and
-stop at once where nothing can succeed.
+Calls, batches and fine-tuning jobs all go through it. The SDK spends more time on a chat request than the network does,
+so that these go straight to its HTTP client, as bytes, and come back as bytes. That follows no redirects, which no
+endpoint of this protocol uses and which could carry the key elsewhere. The SDK's own retries are off: ours count
+attempts, know what may have been paid for, and stop at once where nothing can succeed.
 """
 
 from __future__ import annotations
@@ -13,9 +11,10 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterable, Awaitable, Callable, Container, Coroutine, Iterable
+from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from truing.backends.endpoint.address import Access
 from truing.backends.endpoint.faults import DamagedReply, Trouble, backoff, read_fault
@@ -24,14 +23,13 @@ from truing.backends.endpoint.pricing import load_prices
 from truing.backends.endpoint.wire import Call, Reply, call_key, dump_result, encode, load_result, most_tokens
 from truing.config import EndpointConfig
 from truing.core.chat import ChatRequest, ChatResult
-from truing.core.errors import WorkError
+from truing.core.errors import ConfigError, WorkError
 
-if TYPE_CHECKING:
-    import httpx2
-
-__all__ = ["UPLOAD", "Endpoint"]
+__all__ = ["MARK", "UPLOAD", "Endpoint", "find_marked"]
 
 T = TypeVar("T")
+MARK = "truing"
+"""The name under which batches and jobs carry a key of ours."""
 UPLOAD = 3600.0
 """Seconds to wait for a file."""
 
@@ -60,14 +58,15 @@ class Endpoint:
         self.max_tokens_field = config.max_tokens_field or ("max_completion_tokens" if newer else "max_tokens")
         self.prices = load_prices(config.prices)
         self.journal = Journal(journal, config.max_calls, config.max_cost)
+        limits = httpx2.Limits(max_connections=config.concurrency, keepalive_expiry=60.0)
+        self._http = openai.DefaultAioHttpClient(limits=limits, timeout=None, follow_redirects=False)
+        key, address = self.access.key or "none", self.access.address
         self.sdk = openai.AsyncOpenAI(
-            api_key=self.access.key or "none",
-            base_url=self.access.address,
-            max_retries=0,
-            timeout=None,
-            http_client=_lean_client(config.concurrency),
+            api_key=key, base_url=address, max_retries=0, timeout=None, http_client=self._http
         )
-        self._raw: Any = httpx2.Response
+        headers = {name: value for name, value in self.sdk.default_headers.items() if isinstance(value, str)}
+        self._headers = httpx2.Headers({**headers, "Authorization": f"Bearer {key}"})
+        self._url = httpx2.URL(f"{address}/chat/completions")
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="truing-endpoint", daemon=True)
         self._thread.start()
@@ -101,14 +100,29 @@ class Endpoint:
         self.journal.close()
 
     def calls(self, requests: Iterable[ChatRequest], batch: bool = False) -> list[tuple[Call, ChatResult | None]]:
-        """The calls for some requests, with the results of those that are finished or cannot be made."""
+        """The calls for some requests, with the results of those that are finished or cannot be made.
+
+        Raises:
+            ConfigError: A cap on the cost, and a model whose price is unknown.
+        """
         calls = []
         for request in requests:
+            if self.config.max_cost is not None and self.prices.of(request.model) is None:
+                raise self.unpriced(request.model, request.model)
             content = encode(request, self.max_tokens_field)
             key = call_key(self.identity, content, request.sample)
             calls.append(Call(key, request, content, self.most(request, batch)))
         found = self.journal.find([call.key for call in calls])
         return [(call, self._known(call, found.get(call.key))) for call in calls]
+
+    def unpriced(self, what: str, needed: str) -> ConfigError:
+        """The error for a cap on the cost of something whose price is unknown."""
+        return ConfigError(
+            "a cap on the cost needs the price of every model",
+            f"no price of {what}",
+            f"{needed} in {self.config.prices or 'the built-in prices'}",
+            "add its price to a file and name that in endpoint.prices, or cap endpoint.max_calls instead",
+        )
 
     def _known(self, call: Call, found: str | None) -> ChatResult | None:
         if found is not None:
@@ -135,11 +149,26 @@ class Endpoint:
         """The body of the reply to a chat request.
 
         Raises:
-            openai.APIError: A status of 300 or more, or no whole reply.
+            openai.APIStatusError: A status of 300 or more.
+            openai.APIConnectionError: No whole reply.
         """
-        response = await self.sdk.post("/chat/completions", cast_to=self._raw, content=content)
-        body: bytes = response.content
-        return body
+        import httpx2
+        import openai
+
+        # without a timeout: that of the attempt covers the whole call, slow drips too
+        request = httpx2.Request("POST", self._url, headers=self._headers, content=content)
+        try:
+            response = await self._http.send(request)
+        except httpx2.TransportError as error:
+            raise openai.APIConnectionError(request=request) from error
+        if response.status_code < 300:
+            return response.content
+        try:
+            body = response.json()
+        except ValueError:
+            body = response.text
+        text = f"Error code: {response.status_code} - {body}"
+        raise openai.APIStatusError(text, response=response, body=body.get("error") if isinstance(body, dict) else body)
 
     async def attempt(self, call: Callable[[], Awaitable[T]], timeout: float) -> T:
         """Make one attempt at a call, of at most so many seconds.
@@ -166,59 +195,29 @@ class Endpoint:
         own = backoff(failed - 1, self.config.backoff)
         await asyncio.sleep(own if trouble.wait is None else trouble.wait + 0.1 * min(own, trouble.wait))
 
-    async def request(
-        self, call: Callable[[], Awaitable[T]], kind: type[WorkError], what: str, timeout: float = UPLOAD
-    ) -> T:
-        """The answer to a call, tried as often as it may help.
+    def ask(self, call: Callable[[Any], Awaitable[T]], kind: type[WorkError], what: str, timeout: float = UPLOAD) -> T:
+        """The answer to a request of any other kind, tried as often as it may help.
 
         Args:
-            call: Makes the call anew at each attempt.
+            call: Makes the request anew at each attempt; gets the SDK's client.
             kind: The error where none succeeds.
             what: What that error says happened.
             timeout: Seconds for each attempt.
         """
-        number = 1
-        while True:
+        for number in count(1):
             try:
-                return await self.attempt(call, timeout)
+                return self.do(self.attempt(lambda: call(self.sdk), timeout))
             except Trouble as trouble:
                 if not trouble.again or number >= self.config.attempts:
                     todo = "run the same command again: it goes on" if trouble.again else "fix what it names"
                     raise kind(what, trouble.reason, todo=todo) from None
-                await self.pause(number, trouble)
-            number += 1
+                self.do(self.pause(number, trouble))
+        raise AssertionError("unreachable")  # the last attempt returns or raises
 
 
-def _lean_client(connections: int) -> httpx2.AsyncClient:
-    import httpx2
-    import openai
-
-    class LeanClient(openai.DefaultAioHttpClient):
-        """The SDK's aiohttp client with a short path for requests whose body is bytes."""
-
-        def build_request(self, method: str, url: Any, **settings: Any) -> httpx2.Request:
-            """As in httpx; the SDK has put address and headers together already."""
-            content = settings.get("content")
-            if not isinstance(content, bytes) or settings.get("params") or settings.get("files") is not None:
-                return super().build_request(method, url, **settings)
-            if (known := urls.get(url)) is None:
-                known = urls[url] = httpx2.URL(url)
-            # without a timeout in the extensions: the caller's covers the whole call, slow drips too
-            return httpx2.Request(method, known, headers=settings["headers"], content=content, extensions={"lean": 1})
-
-        async def send(self, request: httpx2.Request, **settings: Any) -> httpx2.Response:
-            """As in httpx, without redirects, cookies and its log."""
-            if "lean" not in request.extensions:
-                return await super().send(request, **settings)
-            response = await self._transport_for_url(request.url).handle_async_request(request)
-            response.request = request
-            try:
-                await response.aread()
-            except BaseException:
-                await response.aclose()
-                raise
-            return response
-
-    urls: dict[Any, httpx2.URL] = {}
-    limits = httpx2.Limits(max_connections=connections, keepalive_expiry=60.0)
-    return LeanClient(limits=limits, follow_redirects=False)
+async def find_marked(listing: AsyncIterable[Any], key: str, gone: Container[str]) -> Any | None:
+    """The batch or job that carries a key of ours, unless its state is of no use any more; None if there is none."""
+    async for each in listing:
+        if (each.metadata or {}).get(MARK) == key and each.status not in gone:
+            return each
+    return None

@@ -20,10 +20,8 @@ from truing.backends.endpoint.batches import Batches
 from truing.backends.endpoint.calls import Caller, Run
 from truing.backends.endpoint.client import Endpoint
 from truing.backends.endpoint.journal import Account
-from truing.backends.endpoint.pricing import load_prices
 from truing.config import EndpointConfig
 from truing.core.chat import ChatRequest, ChatResult, Completer
-from truing.core.errors import ConfigError
 
 __all__ = ["OpenAICompleter"]
 
@@ -43,7 +41,6 @@ class OpenAICompleter(Completer):
     def __init__(self, config: EndpointConfig | None = None, journal: Path | None = None, identity: str = "") -> None:
         require_extra()
         self.config, self.journal, self.identity = config or EndpointConfig(), journal, identity
-        self.prices = load_prices(self.config.prices)
         self._open: Endpoint | None = None
         self._opening = threading.Lock()
 
@@ -78,7 +75,7 @@ class OpenAICompleter(Completer):
             EngineError: Too many calls in a row failed.
             ConfigError: A cap on the cost, and a model whose price is unknown.
         """
-        endpoint, drawn = self.endpoint, self._priced(requests)
+        endpoint, drawn = self.endpoint, iter(requests)
         if self.config.mode == "batch":
             yield from Batches(endpoint).stream(drawn)
             return
@@ -120,21 +117,6 @@ class OpenAICompleter(Completer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
-
-    def _priced(self, requests: Iterable[ChatRequest]) -> Iterator[ChatRequest]:
-        """The requests; with a cap on the cost, only of models whose price is known."""
-        known: set[str] = set()
-        for request in requests:
-            if self.config.max_cost is not None and request.model not in known:
-                if self.prices.of(request.model) is None:
-                    raise ConfigError(
-                        "a cap on the cost needs the price of every model",
-                        f"no price of {request.model}",
-                        f"the models in {self.config.prices or 'src/truing/prices.yaml'}",
-                        "add its price to a file and name that in endpoint.prices, or cap endpoint.max_calls instead",
-                    )
-                known.add(request.model)
-            yield request
 
 
 _shared = cache(OpenAICompleter)

@@ -7,27 +7,18 @@ is over, so that calls and jobs together never pass a cap; it counts as one call
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 from truing.backends.endpoint.client import Endpoint
 from truing.backends.endpoint.journal import Paid
 from truing.backends.openai.data import Usage
-from truing.core.errors import CapReached, ConfigError
+from truing.core.errors import CapReached
 from truing.core.files import content_key
 
-__all__ = ["JobCost", "JobCosts"]
+__all__ = ["Amounts", "JobCosts"]
 
-
-@dataclass(frozen=True)
-class JobCost:
-    """What a job is thought to cost."""
-
-    tokens: int
-    """Expected, all epochs."""
-    most_tokens: int
-    dollars: float | None
-    """Expected; None: the price is not known."""
-    most_dollars: float | None
+Amounts = Mapping[str, int | float | None]
+"""`tokens` (expected, all epochs), `most_tokens`, `dollars` (expected), `most_dollars`; no dollars: no known price."""
 
 
 class JobCosts:
@@ -42,37 +33,31 @@ class JobCosts:
         self._endpoint, self._model = endpoint, model
         self._price = endpoint.prices.training(model)
 
-    def expect(self, usage: Usage, epochs: int) -> JobCost:
+    def expect(self, usage: Usage, epochs: int) -> Amounts:
         """The cost of training on some rows; the provider bills every token of every epoch, and no validation."""
         tokens, most = round(usage.expected * epochs), usage.most * epochs
-        return JobCost(tokens, most, self._dollars(tokens), self._dollars(most))
+        dollars = {"dollars": self._dollars(tokens), "most_dollars": self._dollars(most)}
+        return {"tokens": tokens, "most_tokens": most, **dollars}
 
-    def reserve(self, key: str, cost: JobCost) -> None:
+    def reserve(self, key: str, expected: Amounts) -> None:
         """Lease what a job can cost at most; once for each key.
 
         Raises:
             CapReached: A cap leaves no room for it.
             ConfigError: A cap on the cost, and the price is not known.
         """
-        config, journal = self._endpoint.config, self._endpoint.journal
-        if config.max_cost is not None and self._price is None:
-            raise ConfigError(
-                "a cap on the cost needs the price of training",
-                f"no price of training {self._model}",
-                f"a model with `train` in {config.prices or 'src/truing/prices.yaml'}, or in the catalogue",
-                "add its price to a file and name that in endpoint.prices, or cap endpoint.max_calls instead",
+        journal, most = self._endpoint.journal, expected["most_dollars"]
+        if self._endpoint.config.max_cost is not None and most is None:
+            raise self._endpoint.unpriced(f"training {self._model}", "a model with `train`, there or in the catalogue,")
+        if not journal.reserve(f"training-{key}", [most or 0.0]):
+            reached = journal.reached()
+            dollars = f"about ${expected['dollars']:,.2f}, at most ${most:,.2f}" if most else "at an unknown price"
+            raise CapReached(
+                f"the study's caps leave no room for a fine-tuning job of {self._model}",
+                f"the job: {dollars} (a token is at least a byte); so far {reached.got}",
+                reached.allowed,
+                "raise the cap and run the same command again; nothing was begun",
             )
-        if journal.reserve(f"training-{key}", [cost.most_dollars or 0.0]):
-            return
-        reached = journal.reached()
-        expected = "at a price that is not known" if cost.dollars is None else f"about ${cost.dollars:,.2f}"
-        most = "" if cost.most_dollars is None else f", at most ${cost.most_dollars:,.2f}"
-        raise CapReached(
-            f"the study's caps leave no room for a fine-tuning job of {self._model}",
-            f"the job: {expected}{most} (a token is at least a byte); so far {reached.got}",
-            reached.allowed,
-            "raise the cap and run the same command again; nothing was begun",
-        )
 
     def settle(self, key: str, job_id: str, tokens: int | None, most: float | None) -> float | None:
         """Write down what a job came to, once for each job, and give its lease back.

@@ -23,10 +23,10 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
-from truing.backends.endpoint.client import UPLOAD
+from truing.backends.endpoint.client import MARK, UPLOAD, Endpoint, find_marked
 from truing.backends.endpoint.completer import OpenAICompleter
 from truing.backends.endpoint.faults import scrub
-from truing.backends.openai.costs import JobCosts
+from truing.backends.openai.costs import Amounts, JobCosts
 from truing.backends.openai.data import Upload
 from truing.core.errors import EndpointError, TrainerError
 from truing.core.files import write_json
@@ -38,7 +38,6 @@ logger = logging.getLogger(__name__)
 
 _OVER, _GONE = ("succeeded", "failed", "cancelled"), ("failed", "cancelled")
 """The states of a job that last, and those of one that is of no use any more."""
-_MARK = "truing"
 _LOOKS = 20
 """Times that a new model is asked whether it is loaded, `poll` seconds apart."""
 _REFUSED = ("moderation", "usage polic", "safety", "content polic", "violat", "unsafe")
@@ -71,8 +70,7 @@ class Record:
     shows: str = _SHOWS
     training_file: str | None = None
     validation_file: str | None = None
-    estimate: dict[str, int | float | None] = field(default_factory=dict)
-    """See `costs.JobCost`."""
+    estimate: Amounts = field(default_factory=dict)
     job: str | None = None
     status: str = ""
     error: dict[str, str | None] | None = None
@@ -169,7 +167,7 @@ class Job:
         record.cancelled_by_us = True
         self._save()
         try:
-            self._note(self._ask(lambda: self._jobs.cancel(record.job)))
+            self._note(self._ask(lambda sdk: sdk.fine_tuning.jobs.cancel(record.job)))
         except TrainerError:
             if self._look().status not in _OVER:
                 raise
@@ -178,32 +176,29 @@ class Job:
             self._look()
 
     @cached_property
-    def _jobs(self) -> Any:
-        return self._completer.endpoint.sdk.fine_tuning.jobs
+    def _endpoint(self) -> Endpoint:
+        return self._completer.endpoint
 
     @cached_property
     def _costs(self) -> JobCosts:
-        return JobCosts(self._completer.endpoint, self.record.model)
+        return JobCosts(self._endpoint, self.record.model)
 
     def _ask(
-        self, call: Callable[[], Awaitable[T]], what: str = "the fine-tuning interface failed", timeout: float = 0.0
+        self, call: Callable[[Any], Awaitable[T]], what: str = "the fine-tuning interface failed", timeout: float = 0.0
     ) -> T:
-        """The answer to a request, tried as often as it may help."""
-        endpoint = self._completer.endpoint
-        return endpoint.do(endpoint.request(call, TrainerError, what, timeout or endpoint.config.timeout))
+        return self._endpoint.ask(call, TrainerError, what, timeout or self._endpoint.config.timeout)
 
     def _wait(self) -> None:
-        time.sleep(self._completer.config.poll)
+        time.sleep(self._endpoint.config.poll)
 
     def _make(self) -> None:
         """Find or make the job; its price is reserved before anything is sent."""
         record = self.record
-        cost = self._costs.expect(self._train.usage, int(record.hyperparameters["n_epochs"]))
-        record.estimate = asdict(cost)
+        record.estimate = self._costs.expect(self._train.usage, int(record.hyperparameters["n_epochs"]))
         job = self._ask(self._find)
         if job is None:
-            self._costs.reserve(record.key, cost)
-            logger.info("fine-tuning %s: about %d tokens, $%s", record.model, cost.tokens, cost.dollars)
+            self._costs.reserve(record.key, record.estimate)
+            logger.info("fine-tuning %s: about %s", record.model, record.estimate)
             self._save()
             record.training_file = self._upload(self._train)
             record.validation_file = self._upload(self._heldout) if self._heldout else None
@@ -214,33 +209,29 @@ class Job:
                 "method": {"type": "supervised", "supervised": {"hyperparameters": record.hyperparameters}},
                 "seed": record.seed,
                 "suffix": f"truing-{record.key[:8]}",
-                "metadata": {_MARK: record.key},
+                "metadata": {MARK: record.key},
                 **({"validation_file": record.validation_file} if record.validation_file else {}),
             }
 
-            async def find_or_make() -> Any:
-                return await self._find() or await self._jobs.create(**order)
+            async def find_or_make(sdk: Any) -> Any:
+                return await self._find(sdk) or await sdk.fine_tuning.jobs.create(**order)
 
             job = self._ask(find_or_make, "the provider refuses the fine-tuning job")
         self._note(job)
 
-    async def _find(self) -> Any | None:
+    async def _find(self, sdk: Any) -> Any | None:
         """The job of our key, unless it failed or was cancelled; None if there is none."""
         key = self.record.key
-        async for job in self._jobs.list(limit=100, metadata={_MARK: key}):  # a server may not filter
-            if (job.metadata or {}).get(_MARK) == key and job.status not in _GONE:
-                return job
-        return None
+        return await find_marked(sdk.fine_tuning.jobs.list(limit=100, metadata={MARK: key}), key, _GONE)
 
     def _upload(self, upload: Upload) -> str:
         """The id of a file of this name and size: found, or uploaded."""
-        files = self._completer.endpoint.sdk.files
 
-        async def find_or_make() -> str:
-            async for file in files.list(purpose="fine-tune"):
+        async def find_or_make(sdk: Any) -> str:
+            async for file in sdk.files.list(purpose="fine-tune"):
                 if (file.filename, file.bytes) == (upload.name, len(upload.content)) and file.status != "error":
-                    return file.id
-            return (await files.create(file=(upload.name, upload.content), purpose="fine-tune")).id
+                    return str(file.id)
+            return str((await sdk.files.create(file=(upload.name, upload.content), purpose="fine-tune")).id)
 
         return self._ask(find_or_make, timeout=UPLOAD)
 
@@ -248,7 +239,7 @@ class Job:
         """The job as it is now, written down."""
         name = self.record.job
         try:
-            job = self._ask(lambda: self._jobs.retrieve(name))
+            job = self._ask(lambda sdk: sdk.fine_tuning.jobs.retrieve(name))
         except EndpointError as error:
             if "status 404" not in error.got:
                 raise
@@ -274,9 +265,9 @@ class Job:
     def _follow(self, on_step: Callable[[int], None]) -> None:
         """Keep the events that are new, and tell of new steps."""
 
-        async def fetch() -> list[Any]:
+        async def fetch(sdk: Any) -> list[Any]:
             new = []
-            async for event in self._jobs.list_events(self.record.job, limit=100):  # newest first
+            async for event in sdk.fine_tuning.jobs.list_events(self.record.job, limit=100):  # newest first
                 if event.id in self._events.known:
                     break
                 new.append(event)
@@ -290,8 +281,8 @@ class Job:
                 on_step(step)
 
     def _new_checkpoints(self, job: Any, keeps: Callable[[int], bool]) -> Iterator[Seen]:
-        async def fetch() -> list[Any]:
-            return [each async for each in self._jobs.checkpoints.list(job.id, limit=100)]
+        async def fetch(sdk: Any) -> list[Any]:
+            return [each async for each in sdk.fine_tuning.jobs.checkpoints.list(job.id, limit=100)]
 
         known = {seen.step for seen in self.record.checkpoints}
         listed = sorted(self._ask(fetch), key=lambda checkpoint: checkpoint.step_number)
@@ -323,11 +314,11 @@ class Job:
 
     def _wait_until_ready(self, model: str) -> None:
         """Ask a new model for one token until it answers, which may take minutes; its answer is on the bill."""
-        endpoint = self._completer.endpoint
-        body: Any = {"model": model, "messages": [{"role": "user", "content": "Hello"}], endpoint.max_tokens_field: 1}
+        body: Any = {"model": model, "messages": [{"role": "user", "content": "Hello"}]}
+        body[self._endpoint.max_tokens_field] = 1
         for _ in range(_LOOKS):
             try:
-                usage = self._ask(lambda: endpoint.sdk.chat.completions.create(**body)).usage
+                usage = self._ask(lambda sdk: sdk.chat.completions.create(**body)).usage
                 read, written = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 1)
                 self._costs.note_call(model, read, written)
                 return
@@ -353,7 +344,7 @@ class Job:
         return TrainerError(f"the fine-tuning job {name} failed", text, todo=todo)
 
     def _scrub(self, text: str) -> str:
-        return scrub(text, self._completer.endpoint.access.key)
+        return scrub(text, self._endpoint.access.key)
 
     def _save(self) -> None:
         values = asdict(self.record)
