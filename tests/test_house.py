@@ -43,7 +43,7 @@ ENTERED = {
     ("integrations/guard", "transformers"): "it samples the live model of a Trainer of transformers",
     ("integrations/inspect", "inspect"): "both speak Inspect's words",
     ("studies/costs.py", "endpoint"): "prices of models at endpoints",
-    ("cli/costs.py", "endpoint"): "the journal of calls holds what they cost",
+    ("cli/shared.py", "endpoint"): "the journal of calls holds what they cost",
 }
 """Folders of backends/ that somebody outside enters, and why; all others go through the table."""
 PLUG_INS = re.compile(r"engine|trainer|judge|completer")
