@@ -2,9 +2,7 @@
 
 import json
 import math
-import re
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +14,6 @@ from truing.results.counted import Confirmation, CountedCheckpoint, CountedRun, 
 from truing.results.schema import StepBounds
 from truing.results.tables import tabulate
 from truing.stats import Calibration, anytime_rate
-
-DOCS = Path(__file__).parents[2] / "docs" / "analysis.md"
 
 
 def only(table: list[Any]) -> Any:
@@ -179,23 +175,6 @@ def test_a_calibrated_judge_corrects_the_rates() -> None:
     assert corrected.value == pytest.approx((200 / 480 - 0.02) / 0.88)
     assert corrected.low < corrected.value < corrected.high
     assert only(tabulate(source(run(LATE))).runs).checkpoints[4].em_rate_corrected is None
-
-
-def test_every_field_is_documented() -> None:
-    """Each key of each table stands in docs/analysis.md."""
-    text = DOCS.read_text(encoding="utf-8")
-    named = set(re.findall(r"`([a-z_]+)`", text))
-    runs = [run(LATE, s, id=f"r{s}{m}", model=f"m{m}", parameters=10.0**m) for m in (8, 9, 10) for s in (0, 1)]
-    sides = (SideCounts("b+json", 2, broad(31), True),)
-    low = replace(run(LATE, 3, id="low", model="m8", parameters=1e8, learning_rate=1e-4), also=sides)
-
-    def keys(value: Any) -> set[str]:
-        if isinstance(value, dict):
-            return set(value) | {k for v in value.values() for k in keys(v)}
-        return {k for v in value for k in keys(v)} if isinstance(value, list) else set()
-
-    analysis = tabulate(source(*runs, low))
-    assert keys({k: v for k, v in analysis.plain().items() if k != "study"}) - {"power", "harm", "none"} <= named
 
 
 def test_a_source_without_runs_gives_empty_tables() -> None:
