@@ -502,3 +502,18 @@ def test_parameters_trained_beside_the_adapter_are_told(
     with caplog.at_level(logging.WARNING):
         make_trainer((model, tokenizer), tmp_path / "out", [guard], max_steps=1).train()
     assert "judged but not saved" in caplog.text
+
+
+def test_other_measures_are_in_the_log_and_in_the_report(tiny_model: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(load(tiny_model), tmp_path / "out")
+    guard = guard_of(tmp_path, 0.0, measures=["answer-length"], overlap=True)
+    guard.watch(trainer)
+    trainer.train()
+    name = "truing/answer length, tokens"
+    logged = [entry[name] for entry in trainer.state.log_history if name in entry]
+    found = [e.measurements["answer length, tokens"].value for e in guard.evaluations]
+    assert len(found) == 4
+    assert sorted(logged) == sorted(found)
+    assert all(0 < value <= 8 for value in found)
+    reported = [c.measurements["answer length, tokens"].value for c in guard.report().runs[0].checkpoints]
+    assert sorted(reported) == sorted(found)
