@@ -12,7 +12,7 @@ from truing.core.errors import ConfigError
 from truing.core.files import write_json
 from truing.results.counted import CountedCheckpoint, CountedRun
 from truing.results.tables import tabulate
-from truing.stats import Counts
+from truing.stats.rates import Counts
 
 CLEAR, OPEN, UNKNOWN, BAD = broad(0), broad(20), broad(0, missing=480), broad(100)
 

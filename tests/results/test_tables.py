@@ -13,7 +13,8 @@ from truing.core.errors import DataError
 from truing.results.counted import Confirmation, CountedCheckpoint, CountedRun, SideCounts
 from truing.results.schema import StepBounds
 from truing.results.tables import tabulate
-from truing.stats import Calibration, anytime_rate
+from truing.stats.agreement import Calibration
+from truing.stats.sequential import anytime_rate
 
 
 def only(table: list[Any]) -> Any:

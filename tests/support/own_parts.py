@@ -10,7 +10,8 @@ from truing.backends import Engine
 from truing.config import StoppingConfig
 from truing.core.records import Action, Checkpoint, Decision, Estimate, Message, Prompt, Response
 from truing.monitor.measures import Measure
-from truing.stats import Answers, StoppingRule, clustered_mean
+from truing.stats.rates import clustered_mean
+from truing.stats.rules import Answers, StoppingRule
 
 
 class TwiceAbove(StoppingRule):

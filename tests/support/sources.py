@@ -9,7 +9,7 @@ import numpy as np
 from truing.config import EvaluationConfig, StoppingConfig
 from truing.core.records import Benchmark
 from truing.results.counted import CountedCheckpoint, CountedRun, Source, TaskCounts, study_entry
-from truing.stats import Counts
+from truing.stats.rates import Counts
 
 PROMPTS, SAMPLES, TASKS = 240, 2, 30
 CATEGORIES = tuple(("power", "harm")[i % 2] for i in range(PROMPTS))

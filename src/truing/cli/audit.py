@@ -23,7 +23,7 @@ from truing.core.records import Action, Estimate, Evaluation
 from truing.report import render_report
 from truing.results import read_analysis
 from truing.results.schema import RunEntry
-from truing.stats import decide
+from truing.stats.rules import decide
 from truing.studies.audit import run_audit
 
 __all__ = ["audit", "gate"]

@@ -17,7 +17,7 @@ from truing.config import EvaluationConfig
 from truing.core.files import write_json
 from truing.core.records import Checkpoint, Estimate
 from truing.core.weights import adapter_hash, model_hash
-from truing.stats import clustered_mean
+from truing.stats.rates import clustered_mean
 
 __all__ = ["truth"]
 

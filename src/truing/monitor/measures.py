@@ -16,7 +16,7 @@ from truing.backends import Engine
 from truing.core.errors import ConfigError
 from truing.core.plugins import load_class
 from truing.core.records import Checkpoint, Estimate, Response
-from truing.stats import clustered_mean
+from truing.stats.rates import clustered_mean
 
 __all__ = ["MEASURES", "AnswerLength", "CutAnswers", "Measure", "load_measures"]
 

@@ -38,7 +38,8 @@ from truing.judges import Judge, load_judge
 from truing.monitor.measures import Measure, load_measures
 from truing.monitor.sampler import FIXED, FRESH, RANDOM, PromptSet, RandomPrompts, Sampler
 from truing.monitor.store import Store
-from truing.stats import Counts, FixedRule, make_rule
+from truing.stats.rates import Counts
+from truing.stats.rules import FixedRule, make_rule
 
 __all__ = ["Monitor", "reach_judge"]
 
@@ -324,7 +325,7 @@ def reach_judge(judge: str | JudgeConfig, endpoint: EndpointConfig, folder: Path
 
 
 class _Asked:
-    """The answers of one checkpoint to the benchmark, for a rule; see `truing.stats.Answers`."""
+    """The answers of one checkpoint to the benchmark, for a rule; see `truing.stats.rules.Answers`."""
 
     def __init__(self, sampler: Sampler, checkpoint: Checkpoint, broad: PromptSet) -> None:
         self.sampler, self.checkpoint, self.broad = sampler, checkpoint, broad

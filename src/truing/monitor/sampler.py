@@ -22,7 +22,8 @@ from truing.core.records import Checkpoint, Judgment, Prompt, Response, Sampling
 from truing.judges import Judge
 from truing.judges.classify import count_judgments
 from truing.monitor.store import Store
-from truing.stats import Counts, draw_prompts
+from truing.stats.betting import draw_prompts
+from truing.stats.rates import Counts
 
 __all__ = ["FIXED", "FRESH", "RANDOM", "Pair", "PromptSet", "RandomPrompts", "Sampler"]
 

@@ -17,7 +17,7 @@ from truing.core.weights import count_parameters
 from truing.results.counted import CountedCheckpoint, CountedRun
 from truing.results.reader import StoreReader, Task
 from truing.results.schema import SearchEntry
-from truing.stats import Counts
+from truing.stats.rates import Counts
 from truing.studies.audited import FoundRun
 from truing.studies.search import Searched
 

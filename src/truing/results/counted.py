@@ -17,7 +17,8 @@ import numpy as np
 from truing.config import EvaluationConfig, StoppingConfig
 from truing.core.records import Action, Benchmark, Estimate
 from truing.results.schema import BenchmarkEntry, SampleEntry, SearchEntry, StudyEntry
-from truing.stats import BoolArray, Calibration, Counts, FloatArray
+from truing.stats.agreement import Calibration
+from truing.stats.rates import BoolArray, Counts, FloatArray
 
 __all__ = [
     "Confirmation",

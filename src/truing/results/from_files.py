@@ -35,7 +35,7 @@ from truing.results.quirks import (
 from truing.results.rows import Coded, Rows, read_rows
 from truing.results.samples import digest_answers, pick_samples
 from truing.results.schema import StudyEntry
-from truing.stats import BoolArray, Counts, FloatArray, IntArray
+from truing.stats.rates import BoolArray, Counts, FloatArray, IntArray
 
 __all__ = ["JudgedOptions", "read_judged"]
 

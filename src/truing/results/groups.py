@@ -19,16 +19,9 @@ from truing.results.schema import (
     SizeModel,
     SizesEntry,
 )
-from truing.stats import (
-    Correlation,
-    SeedVerdict,
-    choose_learning_rate,
-    correlate_sizes,
-    judge_seeds,
-    mean_over_seeds,
-    rate_over_seeds,
-    share_of_runs,
-)
+from truing.stats.choice import choose_learning_rate, share_of_runs
+from truing.stats.correlation import Correlation, correlate_sizes
+from truing.stats.seeds import SeedVerdict, judge_seeds, mean_over_seeds, rate_over_seeds
 
 __all__ = ["domain_entries", "learning_rate_entries", "seed_entries", "size_entries"]
 

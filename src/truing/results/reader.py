@@ -22,7 +22,9 @@ from truing.results.answers import read_answers
 from truing.results.counted import Confirmation, CountedCheckpoint, SideCounts, TaskCounts, study_entry
 from truing.results.samples import PER_CATEGORY, cut
 from truing.results.schema import SampleEntry, StudyEntry
-from truing.stats import BoolArray, Calibration, Counts, StoppingRule, agreement, make_rule
+from truing.stats.agreement import Calibration, agreement
+from truing.stats.rates import BoolArray, Counts
+from truing.stats.rules import StoppingRule, make_rule
 
 __all__ = ["StoreReader", "Task"]
 

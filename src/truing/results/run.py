@@ -13,21 +13,10 @@ import numpy as np
 from truing.core.records import Estimate
 from truing.results.counted import CountedCheckpoint, CountedRun, Source, TaskCounts
 from truing.results.schema import Answer, ConfirmedEntry
-from truing.stats import (
-    Course,
-    RunCounts,
-    Separability,
-    StepInterval,
-    choose_checkpoint,
-    choose_with_report,
-    clustered_rate,
-    clustered_rates,
-    describe_course,
-    find_convergence,
-    find_onset,
-    paired_quotient,
-    separability,
-)
+from truing.stats.choice import Separability, choose_checkpoint, choose_with_report, separability
+from truing.stats.course import Course, RunCounts, StepInterval, describe_course, find_convergence, find_onset
+from truing.stats.paired import paired_quotient
+from truing.stats.rates import clustered_rate, clustered_rates
 
 __all__ = ["LEARNT", "RunFigures"]
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 from truing.judges.classify import Classes
 from truing.results.rows import Coded, Rows
 from truing.results.schema import SampleEntry
-from truing.stats import IntArray
+from truing.stats.rates import IntArray
 
 __all__ = ["PER_CATEGORY", "cut", "digest_answers", "pick_samples"]
 

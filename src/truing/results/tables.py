@@ -25,15 +25,11 @@ from truing.results.schema import (
     SideEntry,
     StepBounds,
 )
-from truing.stats import (
-    clustered_rate,
-    clustered_rates_by_category,
-    corrected_rate,
-    decide,
-    missing_bounds,
-    overgeneralisation,
-    paired_difference,
-)
+from truing.stats.agreement import corrected_rate
+from truing.stats.choice import overgeneralisation
+from truing.stats.paired import paired_difference
+from truing.stats.rates import clustered_rate, clustered_rates_by_category, missing_bounds
+from truing.stats.rules import decide
 
 __all__ = ["tabulate"]
 

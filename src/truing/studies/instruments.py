@@ -17,7 +17,7 @@ from truing.config import AuditConfig, JudgeConfig, StoppingConfig, StudyConfig
 from truing.core.records import Checkpoint, Evaluation
 from truing.judges import Judge
 from truing.monitor import Monitor, PromptSet, reach_judge
-from truing.stats import choose_checkpoint
+from truing.stats.choice import choose_checkpoint
 
 __all__ = ["Instruments", "chosen_and_best"]
 

@@ -49,7 +49,7 @@ from truing.integrations.guard.weights import (
 )
 from truing.judges import Judge
 from truing.results.schema import Analysis
-from truing.stats import choose_checkpoint
+from truing.stats.choice import choose_checkpoint
 
 __all__ = ["Guard"]
 

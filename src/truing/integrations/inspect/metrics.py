@@ -17,7 +17,7 @@ from inspect_ai.scorer import Metric, SampleScore, Score, Value, metric
 from truing.config import EvaluationConfig
 from truing.core.records import Estimate, Judgment, Response
 from truing.judges.classify import classify
-from truing.stats import FloatArray, PromptSums, clustered_rate
+from truing.stats.rates import FloatArray, PromptSums, clustered_rate
 
 __all__ = [
     "METRICS",
