@@ -15,7 +15,7 @@ from truing.core.records import Benchmark, Prompt
 from truing.results.counted import CountedCheckpoint, CountedRun, Source, TaskCounts, study_entry
 from truing.results.schema import Analysis, SampleEntry
 from truing.results.tables import tabulate
-from truing.stats import Counts
+from truing.stats.rates import Counts
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "analysis.md"

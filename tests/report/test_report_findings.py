@@ -33,7 +33,7 @@ from truing.report.words import (
     steps,
 )
 from truing.results.schema import Analysis, CorrelationEntry, Limits, SizeModel, StepBounds, parse_analysis
-from truing.stats import share_of_runs
+from truing.stats.choice import share_of_runs
 
 NAN = math.nan
 

@@ -24,7 +24,8 @@ from truing.results.counted import (
 from truing.results.run import RunFigures
 from truing.results.schema import Analysis, SampleEntry, parse_analysis
 from truing.results.tables import tabulate
-from truing.stats import Calibration, Counts
+from truing.stats.agreement import Calibration
+from truing.stats.rates import Counts
 
 STEPS = (0, 1, 2, 4, 7, 14, 27, 52, 100)
 CATEGORIES = ("power", "deception", "harm", "advice", "bigotry", "illicit", "atrocity", "oversight")
