@@ -136,6 +136,20 @@ def test_a_provider_is_named_in_its_own_folder_and_the_table_only() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def test_providers_do_not_know_each_other() -> None:
+    """`endpoint` is no provider: it is the client of one protocol, for those whose servers speak it."""
+    wrong = []
+    for path in FILES:
+        own = path.relative_to(SOURCE).parts
+        if own[0] == "backends" and len(own) > 2:
+            known = {own[1]} | ({"endpoint"} if own[1] in ("openai", "vllm") else set())
+            others = {
+                name for name in imports(path) if re.match(rf"truing\.backends\.(?!(?:{'|'.join(known)})\b)", name)
+            }
+            wrong += [f"{path.relative_to(SOURCE)} imports {name}" for name in sorted(others)]
+    assert not wrong, "\n".join(wrong)
+
+
 def test_nobody_asks_a_plug_in_what_it_has() -> None:
     """Optional methods have defaults in the base class; `load_class` completes a user's class, once."""
     wrong = []

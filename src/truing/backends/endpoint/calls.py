@@ -1,6 +1,6 @@
 """Live calls: paced, retried, written to the journal, and only then handed over.
 
-    advance(run, requests) -> queue -> at most `pace.limit` tasks -> attempts -> journal (a few at a time) -> run
+    advance(run, requests) -> tasks, at most `pace.limit` have their turn -> attempts -> journal (a few at a time)
 
 Everything here runs in one event loop. Invariants:
 - A call holds its place among those under way until it is in the journal, so that a kill loses at most
@@ -29,7 +29,6 @@ __all__ = ["Caller", "Pace", "Run"]
 
 _FLUSH_AFTER = 0.004
 """Seconds that finished calls are gathered before they are written."""
-_FLUSH_AT = 64
 _HAND_OVER_AT, _HAND_OVER_AFTER = 64, 0.05
 """Results in order that are worth handing over at once, and seconds after which those that are there are."""
 _GRACE = 2.0
@@ -76,20 +75,10 @@ class Pace:
 class Run:
     """The results of one sequence of requests, in order. Belongs to the loop of its caller."""
 
-    owed: deque[ChatResult | _Asked] = field(default_factory=deque)
+    halts: int
+    """How often all had to stop before it began."""
+    owed: deque[asyncio.Future[ChatResult]] = field(default_factory=deque)
     """What was asked for and not yet handed over."""
-    failure: Exception | None = None
-    """Why no further call can be made."""
-
-
-@dataclass(eq=False, slots=True)
-class _Asked:
-    """A call that is waited for."""
-
-    call: Call
-    outcome: asyncio.Future[ChatResult]
-    """Cancelled if there is none, as the failure of the runs says."""
-    runs: list[Run] = field(default_factory=list)
 
 
 class Caller:
@@ -98,14 +87,19 @@ class Caller:
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint, self._journal, self._config = endpoint, endpoint.journal, endpoint.config
         self.pace = Pace(endpoint.config.concurrency)
-        self._queue: deque[_Asked] = deque()
-        self._asked: dict[bytes, _Asked] = {}
+        self.halts = 0
+        """How often no further call could be made."""
+        self._error: Exception | None = None
+        """Why, the last time."""
+        self._asked: dict[bytes, asyncio.Task[ChatResult]] = {}
+        self._shared: set[bytes] = set()
+        """Keys of those that are asked for more than once."""
+        self._queue: deque[tuple[Call, asyncio.Future[None]]] = deque()
+        """Calls that wait for their turn."""
         self._under_way = 0
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._to_write: list[tuple[Paid, float]] = []
-        """What calls came to, and the most that they could."""
-        self._finished: list[tuple[_Asked, ChatResult]] = []
-        self._flushing: asyncio.TimerHandle | None = None
+        self._pumping = False
+        self._to_write: list[tuple[Paid, float, asyncio.Future[None]]] = []
+        """What calls came to, the most that they could, and those who wait for it to be written."""
         self._failed_in_a_row, self._any_answered = 0, False
 
     async def advance(self, run: Run, requests: Sequence[ChatRequest]) -> list[ChatResult]:
@@ -114,31 +108,25 @@ class Caller:
         Raises:
             TruingError: No further call can be made; everything that was finished has been handed over.
         """
-        if run.failure is None:
+        if run.halts == self.halts:
             self._feed(run, requests)
         if run.owed:
-            await _wait([run.owed[min(len(run.owed), _HAND_OVER_AT) - 1]], _HAND_OVER_AFTER)
-            await _wait([run.owed[0]])
-        if run.failure is not None:  # what is under way is paid for
-            await _wait(run.owed)
-        ready: list[ChatResult] = []
-        while run.owed:
-            first = run.owed[0]
-            if isinstance(first, _Asked):
-                if not first.outcome.done() or first.outcome.cancelled():
-                    break
-                first = first.outcome.result()
-            ready.append(first)
-            run.owed.popleft()
-        if run.failure is not None and not ready:
-            raise run.failure
+            await asyncio.wait([run.owed[min(len(run.owed), _HAND_OVER_AT) - 1]], timeout=_HAND_OVER_AFTER)
+            await asyncio.wait([run.owed[0]])
+        if run.halts != self.halts and run.owed:  # what is under way is paid for
+            await asyncio.wait(run.owed)
+        ready = []
+        while run.owed and run.owed[0].done() and run.owed[0].exception() is None:
+            ready.append(run.owed.popleft().result())
+        if not ready and run.halts != self.halts and self._error is not None:
+            raise self._error
         return ready
 
     async def close(self) -> None:
         """Begin no further call, wait a moment for those under way (they are paid for), write what is finished."""
         self._halt(EngineError("the connection to the endpoint was closed", todo="run the same command again"))
-        if self._tasks:
-            _, late = await asyncio.wait(self._tasks, timeout=_GRACE)
+        if tasks := list(self._asked.values()):
+            _, late = await asyncio.wait(tasks, timeout=_GRACE)
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
@@ -146,67 +134,85 @@ class Caller:
 
     async def forget(self, run: Run) -> None:
         """Drop what a run has not begun: nobody waits for it any more."""
-        for asked in self._queue:
-            asked.runs = [other for other in asked.runs if other is not run]
-            if not asked.runs:
-                del self._asked[asked.call.key]
-        self._queue = deque(asked for asked in self._queue if asked.runs)
+        dropped = set(run.owed)
+        for call, turn in self._queue:
+            if call.key not in self._shared and self._asked[call.key] in dropped:
+                turn.cancel()
 
     def _feed(self, run: Run, requests: Sequence[ChatRequest]) -> None:
+        loop = asyncio.get_running_loop()
         for call, known in self._endpoint.calls(requests):
             if known is not None:
-                run.owed.append(known)
+                run.owed.append(loop.create_future())
+                run.owed[-1].set_result(known)
                 continue
-            if (asked := self._asked.get(call.key)) is None:
-                asked = self._asked[call.key] = _Asked(call, asyncio.get_running_loop().create_future())
-                self._queue.append(asked)
-            asked.runs.append(run)
-            run.owed.append(asked)
+            if call.key in self._asked:
+                self._shared.add(call.key)
+            else:
+                turn = loop.create_future()
+                self._queue.append((call, turn))
+                self._asked[call.key] = task = loop.create_task(self._answer(call, turn))
+                task.add_done_callback(lambda done: done.cancelled() or done.exception())  # whoever waits sees it
+            run.owed.append(self._asked[call.key])
         self._pump()
 
     def _pump(self) -> None:
-        """Start as many calls as may be under way."""
-        first = list(islice(self._queue, max(0, self.pace.limit - self._under_way)))
+        """Give as many calls their turn as may be under way."""
+        self._pumping = False
+        while self._queue and self._queue[0][1].done():  # forgotten
+            self._queue.popleft()
+        first = [call.most for call, _ in islice(self._queue, max(0, self.pace.limit - self._under_way))]
         if not first:
             return
-        refused: TruingError | None = None
         try:
-            able = self._journal.take([asked.call.most for asked in first])
+            able = self._journal.take(first)
             if not able and not self._under_way:  # else what is under way may leave some room
-                refused = self._journal.reached()
+                raise self._journal.reached()
         except TruingError as error:
-            able, refused = 0, error
+            self._halt(error)
+            return
         for _ in range(able):
-            self._under_way += 1
-            task = asyncio.get_running_loop().create_task(self._see_through(self._queue.popleft()))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        if refused is not None:
-            self._halt(refused)
+            _, turn = self._queue.popleft()
+            turn.set_result(None)
+        self._under_way += able
 
-    async def _see_through(self, asked: _Asked) -> None:
+    async def _answer(self, call: Call, turn: asyncio.Future[None]) -> ChatResult:
+        """The result of a call, once it has its turn."""
+        try:
+            await turn
+            return await self._make(call)
+        finally:
+            del self._asked[call.key]
+            self._shared.discard(call.key)
+
+    async def _make(self, call: Call) -> ChatResult:
         """Make a call until it is answered or hopeless, and keep the books."""
-        call = asked.call
         try:
             reply = await self._attempts(call)
             self._failed_in_a_row, self._any_answered = 0, True
-            self._finished.append((asked, reply.result))
-            self._write(call, reply)
-            return
+            await self._write(call, reply)
+            return reply.result
         except Trouble as trouble:
             self._failed_in_a_row += trouble.again or not self._any_answered
-            if self._failed_in_a_row < _GIVE_UP_AFTER:
-                attempts = f" ({self._config.attempts} attempts)" if trouble.again else ""
-                del self._asked[call.key]
-                asked.outcome.set_result(ChatResult(None, error=trouble.reason + attempts))
-            else:
-                self._halt(self._hopeless(trouble), asked)
-        except asyncio.CancelledError:
+            if self._failed_in_a_row >= _GIVE_UP_AFTER:
+                error = EngineError(
+                    f"{self._failed_in_a_row} calls in a row failed",
+                    trouble.reason,
+                    f"answers from {self._endpoint.access.address}",
+                    "see whether the endpoint works, then run the same command again: finished calls are kept",
+                )
+                self._halt(error)
+                raise error from None
+            attempts = f" ({self._config.attempts} attempts)" if trouble.again else ""
+            return ChatResult(None, error=trouble.reason + attempts)
+        except Exception as error:
+            self._halt(error)
             raise
-        except BaseException as error:  # noqa: BLE001  it goes to those who wait, whatever it is
-            self._halt(error if isinstance(error, Exception) else EngineError("stopped", repr(error)), asked)
-        self._under_way -= 1
-        self._pump()
+        finally:
+            self._under_way -= 1
+            if not self._pumping:
+                self._pumping = True
+                asyncio.get_running_loop().call_soon(self._pump)
 
     async def _attempts(self, call: Call) -> Reply:
         """The sound reply to a call, which has a lease; after an attempt that may be paid for it needs another."""
@@ -249,56 +255,38 @@ class Caller:
         self.pace.succeeded()
         return reply
 
-    def _hopeless(self, trouble: Trouble) -> EngineError:
-        return EngineError(
-            f"{self._failed_in_a_row} calls in a row failed",
-            trouble.reason,
-            f"answers from {self._endpoint.access.address}",
-            "see whether the endpoint works, then run the same command again: finished calls are kept",
-        )
-
-    def _halt(self, error: Exception, *also: _Asked) -> None:
-        """Tell those that wait for a call that was not begun that none will be; what is under way goes on."""
-        self._failed_in_a_row = 0
-        halted = [*also, *self._queue]
+    def _halt(self, error: Exception) -> None:
+        """Tell those that wait for their turn that it will not come; what is under way goes on."""
+        self._failed_in_a_row, self._error = 0, error
+        self.halts += 1
+        for _, turn in self._queue:
+            if not turn.done():
+                turn.set_exception(error)
         self._queue.clear()
-        for asked in halted:
-            self._asked.pop(asked.call.key, None)
-            for run in asked.runs:
-                run.failure = run.failure or error
-            asked.outcome.cancel()
 
-    def _write(self, call: Call, reply: Reply | None) -> None:
-        """Gather what a call came to for the journal."""
-        self._to_write.append((self._endpoint.paid(call, reply), call.most))
-        if len(self._to_write) >= min(_FLUSH_AT, self.pace.limit):
-            self._flush()
-        elif self._flushing is None:
-            self._flushing = asyncio.get_running_loop().call_later(_FLUSH_AFTER, self._flush)
+    def _write(self, call: Call, reply: Reply | None) -> asyncio.Future[None]:
+        """Gather what a call came to for the journal; done when it is there."""
+        loop = asyncio.get_running_loop()
+        if not self._to_write:
+            loop.call_later(_FLUSH_AFTER, self._flush)
+        written = loop.create_future()
+        self._to_write.append((self._endpoint.paid(call, reply), call.most, written))
+        return written
 
     def _flush(self) -> None:
-        """Write what is finished, then hand it over."""
-        if self._flushing is not None:
-            self._flushing.cancel()
-            self._flushing = None
-        finished, to_write, self._finished, self._to_write = self._finished, self._to_write, [], []
-        if not to_write:
-            return
-        self._under_way -= len(finished)
+        """Write what is finished."""
+        some, self._to_write = self._to_write, []
+        failure: TruingError | None = None
         try:
             with boundary("writing the journal of calls", EngineError):
-                self._journal.end([paid for paid, _ in to_write], [most for _, most in to_write])
+                self._journal.end([paid for paid, _, _ in some], [most for _, most, _ in some])
         except TruingError as error:
-            self._halt(error, *(asked for asked, _ in finished))
-            return
-        for asked, result in finished:
-            self._asked.pop(asked.call.key, None)
-            asked.outcome.set_result(result)
-        self._pump()
-
-
-async def _wait(owed: Sequence[ChatResult | _Asked], timeout: float | None = None) -> None:
-    """Wait until calls are over, one way or the other."""
-    outcomes = [each.outcome for each in owed if isinstance(each, _Asked) and not each.outcome.done()]
-    if outcomes:
-        await asyncio.wait(outcomes, timeout=timeout)
+            failure = error
+        for _, _, written in some:
+            if written.done():  # cancelled
+                continue
+            if failure is None:
+                written.set_result(None)
+            else:
+                written.set_exception(failure)
+                written.exception()  # seen: not all are waited for

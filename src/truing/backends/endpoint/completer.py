@@ -79,7 +79,8 @@ class OpenAICompleter(Completer):
         if self.config.mode == "batch":
             yield from Batches(endpoint).stream(drawn)
             return
-        caller, run, more, window = self._caller, Run(), True, _WINDOW * self.config.concurrency
+        caller, more, window = self._caller, True, _WINDOW * self.config.concurrency
+        run = Run(caller.halts)
         try:
             while more or run.owed:
                 room = window - len(run.owed) if more else 0

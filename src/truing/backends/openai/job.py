@@ -14,7 +14,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 _OVER, _GONE = ("succeeded", "failed", "cancelled"), ("failed", "cancelled")
 """The states of a job that last, and those of one that is of no use any more."""
+_EVENT = ("id", "created_at", "level", "type", "message", "data")
+"""What is kept of an event."""
 _LOOKS = 20
 """Times that a new model is asked whether it is loaded, `poll` seconds apart."""
 _REFUSED = ("moderation", "usage polic", "safety", "content polic", "violat", "unsafe")
@@ -99,8 +101,8 @@ class Job:
         self, wanted: Record, train: Upload, heldout: Upload | None, folder: Path, completer: OpenAICompleter
     ) -> None:
         self._train, self._heldout, self._completer = train, heldout, completer
-        self._path, self._events = folder / "job.json", Events(folder / "events.jsonl")
-        self._saved: dict[str, Any] = {}
+        self._path, self._saved = folder / "job.json", dict[str, Any]()
+        self._told_in, self._events = folder / "events.jsonl", _read_events(folder / "events.jsonl")
         self.record = wanted
         if self._path.is_file():
             self.record = TypeAdapter(Record).validate_python(json.loads(self._path.read_text(encoding="utf-8")))
@@ -125,7 +127,8 @@ class Job:
         if record.status in _GONE:  # a fault that may have passed, or cancelled by someone else: anew
             record.job, record.status, record.error = None, "", None
             record.settled, record.checkpoints = False, []
-            self._events = self._events.anew()
+            self._events.clear()
+            self._told_in.unlink(missing_ok=True)
         if record.job is None:
             self._make()
 
@@ -264,21 +267,35 @@ class Job:
 
     def _follow(self, on_step: Callable[[int], None]) -> None:
         """Keep the events that are new, and tell of new steps."""
+        known, last = {event["id"] for event in self._events}, max(self._losses("train_loss"), default=0)
 
         async def fetch(sdk: Any) -> list[Any]:
             new = []
             async for event in sdk.fine_tuning.jobs.list_events(self.record.job, limit=100):  # newest first
-                if event.id in self._events.known:
+                if event.id in known:
                     break
                 new.append(event)
             return new[::-1]
 
         for event in self._ask(fetch):
-            step = self._events.add(event)
+            values = {name: getattr(event, name, None) for name in _EVENT}
+            with self._told_in.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(values) + "\n")
+            self._events.append(values)
             if event.level != "info":
                 logger.warning("%s: %s", self.record.job, self._scrub(event.message))
-            if step is not None:
-                on_step(step)
+            if (told := _told(values, "train_loss")) is not None and told[0] > last:
+                last = told[0]
+                on_step(last)
+
+    def _losses(self, name: str) -> dict[int, float]:
+        """Step -> loss, as the events tell: `train_loss`, or `full_valid_loss` on the whole validation file."""
+        return dict(told for event in self._events if (told := _told(event, name)) is not None)
+
+    def _mean_loss(self, after: int, to: int) -> float | None:
+        """Mean over the steps' training losses; None if none was told."""
+        some = [loss for step, loss in self._losses("train_loss").items() if after < step <= to]
+        return math.fsum(some) / len(some) if some else None
 
     def _new_checkpoints(self, job: Any, keeps: Callable[[int], bool]) -> Iterator[Seen]:
         async def fetch(sdk: Any) -> list[Any]:
@@ -289,10 +306,11 @@ class Job:
         steps = known | {int(c.step_number) for c in listed}
         shown = [self._seen(c, steps) for c in listed]
         if job.status == "succeeded" and job.fine_tuned_model not in {None, *(s.model for s in shown)}:
-            last = self._events.last_step or max(steps, default=0) + 1
+            before = max(steps, default=0)
+            last = max(self._losses("train_loss"), default=before + 1)
             if last not in steps:
-                loss = self._events.mean_loss(max(steps, default=0), last)
-                shown.append(Seen(last, job.fine_tuned_model, loss, self._events.full_losses.get(last), {}))
+                heldout = self._losses("full_valid_loss").get(last)
+                shown.append(Seen(last, job.fine_tuned_model, self._mean_loss(before, last), heldout, {}))
         for seen in shown:
             if seen.step not in known and keeps(seen.step):
                 self._wait_until_ready(seen.model)
@@ -303,12 +321,12 @@ class Job:
     def _seen(self, checkpoint: Any, steps: set[int]) -> Seen:
         metrics = {k: v for k, v in checkpoint.metrics.model_dump().items() if _is_number(v)}
         step = int(checkpoint.step_number)
-        loss = self._events.mean_loss(max((s for s in steps if s < step), default=0), step)
+        loss = self._mean_loss(max((s for s in steps if s < step), default=0), step)
         return Seen(
             step,
             str(checkpoint.fine_tuned_model_checkpoint),
             metrics.get("train_loss") if loss is None else loss,
-            metrics.get("full_valid_loss", self._events.full_losses.get(step)),
+            metrics.get("full_valid_loss", self._losses("full_valid_loss").get(step)),
             metrics,
         )
 
@@ -353,51 +371,21 @@ class Job:
             self._saved = values
 
 
-class Events:
-    """The events of a job as the provider tells them, in a file, one JSON object a line, oldest first."""
+def _read_events(path: Path) -> list[dict[str, Any]]:
+    """The events in a file, one JSON object a line, oldest first."""
+    events = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        with suppress(ValueError):  # torn by a kill: it will be asked for again
+            events.append(json.loads(line))
+    return events
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.known: set[str] = set()
-        """Ids of those in the file."""
-        self._losses: dict[int, float] = {}
-        self.full_losses: dict[int, float] = {}
-        """Step -> loss on the whole validation file."""
-        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-            with suppress(ValueError):  # torn by a kill: it will be asked for again
-                self._take(json.loads(line))
 
-    def anew(self) -> Events:
-        """No events: those of the job before go."""
-        self._path.unlink(missing_ok=True)
-        return Events(self._path)
-
-    @property
-    def last_step(self) -> int:
-        """The last step that was told of; 0 if none."""
-        return max(self._losses, default=0)
-
-    def mean_loss(self, after: int, to: int) -> float | None:
-        """Mean over the steps' training losses; None if none was told."""
-        some = [loss for step, loss in self._losses.items() if after < step <= to]
-        return math.fsum(some) / len(some) if some else None
-
-    def add(self, event: Any) -> int | None:
-        """Keep an event; the step that it tells of, if that is a new one."""
-        before = self.last_step
-        values = {name: getattr(event, name, None) for name in ("id", "created_at", "level", "type", "message", "data")}
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
-        self._take(values)
-        return self.last_step if self.last_step > before else None
-
-    def _take(self, values: dict[str, Any]) -> None:
-        self.known.add(values["id"])
-        data = values.get("data")
-        if isinstance(data, dict) and _is_number(data.get("step")):
-            for name, losses in (("train_loss", self._losses), ("full_valid_loss", self.full_losses)):
-                if _is_number(data.get(name)):
-                    losses[int(data["step"])] = data[name]
+def _told(event: Mapping[str, Any], loss: str) -> tuple[int, float] | None:
+    """The step that an event tells of, and a loss there."""
+    data = event.get("data")
+    if isinstance(data, dict) and _is_number(data.get("step")) and _is_number(data.get(loss)):
+        return int(data["step"]), data[loss]
+    return None
 
 
 def _is_number(value: Any) -> bool:
