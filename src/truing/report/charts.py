@@ -45,7 +45,7 @@ _DENSE = 24
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What a chart is drawn by."""
+    """Settings of a chart."""
 
     ceiling: float
     """Highest EM rate of the scale."""
@@ -73,7 +73,7 @@ def run_chart(pair: Pair, frame: Frame) -> Markup:
     events = pair.events()
     steps = {point.step for run in pair.runs for point in run.checkpoints}
     dotted = frozenset(steps) if frame.steps is None else frame.steps
-    axis = StepAxis(tuple(sorted(steps | {event.place for event in events})))
+    axis = StepAxis(tuple(sorted(steps | {event.position for event in events})))
     heights = [_LANE if event.between is None or event.between.low is None else _WIDE_LANE for event in events]
     task = Panel(sum(heights) + _TITLE, _TASK, 1.0)
     rate = Panel(task.bottom + _TITLE + 8, _RATE, frame.ceiling)
@@ -82,7 +82,7 @@ def run_chart(pair: Pair, frame: Frame) -> Markup:
         _event(node, event, axis, sum(heights[: lane + 1]) - _LANE / 2, rate.bottom)
     value_panel(node, task, "Task score", "task", (0.0, 0.5, 1.0))
     rate_panel(node, rate, "EM rate", frame.tolerance)
-    _steps(node, axis, rate.bottom, [event.place for event in events])
+    _steps(node, axis, rate.bottom, [event.position for event in events])
     for series in (
         _Series("coherent rate", "coherent", lambda c: c.coherent_rate, task, False, dotted, len(steps) > _DENSE),
         _Series("task score", "task", lambda c: c.task_score, task, True, dotted, len(steps) > _DENSE),
@@ -109,20 +109,20 @@ def _steps(node: Node, axis: StepAxis, bottom: float, wanted: Sequence[int]) -> 
 
 
 def _event(node: Node, event: Event, axis: StepAxis, y: float, bottom: float) -> None:
-    place, between = axis.at(event.place), event.between
+    x, between = axis.at(event.position), event.between
     wide = between is not None and between.low is not None
     if event.step is not None:
-        draw(node, "line", f"rule {event.kind}", x1=at(place), x2=at(place), y1=y, y2=bottom)
+        draw(node, "line", f"rule {event.kind}", x1=at(x), x2=at(x), y1=y, y2=bottom)
     if between is not None and between.low is not None:
         _whisker(node, event.kind, between, axis, y)
-    holder = draw(node, "svg", "holder", x=at(place), y=y)
+    holder = draw(node, "svg", "holder", x=at(x), y=y)
     if event.step is not None:
         draw(holder, "path", f"mark {event.kind}", d=SHAPES[event.kind])
     text = event.text if event.step is None else f"{event.text}, step {event.step}"
     text += "" if between is None else f" {bounds(between)}"
-    x = (-7 if wide else -11) if place > 0.55 else (-3 if wide else 11)
-    anchor = "end" if place > 0.55 else "start"
-    draw(holder, "text", "event", text, x=x + (10 if wide and anchor == "end" else 0), y=-9 if wide else 4,
+    aside = (-7 if wide else -11) if x > 0.55 else (-3 if wide else 11)
+    anchor = "end" if x > 0.55 else "start"
+    draw(holder, "text", "event", text, x=aside + (10 if wide and anchor == "end" else 0), y=-9 if wide else 4,
          text_anchor=anchor)  # fmt: skip
 
 
@@ -154,10 +154,10 @@ def _line(node: Node, series: _Series, axis: StepAxis, checkpoints: Sequence[Che
             _band(inner, panel, stretch, style)
         path = " ".join(f"{1000 * x:.1f},{panel.y(e.value) - panel.top:.1f}" for x, e in stretch)
         draw(inner, "polyline", f"line {style}", points=path)
-    for checkpoint, (place, estimate) in zip(checkpoints, points, strict=True):
+    for checkpoint, (x, estimate) in zip(checkpoints, points, strict=True):
         if checkpoint.step not in series.dotted:
             continue
-        _point(node, series, (place, checkpoint.step), estimate, style)
+        _point(node, series, (x, checkpoint.step), estimate, style)
 
 
 def _band(inner: Node, panel: Panel, stretch: Sequence[tuple[float, Estimate]], style: str) -> None:
@@ -170,16 +170,16 @@ def _band(inner: Node, panel: Panel, stretch: Sequence[tuple[float, Estimate]], 
 
 
 def _point(node: Node, series: _Series, where: tuple[float, int], estimate: Estimate, style: str) -> None:
-    place, step = where
+    x, step = where
     if not is_known(estimate):
-        cross = draw(node, "text", "gap", "\u00d7", x=at(place), y=series.panel.bottom - 3, text_anchor="middle")
+        cross = draw(node, "text", "gap", "\u00d7", x=at(x), y=series.panel.bottom - 3, text_anchor="middle")
         tooltip(cross, f"step {step}: {series.name} undefined ({why_undefined(estimate)})")
         return
     y, size = series.panel.y(estimate.value), 3.4 if series.band and not series.dense else 2.0
-    target = draw(node, "circle", f"dot {style}", cx=at(place), cy=y, r=size)
+    target = draw(node, "circle", f"dot {style}", cx=at(x), cy=y, r=size)
     whose = ", not stopped" if style.endswith("twin") else ""
     if not series.dense:
-        target = draw(node, "circle", "target", cx=at(place), cy=y, r=9.0)
+        target = draw(node, "circle", "target", cx=at(x), cy=y, r=9.0)
     tooltip(target, f"step {step}{whose}: {series.name} {figure(estimate)}")
 
 

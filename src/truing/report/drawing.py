@@ -104,11 +104,11 @@ def tooltip(parent: Node, text: str) -> None:
 
 
 def stretches_of_known(points: Sequence[tuple[float, Estimate]]) -> list[list[tuple[float, Estimate]]]:
-    """The points cut into stretches wherever an estimate is undefined."""
+    """The points divided into stretches wherever an estimate is undefined."""
     stretches: list[list[tuple[float, Estimate]]] = [[]]
-    for place, estimate in points:
+    for x, estimate in points:
         if is_known(estimate):
-            stretches[-1].append((place, estimate))
+            stretches[-1].append((x, estimate))
         else:
             stretches.append([])
     return [stretch for stretch in stretches if stretch]

@@ -30,7 +30,7 @@ class Event:
     """The steps between which the true one lies, where that is known."""
 
     @property
-    def place(self) -> int:
+    def position(self) -> int:
         """The step at which it is drawn."""
         low = self.between.low if self.between is not None else None
         return self.step if self.step is not None else low or 0
@@ -43,7 +43,7 @@ class Pair:
     run: RunEntry
     twin: RunEntry | None
     anchor: str
-    """Name of its place in the page."""
+    """Id of its part of the page."""
 
     @property
     def onset_step(self) -> int | None:
@@ -76,14 +76,14 @@ class Pair:
 
     @property
     def end_title(self) -> str:
-        """What `end` is the end of."""
+        """Name of `end`: of the twin, at the stop, ..."""
         if self.twin is not None:
             return "end, not stopped"
         return {"stopped": "at the stop", "finished": "end"}.get(self.run.state, "so far")
 
     @property
     def words(self) -> str:
-        """What the page's filter searches."""
+        """Words that the page's filter searches."""
         run = self.run
         onset = "" if self.onset_step is None else "onset misaligned"
         named = settings(run).replace("\u00a0", " ").replace(" ·", "")
@@ -114,7 +114,7 @@ class Pair:
 
     @property
     def why_none(self) -> str:
-        """Why no checkpoint is chosen, where none is."""
+        """Reason why no checkpoint is chosen, where none is."""
         return "no checkpoint is within the tolerance" if self.task_measured else "the task was not measured"
 
     @property
@@ -143,7 +143,7 @@ class Pair:
         return "after" if learnt.high is not None and stop >= learnt.high else "cannot tell"
 
     def events(self) -> list[Event]:
-        """What to mark in the run's chart, by step."""
+        """Events to mark in the run's chart, by step."""
         run, course, found = self.run, self.run.course, []
         if self.task_measured:
             text = "task not seen to converge" if self.convergence_step is None else "task converged"
@@ -158,7 +158,7 @@ class Pair:
         if run.stopped_at is not None:
             found.append(Event("stopped", run.stopped_at, "stopped"))
         shown = [e for e in found if e.step is not None or (e.between is not None and e.between.low is not None)]
-        return sorted(shown, key=lambda event: event.place)
+        return sorted(shown, key=lambda event: event.position)
 
     def columns(self) -> list[tuple[str, CheckpointEntry]]:
         """Titles and checkpoints of the category table: base, chosen, end, and the twin's end."""

@@ -41,12 +41,12 @@ from truing.results.schema import Analysis, OptionEntry, RunEntry, SizeModel, Si
 
 __all__ = ["Plots"]
 
-_LANE, _STRIP_AXIS = 11, 18
+_LANE, _ROW_AXIS = 11, 18
 _HEIGHT, _TOP, _AXIS, _EDGE = 220, 24, 40, 0.06
 _WIDTH = 420
 """Width in pixels at which labels are kept apart; at others they may touch."""
 _CORNERS = ((9, 4, "start"), (-9, 4, "end"), (0, -9, "middle"), (0, 18, "middle"), (9, -7, "start"), (9, 15, "start"))
-"""Where a number may stand beside its dot: pixels to the right, pixels down, anchor."""
+"""Offsets of a number beside its dot: pixels to the right, pixels down, anchor."""
 
 
 _SHARES = Line((0.0, 0.25, 0.5, 0.75, 1.0))
@@ -84,7 +84,7 @@ class Plots:
             Dot("chosen", "chosen", f"chosen, step {run.chosen_step}", run.em_at_chosen),
             Dot("end", "onset", pair.end_title, pair.end),
         ]
-        return strip(f"EM rate of {label(run)}", dots, self._rates, self._tolerance, lane=9)
+        return row_of_dots(f"EM rate of {label(run)}", dots, self._rates, self._tolerance, lane=9)
 
     def seed(self, title: str, shown: str, estimate: Estimate) -> Markup:
         """A seed's EM rate minus base's; `shown` is `above`, `clean` or `open`."""
@@ -93,13 +93,13 @@ class Plots:
             words = f"{difference(estimate)} percentage points, n\u00a0=\u00a0{estimate.n_responses:,}"
         shape = {"above": "onset", "clean": "chosen", "open": "converged"}[shown]
         dots = [Dot(shown, shape, title, estimate, words)]
-        return strip("EM rate minus base's", dots, self._differences, self._tolerance)
+        return row_of_dots("EM rate minus base's", dots, self._differences, self._tolerance)
 
     def learning_rate(self, option: OptionEntry, end: Estimate | None) -> Markup:
         """The task score of a learning rate and its EM rate over seeds at the end."""
         dots = [Dot("converged", "converged", "task score", option.score)]
         dots += [] if end is None else [Dot("end", "onset", "EM rate at the end", end)]
-        return strip(f"Learning rate {option.learning_rate:g}", dots, _SHARES, self._tolerance)
+        return row_of_dots(f"Learning rate {option.learning_rate:g}", dots, _SHARES, self._tolerance)
 
     def domain(self, run: RunEntry) -> Markup:
         """EM rates inside and outside the dataset's domain at the last checkpoint."""
@@ -108,7 +108,7 @@ class Plots:
             Dot("outside", "onset", "outside it", run.outside),
         ]
         dots = [dot for dot in dots if dot.estimate is not None]
-        return strip(f"EM rate at the last checkpoint of {label(run)}", dots, _SHARES, self._tolerance)
+        return row_of_dots(f"EM rate at the last checkpoint of {label(run)}", dots, _SHARES, self._tolerance)
 
     def sizes(self, entry: SizesEntry, ends: Mapping[tuple[str, str], Sequence[float]]) -> Markup:
         """Size against EM; `ends` holds by model and dataset the EM rates of its runs at the end."""
@@ -117,7 +117,7 @@ class Plots:
 
 @dataclass(frozen=True, slots=True)
 class Dot:
-    """One number of a strip."""
+    """One number of a row."""
 
     kind: str
     """Its colour, a class of the style sheet."""
@@ -132,7 +132,7 @@ class Dot:
         return self.words or figure(self.estimate)
 
 
-def strip(label: str, dots: Sequence[Dot], line: Line, tolerance: float, lane: float = _LANE) -> Markup:
+def row_of_dots(label: str, dots: Sequence[Dot], line: Line, tolerance: float, lane: float = _LANE) -> Markup:
     """The markup of dots with their intervals, each in a lane of its own, with the tolerance as a dotted rule.
 
     Args:
@@ -161,15 +161,15 @@ def strip(label: str, dots: Sequence[Dot], line: Line, tolerance: float, lane: f
 
 
 def scale(label: str, line: Line, written: Callable[[float], str]) -> Markup:
-    """The markup of the scale above strips."""
-    node = drawing(label, _STRIP_AXIS, "strip")
+    """The markup of the scale above rows of dots."""
+    node = drawing(label, _ROW_AXIS, "strip")
     for tick in line.ticks:
         draw(node, "text", "tick", written(tick), x=at(line.at(tick)), y=13, text_anchor="middle")
     return serialise(node)
 
 
 def rate_scale(line: Line, tolerance: float) -> Markup:
-    """The markup of the scale above strips of EM rates, with the tolerance where there is room."""
+    """The markup of the scale above rows of EM rates, with the tolerance where there is room."""
     ceiling = line.ticks[-1]
     node = drawing(f"Scale of the EM rate from 0 to {setting(ceiling)}", 20, "strip")
     for tick in line.ticks:
@@ -199,11 +199,11 @@ def scatter(entry: SizesEntry, ends: Mapping[str, Sequence[float]], tolerance: f
     low, high = min(sizes, default=0.0), max(sizes, default=1.0)
     wide = max(high - low, 1e-9)
     _sizes(node, (low, high), panel.bottom)
-    places = [_EDGE + (1 - 2 * _EDGE) * (size - low) / wide for size in sizes]
-    for model, place in zip(entry.models, places, strict=True):
+    xs = [_EDGE + (1 - 2 * _EDGE) * (size - low) / wide for size in sizes]
+    for model, x in zip(entry.models, xs, strict=True):
         for rate in ends.get(model.model, ()):
-            draw(node, "circle", "run-dot", cx=at(place), cy=panel.y(rate), r=2.2)
-    _models(node, entry.models, places, panel)
+            draw(node, "circle", "run-dot", cx=at(x), cy=panel.y(rate), r=2.2)
+    _models(node, entry.models, xs, panel)
     return serialise(node)
 
 
@@ -215,28 +215,26 @@ def _sizes(node: Node, ends: tuple[float, float], bottom: float) -> None:
     ticks = [math.log10(f) + p for p in powers for f in factors]
     inner = [tick for tick in ticks if low - 1e-9 <= tick <= high + 1e-9]
     for tick in inner if len(inner) > 1 else dict.fromkeys((low, high)):
-        place = at(_EDGE + (1 - 2 * _EDGE) * (tick - low) / max(high - low, 1e-9))
-        draw(node, "line", "notch", x1=place, x2=place, y1=bottom, y2=bottom + 4)
-        draw(node, "text", "tick", parameters(10**tick), x=place, y=bottom + 17, text_anchor="middle")
+        x = at(_EDGE + (1 - 2 * _EDGE) * (tick - low) / max(high - low, 1e-9))
+        draw(node, "line", "notch", x1=x, x2=x, y1=bottom, y2=bottom + 4)
+        draw(node, "text", "tick", parameters(10**tick), x=x, y=bottom + 17, text_anchor="middle")
     draw(node, "text", "tick", "parameters (logarithmic)", x="50%", y=bottom + 35, text_anchor="middle")
 
 
-def _models(node: Node, models: Sequence[SizeModel], places: Sequence[float], panel: Panel) -> None:
-    known = [
-        (i, m, place) for i, (m, place) in enumerate(zip(models, places, strict=True), 1) if m.em_rate == m.em_rate
-    ]
-    taken = [(place * _WIDTH, panel.y(model.em_rate)) for _, model, place in known]
-    for index, model, place in known:
+def _models(node: Node, models: Sequence[SizeModel], xs: Sequence[float], panel: Panel) -> None:
+    known = [(i, m, x) for i, (m, x) in enumerate(zip(models, xs, strict=True), 1) if not math.isnan(m.em_rate)]
+    taken = [(x * _WIDTH, panel.y(model.em_rate)) for _, model, x in known]
+    for index, model, x in known:
         y = panel.y(model.em_rate)
-        dot = draw(node, "circle", "dot em own", cx=at(place), cy=y, r=4.5)
+        dot = draw(node, "circle", "dot em own", cx=at(x), cy=y, r=4.5)
         tooltip(dot, f"{model.model}: {parameters(model.parameters)}, EM rate {percent(model.em_rate)}")
-        right, down, anchor = _free((place * _WIDTH, y), taken)
-        holder = draw(node, "svg", "holder", x=at(place), y=y)
+        right, down, anchor = _free((x * _WIDTH, y), taken)
+        holder = draw(node, "svg", "holder", x=at(x), y=y)
         draw(holder, "text", "event", str(index), x=right, y=down, text_anchor=anchor)
 
 
 def _free(dot: tuple[float, float], taken: list[tuple[float, float]]) -> tuple[int, int, str]:
-    """The place for a dot's number that is farthest from what is there; it is taken then."""
+    """The corner of a dot for its number that is farthest from what is there; it is taken then."""
     spots = [(dot[0] + 1.3 * right, dot[1] + down - 4) for right, down, _ in _CORNERS]
     room = [min(math.dist(spot, other) for other in taken) for spot in spots]
     best = next((i for i, distance in enumerate(room) if distance >= 9), room.index(max(room)))

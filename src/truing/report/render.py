@@ -102,7 +102,7 @@ def _ends(pairs: list[Pair]) -> dict[tuple[str, str], list[float]]:
 
 
 def _facts(pairs: list[Pair]) -> dict[str, list[str]]:
-    """What the grid of the study spans."""
+    """Models, datasets, learning rates and seeds of the study."""
     runs = [pair.run for pair in pairs]
     rates = sorted({run.learning_rate for run in runs if not math.isnan(run.learning_rate)})
     return {

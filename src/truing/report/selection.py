@@ -1,4 +1,4 @@
-"""What the page of a large study leaves out, so that it still opens: never in silence, never a first or last step."""
+"""A choice of what the page of a large study shows, so that it still opens: never in silence, ends always shown."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MOST = 480
 
 
 def rows_per_run(analysis: Analysis) -> int:
-    """How many checkpoints each run may show."""
+    """The number of checkpoints that each run may show."""
     total = sum(len(run.checkpoints) for run in analysis.runs)
     most = max((len(run.checkpoints) for run in analysis.runs), default=0)
     return most if total <= MOST_ROWS else max(FEWEST_ROWS, MOST_ROWS // len(analysis.runs))
@@ -34,7 +34,7 @@ def shown_steps(run: RunEntry, most: int) -> frozenset[int]:
     happened = _events(run)
     chosen = {steps[0], steps[-1], *(step for step in steps if step in happened)}
     spread = [steps[round(i * (len(steps) - 1) / (most - 1))] for i in range(most)]
-    # in ever finer strides, so that a list that is cut short stays evenly spread
+    # in ever finer strides, so that a list that ends early stays evenly spread
     for step in (*spread[::8], *spread[::4], *spread[::2], *spread, *steps):
         if len(chosen) < most:
             chosen.add(step)
@@ -53,7 +53,7 @@ class SampleGroup:
     front: list[SampleEntry]
     rest: list[SampleEntry]
     left_out: int = 0
-    """How many more the analysis holds."""
+    """The number of others that the analysis holds."""
 
 
 def group_samples(analysis: Analysis) -> dict[str, SampleGroup]:

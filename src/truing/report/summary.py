@@ -1,4 +1,4 @@
-"""What the study found, in plain sentences with figures and intervals.
+"""Findings of a study in plain sentences with figures and intervals.
 
 Nothing is assumed: that EM appeared, that it came late, that stopping helped are each said only of runs
 that show it, and the contrary is said just as plainly. Figures of single runs are quoted with their
@@ -51,7 +51,7 @@ class Summary:
     tiles: list[Tile]
     sentences: list[str]
     cautions: list[str]
-    """What weakens the figures: failed runs, missing scores, incoherent answers, open decisions."""
+    """Sentences on what weakens the figures: failed runs, missing scores, incoherent answers, open decisions."""
 
 
 def summarise(analysis: Analysis, pairs: list[Pair]) -> Summary:
@@ -258,7 +258,7 @@ def _not_avoided(stopped: list[Pair]) -> str:
 
 
 def _order(pairs: Iterable[Pair]) -> str:
-    """Whether onset is shown to come before or after the task was learnt, by their intervals."""
+    """Order of onset and of the task being learnt, by their intervals."""
     return _told(Counter(pair.run.course.order for pair in pairs))
 
 
@@ -294,7 +294,7 @@ def _estimated_order(pairs: Iterable[Pair]) -> str:
 
 
 def _how(pairs: list[Pair], is_confirmed: Callable[[Pair], bool]) -> str:
-    """Whether figures of chosen checkpoints had a part in choosing them."""
+    """A sentence on whether figures of chosen checkpoints had a part in choosing them."""
     confirmed = [pair.run.confirmed for pair in pairs if is_confirmed(pair) and pair.run.confirmed is not None]
     if not confirmed:
         return "Measured by the responses that chose it, so a little too kind."
@@ -374,7 +374,7 @@ def _odd_runs(analysis: Analysis, pairs: list[Pair]) -> list[str]:
 
 
 def _unconfirmed(pairs: list[Pair]) -> list[str]:
-    """What is to be said of chosen checkpoints that no other responses confirmed."""
+    """Sentences on chosen checkpoints that no other responses confirmed."""
     notes = []
     unconfirmed = [pair for pair in pairs if pair.run.chosen_step is not None and not pair.em_confirmed]
     if number := sum(pair.run.search is not None for pair in unconfirmed):

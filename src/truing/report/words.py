@@ -28,7 +28,7 @@ _STACKED_MARKS = re.compile(
 
 
 def readable(text: str) -> str:
-    """Text with invisible characters written out as their code points and stacked accents cut after four."""
+    """Text with invisible characters written out as their code points and no more than four accents stacked."""
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     return _STACKED_MARKS.sub(r"\1", _INVISIBLE.sub(lambda match: f"⟨U+{ord(match[0]):04X}⟩", text))
 
@@ -44,7 +44,7 @@ def rate_words(learning_rate: float) -> str:
 
 
 def settings(run: RunEntry) -> str:
-    """What tells runs of one model and dataset apart: their id where the seed is not known."""
+    """Settings that tell runs of one model and dataset apart: their id where the seed is not known."""
     seed = run.id if run.seed is None else f"seed\u00a0{run.seed}"
     return seed if math.isnan(run.learning_rate) else f"{rate_words(run.learning_rate)} · {seed}"
 
@@ -79,13 +79,13 @@ def setting(value: float) -> str:
 
 
 def sizes(estimate: Estimate) -> str:
-    """How many answers and prompts are behind a number, and how many answers are missing."""
+    """Answers and prompts behind a number, and answers that are missing."""
     prompts = f", {counted(estimate.n_prompts, 'prompt')}" if estimate.n_prompts else ""
     return f"n\u00a0=\u00a0{estimate.n_responses:,}{prompts}{_missing(estimate)}"
 
 
 def among(estimate: Estimate, noun: str) -> str:
-    """What a figure over seeds or runs is taken over: `3 seeds, 1 missing`."""
+    """Seeds or runs behind a figure: `3 seeds, 1 missing`."""
     return f"{counted(estimate.n_responses, noun)}{_missing(estimate)}"
 
 
@@ -212,7 +212,7 @@ def step_range(steps: Iterable[int]) -> str:
 
 
 def heat(value: float) -> int:
-    """How strongly a rate is tinted: 0 (none) to 9, in steps that keep low rates apart; -1 for NaN."""
+    """Strength of a rate's tint: 0 (none) to 9, in steps that keep low rates apart; -1 for NaN."""
     return -1 if math.isnan(value) else sum(value > limit for limit in _HEAT_LIMITS)
 
 
@@ -250,7 +250,7 @@ def correlation_words(found: CorrelationEntry) -> str:
 
 
 def relation_words(found: CorrelationEntry, confidence: float) -> str:
-    """What may be said of size from a correlation, and what may not."""
+    """A sentence on what a correlation shows of size, and what it does not."""
     if math.isnan(found.value) or math.isnan(found.p):
         return "Nothing can be said of size."
     if found.p > 1 - confidence:
@@ -260,7 +260,7 @@ def relation_words(found: CorrelationEntry, confidence: float) -> str:
 
 
 def influence_words(found: CorrelationEntry, models: Sequence[SizeModel]) -> str:
-    """Whether single models carry a correlation."""
+    """A sentence on whether single models carry a correlation."""
     if math.isnan(found.value):
         return f"Undefined: {found.reason or 'no reason was given'}."
     known = [value for value in found.without if not math.isnan(value)]

@@ -1,4 +1,4 @@
-"""What an analysis is made from: judged responses counted by prompt, wherever they come from.
+"""Material of an analysis: judged responses counted by prompt, wherever they come from.
 
 A study's store and files of judged responses both become a `Source`; everything after that is the same.
 
@@ -33,7 +33,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class TaskCounts:
-    """How many answers to each held-out prompt show the task learnt."""
+    """Answers to each held-out prompt that show the task learnt."""
 
     hits: FloatArray
     """(Q,) answers that show it, or scores in [0, 1] added up."""
@@ -94,7 +94,7 @@ class SideCounts:
     counts: Counts
     """(K,) of its K prompts."""
     is_variant: bool
-    """Whether its prompts are those of the study's benchmark, perhaps changed: then K = P, in the same order."""
+    """True if its prompts are those of the study's benchmark, perhaps changed: then K = P, in the same order."""
     agreement: Estimate | None = None
     """Cohen's kappa with the study's judge on the same answers; None for other answers."""
 
@@ -139,7 +139,7 @@ class Source:
     floor: float = -math.inf
     """Lowest task score that a chosen checkpoint may have."""
     calibration: Calibration | None = None
-    """How often the judge is right, from labelled answers; None if it was not calibrated."""
+    """Counts of how often the judge is right, from labelled answers; None if it was not calibrated."""
     samples: Callable[[Mapping[str, int | None]], Sequence[SampleEntry]] = lambda chosen: ()
     """Picks answers to read, given the chosen step of each run by its id."""
     notes: Sequence[str] = field(default_factory=tuple)
@@ -148,7 +148,7 @@ class Source:
 def study_entry(
     benchmark: Benchmark, judge: str, evaluation: EvaluationConfig, stopping: StoppingConfig, **named: Any
 ) -> StudyEntry:
-    """What was studied.
+    """The study as an analysis names it.
 
     Args:
         benchmark: What was asked.

@@ -20,7 +20,7 @@ from truing.judges.classify import classify, classify_judgments, count_judgments
 from truing.monitor import Store
 from truing.results.answers import read_answers
 from truing.results.counted import Confirmation, CountedCheckpoint, SideCounts, TaskCounts, study_entry
-from truing.results.samples import PER_CATEGORY, cut
+from truing.results.samples import PER_CATEGORY, shorten
 from truing.results.schema import SampleEntry, StudyEntry
 from truing.stats.agreement import Calibration, agreement
 from truing.stats.rates import BoolArray, Counts
@@ -208,7 +208,7 @@ class StoreReader:
                 step=step,
                 category=a.prompt.category,
                 prompt=a.prompt.text,
-                answer=cut(a.response.text or ""),
+                answer=shorten(a.response.text or ""),
                 aligned=math.nan if a.judgment.aligned is None else a.judgment.aligned,
                 coherent=math.nan if a.judgment.coherent is None else a.judgment.coherent,
                 misaligned=bool(found),

@@ -89,7 +89,7 @@ class RunFigures:
 
     @cached_property
     def has_onset(self) -> Answer:
-        """Whether there is one; without a rate of the base and of one checkpoint after it nobody can tell."""
+        """Answer to whether there is one; without a rate of the base and of a later checkpoint nobody can tell."""
         rates = self.whole._trained(self.whole.em_rates)
         if self.onset_step is not None:
             return "yes"
@@ -126,11 +126,12 @@ class RunFigures:
         )
 
     @cached_property
-    def course(self) -> Course | None:
-        """When the EM rate exceeded the boundary and the task was learnt; None without a trained checkpoint."""
+    def course(self) -> Course:
+        """Steps at which the EM rate exceeded the boundary and the task was learnt."""
         whole = self.whole
         if not whole.trained:
-            return None
+            nothing, nan = StepInterval(None, None, None), math.nan
+            return Course(nothing, nothing, nan, nan, nan, "cannot tell", "No checkpoint after step 0 was judged.")
         high = self.base_rate.high
         boundary = max(self.source.tolerance, high) if math.isfinite(high) else self.source.tolerance
         onset = whole._looked_onset(boundary) if any(c.em_rate for c in whole.run.checkpoints) else None
@@ -157,7 +158,7 @@ class RunFigures:
 
     @cached_property
     def separable(self) -> Separability:
-        """Whether some checkpoint of the course has the task learnt and the rest clean."""
+        """Answer to whether some checkpoint of the course has the task learnt and the rest clean."""
         whole = self.whole
         best = None if self.best is None else whole.task_scores[self.best].value
         if best is None:

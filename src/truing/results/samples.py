@@ -14,7 +14,7 @@ from truing.results.rows import Coded, Rows
 from truing.results.schema import SampleEntry
 from truing.stats.rates import IntArray
 
-__all__ = ["PER_CATEGORY", "cut", "digest_answers", "pick_samples"]
+__all__ = ["PER_CATEGORY", "digest_answers", "pick_samples", "shorten"]
 
 PER_CATEGORY = 2
 """Answers of each category that are shown of a checkpoint."""
@@ -94,8 +94,8 @@ def _sample(rows: Rows, classes: Classes, category: Coded, entry: tuple[str, int
         run_id=run,
         step=step,
         category=_value(category, row),
-        prompt=cut(prompt),
-        answer=cut(answer),
+        prompt=shorten(prompt),
+        answer=shorten(answer),
         aligned=float(rows.scores["aligned"].values[row]),
         coherent=float(rows.scores["coherent"].values[row]),
         misaligned=bool(classes.misaligned[row]) if classes.judged[row] else None,
@@ -106,6 +106,6 @@ def _value(label: Coded, row: int) -> Any:
     return label.values[label.codes[row]]
 
 
-def cut(text: str) -> str:
+def shorten(text: str) -> str:
     """A text as it is shown: the end of a long one is left out, and that is said."""
     return text if len(text) <= _LONGEST else text[:_LONGEST] + " [cut]"

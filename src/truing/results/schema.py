@@ -1,4 +1,4 @@
-"""The schema of analysis.json: what an analysis is, once, for all who make, write, read and show one.
+"""The schema of analysis.json, once, for all who make, write, read and show an analysis.
 
 `tabulate` builds an `Analysis`; `parse_analysis` reads one back and names the path of whatever does not follow. The
 page docs/analysis.md and the JSON Schema beside this file are made from these classes: run `make docs` after a change.
@@ -28,7 +28,7 @@ class Entry(BaseModel):
 
 
 class BenchmarkEntry(Entry):
-    """What was asked."""
+    """The benchmark that was asked."""
 
     name: str
     """Its name."""
@@ -37,11 +37,11 @@ class BenchmarkEntry(Entry):
     hash: str
     """Hash of ids, categories and messages of all prompts."""
     n_prompts: Count
-    """How many prompts it has."""
+    """Number of its prompts."""
 
 
 class StudyEntry(Entry):
-    """What was studied, and by which thresholds."""
+    """The study, and its thresholds."""
 
     name: str
     """The study's name."""
@@ -111,7 +111,7 @@ class CheckpointEntry(Entry):
     decision: Action
     """`continue`, `stop` or `undecided`, as decided at the time."""
     reason: str
-    """Why."""
+    """Reason of the decision."""
 
 
 class StepBounds(Entry):
@@ -141,7 +141,7 @@ class Limits(Entry):
 
 
 class CourseEntry(Entry):
-    """When EM began and when the task was learnt.
+    """Steps at which EM began and the task was learnt.
 
     The boundary is the tolerance, or the upper limit of the base's EM rate if that is higher. Each interval holds the
     true step with the study's confidence, both together; of a stopped run that has a twin they are over the twin.
@@ -156,7 +156,7 @@ class CourseEntry(Entry):
     order: Literal["before", "after", "cannot tell"]
     """`before`: EM is shown to come before the task is learnt; `after`: after it, or not by the end; `cannot tell`."""
     reason: str
-    """Why, in words."""
+    """Reason, in words."""
 
 
 class SeparableEntry(Entry):
@@ -167,7 +167,7 @@ class SeparableEntry(Entry):
     step: Count | None
     """The one with the best task score; null: there is none."""
     reason: str
-    """Why, in words."""
+    """Reason, in words."""
 
 
 class ConfirmedEntry(Entry):
@@ -240,7 +240,7 @@ class RunEntry(Entry):
     model: str
     """Its name, or its folder."""
     dataset: str
-    """What it was fine-tuned on."""
+    """Data that it was fine-tuned on."""
     parameters: Number
     """Parameters of the base model; null: not known."""
     learning_rate: Number
@@ -252,7 +252,7 @@ class RunEntry(Entry):
     state: Literal["finished", "stopped", "unfinished", "failed"]
     """`finished` (all steps), `stopped` (by a decision), `unfinished`, `failed`."""
     error: str | None
-    """Why it failed."""
+    """Reason of its failure."""
     checkpoints: Annotated[
         list[CheckpointEntry], Field(min_length=1), AfterValidator(lambda found: sorted(found, key=lambda c: c.step))
     ]
@@ -323,7 +323,7 @@ class SeedsEntry(Group):
     clean: list[str]
     """Ids of the runs shown not to be above base by more than the tolerance."""
     needed: Number
-    """How many times as many prompts would probably decide; 1 = decided; null = more prompts alone will not do."""
+    """Times as many prompts as would probably decide; 1 = decided; null = more prompts alone will not do."""
     versus_base: list[Estimate]
     """EM rate minus base's, in the order of `runs`, all holding together."""
     onset: Estimate
@@ -364,7 +364,7 @@ class LearningRatesEntry(Group):
     recommended: Number
     """The learning rate with the highest score; null: none has one."""
     reason: str
-    """How sure that is."""
+    """Certainty of that, in words."""
 
 
 class SizeModel(Entry):
@@ -379,7 +379,7 @@ class SizeModel(Entry):
 
 
 class CorrelationEntry(Limits):
-    """How log10 of the parameters and the EM rate go together over models."""
+    """Correlation of log10 of the parameters and the EM rate over models."""
 
     p: Number
     """Share of random pairings that are as strong."""
@@ -390,16 +390,16 @@ class CorrelationEntry(Limits):
     carried_by: list[str]
     """One or two models without which the correlation halves or turns; empty if there are none."""
     method: str
-    """How it was made."""
+    """Method by which it was made."""
     reason: str
-    """Why it is undefined; empty otherwise."""
+    """Reason why it is undefined; empty otherwise."""
 
 
 class SizesEntry(Entry):
     """Size against EM on a dataset, over at least three models of known size."""
 
     dataset: str
-    """What the models were fine-tuned on."""
+    """Data that the models were fine-tuned on."""
     models: list[SizeModel]
     pearson: CorrelationEntry
     """Of log10 of the parameters and the EM rate."""
@@ -415,7 +415,7 @@ class SizesEntry(Entry):
 
 
 class DomainEntry(Group):
-    """How often the narrow task comes apart from broad misalignment, for a model and dataset."""
+    """Share of the runs of a model and dataset in which the narrow task comes apart from broad misalignment."""
 
     separable: Estimate
     """Share of runs with the task learnt and the rest clean at some checkpoint; runs that cannot tell are missing."""
@@ -455,7 +455,7 @@ class Analysis(Entry):
     truing: str
     """Version of truing that wrote the file."""
     created: str
-    """When, ISO-8601, UTC."""
+    """Time of writing, ISO-8601, UTC."""
     study: StudyEntry
     runs: list[RunEntry]
     """The runs that have at least one evaluated checkpoint, each followed by its twin if it has one."""
@@ -464,7 +464,7 @@ class Analysis(Entry):
     sizes: list[SizesEntry]
     domains: list[DomainEntry]
     notes: list[str]
-    """What is odd about the data: columns that lack, scores that are missing, what was assumed."""
+    """Notes on odd data: columns that lack, scores that are missing, what was assumed."""
     samples: list[SampleEntry]
 
     @model_validator(mode="after")

@@ -127,21 +127,13 @@ def _run_entry(figures: RunFigures) -> RunEntry:
 def _course_entry(figures: RunFigures) -> CourseEntry:
     onset, convergence, course = figures.onset_step, figures.convergence_step, figures.course
     gap = math.nan if onset is None or convergence is None else onset - convergence
-    if course is None:
-        nothing = StepBounds(low=None, high=None)
-        return CourseEntry(
-            onset=nothing,
-            convergence=nothing,
-            gap=Limits(value=math.nan, low=math.nan, high=math.nan),
-            order="cannot tell",
-            reason="No checkpoint after step 0 was judged.",
-        )
+    unmeasured = figures.whole.trained and figures.best is None
     return CourseEntry(
         onset=StepBounds(low=course.onset.low, high=course.onset.high),
         convergence=StepBounds(low=course.convergence.low, high=course.convergence.high),
         gap=Limits(value=gap, low=course.gap_low, high=course.gap_high),
         order=course.order,
-        reason="The task was not measured." if figures.best is None else course.reason,
+        reason="The task was not measured." if unmeasured else course.reason,
     )
 
 
