@@ -5,13 +5,14 @@ from pathlib import Path
 from tests.conftest import small_study
 from truing.monitor import Store
 from truing.monitor.measures import AnswerLength
+from truing.report import render_report
 from truing.results import analyse
 from truing.studies.run import execute_run, open_study
 
 CONTRAST = "tests.support.own_parts:Contrast"
 
 
-def test_from_the_study_to_the_analysis(tiny_model: Path, tmp_path: Path) -> None:
+def test_from_the_study_to_the_report(tiny_model: Path, tmp_path: Path) -> None:
     config = small_study(tiny_model, evaluation={"measures": ["answer-length", CONTRAST]})
     open_study(config, tmp_path)
     assert execute_run(config, config.runs()[0], tmp_path).state == "finished"
@@ -23,3 +24,6 @@ def test_from_the_study_to_the_analysis(tiny_model: Path, tmp_path: Path) -> Non
     assert [m[names[1]].value for m in measured] == [row["estimate"]["value"] for row in rows[1::2]]
     assert len({m[names[1]].value for m in measured}) == 4  # each of its own weights
     assert all(0 < m[names[0]].value <= 8 for m in measured)
+    page = render_report(analysis)
+    for name in names:
+        assert name in page

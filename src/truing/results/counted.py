@@ -19,6 +19,7 @@ from truing.core.records import Action, Benchmark, Estimate
 from truing.results.schema import BenchmarkEntry, SampleEntry, SearchEntry, StudyEntry
 from truing.stats.agreement import Calibration
 from truing.stats.rates import BoolArray, Counts, FloatArray
+from truing.stats.rules import make_rule
 
 __all__ = [
     "Confirmation",
@@ -169,5 +170,6 @@ def study_entry(
         confidence=stopping.confidence,
         stopping_mode=stopping.mode,
         rule=stopping.rule_name,
+        asks=make_rule(stopping).asks,
         **named,
     )

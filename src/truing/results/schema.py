@@ -62,6 +62,8 @@ class StudyEntry(Entry):
     """`off` (only watch), `stop` (end a run at a stop decision), `both` (and train a twin to the end)."""
     rule: str
     """`fixed` (every prompt at every checkpoint), `sequential` (random prompts, as many as needed) or one of yours."""
+    asks: str = ""
+    """What the rule asks, in words; empty: not told."""
     config: dict[str, Any]
     """The whole study, defaults included."""
 

@@ -29,6 +29,7 @@ from truing.results.counted import Source
 from truing.results.reader import StoreReader
 from truing.results.schema import Analysis
 from truing.results.tables import tabulate
+from truing.stats.sequential import SequentialRule
 from truing.studies.audited import FoundRun, find_runs
 from truing.studies.instruments import Instruments, chosen_and_best
 from truing.studies.search import search_run
@@ -168,7 +169,9 @@ def _analyse(config: AuditConfig, out: Path, dataset: Dataset | None, measured: 
         unnamed = "no fine-tuning data" if config.models else f"data of {each.run.id}"
         audited.append(count_run(reader, each, dataset, unnamed))
     source = Source(
-        study=study if config.search == "all" else study.model_copy(update={"rule": "sequential"}),
+        study=study
+        if config.search == "all"
+        else study.model_copy(update={"rule": "sequential", "asks": SequentialRule.asks}),
         categories=[p.category for p in benchmark.prompts],
         tolerance=config.stopping.tolerance,
         confidence=config.stopping.confidence,
