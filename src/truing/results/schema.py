@@ -1,8 +1,7 @@
 """The schema of analysis.json, once, for all who make, write, read and show an analysis.
 
-`tabulate` builds an `Analysis`; `parse_analysis` reads one back and names the path of whatever does not follow. The
-page docs/analysis.md and the JSON Schema beside this file are made from these classes: run `make docs` after a change.
-Undefined numbers are NaN in Python and null in JSON.
+`tabulate` builds an `Analysis`; `parse_analysis` reads one back and names the path of whatever does not follow.
+`make docs` makes docs/analysis.md and the JSON Schema from these classes. Undefined is NaN in Python, null in JSON.
 """
 
 from __future__ import annotations
