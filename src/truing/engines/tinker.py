@@ -10,6 +10,7 @@ Invariant: what is sampled is what was asked for. A checkpoint's weights are the
 from __future__ import annotations
 
 import sys
+import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -27,6 +28,8 @@ from truing.tinkering import (
     SCHEME,
     as_our_error,
     calling,
+    drop_service,
+    end_service,
     finished,
     offered_name,
     open_service,
@@ -74,8 +77,21 @@ class TinkerEngine:
             client = self._client_of(checkpoint)
             return list(self._answers(client, checkpoint.weights, prompts, sampling))
         except EngineError:
-            self._service, self._client = None, ("", None)  # a session may have ended: the next call begins a new one
+            self.close()  # a session may have ended: the next call begins a new one
             raise
+
+    def close(self) -> None:
+        """End the session. A later call opens anew."""
+        service, self._service, self._client = self._service, None, ("", None)
+        if service is not None:
+            self._drop.detach()
+            end_service(service)
+
+    def __enter__(self) -> TinkerEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _client_of(self, checkpoint: Checkpoint) -> Any:
         """A sampling client for what a checkpoint names, checked to be that."""
@@ -84,7 +100,9 @@ class TinkerEngine:
             raise EngineError(
                 "not a checkpoint on Tinker", saved, f"{SCHEME}...", "use the engine `tinker` with the trainer `tinker`"
             )
-        self._service = self._service or open_service(EngineError)
+        if self._service is None:
+            self._service = open_service(EngineError)
+            self._drop = weakref.finalize(self, drop_service, self._service)  # at the latest with the process
         if not saved.startswith(SCHEME):
             saved = offered_name(self._service, checkpoint.model, EngineError)
         _compare(checkpoint, saved)
