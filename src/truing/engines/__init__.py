@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Protocol
 
 from truing.config import Services
-from truing.engines.completers import CALLS, load_completer
+from truing.engines.completers import CALLS, close_completers, load_completer
 from truing.names import load_object
 from truing.records import Checkpoint, Prompt, Response, Sampling
 
-__all__ = ["CALLS", "ENGINES", "Engine", "load_completer", "load_engine"]
+__all__ = ["CALLS", "ENGINES", "Engine", "close_completers", "close_engine", "load_completer", "load_engine"]
 
 ENGINES = {
     "transformers": "truing.engines.transformers:TransformersEngine",
@@ -30,6 +30,9 @@ class Engine(Protocol):
     `prefetch(checkpoints, prompts, sampling) -> None`: it samples the answers of all of them in one stream and keeps
     them, so that later calls of `generate` with one of the checkpoints and the same settings are answered from there. A
     checkpoint that cannot be sampled is left out, and an error of its own `generate`.
+
+    One that keeps something open between calls, such as a server or a session, also has a method `close() -> None`,
+    after which a later call opens anew.
     """
 
     def generate(self, checkpoint: Checkpoint, prompts: Sequence[Prompt], sampling: Sampling) -> list[Response]:
@@ -58,3 +61,10 @@ def load_engine(name: str, model: str, services: Services | None = None, folder:
     build = getattr(kind, "build", None)
     engine: Engine = kind(model) if build is None else build(model, services or Services(), folder)
     return engine
+
+
+def close_engine(engine: Engine) -> None:
+    """End what an engine keeps open, if it is one that does."""
+    close = getattr(engine, "close", None)
+    if close is not None:
+        close()

@@ -7,12 +7,10 @@ than a few thousand.
 from __future__ import annotations
 
 import asyncio
-import atexit
 import os
 import threading
 import weakref
 from collections.abc import Coroutine, Iterable, Iterator, Sequence
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -101,6 +99,7 @@ class OpenAICompleter:
         """Write what is finished and end the thread. A later call opens anew."""
         with self._opening:
             if self._open is not None:
+                self._dropped.detach()
                 self._open.close()
                 self._open = None
 
@@ -120,6 +119,7 @@ class OpenAICompleter:
         with self._opening:
             if self._open is None or self._open.process != os.getpid():
                 self._open = _Open(self.config, self.journal, self.identity)
+                self._dropped = weakref.finalize(self, _drop, self._open)  # at the latest with the process
             return self._open
 
     def _priced(self, requests: Iterable[ChatRequest]) -> Iterator[ChatRequest]:
@@ -175,8 +175,6 @@ class _Open:
         except BaseException:
             self._end()
             raise
-        self._at_exit = partial(_close, weakref.WeakMethod(self.close))
-        atexit.register(self._at_exit)
 
     def do(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine in the loop and wait for it."""
@@ -187,9 +185,12 @@ class _Open:
             future.cancel()
             raise
 
+    def runs_here(self) -> bool:
+        """Whether the loop runs in the calling thread."""
+        return self._thread is threading.current_thread()
+
     def close(self) -> None:
         """Write what is finished and end the thread."""
-        atexit.unregister(self._at_exit)
         if self.process == os.getpid() and self._thread.is_alive():
             self.do(self.caller.close())
             self._end()
@@ -201,10 +202,12 @@ class _Open:
         self._loop.close()
 
 
-def _close(method: weakref.WeakMethod[Any]) -> None:
-    close = method()
-    if close is not None:
-        close()
+def _drop(opened: _Open) -> None:
+    """Close what nobody holds any more, in whatever thread that is found: its own cannot wait for its own end."""
+    if opened.runs_here():
+        threading.Thread(target=opened.close, name="truing-endpoint-end").start()
+    else:
+        opened.close()
 
 
 async def _forget(opened: _Open, run: Any) -> None:

@@ -34,6 +34,7 @@ class OpenAIEngine:
     def __init__(self, model: str, completer: Completer | None = None) -> None:
         self.model = model
         self.completer = completer or OpenAICompleter()
+        self._own = self.completer if completer is None else None
 
     @classmethod
     def build(cls, model: str, services: Services, folder: Path | None) -> OpenAIEngine:
@@ -53,6 +54,11 @@ class OpenAIEngine:
         name = checkpoint.path or endpoint_model(checkpoint.model)
         results = self.completer.stream(chat_requests(name, checkpoint.weights, prompts, sampling))
         return to_responses(prompts, sampling, results)
+
+    def close(self) -> None:
+        """End the engine's own completer, if it was given none. A later call opens anew."""
+        if isinstance(self._own, OpenAICompleter):
+            self._own.close()
 
 
 def chat_requests(
