@@ -20,7 +20,7 @@ from truing.datasets import load_dataset
 from truing.errors import ConfigError, TrainerError, WorkError, boundary
 from truing.ranks import launched, start_ranks
 from truing.records import Checkpoint, Decision, Run
-from truing.study import Progress, RunState, execute_run, open_study, owed_runs, twin_of
+from truing.study import Progress, RunState, close_engines, execute_run, open_study, owed_runs, twin_of
 from truing.trainers import load_trainer
 
 __all__ = ["run_together"]
@@ -64,6 +64,7 @@ def run_together(
                 known.add(twin.id)
                 owed.append(twin)
     finally:
+        close_engines(out)
         for lock in locks:
             lock.release()
     return states

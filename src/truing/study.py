@@ -16,7 +16,6 @@ import json
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -24,7 +23,7 @@ from filelock import FileLock, Timeout
 from truing.config import Services, StudyConfig
 from truing.config_files import load_study
 from truing.datasets import load_dataset
-from truing.engines import Engine, load_engine
+from truing.engines import Engine, close_completers, close_engine, load_engine
 from truing.errors import EngineError, StoreError, TrainerError, WorkError, boundary
 from truing.files import write_json, write_text
 from truing.instruments import Instruments, chosen_and_best
@@ -32,7 +31,7 @@ from truing.records import Action, Checkpoint, Decision, Evaluation, Run
 from truing.store import Store
 from truing.trainers import checkpoint_steps, load_trainer
 
-__all__ = ["TWIN", "Progress", "RunState", "execute_run", "open_study", "owed_runs", "twin_of"]
+__all__ = ["TWIN", "Progress", "RunState", "close_engines", "execute_run", "open_study", "owed_runs", "twin_of"]
 
 TWIN = "__unstopped"
 
@@ -133,7 +132,7 @@ def execute_run(
     """Train and watch one run to its end, going on from what exists.
 
     A failure of training, sampling or judging (`WorkError`) ends the run as `failed`, to be tried again; it does not
-    end the study.
+    end the study. What costs time to open stays open for the next run: see `close_engines`.
 
     Raises:
         UserError: The study itself must be mended.
@@ -175,7 +174,19 @@ def execute_run(
         return state
 
 
-@cache
 def _engine(name: str, model: str, services: Services, out: Path) -> Engine:
     """One engine per model and process, so that a base is loaded once."""
-    return load_engine(name, model, services, out)
+    key = (name, model, services, out)
+    if key not in _engines:
+        _engines[key] = load_engine(*key)
+    return _engines[key]
+
+
+_engines: dict[tuple[str, str, Services, Path], Engine] = {}
+
+
+def close_engines(out: Path) -> None:
+    """End the engines, and all else that runs of a study have left open in this process for further ones."""
+    for key in [key for key in _engines if key[-1] == out]:
+        close_engine(_engines.pop(key))
+    close_completers(out)

@@ -25,7 +25,7 @@ from truing.audit.search import search_run
 from truing.config import AuditConfig
 from truing.config_files import load_audit
 from truing.datasets import Dataset, load_dataset
-from truing.engines import Engine, load_engine
+from truing.engines import Engine, close_completers, close_engine, load_engine
 from truing.errors import ConfigError, EngineError, StoreError, boundary
 from truing.files import write_json, write_text
 from truing.instruments import Instruments, chosen_and_best
@@ -66,9 +66,12 @@ def run_audit(
     write_text(out / "audit.yaml", config.to_yaml())
     auditor = _Auditor(config, out, dataset, notify, begin)
     measured = []
-    for run in runs:
-        with boundary(f"run {run.id}", EngineError):
-            measured.append(auditor.measure(run))
+    try:
+        for run in runs:
+            with boundary(f"run {run.id}", EngineError):
+                measured.append(auditor.measure(run))
+    finally:
+        auditor.close()
     analysis = _analyse(config, out, dataset, measured)
     write_json(out / "analysis.json", analysis)
     return analysis
@@ -158,9 +161,19 @@ class _Auditor:
 
     def _engine(self, model: str) -> Engine:
         if self._loaded is None or self._loaded[0] != model:
-            self._loaded = None  # the one before is let go first
+            self._let_go()  # of the one before, first
             self._loaded = (model, load_engine(self.config.evaluation.engine, model, self.config, self.out))
         return self._loaded[1]
+
+    def _let_go(self) -> None:
+        if self._loaded is not None:
+            close_engine(self._loaded[1])
+            self._loaded = None
+
+    def close(self) -> None:
+        """End the engine, and what else the audit has left open in this process."""
+        self._let_go()
+        close_completers(self.out)
 
 
 def _analyse(config: AuditConfig, out: Path, dataset: Dataset | None, measured: Sequence[Measured]) -> dict[str, Any]:
