@@ -98,6 +98,12 @@ class LateJudge:
         """See `truing.judges.Judge`."""
         return self._made().judge(prompts, responses)
 
+    def close(self) -> None:
+        """End what the judge keeps open, if it is one that does. A later call opens anew."""
+        close = getattr(self._judge, "close", None)
+        if close is not None:
+            close()
+
     def _made(self) -> Judge:
         if self._judge is None:
             self._judge = load_judge(self.name)
@@ -197,6 +203,12 @@ class Watcher:
             if self._pool is not None:
                 self._pool.shutdown()
                 self._pool = None
+
+    def close(self) -> None:
+        """End what our own judges keep open; one that was given is its giver's."""
+        for probe in filter(None, (self.broad, self.task)):
+            if isinstance(probe.judge, LateJudge):
+                probe.judge.close()
 
     def recall(self, record: Record) -> Record:
         """A record of an earlier process: what the store holds is not made again, what was owed is judged."""

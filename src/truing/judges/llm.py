@@ -99,6 +99,12 @@ class LLMJudge:
             judgments.append(self._judgment(response, scores))
         return judgments
 
+    def close(self) -> None:
+        """End what the completer keeps open, if it is one that does. A later call opens anew."""
+        close = getattr(self._completer, "close", None)
+        if close is not None:
+            close()
+
     @cached_property
     def _facts(self) -> dict[str, tuple[str, str]]:
         """Question -> known true and false answers, if a rubric shows them."""
