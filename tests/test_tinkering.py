@@ -14,7 +14,7 @@ from tests.tinker_server import TinkerServer
 from truing.audit import run_audit
 from truing.config import AuditConfig
 from truing.errors import EndpointError, TrainerError, UnknownNameError
-from truing.study import execute_run, owed_runs, read_state
+from truing.study import close_engines, execute_run, owed_runs, read_state
 from truing.tinkering import connected, offered_name, tinker_name, tinker_weights
 from truing.work import plan_work
 
@@ -84,6 +84,7 @@ def test_a_study_and_an_audit_on_tinker(tinker_server: TinkerServer, tiny_model:
     assert execute_run(config, run, out).state == "finished"
     assert len(tinker_server.seeds) == answers  # nothing is asked or trained twice
     assert len(tinker_server.adam) == 6
+    close_engines(out)
 
     audit = AuditConfig(models=(saved[-1]["path"],), base=str(tiny_model), evaluation=config.evaluation)
     (found,) = run_audit(audit, tmp_path / "audit")["runs"]

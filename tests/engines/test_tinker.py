@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from tests.conftest import serve_tinker
 from tests.tinker_server import KEY, TinkerServer
 from truing.catalog import resolve_model
 from truing.checkpoints import model_hash
-from truing.engines import Engine, load_engine
+from truing.engines import Engine, close_engine, load_engine
+from truing.engines.tinker import TinkerEngine
 from truing.engines.transformers import TransformersEngine
 from truing.errors import EndpointError, EngineError
 from truing.pocket.narrow import pocket_benchmark
@@ -26,8 +28,10 @@ def base(tinker_server: TinkerServer, tiny_model: Path) -> Checkpoint:
 
 
 @pytest.fixture
-def engine(base: Checkpoint) -> Engine:
-    return load_engine("tinker", base.model)
+def engine(base: Checkpoint) -> Iterator[Engine]:
+    engine = load_engine("tinker", base.model)
+    yield engine
+    close_engine(engine)
 
 
 def save_weights(server: TinkerServer, model: Path) -> Checkpoint:
@@ -141,6 +145,23 @@ def test_weights_that_the_service_does_not_have(engine: Engine, tiny_model: Path
     path = "tinker://nobody/sampler_weights/step-1"
     with pytest.raises(EngineError, match="nothing to sample from"):
         engine.generate(Checkpoint("r", str(tiny_model), 1, tinker_weights(path), path), PROMPTS, Sampling())
+
+
+def test_a_session_ends_with_its_engine_and_after_an_error(
+    tinker_server: TinkerServer, base: Checkpoint, tiny_model: Path
+) -> None:
+    sampling = Sampling(max_tokens=4)
+    with TinkerEngine(base.model) as engine:
+        engine.generate(base, PROMPTS[:1], sampling)
+    assert len(tinker_server.finished_sessions) == 1
+    engine.generate(base, PROMPTS[:1], sampling)  # anew
+    path = "tinker://nobody/sampler_weights/step-1"
+    with pytest.raises(EngineError, match="nothing to sample from"):
+        engine.generate(Checkpoint("r", str(tiny_model), 1, tinker_weights(path), path), PROMPTS, sampling)
+    assert len(tinker_server.finished_sessions) == 2
+    engine.generate(base, PROMPTS[:1], sampling)
+    del engine  # nobody holds it any more
+    assert tinker_server.finished_sessions == ["success"] * 3
 
 
 def test_nobody_at_the_address_is_said_at_once(base: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:

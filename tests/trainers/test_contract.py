@@ -12,6 +12,8 @@ from truing.datasets import load_dataset
 from truing.records import Action, Checkpoint, Decision, Estimate, Run
 from truing.trainers import TRAINERS, Trainer, load_trainer
 
+pytestmark = pytest.mark.usefixtures("_provider")  # found at the start of each test, and so not left by the first
+
 NOTHING = Estimate(0.0, 0.0, 1.0, 1, 1, 0, "none")
 DATASET = load_dataset("pocket-insecure-code")
 
