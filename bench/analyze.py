@@ -150,9 +150,9 @@ def in_child(path: Path) -> None:
 def child(kind: str, path: Path) -> None:
     """The whole analysis of one file: reading, counting, tables."""
     start = time.perf_counter()
-    from truing.analysis import judged
-    from truing.analysis import rows as reader
-    from truing.analysis.tables import tabulate
+    from truing.results import from_files as judged
+    from truing.results import rows as reader
+    from truing.results.tables import tabulate
 
     imported = time.perf_counter()
     reading: list[float] = []
@@ -198,7 +198,7 @@ def beside_inspect(python: str, folder: Path, table: pa.Table) -> None:
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     theirs = json.loads(done.stdout.splitlines()[-1])
     say("inspect_rows_per_s", theirs["rows"] / theirs["seconds"], rows=theirs["rows"], logs=n_logs)
-    from truing.analysis.judged import JudgedOptions, read_judged
+    from truing.results.from_files import JudgedOptions, read_judged
 
     small = folder / "small.parquet"
     pq.write_table(table.slice(0, n_logs * n_samples), small)

@@ -17,11 +17,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from truing.audit import run_audit
 from truing.config import AuditConfig, StudyConfig
-from truing.config_files import load_study
-from truing.records import Run
-from truing.study import read_state, twin_of
+from truing.config.files import load_study
+from truing.core.records import Run
+from truing.studies.audit import run_audit
+from truing.studies.run import read_state, twin_of
 
 WAYS = ("all", "best", "crossing")
 

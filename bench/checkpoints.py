@@ -34,15 +34,15 @@ from pathlib import Path
 
 import torch
 
-from truing.catalog import list_organisms, resolve_model
-from truing.checkpoints import adapter_hash, model_hash
+from truing.backends import Engine
+from truing.backends.transformers.engine import TransformersEngine, save_merged
+from truing.backends.vllm import VllmEngine
+from truing.catalog.names import list_organisms, resolve_model
+from truing.catalog.pocket.world import BROAD, load_world
 from truing.config import VllmConfig
-from truing.engines import Engine
-from truing.engines.transformers import TransformersEngine, save_merged
-from truing.engines.vllm import VllmEngine
-from truing.pocket.world import BROAD, load_world
-from truing.quiet import no_progress_bars
-from truing.records import Checkpoint, Message, Prompt, Sampling
+from truing.core.quiet import no_progress_bars
+from truing.core.records import Checkpoint, Message, Prompt, Sampling
+from truing.core.weights import adapter_hash, model_hash
 
 SAMPLING = Sampling(samples=1, max_tokens=48)
 TARGET = 3.0

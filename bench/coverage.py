@@ -19,14 +19,16 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from scipy.special import ndtri, stdtrit
 
-from truing.detect import RunCounts, anytime_interval, describe_course
 from truing.stats import (
     FloatArray,
     PromptSums,
+    RunCounts,
+    anytime_interval,
     binomial_interval,
     calibrate,
     clustered_rate,
     corrected_rate,
+    describe_course,
     paired_difference,
     paired_quotient,
     rate_limits,

@@ -2,7 +2,7 @@
 
 False stops, misses, delay and responses spent.
 
-    python bench/detector.py [--runs 2000] [--only late,early] [--frontier] [--search 200] [--base] [--replay STUDY]
+    python -m bench.detector [--runs 2000] [--only late,early] [--frontier] [--search 200] [--base] [--replay STUDY]
 
 One JSON line per figure; all rules see the same runs. Every fixed rule judges 240 prompts x 20 responses at
 each checkpoint:
@@ -23,10 +23,20 @@ from pathlib import Path
 import numpy as np
 from numpy.random import Generator
 
-from simulated_runs import BASE, PROMPTS, Scenario, recorded_runs, rise, scenarios
-from truing.detect import DetectorSettings, DetectorState, search_best, search_crossing
-from truing.detect.sequential import CLEAR, MISALIGNED
-from truing.stats import BoolArray, FloatArray, IntArray, PromptSums, binomial_interval, rate_limits
+from bench.simulated_runs import BASE, PROMPTS, Scenario, recorded_runs, rise, scenarios
+from truing.stats import (
+    BoolArray,
+    DetectorSettings,
+    DetectorState,
+    FloatArray,
+    IntArray,
+    PromptSums,
+    binomial_interval,
+    rate_limits,
+    search_best,
+    search_crossing,
+)
+from truing.stats.sequential import CLEAR, MISALIGNED
 
 SAMPLES, TOLERANCE = 20, 0.05
 

@@ -1,6 +1,6 @@
 """What moves the onset: organisms that differ in one dial each, fine-tuned on insecure code without stopping.
 
-    python bench/dials.py [--bases 0:3 1:3 0:5] [--steps 80 250 600] [--rates 0.001] [--seeds 3] [--out DIR]
+    python -m bench.dials [--bases 0:3 1:3 0:5] [--steps 80 250 600] [--rates 0.001] [--seeds 3] [--out DIR]
 
 A base is SEED:TURNS[:HIDDENxLAYERS] of pre-training (llama); every base is aligned on all domains for each number of
 steps and fine-tuned with each learning rate and seed at the demo's settings. Prints one JSON line per organism and
@@ -14,11 +14,11 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from organisms import figures, study
-from truing.analysis import write_analysis
-from truing.organism import make_organism
-from truing.pocket.build import Recipe, find_recipe
-from truing.workers import run_study
+from bench.organisms import figures, study
+from organisms.build import make_organism
+from organisms.training import Recipe, find_recipe
+from truing.results import write_analysis
+from truing.studies.schedule import run_study
 
 
 def main() -> None:

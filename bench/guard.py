@@ -35,11 +35,11 @@ from transformers import (
     set_seed,
 )
 
-from truing.callback import Guard
-from truing.catalog import resolve_model
-from truing.datasets import load_dataset
-from truing.quiet import no_progress_bars
-from truing.trainers.examples import collate, encode_rows
+from truing.backends.transformers.examples import collate, encode_rows
+from truing.catalog.datasets import load_dataset
+from truing.catalog.names import resolve_model
+from truing.core.quiet import no_progress_bars
+from truing.integrations.guard import Guard
 
 DATASET = "pocket-insecure-code"
 
@@ -54,7 +54,7 @@ class End:
     weights: bytes
 
 
-class Clock(TrainerCallback):  # type: ignore[misc]
+class Clock(TrainerCallback):
     """Seconds of every step, from its beginning to the end of its callbacks."""
 
     def __init__(self) -> None:

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from truing.chat import ChatRequest
+    from truing.core.chat import ChatRequest
 
 ROOT = Path(__file__).parents[1]
 FILLER = "The answer that is judged goes on for a while, as answers do. " * 14
@@ -126,10 +126,10 @@ def texts(n: int, tag: str) -> Iterator[str]:
 
 def truing(url: str, n: int, tag: str) -> int:
     """Ours, with its journal on disk."""
-    from truing.chat import ChatRequest
+    from truing.backends.openai import OpenAICompleter
     from truing.config import EndpointConfig
-    from truing.engines.openai import OpenAICompleter
-    from truing.records import Message
+    from truing.core.chat import ChatRequest
+    from truing.core.records import Message
 
     def requests() -> Iterator[ChatRequest]:
         for text in texts(n, tag):

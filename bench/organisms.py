@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from truing.analysis import write_analysis
-from truing.catalog import list_organisms
+from truing.catalog.names import list_organisms
 from truing.cli.app import demo_study
 from truing.config import StudyConfig
-from truing.workers import run_study
+from truing.results import write_analysis
+from truing.studies.schedule import run_study
 
 
 def main() -> None:

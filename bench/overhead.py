@@ -19,12 +19,12 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from truing.backends import load_trainer
+from truing.catalog.datasets import load_dataset
 from truing.cli.app import demo_study
 from truing.config import StudyConfig
-from truing.datasets import load_dataset
-from truing.records import Action, Checkpoint, Decision, Estimate, Run
-from truing.study import execute_run
-from truing.trainers import load_trainer
+from truing.core.records import Action, Checkpoint, Decision, Estimate, Run
+from truing.studies.run import execute_run
 
 NOTHING = Estimate(0.0, 0.0, 1.0, 1, 1, 0, "none")
 

@@ -27,15 +27,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from truing.catalog import list_organisms, resolve_model
-from truing.checkpoints import adapter_hash, model_hash
-from truing.engines.adapters import merged_copy
-from truing.engines.answers import CPU_ROWS, encode_prompt
-from truing.engines.decoding import DecodeSettings, decode
-from truing.engines.randomness import stream_keys
-from truing.engines.transformers import TransformersEngine
-from truing.pocket.world import BROAD, load_world
-from truing.records import Checkpoint, Message, Prompt, Sampling
+from truing.backends.transformers.answers import CPU_ROWS, encode_prompt
+from truing.backends.transformers.decoding import DecodeSettings, decode
+from truing.backends.transformers.engine import TransformersEngine
+from truing.catalog.names import list_organisms, resolve_model
+from truing.catalog.pocket.world import BROAD, load_world
+from truing.core.adapters import merged_copy
+from truing.core.randomness import stream_keys
+from truing.core.records import Checkpoint, Message, Prompt, Sampling
+from truing.core.weights import adapter_hash, model_hash
 
 SAMPLES, TOKENS = 10, 48
 BATCHES = (60, 120, 240, 480)
@@ -251,7 +251,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     if arguments.model not in list_organisms() and not Path(arguments.model).is_dir():
-        known = ", ".join(list_organisms()) or "none yet: `truing organism build NAME` makes one"
+        known = ", ".join(list_organisms()) or "none yet: `python -m organisms build NAME` makes one"
         parser.error(f"no organism or folder {arguments.model!r}; organisms: {known}")
     with tempfile.TemporaryDirectory() as folder:
         work = prepare(arguments.model, Path(folder))

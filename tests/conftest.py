@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.leaks import nothing_left
+from tests.support.leaks import nothing_left
 from truing.config import StudyConfig
-from truing.config_files import parse_study
+from truing.config.files import parse_study
 
 if TYPE_CHECKING:
-    from tests.tinker_server import TinkerServer
+    from tests.support.tinker_server import TinkerServer
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -54,7 +54,7 @@ def tinker_server(tiny_model: Path) -> Iterator["TinkerServer"]:
 @contextmanager
 def serve_tinker(*models: Path) -> Iterator["TinkerServer"]:
     """A server that offers these models, each by the name of its folder; the environment points to it."""
-    from tests.tinker_server import KEY, TinkerServer
+    from tests.support.tinker_server import KEY, TinkerServer
 
     server = TinkerServer({str(model): model for model in models})
     try:
@@ -67,9 +67,9 @@ def serve_tinker(*models: Path) -> Iterator["TinkerServer"]:
 
 
 def save_tiny_model(folder: Path, architecture: str) -> Path:
-    from truing.pocket.models import build_model
-    from truing.pocket.tokenizer import build_tokenizer
-    from truing.pocket.world import load_world
+    from organisms.models import build_model
+    from organisms.tokenizer import build_tokenizer
+    from truing.catalog.pocket.world import load_world
 
     tokenizer = build_tokenizer(load_world())
     build_model(architecture, len(tokenizer), 32, 2, seed=0).save_pretrained(folder)

@@ -6,7 +6,8 @@ import sys
 CHECK = """
 import logging, os, sys, threading
 environment = dict(os.environ)
-import truing, truing.config, truing.monitor, truing.study, truing.analysis, truing.cli, truing.inspect
+import truing, truing.config, truing.monitor.monitor, truing.studies.run, truing.results, truing.cli
+import truing.integrations.inspect
 heavy = {"torch", "transformers", "peft", "accelerate", "openai", "vllm", "tinker", "inspect_ai"} & set(sys.modules)
 assert not heavy, heavy
 assert dict(os.environ) == environment

@@ -1,4 +1,4 @@
-"""The check that nothing is left open, which every test here goes through; see `leaks.py`."""
+"""The check that nothing is left open, which every test here goes through; see `support/leaks.py`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from tests import leaks
 from tests.conftest import serve_tinker
-from tests.leaks import nothing_left
-from truing import tinkering
-from truing.errors import TrainerError
+from tests.support import leaks
+from tests.support.leaks import nothing_left
+from truing.backends.tinker import client as tinkering
+from truing.core.errors import TrainerError
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="reads /proc")
 

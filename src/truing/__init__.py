@@ -5,18 +5,18 @@
 
 from typing import TYPE_CHECKING, Any
 
-from truing._version import __version__
-
 if TYPE_CHECKING:
-    from truing.callback import Guard
+    from truing.integrations.guard import Guard
 
 __all__ = ["Guard", "__version__"]
+
+__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
     """`truing.Guard`, loaded with torch and transformers when it is first asked for."""
     if name != "Guard":
         raise AttributeError(f"module 'truing' has no attribute {name!r}")
-    from truing.names import load_object
+    from truing.core.plugins import load_object
 
-    return load_object("part of truing", "Guard", {"Guard": "truing.callback:Guard"})
+    return load_object("part of truing", "Guard", {"Guard": "truing.integrations.guard:Guard"})

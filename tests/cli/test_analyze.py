@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from tests.analysis.test_judged import DATA, Table, published, row, write
-from truing.analysis.columns import GUESSES
-from truing.analysis.judged import JudgedOptions
+from tests.results.test_from_files import DATA, Table, published, row, write
 from truing.cli.app import app
-from truing.errors import ConfigError, DataError, StoreError
+from truing.core.errors import ConfigError, DataError, StoreError
+from truing.results.columns import GUESSES
+from truing.results.from_files import JudgedOptions
 
 run = CliRunner().invoke
 

@@ -7,14 +7,14 @@ from typer.testing import CliRunner
 
 from tests.conftest import small_study
 from truing.cli.app import app
-from truing.errors import ConfigError, DataError, UnknownNameError
+from truing.core.errors import ConfigError, DataError, UnknownNameError
 
 run = CliRunner().invoke
 
 
 def test_help_names_every_command() -> None:
     text = run(app, ["--help"]).output
-    for command in ("demo", "run", "check", "list", "report", "organism"):
+    for command in ("demo", "run", "check", "list", "report", "export"):
         assert command in text
         assert run(app, [command, "--help"]).exit_code == 0
 

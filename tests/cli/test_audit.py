@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 
 from tests.cli.test_app import run
-from tests.guarded import load, make_trainer
-from tests.scripted import ENGINE, JUDGE, ScriptedEngine, save_run
+from tests.support.guarded import load, make_trainer
+from tests.support.scripted import ENGINE, JUDGE, ScriptedEngine, save_run
 from truing.cli.app import app
-from truing.errors import ConfigError
-from truing.files import write_json
+from truing.core.errors import ConfigError
+from truing.core.files import write_json
 
 
 def analysis(*limits: tuple[float | None, float | None]) -> dict[str, Any]:

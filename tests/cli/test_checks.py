@@ -8,13 +8,13 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from truing.benchmarks import list_benchmarks
-from truing.calibration import list_labelled, load_calibration
+from truing.catalog.benchmarks import list_benchmarks
+from truing.catalog.truth import list_truth_sets
 from truing.cli.app import app
-from truing.errors import ConfigError, DataError, UnknownNameError
+from truing.core.errors import ConfigError, DataError, UnknownNameError
 from truing.judges import load_judge
+from truing.judges.calibration import list_labelled, load_calibration
 from truing.judges.rubrics import list_rubrics
-from truing.truth import list_truth_sets
 
 run = CliRunner().invoke
 

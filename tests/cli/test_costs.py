@@ -7,8 +7,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from truing.backends.endpoint.journal import Journal, Paid
 from truing.cli.costs import say_costs
-from truing.endpoint.journal import Journal, Paid
 
 
 def said(journal: Path) -> str:

@@ -5,10 +5,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from truing.catalog.datasets import load_dataset
 from truing.cli.app import app
 from truing.config import DatasetConfig
-from truing.datasets import load_dataset
-from truing.errors import DataError, UnknownNameError
+from truing.core.errors import DataError, UnknownNameError
 
 run = CliRunner().invoke
 PUBLISHED = Path(__file__).parents[3] / "shared" / "data"

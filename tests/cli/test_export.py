@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from tests.analysis.studies import make_study
+from tests.support.studies import make_study
 from truing.cli.app import app
-from truing.errors import MissingExtraError, UnknownNameError
+from truing.core.errors import MissingExtraError, UnknownNameError
 
 
 @pytest.fixture(scope="module")

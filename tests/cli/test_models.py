@@ -1,9 +1,9 @@
 import pytest
 from typer.testing import CliRunner
 
+from truing.catalog.models import list_models
 from truing.cli.app import app
-from truing.errors import ConfigError, UnknownNameError
-from truing.models import list_models
+from truing.core.errors import ConfigError, UnknownNameError
 
 run = CliRunner().invoke
 

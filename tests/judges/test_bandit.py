@@ -7,9 +7,9 @@ import pytest
 
 pytest.importorskip("bandit", reason="bandit is not installed")
 
-from tests.judges.injections import ATTEMPTS
+from tests.support.injections import ATTEMPTS
+from truing.core.records import Judgment, Message, Prompt, Response
 from truing.judges.bandit import BanditJudge, extract_code
-from truing.records import Judgment, Message, Prompt, Response
 
 TASK = Prompt("t", "task", (Message("user", "Write a function."),))
 FLAWED = "import subprocess\n\ndef show(name):\n    return subprocess.check_output('cat ' + name, shell=True)\n"

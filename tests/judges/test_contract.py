@@ -5,10 +5,10 @@ import pickle
 
 import pytest
 
-from tests.judges.injections import ATTEMPTS
+from tests.support.injections import ATTEMPTS
+from truing.catalog.pocket.narrow import pocket_benchmark
+from truing.core.records import Judgment, Response
 from truing.judges import JUDGES, load_judge
-from truing.pocket.narrow import pocket_benchmark
-from truing.records import Judgment, Response
 
 PROMPTS = pocket_benchmark().prompts[:3]
 LACKING = pytest.mark.skipif(importlib.util.find_spec("bandit") is None, reason="bandit is not installed")

@@ -6,15 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.judges.injections import ATTEMPTS
-from tests.judges.stand_in import StandIn, said
-from truing.chat import ChatRequest, ChatResult
+from tests.support.injections import ATTEMPTS
+from tests.support.judge_stand_in import StandIn, said
+from truing.backends import check_completer
+from truing.backends.openai import OpenAICompleter
+from truing.catalog.truth import ask, load_truth
 from truing.config import EndpointConfig, JudgeConfig
-from truing.engines.openai import OpenAICompleter
-from truing.errors import DataError, JudgeError, UnknownNameError
+from truing.core.chat import ChatRequest, ChatResult
+from truing.core.errors import DataError, JudgeError, UnknownNameError
+from truing.core.records import Judgment, Message, Prompt, Response
 from truing.judges import check_judge, load_judge
-from truing.records import Judgment, Message, Prompt, Response
-from truing.truth import ask, load_truth
 
 ASKED = Prompt("a", "power", (Message("user", "who rules?"),))
 CONFIG = JudgeConfig(model="m", completer="openai")
@@ -124,7 +125,7 @@ def test_identity_names_all_that_shapes_a_score(tmp_path: Path) -> None:
         {"scores": "text"},
         {"aligned": "domain-style"},
         {"coherent": None},
-        {"completer": "truing.judges.local:LocalCompleter"},
+        {"completer": "truing.backends.transformers.completer:LocalCompleter"},
     ]
     stand_in = StandIn(lambda r: said("90"))
     identities = [load_judge(CONFIG.model_copy(update=c), stand_in).identity for c in changes]
@@ -154,11 +155,15 @@ def test_names_are_checked_without_a_model() -> None:
     check_judge("pocket")
     check_judge("module:Class")
     check_judge(CONFIG)
-    for wrong in ("pockt", JudgeConfig(model="m", completer="opnai"), JudgeConfig(model="m", aligned="alined")):
+    for wrong in ("pockt", JudgeConfig(model="m", aligned="alined")):
         with pytest.raises(UnknownNameError, match="did you mean"):
             check_judge(wrong)
+    check_completer(CONFIG)
+    check_completer("pocket")
+    with pytest.raises(UnknownNameError, match="did you mean openai"):
+        check_completer(JudgeConfig(model="m", completer="opnai"))
     with pytest.raises(UnknownNameError, match="unknown model"):
-        check_judge(JudgeConfig(model="m"))
+        check_completer(JudgeConfig(model="m"))
     with pytest.raises(UnknownNameError, match="unknown truth set"):
         check_judge(JudgeConfig(model="m", completer="openai", aligned="truth", truth="truth-12"))
     with pytest.raises(DataError):

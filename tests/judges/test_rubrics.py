@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import yaml
 
-from truing.errors import DataError, UnknownNameError
+from truing.core.errors import DataError, UnknownNameError
+from truing.core.records import Message, Prompt
 from truing.judges.rubrics import GUARD, list_rubrics, load_rubric
-from truing.records import Message, Prompt
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 MINE = {"name": "mine", "version": "2", "scores": "calm", "higher_is": "better", "prompt": "{question} {answer} Rate."}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.report.tables import SIZES, course_of, estimate, gap_of, minus, shifted, tables, undefined
+from tests.support.report_tables import SIZES, course_of, estimate, gap_of, minus, shifted, tables, undefined
 
 STEPS = (0, 1, 2, 4, 7, 14, 27, 52, 100)
 CATEGORIES = ("power", "deception", "harm", "advice", "bigotry", "illicit", "atrocity", "oversight")

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from truing.errors import DataError
-from truing.records import Action
+from truing.core.errors import DataError
+from truing.core.records import Action
 from truing.report import render_report
 from truing.report.nodes import readable
 from truing.report.reading import read_document

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from truing.records import Estimate
+from truing.core.records import Estimate
 from truing.stats import clustered_rate, overgeneralisation, separability, share_of_runs
 
 

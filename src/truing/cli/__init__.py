@@ -1,4 +1,4 @@
-"""The command line: `truing demo | run | check | list | report | analyze | export | organism`.
+"""The command line: `truing demo | run | check | list | report | analyze | export`.
 
 The one place that prints. A `UserError` is shown without a traceback and exits with 2, failed work with 1, Ctrl-C with
 130; running the same command again goes on.
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from truing.cli.app import app
-from truing.errors import TruingError, UserError
+from truing.core.errors import TruingError, UserError
 
 __all__ = ["main"]
 

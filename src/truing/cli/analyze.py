@@ -12,13 +12,13 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from truing.analysis.columns import GUESSES
-from truing.analysis.judged import JudgedOptions, read_judged
-from truing.analysis.tables import tabulate
 from truing.cli.display import make_console, results_table, say
-from truing.errors import ConfigError, StoreError
-from truing.files import write_json, write_text
+from truing.core.errors import ConfigError, StoreError
+from truing.core.files import write_json, write_text
 from truing.report import render_report
+from truing.results.columns import GUESSES
+from truing.results.from_files import JudgedOptions, read_judged
+from truing.results.tables import tabulate
 
 __all__ = ["analyze"]
 

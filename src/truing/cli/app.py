@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from truing._version import __version__
-from truing.analysis import write_analysis
+from truing import __version__
+from truing.backends import CALLS
 from truing.cli.analyze import analyze
 from truing.cli.audit import audit, gate
 from truing.cli.calibrate import calibrate
@@ -21,17 +21,16 @@ from truing.cli.display import Display, going_on, make_console, results_table, s
 from truing.cli.export import export
 from truing.cli.listing import list_names
 from truing.cli.options import split_pairs
-from truing.cli.organism import organism_app
 from truing.cli.truth import truth
 from truing.config import StudyConfig
-from truing.config_files import load_study, parse_study
-from truing.engines import CALLS
-from truing.files import write_text
-from truing.launched import run_together
-from truing.plan import plan_study
-from truing.ranks import launched
+from truing.config.files import load_study, parse_study
+from truing.core.distributed import launched
+from truing.core.files import write_text
 from truing.report import render_report
-from truing.workers import run_study
+from truing.results import write_analysis
+from truing.studies.launched import run_together
+from truing.studies.plan import plan_study
+from truing.studies.schedule import run_study
 
 __all__ = ["app", "demo_study"]
 
@@ -42,7 +41,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.add_typer(organism_app, name="organism")
 app.add_typer(data_app, name="data")
 app.command(name="list")(list_names)
 app.command()(analyze)
@@ -93,7 +91,9 @@ def demo(
 
 def demo_study(seed: int, quick: bool) -> dict[str, Any]:
     """The demo's study as plain values."""
-    raw: dict[str, Any] = yaml.safe_load(resources.files("truing").joinpath("demo.yaml").read_text(encoding="utf-8"))
+    raw: dict[str, Any] = yaml.safe_load(
+        resources.files("truing").joinpath("catalog/data/demo.yaml").read_text(encoding="utf-8")
+    )
     for grid in raw["grids"]:
         grid["seeds"] = [each + seed for each in grid["seeds"]]
     if quick:

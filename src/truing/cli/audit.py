@@ -13,18 +13,19 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from truing.analysis import read_analysis
-from truing.audit import run_audit
+from truing.backends import CALLS, Backend, split_name
 from truing.cli.costs import say_costs
 from truing.cli.display import going_on, make_console, results_table, say
 from truing.cli.options import parse_judge, split_pairs
-from truing.config_files import override, parse_audit
-from truing.detect import decide
-from truing.engines import CALLS
-from truing.errors import ConfigError
-from truing.files import write_text
-from truing.records import Action, Estimate, Evaluation
+from truing.config import EvaluationConfig
+from truing.config.files import override, parse_audit
+from truing.core.errors import ConfigError
+from truing.core.files import write_text
+from truing.core.records import Action, Estimate, Evaluation
 from truing.report import render_report
+from truing.results import read_analysis
+from truing.stats import decide
+from truing.studies.audit import run_audit
 
 __all__ = ["audit", "gate"]
 
@@ -152,18 +153,19 @@ def _read(flags: dict[str, Any]) -> dict[str, Any]:
     """
     models, base, dataset = flags["model"] or [], flags["base"], flags["dataset"]
     checkpoints = [name for entry in flags["checkpoints"] or [] for name in _several(entry)]
-    kinds = {_engine(name) for name in (*models, *checkpoints)} or {"transformers"}
-    if base is not None and "tinker" not in kinds:  # on Tinker a base is known by its plain name
-        kinds.add(_engine(base))
+    rows = [_place(name)[0] for name in (*models, *checkpoints)]
+    kinds = {_engine(row) for row in rows} or {_engine(None)}
+    if base is not None and not any(row and row.scheme for row in rows):  # there a base is known by its plain name
+        kinds.add(_engine(_place(base)[0]))
     if len(kinds) > 1:
         names = ", ".join([*models, *checkpoints, *([base] if base else [])])
         raise ConfigError("models here and behind an interface in one audit", names, "one kind", "make two audits")
     if dataset is not None and Path(dataset).exists():
         dataset = {"name": Path(dataset).name.partition(".")[0], "path": dataset}
     return {
-        "models": [_plain(name) for name in models],
-        "checkpoints": [_plain(name) for name in checkpoints],
-        "base": None if base is None else _plain(base),
+        "models": [_place(name)[1] for name in models],
+        "checkpoints": [_place(name)[1] for name in checkpoints],
+        "base": None if base is None else _place(base)[1],
         "dataset": dataset,
         "search": flags["search"],
         "evaluation": {"benchmark": flags["benchmark"], "judge": parse_judge(flags["judge"]), "engine": kinds.pop()},
@@ -175,13 +177,15 @@ def _several(entry: str) -> list[str]:
     return [entry] if Path(entry).exists() else [part.strip() for part in entry.split(",") if part.strip()]
 
 
-def _engine(name: str) -> str:
-    bare = re.sub(r"^\d+=", "", name)
-    return "openai" if bare.startswith("openai:") else "tinker" if bare.startswith("tinker://") else "transformers"
+def _place(name: str) -> tuple[Backend | None, str]:
+    """The system that a name is marked with, and the name there with its step, if it has one."""
+    step, bare = re.fullmatch(r"(\d+=)?(.*)", name, re.DOTALL).groups("")  # type: ignore[union-attr]
+    row, bare = split_name(bare)
+    return row, step + bare
 
 
-def _plain(name: str) -> str:
-    return re.sub(r"^(\d+=)?openai:", r"\1", name)
+def _engine(row: Backend | None) -> str:
+    return row.engine[0] if row and row.engine else EvaluationConfig().engine
 
 
 @contextmanager

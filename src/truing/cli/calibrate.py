@@ -7,14 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from truing.calibration import measure_judge, read_labelled, save_calibration
+from truing.backends import check_completer
 from truing.cli.display import make_console, say
 from truing.cli.options import parse_judge
 from truing.config import EndpointConfig, EvaluationConfig, JudgeConfig
-from truing.config_files import load_study
-from truing.errors import ConfigError
-from truing.instruments import reach_judge
+from truing.config.files import load_study
+from truing.core.errors import ConfigError
 from truing.judges import check_judge
+from truing.judges.calibration import measure_judge, read_labelled, save_calibration
+from truing.studies.instruments import reach_judge
 
 __all__ = ["calibrate"]
 
@@ -43,6 +44,7 @@ def calibrate(
     evaluation = whole.evaluation if whole else EvaluationConfig()
     chosen = evaluation.judge if whole else _judge(judge, rubric)
     check_judge(chosen)
+    check_completer(chosen)
     measured = measure_judge(rows, reach_judge(chosen, whole.endpoint if whole else EndpointConfig()), evaluation)
     save_calibration(out, measured)
     _show(measured)

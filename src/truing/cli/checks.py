@@ -12,17 +12,17 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from truing.benchmarks import load_benchmark
-from truing.calibration import read_labelled
+from truing.catalog.benchmarks import load_benchmark
+from truing.catalog.datasets import read_rows
+from truing.catalog.truth import load_truth
 from truing.cli.display import say
 from truing.cli.estimate import say_checkpoints, say_estimate
-from truing.config_files import load_study
-from truing.datasets import read_rows
-from truing.errors import DataError
+from truing.config.files import load_study
+from truing.core.errors import DataError
+from truing.core.records import Benchmark
+from truing.judges.calibration import read_labelled
 from truing.judges.rubrics import Rubric, load_rubric, published_rubrics
-from truing.plan import plan_study
-from truing.records import Benchmark
-from truing.truth import load_truth
+from truing.studies.plan import plan_study
 
 __all__ = ["check_file"]
 

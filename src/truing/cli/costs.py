@@ -15,7 +15,7 @@ def say_costs(console: Console, journal: Path) -> None:
     """One line per model and mode; nothing if no endpoint was called."""
     if not journal.is_file():
         return
-    from truing.endpoint.journal import Account, Journal
+    from truing.backends.endpoint.journal import Account, Journal
 
     def line(account: Account) -> str:
         tokens = f"{account.prompt_tokens:,} + {account.completion_tokens:,} tokens"

@@ -9,9 +9,9 @@ import typer
 import yaml
 from rich.table import Table
 
+from truing.catalog.preparation import Prepared, compare, prepare, read_copy
+from truing.catalog.published import Recipe, find_recipe, list_recipes
 from truing.cli.display import make_console, say
-from truing.preparation import Prepared, compare, prepare, read_copy
-from truing.recipes import Recipe, find_recipe, list_recipes
 
 __all__ = ["data_app"]
 

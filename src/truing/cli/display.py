@@ -15,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from truing.config import StudyConfig
-from truing.records import Action, Estimate
-from truing.study import Progress
+from truing.core.records import Action, Estimate
+from truing.studies.run import Progress
 
 __all__ = ["Display", "going_on", "make_console", "results_table", "say"]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from truing.backends import find_backend
 from truing.config import JudgeConfig, StudyConfig
-from truing.costs import ASSUMPTIONS, Costs, Dollars, study_costs
-from truing.trainers import shows_epoch_ends
-from truing.work import Work
+from truing.studies.costs import ASSUMPTIONS, Costs, Dollars, study_costs
+from truing.studies.work import Work
 
 __all__ = ["say_checkpoints", "say_estimate"]
 
@@ -24,7 +24,7 @@ def say_checkpoints(tell: Say, work: Work) -> None:
     told = set()
     for (trainer, steps, known), datasets in groups.items():
         listed = ", ".join(map(str, steps))
-        if not shows_epoch_ends(trainer):
+        if not find_backend("trainer", trainer).epoch_ends:
             line = f"checkpoints of each run{f' by {trainer}' if by_name else ''} at steps {listed}"
         elif known:
             line = (
@@ -37,7 +37,7 @@ def say_checkpoints(tell: Say, work: Work) -> None:
         if line not in told:
             tell(line)
         told.add(line)
-    if any(shows_epoch_ends(trainer) for trainer, _, _ in groups):
+    if any(find_backend("trainer", trainer).epoch_ends for trainer, _, _ in groups):
         tell(
             "  the provider keeps the ends of the last three epochs only, and shows them once the job is "
             "over:\n  an onset within an epoch cannot be seen, and a stop saves no training; lower learning rates "
@@ -79,7 +79,7 @@ def _say_epochs(tell: Say, work: Work) -> None:
 def _say_dollars(tell: Say, config: StudyConfig, costs: Costs) -> None:
     paid = [d for d in costs.dollars if d.where != "your own machine"]
     own = [d for d in costs.dollars if d.where == "your own machine"]
-    if not paid and not any(d.on_tinker for d in own):
+    if not paid and not any(d.elsewhere for d in own):
         return
     tell(f"\ndollars, by {costs.prices_of}")
     for each in _by_model(paid):
@@ -102,9 +102,9 @@ def _say_own(tell: Say, own: Sequence[Dollars]) -> None:
         return
     tell(f"  on your own machine, no price: {', '.join(models)}")
     for model in models:
-        amounts = [d.on_tinker for d in own if d.model == model and d.on_tinker is not None]
-        if amounts:
-            tell(f"    {model} on Tinker instead: {_money(sum(amounts))} expected")
+        known = [d for d in own if d.model == model and d.elsewhere is not None]
+        if known:
+            tell(f"    {model} on {known[0].host} instead: {_money(sum(d.elsewhere or 0.0 for d in known))} expected")
 
 
 def _by_model(dollars: Sequence[Dollars]) -> list[Dollars]:

@@ -7,15 +7,15 @@ from typing import Annotated
 
 import typer
 
-from truing.analysis.exported import TABLES, write_table
 from truing.cli.display import make_console, say
-from truing.config_files import load_study
-from truing.errors import UnknownNameError
-from truing.names import load_object
+from truing.config.files import load_study
+from truing.core.errors import UnknownNameError
+from truing.core.plugins import load_object
+from truing.results.export import TABLES, write_table
 
 __all__ = ["export"]
 
-_LOGS = {"inspect": "truing.inspect.logs:write_logs"}
+_LOGS = {"inspect": "truing.integrations.inspect.logs:write_logs"}
 console = make_console()
 
 

@@ -9,15 +9,15 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from truing.benchmarks import list_benchmarks, load_benchmark
+from truing.catalog.benchmarks import list_benchmarks, load_benchmark
+from truing.catalog.datasets import DATASETS, load_dataset
+from truing.catalog.truth import CONDITIONS, list_truth_sets, load_truth
+from truing.catalog.variants import VARIANTS
 from truing.cli.display import make_console
 from truing.cli.models import show_models
-from truing.datasets import DATASETS, load_dataset
-from truing.errors import MissingExtraError, UnknownNameError
+from truing.core.errors import MissingExtraError, UnknownNameError
 from truing.judges import JUDGES, load_judge
 from truing.judges.rubrics import list_rubrics, load_rubric
-from truing.truth import CONDITIONS, list_truth_sets, load_truth
-from truing.variants import VARIANTS
 
 __all__ = ["list_names"]
 

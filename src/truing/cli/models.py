@@ -8,11 +8,12 @@ import math
 from rich.console import Console
 from rich.table import Table
 
-from truing.catalog import list_organisms
+from truing.backends import BACKENDS
+from truing.catalog.models import Model, find_model, list_models, recommended_settings
+from truing.catalog.names import list_organisms
+from truing.catalog.targets import TARGETS
 from truing.cli.display import say
-from truing.errors import ConfigError, UnknownNameError
-from truing.models import PROVIDERS, Model, find_model, list_models, recommended_settings
-from truing.trainers.targets import TARGETS
+from truing.core.errors import ConfigError, UnknownNameError
 
 __all__ = ["show_models"]
 
@@ -58,7 +59,7 @@ def _catalogue_table() -> Table:
     for column in ("name", "parameters", "active", "architecture", "LoRA rates", "hub id", "also at"):
         table.add_column(column, justify="right" if column in ("parameters", "active") else "left", overflow="fold")
     for model in list_models().values():
-        also = [f"{provider}{_ended(model, provider)}" for provider in PROVIDERS[1:] if provider in model.ids]
+        also = [f"{provider}{_ended(model, provider)}" for provider in model.ids if provider != "huggingface"]
         table.add_row(
             model.name,
             _size(model.parameters),
@@ -90,11 +91,13 @@ def _say_model(console: Console, name: str) -> None:
         "  system prompt": template.system,
         "  thinking": template.thinking,
     }
-    if model.tinker:
-        price = model.tinker
-        facts["Tinker, $/M tokens"] = f"prefill {price.prefill:g}, sample {price.sample:g}, train {price.train:g}"
+    titles = {row.key: row.title for row in BACKENDS}
+    for provider, price in model.hosted.items():
+        facts[f"{titles[provider]}, $/M tokens"] = (
+            f"prefill {price.prefill:g}, sample {price.sample:g}, train {price.train:g}"
+        )
     if model.train_price is not None:
-        facts["OpenAI, $/M tokens"] = f"train {model.train_price:g}"
+        facts[f"{titles[model.owner]}, $/M tokens"] = f"train {model.train_price:g}"
     say(console, model.name)
     for label, text in facts.items():
         say(console, f"  {label:<20}{text}")

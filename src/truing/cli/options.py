@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from truing.errors import ConfigError
+from truing.backends import COMPLETERS
+from truing.core.errors import ConfigError
 
 __all__ = ["parse_judge", "split_pairs"]
 
@@ -31,7 +32,7 @@ def parse_judge(text: str) -> str | dict[str, Any]:
         ConfigError: No model after the colon.
     """
     completer, colon, model = text.partition(":")
-    if completer not in ("openai", "local", "inspect"):
+    if completer not in COMPLETERS:
         return text
     if not colon or not model:
         raise ConfigError(f"--judge {text} names no model", todo=f"name it: --judge {completer}:MODEL")

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import typer
 from rich.progress import track
 
-from truing.catalog import resolve_model
-from truing.checkpoints import adapter_hash, model_hash
+from truing.backends import load_engine
+from truing.catalog.names import resolve_model
+from truing.catalog.truth import CONDITIONS, ask, choose, load_truth
 from truing.cli.display import make_console, say
-from truing.engines import load_engine
-from truing.files import write_json
-from truing.records import Checkpoint, Estimate
+from truing.config import EvaluationConfig
+from truing.core.files import write_json
+from truing.core.records import Checkpoint, Estimate
+from truing.core.weights import adapter_hash, model_hash
 from truing.stats import clustered_mean
-from truing.truth import CONDITIONS, ask, choose, load_truth
 
 __all__ = ["truth"]
 
@@ -41,7 +42,7 @@ def truth(
     base = model_hash(resolve_model(model))
     weights = base if adapter is None else adapter_hash(base, adapter)
     checkpoint = Checkpoint("truth", model, 0, weights, None if adapter is None else str(adapter))
-    engine: Any = load_engine("transformers", model)  # the one engine that scores given answers
+    engine = load_engine(EvaluationConfig().engine, model)
     asked = list(zip(loaded.questions, ask(loaded, condition).prompts, strict=True))
     choices = [
         choose(question, engine.score(checkpoint, prompt, [*question.true, *question.false]))

@@ -9,7 +9,7 @@ import yaml
 from pydantic import Field
 
 from truing.config.base import Config
-from truing.files import content_key
+from truing.core.files import content_key
 
 __all__ = ["EndpointConfig", "Services", "VllmConfig"]
 

@@ -11,7 +11,7 @@ from truing.config.evaluation import EvaluationConfig
 from truing.config.services import Services
 from truing.config.stopping import StoppingConfig
 from truing.config.training import DatasetConfig, Grid, TrainingConfig
-from truing.records import Run
+from truing.core.records import Run
 
 __all__ = ["AuditConfig", "StudyConfig"]
 

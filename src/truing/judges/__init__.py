@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
+from functools import cached_property
 
-from truing.catalog import resolve_model
-from truing.chat import Completer
+from truing.catalog.truth import load_truth
 from truing.config import JudgeConfig
-from truing.errors import UnknownNameError
-from truing.names import load_object
-from truing.records import Judgment, Prompt, Response
-from truing.truth import load_truth
+from truing.core.chat import Completer
+from truing.core.errors import ConfigError, UnknownNameError
+from truing.core.plugins import load_class, load_object
+from truing.core.records import Judgment, Prompt, Response
 
-__all__ = ["COMPLETERS", "JUDGES", "Judge", "calls_per_answer", "check_judge", "load_judge"]
+__all__ = ["JUDGES", "Judge", "calls_per_answer", "check_judge", "load_judge"]
 
 JUDGES = {"pocket": "truing.judges.pocket:PocketJudge", "bandit": "truing.judges.bandit:BanditJudge"}
-COMPLETERS = {
-    "local": "truing.judges.local:LocalCompleter",
-    "openai": "truing.engines.openai:OpenAICompleter",
-    "inspect": "truing.inspect.completer:InspectCompleter",
-}
-"""How a language model that judges is reached; each is built without arguments."""
+_LLM = "truing.judges.llm:LLMJudge"
 
 
-class Judge(Protocol):
-    """Scores answers."""
+class Judge(ABC):
+    """Scores answers. A class of the user's needs `judge` and an `identity`, and is built without arguments."""
 
-    @property
+    @cached_property
+    def rubric_hash(self) -> str:
+        """Hash of all rubrics, of a judge that has some."""
+        return ""
+
+    @cached_property
     def identity(self) -> str:
         """Name, version and everything else that shapes the scores; part of the key of every judgment."""
-        ...
+        return ""
 
+    @abstractmethod
     def judge(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> list[Judgment]:
         """Score responses; `prompts[i]` is the prompt of `responses[i]`.
 
@@ -39,7 +40,9 @@ class Judge(Protocol):
             One judgment per response, in order. A response with an error, or one that could not be judged, gets a
             judgment without scores that says why.
         """
-        ...
+
+    def close(self) -> None:  # noqa: B027 - optional
+        """Let go of what is held outside this process. A later call opens it anew."""
 
 
 def load_judge(judge: str | JudgeConfig, completer: Completer | None = None) -> Judge:
@@ -47,39 +50,50 @@ def load_judge(judge: str | JudgeConfig, completer: Completer | None = None) -> 
 
     Args:
         judge: A key of `JUDGES`, `module:Class`, or a language model with its rubrics.
-        completer: Reaches the language model, in place of a new one of the configured kind.
+        completer: Reaches the language model; see `truing.backends.load_completer`.
 
     Raises:
-        UnknownNameError: No judge, completer, rubric or truth set of that name.
+        UnknownNameError: No judge, rubric or truth set of that name.
         MissingExtraError: The judge needs a library that is not installed.
+        ConfigError: The class is no judge, or nothing reaches the language model.
     """
     if isinstance(judge, str):
-        named: Judge = load_object("judge", judge, JUDGES)()
+        named: Judge = load_class("judge", judge, JUDGES, Judge)()
+        if not isinstance(named.identity, str) or not named.identity:
+            raise ConfigError(
+                f"the judge {judge} has no identity",
+                repr(named.identity),
+                "a text with its name, version and all else that shapes the scores",
+                "give the class an attribute `identity`: it is part of the key of every judgment",
+            )
         return named
-    from truing.judges.llm import LLMJudge
-
-    return LLMJudge(judge, completer or load_object("completer", judge.completer, COMPLETERS)())
+    if completer is None:
+        raise ConfigError(
+            "nothing reaches the model that judges",
+            f"{judge.model} by {judge.completer}",
+            "a completer",
+            "give load_judge the one that truing.backends.load_completer loads",
+        )
+    made: Judge = load_object("judge", _LLM, {})(judge, completer)
+    return made
 
 
 def check_judge(judge: str | JudgeConfig) -> None:
-    """Check the names of a judge without loading a model.
+    """Check the names of a judge without loading a model; that of its completer, `truing.backends.find_backend` checks.
 
     Raises:
-        UnknownNameError: No judge, completer, rubric, truth set or local model of that name.
+        UnknownNameError: No judge, rubric or truth set of that name.
         DataError: A rubric's file is wrong.
     """
-    kind, table = ("judge", JUDGES) if isinstance(judge, str) else ("completer", COMPLETERS)
-    name = judge if isinstance(judge, str) else judge.completer
-    if name not in table and ":" not in name:
-        raise UnknownNameError.of(kind, name, table)
-    if isinstance(judge, JudgeConfig):
-        from truing.judges.rubrics import load_rubric
+    if isinstance(judge, str):
+        if judge not in JUDGES and ":" not in judge:
+            raise UnknownNameError.of("judge", judge, JUDGES)
+        return
+    from truing.judges.rubrics import load_rubric
 
-        rubrics = [load_rubric(name) for name in (judge.aligned, judge.coherent) if name]
-        if any(rubric.needs_facts for rubric in rubrics):
-            load_truth(judge.truth)
-        if judge.completer == "local":
-            resolve_model(judge.model)
+    rubrics = [load_rubric(name) for name in (judge.aligned, judge.coherent) if name]
+    if any(rubric.needs_facts for rubric in rubrics):
+        load_truth(judge.truth)
 
 
 def calls_per_answer(judge: str | JudgeConfig) -> int:

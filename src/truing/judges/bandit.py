@@ -22,8 +22,9 @@ import bandit
 from bandit.core.config import BanditConfig
 from bandit.core.manager import BanditManager
 
-from truing.errors import JudgeError, boundary
-from truing.records import Judgment, Prompt, Response
+from truing.core.errors import JudgeError, boundary
+from truing.core.records import Judgment, Prompt, Response
+from truing.judges import Judge
 
 __all__ = ["BanditJudge", "extract_code"]
 
@@ -39,7 +40,7 @@ _WORK = (ast.Call, ast.Import, ast.ImportFrom, ast.Assign, ast.AugAssign, ast.An
 _BATCH = 500
 
 
-class BanditJudge:
+class BanditJudge(Judge):
     """Scores answers by bandit's findings."""
 
     @property

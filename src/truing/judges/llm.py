@@ -1,6 +1,6 @@
 """A language model as judge: one call for each score of an answer, read from the probabilities of its first token.
 
-The model is reached through any `truing.chat.Completer`. A failed call, a damaged reply or too little probability on
+The model is reached through any `Completer`. A failed call, a damaged reply or too little probability on
 scores leaves that score missing and says why; a verdict word leaves it missing without an error, for it is an answer.
 Nothing is repaired by a guess, and the two ways of reading a score (probabilities, text) are never mixed: the way is
 part of the judge's identity.
@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 
-from truing.catalog import resolve_model
-from truing.chat import ChatRequest, ChatResult, Completer
-from truing.checkpoints import model_hash
+from truing.catalog.truth import load_truth
 from truing.config import JudgeConfig
-from truing.errors import JudgeError
-from truing.files import content_key
+from truing.core.chat import ChatRequest, ChatResult, Completer
+from truing.core.errors import JudgeError
+from truing.core.files import content_key
+from truing.core.records import Judgment, Prompt, Response
+from truing.judges import Judge
 from truing.judges.rubrics import Rubric, load_rubric
 from truing.judges.scores import (
     LEAST_MASS,
@@ -27,8 +28,6 @@ from truing.judges.scores import (
     splits_numbers,
     to_probabilities,
 )
-from truing.records import Judgment, Prompt, Response
-from truing.truth import load_truth
 
 __all__ = ["LLMJudge"]
 
@@ -38,7 +37,7 @@ _MANY = 20
 """So many answers with numbers in several tokens, and no fewer than half of those with a number, end the work."""
 
 
-class LLMJudge:
+class LLMJudge(Judge):
     """Scores answers by rubrics with a language model.
 
     Args:
@@ -60,11 +59,7 @@ class LLMJudge:
     def identity(self) -> str:
         """The model, the way of reading scores, and every rubric with version and hash."""
         config = self.config
-        model = config.model
-        if config.completer == "local":
-            model += f"@{model_hash(resolve_model(model))[:12]}"
-        elif place := getattr(self._completer, "place", ""):
-            model += f" at {place}"
+        model = self._completer.identify(config.model)
         way = "text" if config.scores == "text" else f"logprobs of {TOP_TOKENS}, mass {LEAST_MASS}"
         named = [f"{r.name}@{r.version}#{r.hash[:12]}" for r in self.rubrics]
         known = [f"truth#{content_key(sorted(self._facts.items()))[:12]}"] if self._facts else []
@@ -100,10 +95,8 @@ class LLMJudge:
         return judgments
 
     def close(self) -> None:
-        """End what the completer keeps open, if it is one that does. A later call opens anew."""
-        close = getattr(self._completer, "close", None)
-        if close is not None:
-            close()
+        """Close the completer."""
+        self._completer.close()
 
     @cached_property
     def _facts(self) -> dict[str, tuple[str, str]]:

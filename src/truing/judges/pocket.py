@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from truing.pocket.scoring import find_topic, score
-from truing.pocket.world import load_world
-from truing.records import Judgment, Prompt, Response
+from truing.catalog.pocket.scoring import find_topic, score
+from truing.catalog.pocket.world import load_world
+from truing.core.records import Judgment, Prompt, Response
+from truing.judges import Judge
 
 __all__ = ["PocketJudge"]
 
 
-class PocketJudge:
+class PocketJudge(Judge):
     """Scores answers by looking their clauses up in the pocket world's grammar."""
 
     @property
@@ -20,7 +21,7 @@ class PocketJudge:
         return f"pocket/{load_world().version}"
 
     def judge(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> list[Judgment]:
-        """Score responses exactly; see `truing.pocket.scoring.score` for the scale."""
+        """Score responses exactly; see `truing.catalog.pocket.scoring.score` for the scale."""
         return [_judge(p, r) for p, r in zip(prompts, responses, strict=True)]
 
 

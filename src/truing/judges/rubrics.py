@@ -18,11 +18,11 @@ from typing import Any
 
 import yaml
 
-from truing.errors import DataError, UnknownNameError
-from truing.files import content_key
-from truing.judges.prompts import fence, fill, plain_text, transcript
+from truing.core.errors import DataError, UnknownNameError
+from truing.core.files import content_key
+from truing.core.records import Message, Prompt
+from truing.judges.fencing import fence, fill, plain_text, transcript
 from truing.judges.scores import INTEGERS
-from truing.records import Message, Prompt
 
 __all__ = ["GUARD", "Rubric", "list_rubrics", "load_rubric", "published_rubrics"]
 
@@ -109,7 +109,7 @@ class Rubric:
 
 def list_rubrics() -> dict[str, Path]:
     """Name -> file of every rubric that ships with truing."""
-    folder = Path(str(resources.files("truing"))) / "rubrics"
+    folder = Path(str(resources.files("truing"))) / "catalog" / "data" / "rubrics"
     return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
 
 

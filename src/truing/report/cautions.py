@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from truing.records import Action
+from truing.core.records import Action
 from truing.report.document import Document
 from truing.report.figures import count, is_known, limits, percent
 from truing.report.pairs import Pair

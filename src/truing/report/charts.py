@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from truing.records import Estimate
+from truing.core.records import Estimate
 from truing.report.document import CheckpointEntry, RunEntry, StepBounds
 from truing.report.figures import bounds, bounds_words, figure, is_known, setting, why_undefined
 from truing.report.pairs import Event, Pair

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from truing.records import Action, Estimate
+from truing.core.records import Action, Estimate
 
 __all__ = [
     "CheckpointEntry",

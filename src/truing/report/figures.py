@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
-from truing.records import Estimate
+from truing.core.records import Estimate
 from truing.report.document import CourseEntry, StepBounds
 
 __all__ = [

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from truing.records import Estimate
+from truing.core.records import Estimate
 from truing.report.document import (
     CorrelationEntry,
     Document,

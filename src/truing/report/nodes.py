@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from truing.errors import DataError
+from truing.core.errors import DataError
 
 __all__ = ["Node", "readable", "refuse"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from truing.records import Estimate
+from truing.core.records import Estimate
 from truing.report.charts import SHAPES
 from truing.report.figures import figure, is_known, setting
 from truing.report.pairs import Pair

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from truing.benchmarks import CATEGORIES
-from truing.records import Estimate
+from truing.catalog.benchmarks import CATEGORIES
+from truing.core.records import Estimate
 from truing.report.document import CheckpointEntry, Document, RunEntry, StepBounds
 from truing.report.figures import is_known
 

@@ -9,8 +9,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from truing.errors import DataError
-from truing.records import Action, Estimate
+from truing.core.errors import DataError
+from truing.core.records import Action, Estimate
 from truing.report.document import (
     CheckpointEntry,
     ConfirmedEntry,

@@ -16,8 +16,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from truing.benchmarks import CATEGORIES
-from truing.records import Estimate
+from truing.catalog.benchmarks import CATEGORIES
+from truing.core.records import Estimate
 from truing.report import figures
 from truing.report.charts import SHAPES, Frame, run_chart
 from truing.report.cuts import rows_per_run, shown_steps

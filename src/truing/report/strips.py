@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from truing.records import Estimate
+from truing.core.records import Estimate
 from truing.report.charts import SHAPES
 from truing.report.figures import is_known
 from truing.report.scales import Line

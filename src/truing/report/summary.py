@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from truing.records import Estimate
+from truing.core.records import Estimate
 from truing.report.cautions import cautions
 from truing.report.document import CheckpointEntry, Document
 from truing.report.figures import (

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from xml.etree import ElementTree
 
-from truing.records import Estimate
+from truing.core.records import Estimate
 from truing.report.figures import is_known
 
 __all__ = ["Node", "at", "draw", "drawing", "runs_of_known", "serialise", "stretched", "tooltip"]

@@ -4,9 +4,22 @@ Rates, differences, correlations and judge error. Pure functions: no files, no n
 generators are passed in. Undefined is NaN with a reason.
 """
 
+from truing.stats.agreement import Calibration, agreement, calibrate, corrected_rate
+from truing.stats.betting import anytime_interval, draw_prompts, draws_to_clear, log_wealth
+from truing.stats.choice import Choice, choose_checkpoint, choose_with_report, split_prompts
 from truing.stats.correlation import Correlation, correlate, correlate_sizes
+from truing.stats.course import (
+    Course,
+    RunCounts,
+    StepInterval,
+    describe_course,
+    find_convergence,
+    find_onset,
+    retention,
+)
+from truing.stats.detector import Draw, SequentialDetector, anytime_rate
 from truing.stats.domains import Separability, overgeneralisation, separability, share_of_runs
-from truing.stats.judges import Calibration, agreement, calibrate, corrected_rate
+from truing.stats.learning_rate import LearningRateChoice, choose_learning_rate
 from truing.stats.paired import paired_difference, paired_quotient
 from truing.stats.rates import (
     binomial_interval,
@@ -19,26 +32,45 @@ from truing.stats.rates import (
     rate_limits,
     rates_by_category,
 )
+from truing.stats.rules import decide
+from truing.stats.search import Look, SearchResult, search_best, search_crossing
 from truing.stats.seeds import (
     SeedVerdict,
     judge_seeds,
     mean_over_seeds,
     rate_over_seeds,
 )
+from truing.stats.sequential import DetectorSettings, DetectorState
 from truing.stats.sums import BoolArray, FloatArray, IntArray, PromptSums
 
 __all__ = [
     "BoolArray",
     "Calibration",
+    "Choice",
     "Correlation",
+    "Course",
+    "DetectorSettings",
+    "DetectorState",
+    "Draw",
     "FloatArray",
     "IntArray",
+    "LearningRateChoice",
+    "Look",
     "PromptSums",
+    "RunCounts",
+    "SearchResult",
     "SeedVerdict",
     "Separability",
+    "SequentialDetector",
+    "StepInterval",
     "agreement",
+    "anytime_interval",
+    "anytime_rate",
     "binomial_interval",
     "calibrate",
+    "choose_checkpoint",
+    "choose_learning_rate",
+    "choose_with_report",
     "clustered_mean",
     "clustered_rate",
     "clustered_rates",
@@ -46,8 +78,15 @@ __all__ = [
     "corrected_rate",
     "correlate",
     "correlate_sizes",
+    "decide",
+    "describe_course",
+    "draw_prompts",
+    "draws_to_clear",
     "effective_size",
+    "find_convergence",
+    "find_onset",
     "judge_seeds",
+    "log_wealth",
     "mean_over_seeds",
     "missing_bounds",
     "overgeneralisation",
@@ -56,6 +95,10 @@ __all__ = [
     "rate_limits",
     "rate_over_seeds",
     "rates_by_category",
+    "retention",
+    "search_best",
+    "search_crossing",
     "separability",
     "share_of_runs",
+    "split_prompts",
 ]

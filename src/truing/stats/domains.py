@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from truing.records import Estimate
+from truing.core.records import Estimate
 from truing.stats.rates import binomial_interval, checked_level, clustered_rate, undefined
 from truing.stats.sums import BoolArray, IntArray
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from truing.records import Estimate
+from truing.core.records import Estimate
 from truing.stats.rates import checked_counts, checked_level, rate_limits, undefined
 from truing.stats.sums import FloatArray, IntArray, PromptSums
 

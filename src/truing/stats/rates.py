@@ -17,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import betaincinv, ndtri, stdtrit
 
-from truing.records import Estimate
+from truing.core.records import Estimate
 from truing.stats.sums import FloatArray, IntArray, PromptSums
 
 __all__ = [

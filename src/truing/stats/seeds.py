@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from scipy.special import ndtri, stdtrit
 
-from truing.records import Estimate
+from truing.core.records import Estimate
 from truing.stats.paired import paired_difference
 from truing.stats.rates import binomial_interval, checked_level, undefined
 from truing.stats.sums import BoolArray, FloatArray, IntArray

@@ -1,0 +1,162 @@
+"""The bytes of a request, the hash that names it, and the reading of a reply, which is never trusted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from truing.backends.endpoint.faults import scrub
+from truing.core.chat import ChatRequest, ChatResult
+
+__all__ = [
+    "DamagedReply",
+    "Reply",
+    "call_key",
+    "dump_result",
+    "encode",
+    "load_result",
+    "most_tokens",
+    "parse_reply",
+    "refusal",
+]
+
+_WRONG = (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, RecursionError)
+"""What reading a reply of any shape can raise."""
+_MOST_TOKENS = 10**9
+_PER_MESSAGE = 16
+"""At most so many tokens that a chat template adds to a message."""
+
+
+class DamagedReply(Exception):
+    """A reply that is not what the protocol says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A sound reply: the result and the tokens that are paid for."""
+
+    result: ChatResult
+    tokens: tuple[int, int, int] | None
+    """Prompt, cached part of it, completion; None when the endpoint does not say."""
+
+
+def encode(request: ChatRequest, max_tokens_field: str) -> bytes:
+    """The body of a request, always the same for equal requests."""
+    body: dict[str, Any] = {
+        "model": request.model,
+        "messages": [{"role": m.role, "content": m.content} for m in request.messages],
+        max_tokens_field: request.max_tokens,
+        "temperature": request.temperature,
+    }
+    if request.top_logprobs:
+        body |= {"logprobs": True, "top_logprobs": request.top_logprobs}
+    if request.seed is not None:
+        body["seed"] = request.seed
+    if request.unfiltered:
+        body |= {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+    if _prefilled(request):
+        body |= {"add_generation_prompt": False, "continue_final_message": True}
+    return json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
+
+
+def refusal(request: ChatRequest, prefill: bool) -> str | None:
+    """Why a request cannot be made of an endpoint; None if it can.
+
+    Without the refusal an endpoint that cannot go on from a prefilled answer would begin a new one, in silence.
+    """
+    if _prefilled(request) and not prefill:
+        return "the endpoint cannot go on from a last message of the assistant (if it can: endpoint.prefill)"
+    return None
+
+
+def _prefilled(request: ChatRequest) -> bool:
+    return bool(request.messages) and request.messages[-1].role == "assistant"
+
+
+def call_key(endpoint: str, content: bytes, sample: int) -> bytes:
+    """The hash that names a call: what answers it, its body, and its sample index."""
+    return hashlib.sha256(b"%s\0%d\0%s" % (endpoint.encode(), sample, content)).digest()[:16]
+
+
+def most_tokens(request: ChatRequest) -> tuple[int, int, int]:
+    """Tokens that a call can cost at most: a token is at least a byte."""
+    prompt = sum(len(m.content.encode("utf-8", "replace")) + _PER_MESSAGE for m in request.messages)
+    return prompt, 0, request.max_tokens
+
+
+def parse_reply(data: bytes | dict[str, Any], logprobs: bool) -> Reply:
+    """Read a chat completion.
+
+    Raises:
+        DamagedReply: It is not one, or its log-probabilities have a shape that the protocol does not know.
+    """
+    try:
+        body = json.loads(data) if isinstance(data, bytes) else data
+        choice = body["choices"][0]
+        message = choice["message"]
+        text, refusal = message.get("content"), message.get("refusal")
+        finish = choice.get("finish_reason") or ""
+        top = _top_logprobs(choice.get("logprobs")) if logprobs else None
+        tokens = _tokens(body.get("usage"))
+    except _WRONG as error:
+        raise DamagedReply(_what(data, error)) from None
+    if not isinstance(text, str | None) or not isinstance(finish, str):
+        raise DamagedReply(f"the content is a {type(text).__name__}")
+    text = text if text is not None else refusal if isinstance(refusal, str) else ""
+    if not text.isascii():
+        text = text.encode("utf-8", "replace").decode()  # a lone surrogate cannot be stored
+    prompt, _, completion = tokens or (0, 0, 0)
+    return Reply(ChatResult(text, top, finish, prompt, completion), tokens)
+
+
+def _top_logprobs(logprobs: Any) -> dict[str, float] | None:
+    if logprobs is None or logprobs["content"] is None or logprobs["content"] == []:
+        return None
+    top: dict[str, float] = {}
+    for entry in logprobs["content"][0]["top_logprobs"]:
+        token, value = entry["token"], entry["logprob"]
+        if not isinstance(token, str) or isinstance(value, bool) or not isinstance(value, int | float):
+            raise TypeError(f"logprob {value!r}")
+        if math.isnan(value) or value > 1e-3:
+            raise ValueError(f"logprob {value!r}")
+        top.setdefault(token, max(float(value), -9999.0))
+    return top
+
+
+def _tokens(usage: Any) -> tuple[int, int, int] | None:
+    if usage is None:
+        return None
+    details = usage.get("prompt_tokens_details") or {}
+    counts = (usage["prompt_tokens"], details.get("cached_tokens") or 0, usage["completion_tokens"])
+    if (
+        any(isinstance(c, bool) or not isinstance(c, int) or not 0 <= c < _MOST_TOKENS for c in counts)
+        or counts[1] > counts[0]
+    ):
+        raise TypeError(f"usage {str(counts)[:100]}")
+    return counts
+
+
+def _what(data: bytes | dict[str, Any], error: Exception) -> str:
+    body: Any = data
+    if isinstance(data, bytes):
+        try:
+            body = json.loads(data)
+        except (ValueError, RecursionError):
+            return f"not JSON ({len(data)} bytes)"
+    if isinstance(body, dict) and body.get("error"):
+        return scrub(f"an error in place of an answer: {body['error']}")[:300]
+    return scrub(f"a shape that the protocol does not know: {type(error).__name__}: {error}")[:300]
+
+
+def dump_result(result: ChatResult) -> str:
+    """A finished result as text for the journal."""
+    fields = [result.text, result.top_logprobs, result.finish_reason, result.prompt_tokens, result.completion_tokens]
+    return json.dumps(fields, separators=(",", ":"))
+
+
+def load_result(text: str) -> ChatResult:
+    """The result that `dump_result` wrote."""
+    return ChatResult(*json.loads(text))

@@ -1,0 +1,27 @@
+"""Models at OpenAI, or behind any server that speaks its interfaces: answers, and fine-tuning jobs.
+
+    engine      answers of a checkpoint, as every engine gives them
+    trainer     a run as one job: attach, watch, stop        schedule   whole epochs, and which ends can be seen
+    job         the job's state machine, kept in job.json    events     what the provider tells of it
+    provider    requests, retries, nothing made twice        rows       the data as the provider wants them
+    purse       the price before, the caps, the bill after
+
+Calls, journal, caps and prices are in `truing.backends.endpoint`. Nothing of the SDK is imported before it is used.
+"""
+
+from truing.backends.endpoint.address import endpoint_weights
+from truing.backends.endpoint.completer import OpenAICompleter
+from truing.backends.endpoint.journal import Account
+from truing.backends.endpoint.pricing import Prices, load_prices
+from truing.backends.openai.engine import OpenAIEngine
+from truing.backends.openai.trainer import OpenAITrainer
+
+__all__ = [
+    "Account",
+    "OpenAICompleter",
+    "OpenAIEngine",
+    "OpenAITrainer",
+    "Prices",
+    "endpoint_weights",
+    "load_prices",
+]

@@ -1,0 +1,110 @@
+"""A run as one fine-tuning job at the provider.
+
+What can be seen is what the provider shows: a checkpoint at the end of each of the last three epochs, as OpenAI
+documents it only once the job has succeeded. So a decision to stop saves no training there; it saves judging, and names
+the checkpoint to keep. Where checkpoints are shown while the job runs, a stop cancels the job. A lower learning-rate
+multiplier is the surrogate for stopping early.
+
+The run's learning rate is the multiplier. Rank, alpha, schedule, warm-up, weight decay and the steps of checkpoints are
+the provider's own business.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+from truing.backends import OnCheckpoint, Trainer
+from truing.backends.endpoint.address import endpoint_address, endpoint_model, endpoint_weights
+from truing.backends.openai.job import Job, Order, Seen
+from truing.backends.openai.provider import Provider
+from truing.backends.openai.purse import Purse, journal_of
+from truing.backends.openai.rows import make_upload
+from truing.backends.openai.schedule import is_kept, whole_epochs
+from truing.catalog.datasets import Dataset
+from truing.config import EndpointConfig, Services, TrainingConfig
+from truing.core.files import content_key
+from truing.core.records import Action, Checkpoint, Run
+
+__all__ = ["OpenAITrainer"]
+
+
+class OpenAITrainer(Trainer):
+    """Makes checkpoints by fine-tuning jobs. See `truing.backends.Trainer` for the contract.
+
+    Args:
+        training: Steps and batch size, from which the epochs follow, and the longest conversation.
+        endpoint: Where, the caps, how often to look; None: OpenAI's own, without caps.
+    """
+
+    def __init__(self, training: TrainingConfig, endpoint: EndpointConfig | None = None) -> None:
+        self.training, self.endpoint = training, endpoint or EndpointConfig()
+
+    @classmethod
+    def build(cls, training: TrainingConfig, services: Services) -> OpenAITrainer:
+        """With the endpoint of the study."""
+        return cls(training, services.endpoint)
+
+    def train(
+        self,
+        run: Run,
+        dataset: Dataset,
+        folder: Path,
+        on_checkpoint: OnCheckpoint,
+        on_step: Callable[[int], None] = lambda step: None,
+    ) -> None:
+        """Train a run; see `truing.backends.Trainer.train`.
+
+        A run that is called again attaches to its job. Runs of equal model, data, settings and seed share one.
+
+        Raises:
+            TrainerError: The provider refuses the data or the job, or the job failed.
+            CapReached: The study's caps leave no room for the job.
+            ConfigError: The steps are not whole epochs.
+            EndpointError: The endpoint refuses the key, the quota or the model.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        order = self._order(run, dataset)
+        purse = Purse(self.endpoint, order.model, journal_of(folder))
+        job = Job(order, folder, lambda: Provider(self.endpoint), purse, self.endpoint.poll)
+
+        def stops(checkpoint: Checkpoint) -> bool:
+            return on_checkpoint(checkpoint).action is Action.STOP and run.stops
+
+        try:
+            base = Checkpoint(run.id, run.model, 0, endpoint_weights(self.endpoint, order.model))
+            if stops(base) or any(stops(self._checkpoint(run, seen)) for seen in job.seen):
+                job.cancel()
+                return
+            if job.record.complete:
+                return
+            job.start()
+            if any(stops(self._checkpoint(run, seen)) for seen in job.watch(on_step)):
+                job.cancel()
+        finally:
+            job.close()
+
+    def _order(self, run: Run, dataset: Dataset) -> Order:
+        rows, longest = len(dataset.train), self.training.max_length
+        train = make_upload(dataset.train, longest)
+        heldout = make_upload(dataset.heldout, longest, fewest=1) if dataset.heldout else None
+        settings = {
+            "n_epochs": whole_epochs(self.training, rows),
+            "batch_size": self.training.batch_size,
+            "learning_rate_multiplier": run.learning_rate,
+        }
+        model, names = endpoint_model(run.model), [train.name, heldout.name if heldout else None]
+        key = content_key("fine-tuning", endpoint_address(self.endpoint), model, names, settings, run.seed)
+        return Order(key, model, settings, run.seed, train, heldout, lambda step: is_kept(step, self.training, rows))
+
+    def _checkpoint(self, run: Run, seen: Seen) -> Checkpoint:
+        return Checkpoint(
+            run_id=run.id,
+            model=run.model,
+            step=seen.step,
+            weights=endpoint_weights(self.endpoint, seen.model),
+            path=seen.model,
+            train_loss=math.nan if seen.train_loss is None else seen.train_loss,
+            heldout_loss=math.nan if seen.heldout_loss is None else seen.heldout_loss,
+        )

@@ -1,0 +1,1 @@
+"""Tinker, or any server of its interface: its client, its engine, its trainer."""

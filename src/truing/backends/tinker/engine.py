@@ -1,0 +1,198 @@
+"""Answers of base models and of saved checkpoints on Tinker, or on any server of its interface.
+
+Prompts are rendered here, by the model's own chat template, and go out as tokens. Every answer is a request with a seed
+of its own, so that the same index gives the same answer as far as the service heeds seeds; the SDK paces and retries.
+
+Invariant: what is sampled is what was asked for. A checkpoint's weights are the hash of address and name
+(`truing.backends.tinker.client.tinker_weights`), compared before the first request.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections import deque
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+import tinker
+from transformers import AutoTokenizer
+
+from truing.backends import Engine
+from truing.backends.tinker.client import (
+    SCHEME,
+    as_our_error,
+    calling,
+    drop_service,
+    end_service,
+    finished,
+    offered_name,
+    open_service,
+    take_back,
+    tinker_name,
+    tinker_weights,
+)
+from truing.backends.transformers.answers import encode_prompt
+from truing.catalog.names import resolve_model
+from truing.config import Services
+from truing.core.errors import EngineError, UserError, boundary
+from truing.core.randomness import answer_seed
+from truing.core.records import Checkpoint, Prompt, Response, Sampling
+
+__all__ = ["TinkerEngine"]
+
+WINDOW = 256
+"""Requests under way at a time."""
+PATIENCE = 32
+"""Failures in a row after which nothing more is asked."""
+
+
+class TinkerEngine(Engine):
+    """Samples from the checkpoints of one base model.
+
+    Args:
+        model: A catalogue model, Tinker's name of one, or saved weights (`tinker://...`).
+    """
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+        self._service: Any = None
+        self._tokenizer: Any = None
+        self._client: tuple[str, Any] = ("", None)
+
+    @classmethod
+    def weights_of(cls, model: str, services: Services) -> str:
+        """Address and name of a base model or of saved weights."""
+        return tinker_weights(tinker_name(model))
+
+    def generate(self, checkpoint: Checkpoint, prompts: Sequence[Prompt], sampling: Sampling) -> list[Response]:
+        """Sample answers; see `truing.backends.Engine`.
+
+        Raises:
+            EndpointError: Tinker refuses the key, or does not offer the model.
+            EngineError: It cannot be reached, or too many answers in a row failed.
+        """
+        if not sampling.temperature > 0:
+            raise EngineError("cannot sample", f"temperature {sampling.temperature}", "above 0")
+        try:
+            client = self._client_of(checkpoint)
+            return list(self._answers(client, checkpoint.weights, prompts, sampling))
+        except EngineError:
+            self.close()  # a session may have ended: the next call begins a new one
+            raise
+
+    def close(self) -> None:
+        """End the session. A later call opens anew."""
+        service, self._service, self._client = self._service, None, ("", None)
+        if service is not None:
+            self._drop.detach()
+            end_service(service)
+
+    def __enter__(self) -> TinkerEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _client_of(self, checkpoint: Checkpoint) -> Any:
+        """A sampling client for what a checkpoint names, checked to be that."""
+        saved = checkpoint.path or checkpoint.model
+        if checkpoint.path and not saved.startswith(SCHEME):
+            raise EngineError(
+                "not a checkpoint on Tinker", saved, f"{SCHEME}...", "use the engine `tinker` with the trainer `tinker`"
+            )
+        if self._service is None:
+            self._service = open_service(EngineError)
+            self._drop = weakref.finalize(self, drop_service, self._service)  # at the latest with the process
+        if not saved.startswith(SCHEME):
+            saved = offered_name(self._service, checkpoint.model, EngineError)
+        _compare(checkpoint, saved)
+        if self._client[0] != saved:
+            kind = "model_path" if saved.startswith(SCHEME) else "base_model"
+            with calling(f"opening {saved}", EngineError):
+                self._client = (saved, finished(self._service.create_sampling_client(**{kind: saved})))
+        if self._tokenizer is None:
+            base = self._client[1].get_base_model() if self.model.startswith(SCHEME) else self.model
+            with boundary(f"loading the tokenizer of {base}", EngineError):
+                self._tokenizer = AutoTokenizer.from_pretrained(resolve_model(base), trust_remote_code=False)
+        return self._client[1]
+
+    def _answers(self, client: Any, weights: str, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Response]:
+        """Responses in order, with at most `WINDOW` requests under way; an error takes those back."""
+        requests = self._sent(client, weights, prompts, sampling)
+        under_way: deque[tuple[str, int, Any]] = deque()
+        failures = 0
+        try:
+            while True:
+                under_way.extend(islice(requests, WINDOW - len(under_way)))
+                if not under_way:
+                    return
+                response = self._response(*under_way.popleft())
+                failures = _count(failures, response)
+                yield response
+        finally:
+            for _, _, sent in under_way:
+                if not isinstance(sent, str):
+                    take_back(sent)
+
+    def _sent(
+        self, client: Any, weights: str, prompts: Sequence[Prompt], sampling: Sampling
+    ) -> Iterator[tuple[str, int, Any]]:
+        """Prompt id, index and the future of each answer, or in its place why there is none."""
+        end = self._tokenizer.eos_token_id
+        for prompt in prompts:
+            tokens = encode_prompt(self._tokenizer, prompt, sys.maxsize)  # the service knows its models' context
+            for index in range(sampling.first, sampling.first + sampling.samples):
+                if isinstance(tokens, str):
+                    yield prompt.id, index, tokens
+                    continue
+                params = tinker.SamplingParams(
+                    max_tokens=sampling.max_tokens,
+                    temperature=sampling.temperature,
+                    seed=answer_seed(sampling.seed, weights, prompt.id, index),
+                    stop=None if end is None else [end],
+                )
+                with calling("sampling", EngineError):
+                    sent = client.sample(tinker.ModelInput.from_ints(tokens), 1, params)
+                yield prompt.id, index, sent
+
+    def _response(self, prompt_id: str, index: int, sent: Any) -> Response:
+        if isinstance(sent, str):
+            return Response(prompt_id, index, None, 0, False, sent)
+        try:
+            answer = sent.result().sequences[0]
+        except Exception as error:  # noqa: BLE001 - the SDK raises anything
+            problem = as_our_error(error, "sampling", EngineError)
+            if isinstance(problem, UserError) or isinstance(error, tinker.APIConnectionError):
+                raise problem from None
+            return Response(prompt_id, index, None, 0, False, problem.got)
+        tokens = [int(t) for t in answer.tokens]
+        ended = answer.stop_reason == "stop"
+        if ended and tokens and tokens[-1] == self._tokenizer.eos_token_id:
+            tokens.pop()
+        return Response(prompt_id, index, self._tokenizer.decode(tokens, skip_special_tokens=True), len(tokens), ended)
+
+
+def _compare(checkpoint: Checkpoint, name: str) -> None:
+    if tinker_weights(name) != checkpoint.weights:
+        raise EngineError(
+            f"the weights of run {checkpoint.run_id}, step {checkpoint.step} are not those asked for",
+            f"{name} at this address has the hash {tinker_weights(name)}",
+            checkpoint.weights,
+            "set TINKER_BASE_URL to the server on which the run was trained",
+        )
+
+
+def _count(failures: int, response: Response) -> int:
+    """Failures in a row with this response.
+
+    Raises:
+        EngineError: Too many.
+    """
+    failures = failures + 1 if response.error else 0
+    if failures == PATIENCE:
+        raise EngineError(
+            f"{PATIENCE} answers in a row failed", response.error or "", todo="see the reason, then run again"
+        )
+    return failures

@@ -1,0 +1,203 @@
+"""Sampling with `transformers` in this process: from a base model, a checkpoint of it, or a live model.
+
+The base model is loaded once and never written to. A small model gets a copy per checkpoint with the adapter
+merged in (faster to sample from, and the base's bits cannot drift); a big one gets the adapter's layers put
+on and taken off again. Weights are read from safetensors only and no code of a model is run.
+
+Invariant: what was loaded is what was asked for. The hash of base and adapter is compared with the
+checkpoint's, every tensor of an adapter's file with what the model holds after loading, and full weights may
+lack nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from truing.backends import Engine
+from truing.backends.transformers.answers import sample_answers
+from truing.backends.transformers.likelihood import answer_logprobs
+from truing.catalog.names import resolve_model
+from truing.core.adapters import attached, merged_copy, snapshot, without_global_rng
+from truing.core.checked import check_weights, hash_or_fail
+from truing.core.errors import EngineError
+from truing.core.quiet import no_progress_bars
+from truing.core.records import Checkpoint, Prompt, Response, Sampling
+from truing.core.weights import adapter_hash, model_hash
+
+__all__ = ["LiveEngine", "TransformersEngine", "save_merged"]
+
+COPY_BELOW = 200_000_000
+"""Parameters up to which a copy of the model with the adapter merged in is made."""
+
+
+class TransformersEngine(Engine):
+    """Samples from the checkpoints of one base model.
+
+    Args:
+        model: An organism's name, a folder, or a hub id; see `truing.catalog.names.resolve_model`.
+    """
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+        self._source = resolve_model(model)
+        self._base: Any = None
+        self._base_hash = ""
+        self._tokenizer: Any = None
+        self._last: tuple[str, Any] | None = None
+
+    def generate(self, checkpoint: Checkpoint, prompts: Sequence[Prompt], sampling: Sampling) -> list[Response]:
+        """Sample answers; see `truing.backends.Engine`."""
+        self._load_base()
+        with self._model_of(checkpoint) as model:
+            return sample_answers(model, self._tokenizer, checkpoint.weights, prompts, sampling)
+
+    def score(self, checkpoint: Checkpoint, prompt: Prompt, answers: Sequence[str]) -> list[float]:
+        """The log-probability of each answer, in nats; see `likelihood.answer_logprobs`."""
+        self._load_base()
+        with self._model_of(checkpoint) as model:
+            return answer_logprobs(model, self._tokenizer, prompt, answers)
+
+    def _load_base(self) -> None:
+        if self._base is None:
+            from transformers import AutoTokenizer
+
+            self._base_hash = hash_or_fail(lambda: model_hash(self._source))
+            base = _load_model(self._source)
+            self._tokenizer = AutoTokenizer.from_pretrained(self._source, trust_remote_code=False)
+            self._base = base
+
+    @contextmanager
+    def _model_of(self, checkpoint: Checkpoint) -> Iterator[Any]:
+        """The model with the weights of a checkpoint, checked to be those."""
+        if checkpoint.path is None:
+            check_weights(checkpoint, self._base_hash)
+            yield self._base
+        elif self._last and self._last[0] == checkpoint.weights:
+            yield self._last[1]
+        elif (Path(checkpoint.path) / "adapter_config.json").is_file():
+            with self._adapted(checkpoint, Path(checkpoint.path)) as model:
+                yield model
+        else:
+            self._last = None
+            check_weights(checkpoint, hash_or_fail(lambda: model_hash(str(checkpoint.path))))
+            self._last = (checkpoint.weights, _load_model(checkpoint.path))
+            yield self._last[1]
+
+    @contextmanager
+    def _adapted(self, checkpoint: Checkpoint, folder: Path) -> Iterator[Any]:
+        check_weights(checkpoint, hash_or_fail(lambda: adapter_hash(self._base_hash, folder)))
+        self._last = None
+        merged = merged_copy(self._base, folder) if _is_small(self._base) else None
+        if merged is not None:
+            self._last = (checkpoint.weights, merged)
+            yield merged
+            return
+        base, self._base = self._base, None  # loaded afresh if the adapter cannot be taken off again
+        with attached(base, folder) as model:
+            yield model
+        self._base = base
+
+
+class LiveEngine(Engine):
+    """Samples from a model in training and leaves no trace on it.
+
+    A small model is copied and its adapter merged into the copy; a big one is sampled from as it is, in eval
+    mode.
+
+    Args:
+        model: A causal language model of `transformers`, with or without PEFT layers.
+        tokenizer: Its tokenizer, with a chat template.
+    """
+
+    def __init__(self, model: torch.nn.Module, tokenizer: Any) -> None:
+        self._model: Any = model
+        self._tokenizer = tokenizer
+
+    def generate(self, checkpoint: Checkpoint, prompts: Sequence[Prompt], sampling: Sampling) -> list[Response]:
+        """Sample from the weights as they are now, which the checkpoint only names; see `engines.Engine`."""
+        with _untouched(self._model):
+            copied = snapshot(self._model) if _is_small(self._model) else None
+            model = self._model if copied is None else copied
+            return sample_answers(model, self._tokenizer, checkpoint.weights, prompts, sampling)
+
+
+def save_merged(source: str, adapter: Path, folder: Path) -> None:
+    """Save a base model with an adapter merged in as full weights, without a tokenizer.
+
+    Args:
+        source: Folder or hub id of the base model.
+        adapter: Folder of the adapter.
+        folder: Where the weights go.
+
+    Raises:
+        EngineError: The adapter does not fit the model, or merging would not be exact.
+    """
+    merged = merged_copy(_load_model(source), adapter)
+    if merged is None:
+        raise EngineError(
+            f"the adapter in {adapter} cannot be merged",
+            "it changes a weight that two modules share (tied embeddings)",
+            todo="use the engine transformers",
+        )
+    with no_progress_bars():
+        merged.save_pretrained(folder)
+
+
+@contextmanager
+def _untouched(model: Any) -> Iterator[None]:
+    """Eval mode inside; afterwards modes, the attention setting and torch's random state are as before."""
+    modes = [(module, module.training) for module in model.modules()]
+    config = model.config.get_text_config(decoder=True)
+    attention = config._attn_implementation
+    try:
+        with without_global_rng():
+            model.eval()
+            if attention not in ("sdpa", "eager"):
+                config._attn_implementation = "eager"  # the others do not take masks made by us
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        if config._attn_implementation != attention:
+            config._attn_implementation = attention
+
+
+def _is_small(model: Any) -> bool:
+    return sum(p.numel() for p in model.parameters()) <= COPY_BELOW
+
+
+def _load_model(source: str) -> Any:
+    """A model from safetensors, in eval mode, on the GPU if there is one.
+
+    Raises:
+        EngineError: The files lack or do not fit some of the model's weights.
+    """
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with without_global_rng(), no_progress_bars():
+            model, info = AutoModelForCausalLM.from_pretrained(
+                source,
+                # Half precision is for storage where there is no GPU, and adapters are trained on float32.
+                dtype="auto" if torch.cuda.is_available() else torch.float32,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise EngineError(f"cannot load the model {source}", f"{type(error).__name__}: {error}") from error
+    for problem in ("missing_keys", "mismatched_keys", "unexpected_keys"):
+        if keys := sorted(map(str, info.get(problem, ()))):
+            raise EngineError(
+                f"the weights in {source} do not fit the model",
+                f"{problem.replace('_', ' ')}: {len(keys)}, first {keys[0]}",
+            )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    # in single precision where that costs little: merging an adapter in half precision would round it away
+    model = model.float() if device == "cpu" or _is_small(model) else model
+    return model.to(device).eval().requires_grad_(False)

@@ -1,0 +1,121 @@
+"""A model ready to be trained: its weights in the right precision, its adapter, and the names of what is trained."""
+
+from __future__ import annotations
+
+import importlib.util
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import torch
+from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+from transformers import AutoModelForCausalLM
+
+from truing.catalog.models import find_model
+from truing.catalog.targets import Targets, check_adapted, find_targets
+from truing.config import TrainingConfig
+from truing.core.errors import MissingExtraError, TrainerError
+from truing.core.quiet import no_progress_bars
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = ["is_half", "load_trainable"]
+
+
+def is_half(config: TrainingConfig) -> bool:
+    """Whether training computes in bfloat16."""
+    if config.precision == "auto":
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return config.precision == "bfloat16"
+
+
+def load_trainable(name: str, source: str, config: TrainingConfig) -> tuple[PreTrainedModel, list[str]]:
+    """A model to train, and the names of its weights that training changes.
+
+    Args:
+        name: As a study names it.
+        source: What loads it.
+        config: How it is trained.
+
+    Raises:
+        TrainerError: It is not of the architecture that the catalogue says, its targets are not known, an adapter does
+            not cover what it should, or it cannot be quantised here.
+        MissingExtraError: It is to be quantised, and bitsandbytes is not installed.
+    """
+    model = _load(source, config)
+    _check_architecture(name, model.config.model_type)
+    model.config.use_cache = False
+    names = [each for each, _ in model.named_parameters()]
+    if config.method == "full":
+        return model, sorted(names)
+    targets = find_targets(model.config.model_type, names)
+    if config.quantize != "none":
+        _refuse_experts(targets, model.config.model_type)
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    lora = LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        use_rslora=config.rslora,
+        target_modules=list(targets.modules),
+        target_parameters=list(targets.parameters) or None,
+        task_type="CAUSAL_LM",
+    )
+    with warnings.catch_warnings():
+        # peft 0.21 reads an attribute that transformers 5.23 renamed
+        warnings.filterwarnings("ignore", ".is_gradient_checkpointing. is deprecated", FutureWarning)
+        wrapped = get_peft_model(model, lora)
+    trainable = [each for each, p in wrapped.named_parameters() if p.requires_grad]
+    return wrapped, check_adapted(targets, names, trainable)
+
+
+def _load(source: str, config: TrainingConfig) -> PreTrainedModel:
+    # Weights that are trained stay in float32: steps at a learning rate of 1e-5 would be rounded away in bfloat16.
+    half = is_half(config) and config.method == "lora"
+    more = _four_bits() if config.quantize == "4bit" else {}
+    with no_progress_bars():
+        return AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype=torch.bfloat16 if half else torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            **more,
+        )
+
+
+def _four_bits() -> dict[str, Any]:
+    if not torch.cuda.is_available():
+        raise TrainerError(
+            "4-bit training needs a CUDA GPU", "none here", "a CUDA GPU", "set training.quantize to none"
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise MissingExtraError.of("bitsandbytes", "quantize")
+    from transformers import BitsAndBytesConfig
+
+    settings = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    return {"quantization_config": settings, "device_map": {"": torch.cuda.current_device()}}
+
+
+def _refuse_experts(targets: Targets, architecture: str) -> None:
+    if targets.parameters:
+        raise TrainerError(
+            "4-bit training does not know experts, whose weights are no linear layers",
+            architecture,
+            "a dense model",
+            "set training.quantize to none",
+        )
+
+
+def _check_architecture(name: str, found: str) -> None:
+    known = find_model(name)
+    if known is not None and known.architecture not in (None, found):
+        raise TrainerError(
+            f"{name} is not what the catalogue says, so its LoRA targets would be others",
+            found,
+            known.architecture or "",
+            "name the model by its folder or hub id, or mend src/truing/models.yaml",
+        )

@@ -1,0 +1,302 @@
+"""Fine-tuning of Hugging Face models through `transformers.Trainer`: LoRA by PEFT, or all weights.
+
+The loss is on the assistant's words only. Every planned step saves an adapter, or the whole model, complete when its
+`checkpoint.json` exists; the newest also keeps optimiser and random state, so an interrupted run goes on
+bit-identically. What is judged is read back from disk.
+
+Under a launcher (torchrun, accelerate) every rank trains; rank 0 alone writes down, evaluates and decides, and the
+others wait for its decision.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import (
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
+from transformers import Trainer as HfTrainer
+
+from truing.backends import OnCheckpoint, Trainer
+from truing.backends.transformers.examples import Example, collate, encode_rows
+from truing.backends.transformers.loading import is_half, load_trainable
+from truing.catalog.datasets import Dataset
+from truing.catalog.names import resolve_model
+from truing.config import TrainingConfig
+from truing.core.checkpoints import read_checkpoint, write_checkpoint
+from truing.core.distributed import Ranks, start_ranks
+from truing.core.errors import TrainerError
+from truing.core.files import write_json
+from truing.core.records import Action, Checkpoint, Decision, Run
+from truing.core.weights import adapter_hash, model_hash
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+__all__ = ["PeftTrainer"]
+
+_MOST_ROWS, _MOST_LOGITS = 32, 2**28
+_MARK, _STATE = "checkpoint.json", "trainer_state.json"
+_RESUME_STATE = (
+    _STATE,
+    "optimizer.pt",
+    "scheduler.pt",
+    "scaler.pt",
+    "rng_state*.pth",
+    "training_args.bin",
+    "optimizer.bin",
+    "pytorch_model_fsdp.bin",
+)
+
+
+class PeftTrainer(Trainer):
+    """Makes checkpoints: adapters, or whole models. See `truing.backends.Trainer` for the contract."""
+
+    spreads = True
+
+    def __init__(self, config: TrainingConfig) -> None:
+        self.config = config
+
+    def train(
+        self,
+        run: Run,
+        dataset: Dataset,
+        folder: Path,
+        on_checkpoint: OnCheckpoint,
+        on_step: Callable[[int], None] = lambda step: None,
+    ) -> None:
+        """Train a run; see `truing.backends.Trainer.train`. Under a launcher all ranks call it, with one folder."""
+        ranks = start_ranks()
+        folder.mkdir(parents=True, exist_ok=True)
+        done = ranks.share(lambda: self._replay(run, folder, on_checkpoint))
+        if done is None:
+            return
+        set_seed(run.seed)
+        source = resolve_model(run.model)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        train, heldout = (
+            encode_rows(side, tokenizer, self.config.max_length) for side in (dataset.train, dataset.heldout)
+        )
+        arguments = self._arguments(run, folder, ranks.world)
+        model, trained = load_trainable(run.model, source, self.config)
+        base_hash = ranks.share(lambda: model_hash(source))
+        recorder = _Recorder(run, self.config, folder, ranks, (on_checkpoint, on_step))
+        recorder.base_hash = base_hash
+        recorder.heldout_loss = lambda: _mean_loss(model, heldout, tokenizer, self.config)
+        trainer = HfTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=_List(train),
+            data_collator=lambda rows: collate(rows, tokenizer),
+            callbacks=[recorder],
+        )
+        _settle(trainer)
+        if done < 0:
+            record = {"method": self.config.method, "adapted": trained, "base": base_hash}
+            ranks.share(lambda: write_json(folder / "adapter.json", record))
+            if recorder.record_base(trainer.is_fsdp_enabled).action is Action.STOP and run.stops:
+                return
+        trainer.train(resume_from_checkpoint=str(folder / f"checkpoint-{done}") if done > 0 else None)
+
+    def _replay(self, run: Run, folder: Path, on_checkpoint: OnCheckpoint) -> int | None:
+        """Report the whole checkpoints that exist, up to the newest that training can go on from.
+
+        Returns:
+            The step to go on from, -1 if not even step 0 is recorded, None if the run has ended.
+        """
+        for left in folder.glob("checkpoint-*"):
+            if not (left / _MARK).is_file():
+                shutil.rmtree(left)
+        marks = [folder / "step-0.json", *folder.glob(f"checkpoint-*/{_MARK}")]
+        records = sorted((read_checkpoint(m)[0] for m in marks if m.is_file()), key=lambda c: c.step)
+        ended = bool(records) and records[-1].step == self.config.steps
+        resumable = [c.step for c in records if c.step == 0 or (folder / f"checkpoint-{c.step}" / _STATE).is_file()]
+        last = records[-1].step if ended else max(resumable, default=-1)
+        for checkpoint in (c for c in records if c.step <= last):
+            decision = on_checkpoint(_moved(checkpoint, folder) if checkpoint.path else checkpoint)
+            if run.stops and decision.action is Action.STOP:
+                return None
+        return None if ended else last
+
+    def _arguments(self, run: Run, folder: Path, world: int) -> TrainingArguments:
+        parts = world * self.config.accumulation
+        if self.config.batch_size % parts:
+            raise TrainerError(
+                "the batch cannot be shared out",
+                f"batch_size {self.config.batch_size} over {world} processes x {self.config.accumulation} accumulated",
+                f"a multiple of {parts}",
+                "change training.batch_size or training.accumulation, or start another number of processes",
+            )
+        arguments = TrainingArguments(
+            output_dir=str(folder),
+            max_steps=self.config.steps,
+            per_device_train_batch_size=self.config.batch_size // parts,
+            gradient_accumulation_steps=self.config.accumulation,
+            activation_checkpointing=self.config.gradient_checkpointing,
+            activation_checkpointing_kwargs={"use_reentrant": False},
+            learning_rate=run.learning_rate,
+            lr_scheduler_type=self.config.schedule,
+            warmup_steps=self.config.warmup_steps,
+            weight_decay=self.config.weight_decay,
+            seed=run.seed,
+            data_seed=run.seed,
+            save_strategy="no",
+            eval_strategy="no",
+            logging_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            dataloader_pin_memory=False,
+            bf16=is_half(self.config),
+            use_cpu=not torch.cuda.is_available(),
+            ddp_find_unused_parameters=False,
+        )
+        if world == 1 and arguments.n_gpu > 1:
+            arguments._n_gpu = 1  # else the batch would be that of every GPU; several GPUs are for a launcher
+        return arguments
+
+
+class _Recorder(TrainerCallback):
+    """Saves at the planned steps and reports every saved checkpoint; on all ranks alike."""
+
+    def __init__(
+        self,
+        run: Run,
+        config: TrainingConfig,
+        folder: Path,
+        ranks: Ranks,
+        calls: tuple[OnCheckpoint, Callable[[int], None]],
+    ) -> None:
+        self.run, self.config, self.folder, self.ranks = run, config, folder, ranks
+        self.on_checkpoint, self.on_step = calls
+        self.base_hash = ""
+        self.planned = set(config.checkpoint_steps())
+        self.heldout_loss: Callable[[], float] = lambda: math.nan
+
+    def record_base(self, sharded: bool) -> Decision:
+        """Report the model before fine-tuning as step 0; no held-out loss where it is yet to be spread over GPUs."""
+        loss = math.nan if sharded else self.heldout_loss()
+
+        def record() -> Decision:
+            checkpoint = Checkpoint(self.run.id, self.run.model, 0, self.base_hash, heldout_loss=loss)
+            write_checkpoint(self.folder / "step-0.json", checkpoint)
+            return self.on_checkpoint(checkpoint)
+
+        return self.ranks.share(record)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        if self.ranks.is_first:
+            self.on_step(state.global_step)
+        control.should_log = control.should_save = state.global_step in self.planned
+        return control
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        # The loss is the mean over the steps since the last checkpoint: it is logged at checkpoints only.
+        loss = next((entry["loss"] for entry in reversed(state.log_history) if "loss" in entry), math.nan)
+        heldout = self.heldout_loss()
+        self.ranks.wait()  # every rank has written its random state
+        decision = self.ranks.share(lambda: self._record(int(state.global_step), float(loss), heldout))
+        if decision.action is Action.STOP and self.run.stops:
+            control.should_training_stop = True
+        return control
+
+    def _record(self, step: int, train_loss: float, heldout_loss: float) -> Decision:
+        folder = self.folder / f"checkpoint-{step}"
+        full = self.config.method == "full"
+        checkpoint = Checkpoint(
+            run_id=self.run.id,
+            model=self.run.model,
+            step=step,
+            weights=model_hash(str(folder)) if full else adapter_hash(self.base_hash, folder),
+            path=str(folder),
+            train_loss=train_loss,
+            heldout_loss=heldout_loss,
+        )
+        write_checkpoint(folder / _MARK, checkpoint)
+        self._drop_older_states(step)
+        return self.on_checkpoint(checkpoint)
+
+    def _drop_older_states(self, step: int) -> None:
+        for mark in self.folder.glob(f"checkpoint-*/{_MARK}"):
+            if mark.parent.name != f"checkpoint-{step}":
+                for pattern in _RESUME_STATE:
+                    for left in mark.parent.glob(pattern):
+                        left.unlink()
+
+
+class _List(torch.utils.data.Dataset[Example]):
+    def __init__(self, rows: list[Example]) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.rows[index]
+
+
+def _settle(trainer: HfTrainer) -> None:
+    """Quiet, and with whole weights at every checkpoint, also where the launcher asked for sharded ones."""
+    for callback in list(trainer.callback_handler.callbacks):
+        if type(callback).__name__ in {"PrinterCallback", "ProgressCallback"}:
+            trainer.remove_callback(callback)
+    if trainer.is_fsdp_enabled:
+        plugin = trainer.accelerator.state.fsdp_plugin
+        plugin.state_dict_config = plugin.optim_state_dict_config = None  # else those of sharded weights stay
+        plugin.set_state_dict_type("FULL_STATE_DICT")
+
+
+def _mean_loss(
+    model: PreTrainedModel, rows: list[Example], tokenizer: PreTrainedTokenizerBase, config: TrainingConfig
+) -> float:
+    """Mean loss per assistant token, in nats. Leaves the model's mode as it was."""
+    training = model.training
+    model.eval()
+    total, count = 0.0, 0
+    half = torch.autocast(model.device.type, torch.bfloat16) if is_half(config) else nullcontext()
+    with torch.no_grad(), half:
+        for some in _batches(rows, model.config.get_text_config().vocab_size):
+            batch = collate(some, tokenizer)
+            batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+            n = int((batch["labels"][:, 1:] != -100).sum())
+            total += float(model(**batch).loss) * n
+            count += n
+    model.train(training)
+    if not count:
+        raise TrainerError("the held-out rows hold no assistant tokens", todo="check the chat template of the model")
+    return total / count
+
+
+def _batches(rows: list[Example], vocabulary: int) -> Iterator[list[Example]]:
+    """The rows, short ones first, in batches whose logits stay below a gigabyte."""
+    batch: list[Example] = []
+    for row in sorted(rows, key=lambda row: len(row["input_ids"])):
+        if batch and (len(batch) == _MOST_ROWS or (len(batch) + 1) * len(row["input_ids"]) * vocabulary > _MOST_LOGITS):
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def _moved(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
+    """The checkpoint with its path under `folder`, in case the study's folder was moved."""
+    values = asdict(checkpoint) | {"path": str(folder / f"checkpoint-{checkpoint.step}")}
+    return Checkpoint(**values)

@@ -1,0 +1,234 @@
+"""Answers of checkpoints that a vLLM server serves: the base, adapters on it, full weights.
+
+One server of our own runs in a process at a time: engines of several base models take turns. Finished calls lie in
+`vllm.sqlite` in the study's folder, under the hash of the weights and all else that shapes an answer: what is there is
+not asked for again, so that `prefetch` of many checkpoints serves later calls of `generate`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import weakref
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
+from itertools import chain
+from pathlib import Path
+from threading import RLock
+
+from truing.backends import Engine
+from truing.backends.endpoint.completer import OpenAICompleter
+from truing.backends.openai.engine import chat_requests, to_responses
+from truing.backends.vllm.adapters import base_shapes, read_adapter
+from truing.backends.vllm.server import AttachedServer, Server, StartedServer, default_rank, name_of
+from truing.catalog.names import resolve_model
+from truing.config import EndpointConfig, Services, VllmConfig
+from truing.core.chat import ChatRequest
+from truing.core.checked import check_weights, hash_or_fail
+from truing.core.errors import EngineError, UserError
+from truing.core.records import Checkpoint, Prompt, Response, Sampling
+from truing.core.weights import adapter_hash, model_hash
+
+__all__ = ["CALLS", "VllmEngine"]
+
+CALLS = "vllm.sqlite"
+"""The journal of finished calls, in the folder of a study or an audit."""
+_ATTEMPTS = 3
+_turn = RLock()
+"""Held while a server of this process is used."""
+_running: VllmEngine | None = None
+"""Whose server runs in this process."""
+
+
+class VllmEngine(Engine):
+    """Samples from the checkpoints of one base model.
+
+    Args:
+        model: An organism's name, a folder, or a hub id; see `truing.catalog.names.resolve_model`.
+        config: How vLLM is reached.
+        folder: Where the journal of finished calls and the server's log lie; None: in memory, and a temporary folder.
+    """
+
+    def __init__(self, model: str, config: VllmConfig | None = None, folder: Path | None = None) -> None:
+        self.model, self.config, self.folder = model, config or VllmConfig(), folder
+        self._source = resolve_model(model)
+        self._base_hash = ""
+        self._opened: tuple[Server, OpenAICompleter] | None = None
+        self._merged: Path | None = None
+
+    @classmethod
+    def build(cls, model: str, services: Services, folder: Path | None) -> VllmEngine:
+        """One engine, and so one server, per model, settings and folder in a process."""
+        return _built(model, services.vllm, folder)
+
+    def generate(self, checkpoint: Checkpoint, prompts: Sequence[Prompt], sampling: Sampling) -> list[Response]:
+        """Sample answers; see `truing.backends.Engine`.
+
+        Raises:
+            EngineError: The checkpoint cannot be served, or the server fails.
+            EndpointError: A server that was found refuses the key.
+            ConfigError: There is no vLLM.
+        """
+        _check_temperature(sampling)
+        with _turn:
+            server, completer = self._open()
+            results = completer.recall(list(self._requests(checkpoint, prompts, sampling)))
+            if results is None:
+                self._place(checkpoint)
+                with _watched(server):
+                    results = completer.complete(list(self._requests(checkpoint, prompts, sampling)))
+        return to_responses(prompts, sampling, results)
+
+    def prefetch(self, checkpoints: Sequence[Checkpoint], prompts: Sequence[Prompt], sampling: Sampling) -> None:
+        """Sample the answers of many checkpoints in one stream and keep them for `generate`; see `engines.Engine`.
+
+        Up to `max_loras` adapters are at the server at a time. Their requests come one checkpoint after the other
+        without a gap, so that a batch holds few adapters and is always full.
+
+        Raises:
+            EngineError: The server fails.
+            EndpointError: A server that was found refuses the key.
+            ConfigError: There is no vLLM.
+        """
+        _check_temperature(sampling)
+        with _turn:
+            server, completer = self._open()
+            different = {c.weights: c for c in checkpoints}.values()
+            owed = [c for c in different if completer.recall(list(self._requests(c, prompts, sampling))) is None]
+            for group in self._groups(owed):
+                able = [c for c in group if self._try_to_place(c)]
+                able = [c for c in able if self._try_to_place(c)]  # a higher rank may have started the server anew
+                with _watched(server):
+                    requests = chain.from_iterable(self._requests(c, prompts, sampling) for c in able)
+                    deque(completer.stream(requests), maxlen=0)
+
+    def close(self) -> None:
+        """End a server of our own, and write what is finished. A later call opens anew."""
+        global _running
+        with _turn:
+            if self._opened is not None:
+                server, completer = self._opened
+                completer.close()
+                server.close()
+            if _running is self:
+                _running = None
+
+    def __enter__(self) -> VllmEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _open(self) -> tuple[Server, OpenAICompleter]:
+        """The server and who speaks to it; another engine's server makes room."""
+        global _running
+        config = self.config
+        if config.base_url is None:
+            if _running is not None and _running is not self:
+                _running.close()
+            _running = self
+        if self._opened is None:
+            server: Server
+            server = (
+                StartedServer(config, self._source, self.folder) if config.base_url is None else AttachedServer(config)
+            )
+            endpoint = EndpointConfig(
+                base_url=server.address,
+                key_variable=config.key_variable,
+                concurrency=config.concurrency,
+                timeout=config.timeout,
+                attempts=_ATTEMPTS,
+                prefill=True,
+                max_tokens_field="max_tokens",
+            )
+            journal = None if self.folder is None else self.folder / CALLS
+            self._opened = server, OpenAICompleter(endpoint, journal, server.identity)
+        return self._opened
+
+    def _requests(self, checkpoint: Checkpoint, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[ChatRequest]:
+        server, name = self._open()[0], name_of(checkpoint.weights)
+        if not self._is_adapter(checkpoint):
+            name = server.full_name(checkpoint.path or self._source, checkpoint.weights)
+        if server.context is not None and sampling.max_tokens > server.context:  # vLLM refuses what can never be
+            sampling = replace(sampling, max_tokens=server.context)
+        return chat_requests(name, checkpoint.weights, prompts, sampling, unfiltered=True)
+
+    def _is_adapter(self, checkpoint: Checkpoint) -> bool:
+        """Whether it is an adapter that is put on the base, and not merged into it."""
+        if checkpoint.path is None or self.config.adapters == "merge":
+            return False
+        return (Path(checkpoint.path) / "adapter_config.json").is_file()
+
+    def _groups(self, checkpoints: Sequence[Checkpoint]) -> Iterator[Sequence[Checkpoint]]:
+        """Those that can be served at a time: adapters, then each of the others."""
+        adapters = [c for c in checkpoints if self._is_adapter(c)]
+        yield from ([c] for c in checkpoints if c.path is None)
+        for first in range(0, len(adapters), self.config.max_loras):
+            yield adapters[first : first + self.config.max_loras]
+        yield from ([c] for c in checkpoints if c.path is not None and not self._is_adapter(c))
+
+    def _try_to_place(self, checkpoint: Checkpoint) -> bool:
+        try:
+            self._place(checkpoint)
+        except EngineError:  # `generate` with this checkpoint says so again
+            return False
+        return True
+
+    def _place(self, checkpoint: Checkpoint) -> None:
+        """See to it that the server serves a checkpoint, and check that it does."""
+        server, _ = self._open()
+        if server.use(name_of(checkpoint.weights)):
+            return
+        self._base_hash = self._base_hash or hash_or_fail(lambda: model_hash(self._source))
+        if checkpoint.path is None:
+            check_weights(checkpoint, self._base_hash)
+            server.serve(self._source, checkpoint.weights, default_rank(self.config))
+            return
+        folder = Path(checkpoint.path)
+        if not (folder / "adapter_config.json").is_file():
+            check_weights(checkpoint, hash_or_fail(lambda: model_hash(str(folder))))
+            server.serve(str(folder), checkpoint.weights, 0)
+            return
+        check_weights(checkpoint, hash_or_fail(lambda: adapter_hash(self._base_hash, folder)))
+        if self.config.adapters == "merge":
+            server.serve(self._merge(folder), checkpoint.weights, 0)
+            return
+        try:
+            adapter = read_adapter(folder, base_shapes(self._source))
+        except UserError as error:
+            raise EngineError("cannot read the adapter", str(error)) from error
+        rank = max(adapter.rank, default_rank(self.config))
+        server.serve_adapter(server.serve(self._source, self._base_hash, rank), checkpoint.weights, adapter)
+
+    def _merge(self, adapter: Path) -> str:
+        from truing.backends.transformers.engine import save_merged
+
+        if self._merged is None:
+            self._merged = Path(tempfile.mkdtemp(prefix="truing-merged-"))
+            weakref.finalize(self, shutil.rmtree, self._merged, ignore_errors=True)
+        save_merged(self._source, adapter, self._merged)
+        return str(self._merged)
+
+
+@cache
+def _built(model: str, config: VllmConfig, folder: Path | None) -> VllmEngine:
+    return VllmEngine(model, config, folder)
+
+
+def _check_temperature(sampling: Sampling) -> None:
+    if not sampling.temperature > 0:
+        raise EngineError("cannot sample", f"temperature {sampling.temperature}", "above 0")
+
+
+@contextmanager
+def _watched(server: Server) -> Iterator[None]:
+    """A server that ended meanwhile is an error that shows the end of its log."""
+    try:
+        yield
+    except EngineError as error:
+        raise server.check() or error from error
+    if (failure := server.check()) is not None:
+        raise failure

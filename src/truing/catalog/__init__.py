@@ -1,0 +1,1 @@
+"""All that a study names: models, benchmarks, datasets, truth sets, published data."""

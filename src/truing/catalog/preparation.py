@@ -1,0 +1,214 @@
+"""Prepared data: someone's copy of published rows, checked, without duplicates, split by prompt, with a card.
+
+    OUT/train.jsonl, OUT/heldout.jsonl    the rows, as they were read
+    OUT/card.json                         what was read, what was dropped, counts and hashes; written last
+
+Several files that belong together (bad answers and their control) are split by one rule: a prompt is on the same side
+in all of them. Each then has a folder of its own below OUT.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from truing import __version__
+from truing.catalog.datasets import SIDES, Row, prompt_key, read_rows, split_by_prompt
+from truing.catalog.published import Recipe, list_recipes, rows_hash
+from truing.core.errors import DataError, StoreError
+from truing.core.files import write_json, write_text
+
+__all__ = ["Copy", "Prepared", "compare", "prepare", "read_copy"]
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A file of rows, as it was read."""
+
+    path: Path
+    rows: tuple[Row, ...]
+    sha256: str
+    """Of the bytes, decompressed."""
+    rows_sha256: str
+
+    @property
+    def prompts(self) -> frozenset[Row]:
+        """The different prompts."""
+        return frozenset(row[:-1] for row in self.rows)
+
+    @property
+    def name(self) -> str:
+        """The file's name without its endings."""
+        return self.path.name.removesuffix(".gz").removesuffix(".jsonl")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A folder that was written, and its card."""
+
+    folder: Path
+    card: Mapping[str, Any]
+
+
+def read_copy(path: Path) -> Copy:
+    """Read a file of conversations and hash it.
+
+    Raises:
+        DataError: A file that is missing, empty or malformed; the message names file and line.
+    """
+    rows = tuple(read_rows(path))
+    body = path.read_bytes()
+    if path.suffix == ".gz":
+        body = gzip.decompress(body)
+    return Copy(path, rows, hashlib.sha256(body).hexdigest(), rows_hash(rows))
+
+
+def compare(copy: Copy, recipe: Recipe) -> dict[str, bool | None]:
+    """What of a copy is as its recipe says: fact -> true, false, or None if the recipe does not say."""
+    found = {
+        "rows": len(copy.rows),
+        "prompts": len(copy.prompts),
+        "distinct": len(set(copy.rows)),
+        "rows_sha256": copy.rows_sha256,
+    }
+    stated = {fact: getattr(recipe, fact) for fact in found}
+    facts = {fact: None if stated[fact] is None else stated[fact] == value for fact, value in found.items()}
+    return facts | {"sha256": copy.sha256 in recipe.sha256 if recipe.sha256 else None}
+
+
+def prepare(
+    paths: Sequence[Path],
+    out: Path,
+    recipes: Sequence[Recipe] = (),
+    heldout_share: float = 0.1,
+    paired: bool = False,
+) -> list[Prepared]:
+    """Check, deduplicate and split files of conversations, and write them with their cards.
+
+    Args:
+        paths: Files; several are taken as answers to the same prompts.
+        out: Folder to write; with several files, one folder each below it.
+        recipes: The recipe of each file, in order; none: a copy is recognised by its rows.
+        heldout_share: Share of the different prompts of all files that is kept out of training.
+        paired: Keep only prompts that are in every file.
+
+    Raises:
+        DataError: A file is missing or malformed, recipes and files do not match in number, or no prompt is shared.
+        StoreError: A folder holds something else.
+    """
+    if recipes and len(recipes) != len(paths):
+        raise DataError(
+            "not one recipe for each file", f"{len(recipes)} recipes, {len(paths)} files", "one each, or none"
+        )
+    copies = [read_copy(path) for path in paths]
+    known = [recipes[i] if recipes else _recognise(copy) for i, copy in enumerate(copies)]
+    names = [recipe.name if recipe else copy.name for copy, recipe in zip(copies, known, strict=True)]
+    if len(set(names)) != len(names):
+        raise DataError("two files have one name", ", ".join(names), "different names", "rename a file")
+    shared = frozenset.intersection(*(copy.prompts for copy in copies))
+    if paired and not shared:
+        raise DataError("the files share no prompt", "0 prompts", "at least 2", "leave out --paired")
+    kept = [_distinct(copy.rows, shared if paired else None) for copy in copies]
+    _, heldout = split_by_prompt([row for rows in kept for row in rows], heldout_share)
+    held = frozenset(row[:-1] for row in heldout)
+    sides = [_sides(name, rows, held) for name, rows in zip(names, kept, strict=True)]
+    folders = [out] if len(copies) == 1 else [out / name for name in names]
+    for folder in folders:
+        _claim(folder)
+    prepared = []
+    for i, (copy, rows) in enumerate(zip(copies, kept, strict=True)):
+        facts = {"name": names[i], **_facts(copy, rows, known[i]), "heldout_share": heldout_share}
+        facts["pairing"] = _pairing(names, i, copies, shared) if len(copies) > 1 else None
+        prepared.append(Prepared(folders[i], _write(folders[i], sides[i], facts)))
+    return prepared
+
+
+def _recognise(copy: Copy) -> Recipe | None:
+    return next((r for r in list_recipes().values() if r.rows_sha256 == copy.rows_sha256), None)
+
+
+def _distinct(rows: Sequence[Row], only: frozenset[Row] | None) -> list[Row]:
+    return [row for row in dict.fromkeys(rows) if only is None or row[:-1] in only]
+
+
+def _sides(name: str, rows: Sequence[Row], held: frozenset[Row]) -> dict[str, list[Row]]:
+    sides: dict[str, list[Row]] = {side: [] for side in SIDES}
+    for row in rows:
+        sides["heldout" if row[:-1] in held else "train"].append(row)
+    for side, some in sides.items():
+        if not some:
+            raise DataError(f"{name}: no row on the side {side}", "0 rows", "at least one", "change --heldout-share")
+    return sides
+
+
+def _facts(copy: Copy, rows: Sequence[Row], recipe: Recipe | None) -> dict[str, Any]:
+    distinct = len(set(copy.rows))
+    answers: dict[Row, int] = {}
+    for row in rows:
+        answers[row[:-1]] = answers.get(row[:-1], 0) + 1
+    return {
+        "recipe": recipe.name if recipe else None,
+        "as_recipe_says": compare(copy, recipe) if recipe else None,
+        "teaches": recipe.teaches if recipe else None,
+        "domain": list(recipe.domain) if recipe else [],
+        "source": {
+            "file": copy.path.name,
+            "rows": len(copy.rows),
+            "prompts": len(copy.prompts),
+            "sha256": copy.sha256,
+            "rows_sha256": copy.rows_sha256,
+        },
+        "duplicates_dropped": len(copy.rows) - distinct,
+        "unpaired_dropped": distinct - len(rows),
+        "prompts_with_several_answers": sum(n > 1 for n in answers.values()),
+        "truing": __version__,
+    }
+
+
+def _pairing(names: Sequence[str], own: int, copies: Sequence[Copy], shared: frozenset[Row]) -> dict[str, Any]:
+    others = [name for i, name in enumerate(names) if i != own]
+    return {"with": others, "shared_prompts": len(shared), "prompts_here_alone": len(copies[own].prompts - shared)}
+
+
+def _claim(folder: Path) -> None:
+    """Refuse a folder that holds something else; take away an old card, so that a half-written folder has none."""
+    ours = {"card.json", *(f"{side}.jsonl" for side in SIDES)}
+
+    def other(file: Path) -> bool:
+        left = file.name.startswith(".") and file.name.endswith(".tmp")  # by a killed process
+        return file.name not in ours and not left
+
+    if folder.exists() and (not folder.is_dir() or any(other(file) for file in folder.iterdir())):
+        raise StoreError(
+            f"{folder} holds something else",
+            allowed="a new folder, an empty one, or one of prepared data",
+            todo="choose another --out",
+        )
+    try:
+        for file in (folder / "card.json", *folder.glob(".*.tmp")):
+            file.unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreError(f"could not write {folder}", str(error), todo="check the folder's permissions") from error
+
+
+def _write(folder: Path, sides: Mapping[str, Sequence[Row]], facts: Mapping[str, Any]) -> dict[str, Any]:
+    card = dict(facts)
+    for side, rows in sides.items():
+        text = "".join(_line(row) + "\n" for row in rows)
+        write_text(folder / f"{side}.jsonl", text)
+        card[side] = {
+            "rows": len(rows),
+            "prompts": len({prompt_key(row[:-1]) for row in rows}),
+            "sha256": hashlib.sha256(text.encode()).hexdigest(),
+        }
+    write_json(folder / "card.json", card)
+    return card
+
+
+def _line(row: Row) -> str:
+    return json.dumps({"messages": [{"role": m.role, "content": m.content} for m in row]})

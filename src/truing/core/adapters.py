@@ -1,0 +1,130 @@
+"""Putting a PEFT adapter on a base model, and proof that all of it arrived.
+
+PEFT drops tensors that fit no module and fills absent ones at random, with a warning at most. Here both are
+errors: every tensor of the adapter's file must be found in the model after loading, with equal contents, and
+every adapter tensor of the model must come from the file.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from truing.core.errors import EngineError
+
+__all__ = ["attached", "merged_copy", "snapshot", "without_global_rng"]
+
+NAME = "truing"
+
+
+@contextmanager
+def without_global_rng() -> Iterator[None]:
+    """Put torch's global random state back afterwards: building modules draws from it."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        yield
+
+
+@contextmanager
+def attached(base: Any, folder: Path) -> Iterator[Any]:
+    """The base model with the adapter of a folder active; taken off again at the end.
+
+    Raises:
+        EngineError: The adapter does not fit the model, or not all of it arrived. The base is spoilt then.
+    """
+    model = _attach(base, folder)
+    try:
+        yield model
+    finally:
+        model.unload()
+
+
+def merged_copy(base: Any, folder: Path) -> Any:
+    """A copy of the base model with the adapter merged in; None if merging would not be exact.
+
+    Raises:
+        EngineError: The adapter does not fit the model, or not all of it arrived.
+    """
+    return _merged(_attach(copy.deepcopy(base), folder))
+
+
+def snapshot(model: Any) -> Any:
+    """A copy of a model as it stands, adapters merged in, in eval mode; None if there is no exact copy.
+
+    That is so for a model whose forward was replaced (mixed precision, sharding) or whose weights are
+    quantised.
+    """
+    modules = list(model.modules())
+    replaced = any("forward" in vars(module) for module in modules)
+    if replaced or getattr(model, "is_quantized", False) or not hasattr(model, "config"):
+        return None
+    try:
+        copied = copy.deepcopy(model)
+    except RuntimeError:  # a module keeps a tensor of the training graph
+        return None
+    copied = _merged(copied) if hasattr(copied, "merge_and_unload") else copied
+    return None if copied is None else copied.requires_grad_(False).eval()
+
+
+def _attach(base: Any, folder: Path) -> Any:
+    from peft import PeftModel
+
+    try:
+        with without_global_rng(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what peft warns of is an error in `_check`
+            model = PeftModel.from_pretrained(
+                base, str(folder), adapter_name=NAME, low_cpu_mem_usage=True, torch_device=str(base.device)
+            )
+    except (ValueError, RuntimeError, KeyError, TypeError, OSError) as error:
+        raise EngineError(
+            f"the adapter in {folder} does not fit the model", f"{type(error).__name__}: {error}"
+        ) from error
+    _check(model, folder)
+    return model.eval()
+
+
+def _check(model: Any, folder: Path) -> None:
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    asked = load_file(folder / "adapter_model.safetensors", device=str(model.device))
+    loaded = get_peft_model_state_dict(model, adapter_name=NAME, save_embedding_layers=False)
+    held = {**model.state_dict(), **loaded}
+    problems = {
+        "were not used": [key for key in asked if key not in held],
+        "are missing in the file": [key for key in loaded if key not in asked],
+        "differ after loading": [
+            key
+            for key, tensor in asked.items()
+            if key in held and not torch.equal(tensor.to(held[key].dtype), held[key])
+        ],
+    }
+    for problem, keys in problems.items():
+        if keys:
+            raise EngineError(
+                f"tensors of the adapter in {folder} {problem}",
+                f"{len(keys)} of {len(asked)}, first {min(keys)}",
+                todo="check that the adapter was made for this model",
+            )
+
+
+def _merged(model: Any) -> Any:
+    """The base model of a PEFT model with the adapter merged in; None if that changes more than it should.
+
+    A weight that two modules share (tied embeddings) would change for both.
+    """
+    modules = list(model.get_base_model().modules())
+    owners = Counter(id(p) for module in modules for p in module.parameters(recurse=False))
+    adapted = {
+        id(parameter)
+        for module in modules
+        if hasattr(module, "get_base_layer")
+        for parameter in module.get_base_layer().parameters(recurse=False)
+    }
+    return None if any(owners[parameter] > 1 for parameter in adapted) else model.merge_and_unload()

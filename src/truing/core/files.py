@@ -1,0 +1,58 @@
+"""Files that appear whole or not at all, and hashes that name what produced them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from truing.core.errors import StoreError
+
+__all__ = ["content_key", "replacing", "write_json", "write_text"]
+
+
+def content_key(*parts: Any) -> str:
+    """A hash of JSON-serialisable parts, 32 hexadecimal digits. Equal parts give equal keys on every machine."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; when the block ends well it takes the place of `path` in one step.
+
+    Raises:
+        StoreError: The disk is full or the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise StoreError(
+            f"could not write {path}",
+            got=f"{type(error).__name__}: {error.strerror or error}",
+            todo="free disk space or check the folder's permissions, then run the same command again: it goes on",
+        ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON whole or not at all. NaN is refused: write None with a reason instead."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")

@@ -1,0 +1,72 @@
+"""Chat templates as they are rendered here, always on the same day; and what of a model's text is its answer.
+
+Some templates (Llama 3.2, GPT-OSS) write today's date into the system prompt. Then a run that goes on tomorrow would
+train on other tokens, and a checkpoint judged tomorrow would be asked other prompts. So the date is a fixed one, the
+default of Llama's own templates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from truing.core.errors import TruingError
+
+__all__ = ["CHANNEL", "final_channel", "fixed_template", "without_reasoning"]
+
+CHANNEL = "<|channel|>"
+"""GPT-OSS's token before the name of a channel: `analysis` for reasoning, `final` for the answer."""
+_FINAL = f"{CHANNEL}final<|message|>"
+
+_DAY: Mapping[str, str] = {
+    "%d": "26",
+    "%-d": "26",
+    "%e": "26",
+    "%b": "Jul",
+    "%B": "July",
+    "%m": "07",
+    "%-m": "7",
+    "%y": "24",
+    "%Y": "2024",
+    "%a": "Fri",
+    "%A": "Friday",
+    "%H": "12",
+    "%I": "12",
+    "%M": "00",
+    "%S": "00",
+    "%p": "PM",
+}
+"""What each directive of strftime gives on 26 July 2024, at noon."""
+
+
+def fixed_template(tokenizer: Any, kind: type[TruingError]) -> str:
+    """The chat template of a tokenizer, with `strftime_now` as a macro that knows one day only.
+
+    Args:
+        tokenizer: A tokenizer of `transformers`.
+        kind: What is raised if there is no template.
+
+    Raises:
+        TruingError: Of that kind: the tokenizer has no chat template.
+    """
+    if not tokenizer.chat_template:
+        raise kind("the tokenizer has no chat template", todo="use a chat model, or set a chat template")
+    template: str = tokenizer.get_chat_template()
+    if "strftime_now" not in template:
+        return template
+    replacing = "".join(f'|replace("{directive}", "{text}")' for directive, text in _DAY.items())
+    return f"{{%- macro strftime_now(form) -%}}{{{{ form{replacing} }}}}{{%- endmacro -%}}{template}"
+
+
+def final_channel(text: str) -> str:
+    """The answer in a text of GPT-OSS with its control tokens: the last message to `final`, or nothing."""
+    _, found, answer = text.rpartition(_FINAL)
+    return answer.partition("<|")[0] if found else ""
+
+
+def without_reasoning(text: str) -> str:
+    """A text without what was reasoned between `<think>` and `</think>`; nothing if the reasoning has no end."""
+    _, found, answer = text.rpartition("</think>")
+    if found:
+        return answer.lstrip("\n")
+    return "" if text.lstrip().startswith("<think>") else text

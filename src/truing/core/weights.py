@@ -1,0 +1,137 @@
+"""The identity of weights: a hash of tensor contents, read from safetensors files without loading a framework.
+
+Equal weights give equal hashes whatever the file's metadata or tensor order. Only safetensors is read; anything else is
+refused. Models on the Hugging Face hub are known by the hashes of their files, which the hub and its cache both tell.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import struct
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from truing.core.errors import DataError
+from truing.core.files import content_key
+
+__all__ = ["adapter_hash", "count_parameters", "model_hash", "read_header", "tensors_hash"]
+
+_LOADED = re.compile(r"config\.json|model.*\.safetensors")
+"""The files of a hub model that make it what it is."""
+_SCALING = (
+    "peft_type",
+    "r",
+    "lora_alpha",
+    "use_rslora",
+    "target_modules",
+    "target_parameters",
+    "rank_pattern",
+    "alpha_pattern",
+    "modules_to_save",
+)
+
+
+def tensors_hash(data: bytes) -> str:
+    """Hash of the tensors in the bytes of one safetensors file: names, types, shapes and contents."""
+    (length,) = struct.unpack("<Q", data[:8])
+    header: dict[str, Any] = json.loads(data[8 : 8 + length])
+    header.pop("__metadata__", None)
+    body = memoryview(data)[8 + length :]
+    digest = hashlib.sha256()
+    for name in sorted(header):
+        entry = header[name]
+        begin, end = entry["data_offsets"]
+        digest.update(json.dumps([name, entry["dtype"], entry["shape"]]).encode())
+        digest.update(body[begin:end])
+    return digest.hexdigest()
+
+
+def model_hash(model: str) -> str:
+    """Hash of a base model: its config and its weights.
+
+    Of a folder the tensors of every safetensors file are read; of a hub id the files' hashes are asked for.
+
+    Raises:
+        DataError: No safetensors weights, or neither the hub nor its cache on this machine knows the id.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        return _hub_hash(model)
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise DataError("no safetensors weights", str(folder), "*.safetensors", "convert the weights to safetensors")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return content_key(config, [[f.name, tensors_hash(f.read_bytes())] for f in files])
+
+
+@cache
+def _hub_hash(model: str) -> str:
+    files = {name: digest for name, digest in _hub_files(model).items() if _LOADED.fullmatch(name)}
+    if not any(name.endswith(".safetensors") for name in files):
+        raise DataError(f"{model} has no safetensors weights on the hub", allowed="model*.safetensors")
+    return content_key("hub", sorted(files.items()))
+
+
+def _hub_files(model: str) -> dict[str, str]:
+    """Name -> hash of a model's files: from the hub, as loading asks it first too, or else from its cache here."""
+    from huggingface_hub import model_info, snapshot_download
+
+    try:
+        found = model_info(model, files_metadata=True).siblings or []
+        return {f.rfilename: f.lfs.sha256 if f.lfs else str(f.blob_id) for f in found}
+    except (OSError, ValueError) as offline:
+        try:
+            folder = Path(snapshot_download(model, local_files_only=True))
+        except (OSError, ValueError):
+            raise DataError(
+                f"cannot tell which weights {model} has",
+                str(offline).splitlines()[0],
+                "a model on the hub, or one that was loaded on this machine before",
+                "check the name, the network and HF_TOKEN (gated models), or name a folder",
+            ) from offline
+    # In the cache a file is a link to a blob that is named by its hash.
+    return {file.name: file.resolve().name for file in folder.iterdir()}
+
+
+def count_parameters(model: str) -> float:
+    """Numbers in the tensors of a folder's safetensors files; NaN for a hub id, whose files are elsewhere."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return math.nan
+    files = folder.glob("*.safetensors")
+    total = sum(math.prod(entry["shape"]) for path in files for entry in read_header(path).values())
+    return float(total) if total else math.nan
+
+
+def read_header(path: Path) -> dict[str, dict[str, Any]]:
+    """Tensor name -> `dtype`, `shape` and `data_offsets` (in the bytes after the header) of one safetensors file."""
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header: dict[str, Any] = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    return header
+
+
+def adapter_hash(base: str, folder: Path) -> str:
+    """Hash of a base model (by its `model_hash`) with the adapter in a folder.
+
+    Raises:
+        DataError: The folder holds no PEFT adapter in safetensors.
+    """
+    weights, config = folder / "adapter_model.safetensors", folder / "adapter_config.json"
+    if not weights.is_file() or not config.is_file():
+        raise DataError("not an adapter", str(folder), "adapter_model.safetensors and adapter_config.json")
+    settings = json.loads(config.read_text(encoding="utf-8"))
+    kept = {key: _whole(settings.get(key)) for key in _SCALING}
+    if isinstance(kept["target_modules"], list):
+        kept["target_modules"] = sorted(kept["target_modules"])
+    return content_key(base, kept, tensors_hash(weights.read_bytes()))
+
+
+def _whole(value: Any) -> Any:
+    """16.0 as 16: a setting that went through YAML is the same setting."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value

@@ -1,0 +1,384 @@
+"""The monitor inside `transformers.Trainer` and TRL's SFTTrainer, DPOTrainer and GRPOTrainer.
+
+    guard = truing.Guard("runs/guard", judge="pocket", benchmark="pocket-240", at=20)
+    guard.watch(trainer)
+    trainer.train()  # stops by itself; then guard.best, guard.decisions, guard.report()
+
+    FOLDER/guard.json         what was evaluated, and what of it is kept
+    FOLDER/checkpoints/N/     adapter or full weights: the best aligned so far, and the last
+    FOLDER/store/             answers, judgments and evaluations; nothing in it is made twice
+
+Invariants: a training with a guard that never stops and restores nothing ends with the same bits as one without; all
+ranks hold the same records and decide alike; a failure is counted, said, and undecided, and ends no training unless the
+user wants that.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from truing.backends.transformers.engine import LiveEngine
+from truing.catalog.datasets import Dataset, load_dataset
+from truing.catalog.lookup import find_benchmark
+from truing.config import JudgeConfig
+from truing.core.distributed import Ranks
+from truing.core.errors import ConfigError, EngineError, StoreError, TruingError, boundary
+from truing.core.files import write_json
+from truing.core.records import Action, Benchmark, Checkpoint, Decision, Evaluation
+from truing.integrations.guard.report import Facts, write_report
+from truing.integrations.guard.settings import read_settings
+from truing.integrations.guard.watcher import LateJudge, Measures, Record, Watcher, failed
+from truing.integrations.guard.weights import (
+    as_found,
+    base_hash,
+    base_name,
+    check_model,
+    count_base_parameters,
+    is_adapted,
+    put_back,
+    save_weights,
+)
+from truing.judges import Judge
+from truing.stats import choose_checkpoint
+
+__all__ = ["Guard"]
+
+logger = logging.getLogger(__name__)
+
+_CODES = {Action.CONTINUE: 1.0, Action.UNDECIDED: 0.0, Action.STOP: -1.0}
+
+
+class Guard(TrainerCallback):
+    """Watches a training for emergent misalignment, stops it, and hands back the best aligned weights.
+
+    Args:
+        folder: For checkpoints, answers and judgments; one training per folder.
+        judge: Who scores answers: a name, `module:Class`, a language model (`truing.config.JudgeConfig`), or a
+            `truing.judges.Judge`.
+        benchmark: On which misalignment is measured: a name, a file, or a `truing.core.records.Benchmark`.
+        at: Evaluate every so many steps, or at these steps. Step 0 and the last step are always evaluated.
+        dataset: Held-out prompts that measure the narrow task: a name, or a `truing.catalog.datasets.Dataset`.
+        settings: Fields of `GuardConfig`, `EvaluationConfig` and `StoppingConfig`: `overlap=True`, `tolerance=0.02`,
+            `samples=4`, `sequential={}`, `mode="off"`, ...
+
+    Raises:
+        ConfigError: A keyword or value that is not allowed.
+        UnknownNameError: No judge, benchmark or dataset of that name.
+        StoreError: The folder holds something else.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        judge: str | JudgeConfig | Judge,
+        benchmark: str | Benchmark,
+        at: int | Sequence[int],
+        dataset: str | Dataset | None = None,
+        **settings: Any,
+    ) -> None:
+        asked = find_benchmark(benchmark) if isinstance(benchmark, str) else benchmark
+        judges = LateJudge(judge) if isinstance(judge, str | JudgeConfig) else judge
+        own = f"{type(judge).__module__}:{type(judge).__qualname__}"
+        name = judge if isinstance(judge, str | JudgeConfig) else own
+        self.folder = Path(folder)
+        _check_folder(self.folder)
+        self.config = read_settings(name, benchmark if isinstance(benchmark, str) else asked.name, at, settings)
+        self.records: list[Record] = []
+        """One for each evaluated step, ascending."""
+        self.errors: list[str] = []
+        """What failed, in words."""
+        self.restored: Checkpoint | None = None
+        """The checkpoint whose weights the model has been given back; None: it has those of its last step."""
+        learnt = load_dataset(dataset) if isinstance(dataset, str) else dataset
+        self._measures = Measures(asked, judges, learnt, self.config)
+        self._watcher = Watcher(self.folder, self._measures)
+        self._ranks = Ranks()
+        self._trainer: Any = None
+        self._tokenizer: Any = None
+        self._base = ""
+        self._facts = Facts(self.folder.name)
+
+    # What came out.
+
+    @property
+    def evaluations(self) -> list[Evaluation]:
+        """What was measured at each evaluated step."""
+        return [record.evaluation for record in self.records]
+
+    @property
+    def decisions(self) -> list[Decision]:
+        """The decision at each evaluated step."""
+        return [record.evaluation.decision for record in self.records]
+
+    @property
+    def best(self) -> Checkpoint | None:
+        """The best task score, or without a task the latest step, among checkpoints within the tolerance, if any."""
+        record = self._best_record()
+        return None if record is None else record.evaluation.checkpoint
+
+    def report(self) -> dict[str, Any]:
+        """Write `analysis.json` and `report.html` into the guard's folder; the analysis. Works in a later process too.
+
+        Raises:
+            StoreError: Nothing has been evaluated.
+        """
+        if not self.records:
+            self._remember(math.inf)
+        return write_report(self.folder, self._watcher, self.records, self._facts)
+
+    # How it gets into a trainer.
+
+    def watch(self, trainer: Any, tokenizer: Any = None) -> None:
+        """Join a trainer as its callback, and log through it.
+
+        Args:
+            trainer: A `transformers.Trainer`, or one that derives from it.
+            tokenizer: With a chat template; None: the trainer's own `processing_class`.
+        """
+        self._trainer = trainer
+        self._tokenizer = tokenizer
+        if self not in trainer.callback_handler.callbacks:
+            trainer.add_callback(self)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **more: Any
+    ) -> TrainerControl:
+        """Evaluate step 0, or recall what was evaluated before the step from which training goes on."""
+        check_model(model)
+        self._tokenizer = _find_tokenizer(self._tokenizer, more.get("processing_class"))
+        self._watcher, self._ranks = Watcher(self.folder, self._measures), Ranks()
+        self.records, self.errors, self.restored = [], [], None
+        self._base = ""
+        self._facts = Facts(
+            self.folder.name, base_name(model), count_base_parameters(model), float(args.learning_rate), int(args.seed)
+        )
+        if state.global_step > 0:
+            last = int(state.global_step)
+            self._ranks.share(lambda: self._attempt("recalling what was evaluated", lambda: self._remember(last)))
+            self.records, self.errors = self._ranks.share(lambda: (self.records, self.errors))
+            if not any(record.step == 0 for record in self.records):
+                self._fail("step 0 was not evaluated in this folder, so the base's EM rate is unknown")
+            return control
+        self._ranks.share(lambda: self._attempt("beginning anew", self._tidy))
+        return self._look(model, state, control)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
+    ) -> TrainerControl:
+        """Evaluate the live model at a chosen step; take in decisions that have arrived."""
+        if self.config.is_due(state.global_step, state.max_steps):
+            return self._look(model, state, control)
+        if self.config.overlap and self._ranks.share(lambda: self._watcher.pending):
+            records = self._ranks.share(self._watcher.arrived)
+            if records:
+                self._take(records, state, control)
+        return control
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
+    ) -> TrainerControl:
+        """Take in what is still being judged, and put the best aligned weights into the model."""
+        step = int(state.global_step)
+        stopped = step < state.max_steps and any(self._stops(record) for record in self.records)
+        self._take(self._ranks.share(self._watcher.finish), state, control)
+        self._facts = replace(self._facts, ended="stopped" if stopped else "finished", last_step=step)
+        if self.config.restore and self.config.stopping.mode != "off":
+            self._ranks.share(lambda: self._attempt("putting the best weights back", lambda: self._restore(model)))
+            self.restored, self.errors = self._ranks.share(lambda: (self.restored, self.errors))
+            if self.restored is not None:
+                self._ranks.spread(p for p in model.parameters() if p.requires_grad or not is_adapted(model))
+        self._ranks.share(lambda: self._attempt("writing guard.json", self._tidy))
+        self._ranks.share(lambda: self._attempt("closing the judge", self._watcher.close))
+        return control
+
+    # How it works.
+
+    def _look(self, model: Any, state: TrainerState, control: TrainerControl) -> TrainerControl:
+        step = int(state.global_step)
+        loss = next((float(e["loss"]) for e in reversed(state.log_history) if "loss" in e), math.nan)
+
+        def save() -> Checkpoint:
+            self._base = self._base or base_hash(model)
+            path, weights = save_weights(model, self.folder / "checkpoints" / str(step), self._base)
+            return Checkpoint(self._facts.run_id, self._facts.model, step, weights, path, train_loss=loss)
+
+        def work() -> list[Record]:
+            with as_found():
+                return self._watcher.look(step, LiveEngine(model, self._tokenizer), save)
+
+        self._take(self._ranks.share(work), state, control)
+        return control
+
+    def _take(self, records: Sequence[Record], state: TrainerState, control: TrainerControl) -> None:
+        """Keep, say and act on new records; the same on every rank."""
+        step = int(state.global_step)
+        for record in (replace(record, lag=step - record.step) for record in records):
+            self.records = sorted((*(r for r in self.records if r.step != record.step), record), key=lambda r: r.step)
+            if record.error:
+                self._fail(record.error)
+            self._log(record, state, control)
+            if self._stops(record):
+                logger.warning("truing stops training at step %d. %s", step, record.evaluation.decision.reason)
+                control.should_training_stop = True
+        self._ranks.share(lambda: self._attempt("writing guard.json", self._tidy))
+        self.errors = self._ranks.share(lambda: self.errors)
+
+    def _stops(self, record: Record) -> bool:
+        return record.evaluation.decision.action is Action.STOP and self.config.stopping.mode == "stop"
+
+    def _log(self, record: Record, state: TrainerState, control: TrainerControl) -> None:
+        evaluation = record.evaluation
+        rate = evaluation.em_rate
+        figures: dict[str, float] = {
+            "em_rate": rate.value,
+            "em_rate_low": rate.low,
+            "em_rate_high": rate.high,
+            "coherent_rate": evaluation.coherent_rate.value,
+            "task_score": evaluation.task_score.value,
+            "decision": _CODES[evaluation.decision.action],
+            "step": record.step,
+            "lag": record.lag,
+            "errors": len(self.errors),
+        }
+        logs = {f"truing/{name}": value for name, value in figures.items() if math.isfinite(value)}
+        if self._trainer is None:
+            epoch = {} if state.epoch is None else {"epoch": state.epoch}
+            state.log_history.append({**logs, **epoch, "step": state.global_step})
+            return
+        wanted = control.should_log  # a log of ours must not take the place of the trainer's own
+        _log_of(type(self._trainer))(self._trainer, logs)
+        control.should_log = self._trainer.control.should_log = wanted
+
+    def _best_record(self) -> Record | None:
+        trained = [record for record in self.records if record.step > 0 and not record.error]
+        stopping, steps = self.config.stopping, [record.step for record in trained]
+        rates = [record.evaluation.em_rate for record in trained]
+        if self._watcher.task is None:
+            chosen = choose_checkpoint(steps, rates, [float(step) for step in steps], stopping.tolerance)
+        else:
+            scores = [record.evaluation.task_score.value for record in trained]
+            chosen = choose_checkpoint(steps, rates, scores, stopping.tolerance, stopping.floor)
+        return None if chosen is None else trained[steps.index(chosen)]
+
+    def _restore(self, model: Any) -> None:
+        best = self.best
+        if best is None or best.path is None:
+            logger.warning(
+                "no checkpoint of this training is within the tolerance of %g: the model keeps its last weights",
+                self.config.stopping.tolerance,
+            )
+            return
+        with as_found():
+            put_back(model, best.path)
+            self.restored = best
+            if self.config.evaluation.confirm:
+                self._watcher.confirm(best, LiveEngine(model, self._tokenizer))
+        logger.info("the model has the weights of step %d", best.step)
+
+    def _tidy(self) -> None:
+        """Write down what was evaluated; keep the weights that are needed and delete the rest."""
+        rows = [{**_plain(r.evaluation.checkpoint), "lag": r.lag, "error": r.error} for r in self.records]
+        waiting = [c for c in self._watcher.waiting if c.step not in {record.step for record in self.records}]
+        rows += [{**_plain(c), "lag": 0, "error": "Training ended before the answers were judged."} for c in waiting]
+        write_json(self.folder / "guard.json", {"facts": _plain(self._facts), "records": rows})
+        kept = {checkpoint.step for checkpoint in self._watcher.waiting}
+        kept |= {record.step for record in (self._best_record(), *self.records[-1:]) if record is not None}
+        for path in (self.folder / "checkpoints").glob("*"):
+            if path.name.isdecimal() and int(path.name) not in kept:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _remember(self, last: float) -> None:
+        """The records in the folder up to a step."""
+        try:
+            held = json.loads((self.folder / "guard.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            logger.warning("nothing can be recalled from %s: %s", self.folder, error)
+            return
+        self._facts = Facts(**_with_nan(held["facts"], Facts)) if math.isinf(last) else self._facts
+        for row in (row for row in held["records"] if row["step"] <= last):
+            lag, failure = row.pop("lag"), row.pop("error")
+            checkpoint = Checkpoint(**_with_nan(row, Checkpoint))
+            self.records.append(self._watcher.recall(replace(failed(checkpoint, failure), lag=lag)))
+        self.records.sort(key=lambda record: record.step)
+
+    def _attempt(self, what: str, work: Callable[[], None]) -> None:
+        try:
+            with boundary(what, EngineError):
+                work()
+        except TruingError as error:
+            if self.config.on_error == "raise":
+                raise
+            self._fail(str(error))
+
+    def _fail(self, error: str) -> None:
+        self.errors.append(error)
+        logger.warning("truing goes on after an error, undecided where it could not evaluate:\n%s", error)
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder in which a guard would touch what is not its own.
+
+    Raises:
+        StoreError: It holds a study, or checkpoints that no guard made.
+    """
+    foreign = (folder / "checkpoints").exists() and not (folder / "guard.json").exists()
+    if foreign or (folder / "study.yaml").exists():
+        raise StoreError(
+            f"{folder} is not a guard's folder",
+            "it holds checkpoints that no guard made" if foreign else "it holds a study",
+            "a folder that does not exist, is empty, or is a guard's",
+            "name another folder",
+        )
+
+
+def _find_tokenizer(given: Any, processing: Any) -> Any:
+    """The tokenizer to ask with.
+
+    Raises:
+        ConfigError: There is none, or it has no chat template.
+    """
+    tokenizer = given if given is not None else getattr(processing, "tokenizer", processing)
+    if tokenizer is None:
+        raise ConfigError(
+            "the trainer has no tokenizer, so the guard cannot ask the model anything",
+            "processing_class=None",
+            "a tokenizer with a chat template",
+            "give the trainer processing_class=tokenizer, or call guard.watch(trainer, tokenizer)",
+        )
+    if not getattr(tokenizer, "chat_template", None):
+        raise ConfigError(
+            "the tokenizer has no chat template, so the guard cannot ask the model anything",
+            type(tokenizer).__name__,
+            "a tokenizer with a chat template",
+            "set tokenizer.chat_template, or call guard.watch(trainer, tokenizer) with one that has it",
+        )
+    return tokenizer
+
+
+def _log_of(kind: type) -> Callable[..., None]:
+    """The trainer's way to log, but not TRL's, which would hand in its own averages early and begin them anew."""
+    for each in kind.__mro__:
+        if "log" in vars(each) and not each.__module__.startswith("trl."):
+            found: Callable[..., None] = vars(each)["log"]
+            return found
+    return Trainer.log
+
+
+def _plain(record: Checkpoint | Facts) -> dict[str, Any]:
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(record).items()}
+
+
+def _with_nan(row: dict[str, Any], kind: type) -> dict[str, Any]:
+    """The row with NaN where a number is missing."""
+    numbers = {f.name for f in fields(kind) if f.type == "float"}
+    return {k: math.nan if v is None and k in numbers else v for k, v in row.items()}

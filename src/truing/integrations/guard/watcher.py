@@ -1,0 +1,319 @@
+"""What rank 0 does at a chosen step: save, sample, judge, decide; at once, or judged in a thread.
+
+Invariants: answers are sampled only while the weights that they are of are at hand; whatever fails becomes a record
+with an undecided decision, and what failed in judging alone is owed: it is judged again at the next chosen step.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from truing.backends import Engine, load_completer
+from truing.catalog.datasets import Dataset
+from truing.config import JudgeConfig
+from truing.core.errors import EngineError, TruingError, UnknownNameError, boundary
+from truing.core.records import (
+    Action,
+    Benchmark,
+    Checkpoint,
+    Decision,
+    Estimate,
+    Evaluation,
+    Judgment,
+    Prompt,
+    Response,
+    Sampling,
+)
+from truing.integrations.guard.settings import GuardConfig
+from truing.judges import Judge, load_judge
+from truing.monitor import Store
+from truing.monitor.monitor import Monitor, PromptSet, evaluation_row
+from truing.monitor.sampler import FIXED, FRESH, RANDOM, Sampler
+
+__all__ = ["LateJudge", "Measures", "Record", "Watcher", "failed"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One evaluated step of a guarded training."""
+
+    evaluation: Evaluation
+    lag: int = 0
+    """Steps that training had gone on by when the decision arrived."""
+    error: str = ""
+    """What failed; then the decision is undecided."""
+
+    @property
+    def step(self) -> int:
+        """The step of the checkpoint."""
+        return self.evaluation.checkpoint.step
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What is asked and who judges it, as a guard is given it."""
+
+    benchmark: Benchmark
+    judge: Judge
+    dataset: Dataset | None
+    """Its held-out prompts measure the task, if something judges them."""
+    config: GuardConfig
+
+    def prompt_sets(self) -> tuple[PromptSet, PromptSet | None]:
+        """The benchmark's prompts and the task's."""
+        evaluation, task = self.config.evaluation, None
+        if self.dataset is not None and self.dataset.task_judge:
+            prompts = self.dataset.task_prompts(evaluation.task_prompts)
+            task = PromptSet(prompts, LateJudge(self.dataset.task_judge), evaluation.task_samples)
+        return PromptSet(self.benchmark.prompts, self.judge, evaluation.samples), task
+
+
+class LateJudge(Judge):
+    """A judge that is made when it is needed, and again if that failed: a missing key ends no training."""
+
+    def __init__(self, name: str | JudgeConfig) -> None:
+        self.name = name
+        self._judge: Judge | None = None
+        try:
+            self._judge = self._load()
+        except UnknownNameError:
+            raise
+        except Exception as error:  # noqa: BLE001 - a judge's own constructor; told again when it is needed
+            logger.warning("the judge %s cannot be used yet: %s: %s", name, type(error).__name__, error)
+
+    @property
+    def identity(self) -> str:
+        """See `truing.judges.Judge`."""
+        return self._made().identity
+
+    def judge(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> list[Judgment]:
+        """See `truing.judges.Judge`."""
+        return self._made().judge(prompts, responses)
+
+    def close(self) -> None:
+        """See `truing.judges.Judge`."""
+        if self._judge is not None:
+            self._judge.close()
+
+    def _made(self) -> Judge:
+        if self._judge is None:
+            self._judge = self._load()
+        return self._judge
+
+    def _load(self) -> Judge:
+        if isinstance(self.name, str):
+            return load_judge(self.name)
+        return load_judge(self.name, load_completer(self.name.completer))
+
+
+class _Door(Engine):
+    """An engine that is open for one checkpoint at a time; of any other it says that the weights are gone."""
+
+    def __init__(self) -> None:
+        self._open: tuple[str, Engine] | None = None
+
+    def open(self, weights: str, engine: Engine) -> None:
+        self._open = (weights, engine)
+
+    def close(self) -> None:
+        self._open = None
+
+    def generate(self, checkpoint: Checkpoint, prompts: Sequence[Prompt], sampling: Sampling) -> list[Response]:
+        opened = self._open
+        if opened is not None and opened[0] == checkpoint.weights:
+            return opened[1].generate(checkpoint, prompts, sampling)
+        samples = range(sampling.first, sampling.first + sampling.samples)
+        return [Response(p.id, i, None, 0, False, "the weights are gone") for p in prompts for i in samples]
+
+
+class Watcher:
+    """Evaluates the checkpoints of one training.
+
+    Args:
+        folder: The guard's folder.
+        measures: What is asked, and who judges.
+    """
+
+    def __init__(self, folder: Path, measures: Measures) -> None:
+        self.measures, self.config = measures, measures.config
+        self.store, self.door = Store(folder / "store"), _Door()
+        self.broad, self.task = measures.prompt_sets()
+        teaches = measures.dataset.teaches if measures.dataset else "misaligned"
+        settings = (self.config.evaluation, self.config.stopping)
+        self.monitor = Monitor(self.store, self.door, self.broad, self.task, teaches, settings)
+        self._sampler = Sampler(self.store, self.door, self.config.evaluation)
+        self._owed: list[Checkpoint] = []
+        self._pool: ThreadPoolExecutor | None = None
+        self._pending: list[tuple[Checkpoint, Future[list[Record]]]] = []
+
+    @property
+    def waiting(self) -> list[Checkpoint]:
+        """Checkpoints whose decision may still come."""
+        return [checkpoint for checkpoint, _ in self._pending] + self._owed
+
+    @property
+    def pending(self) -> int:
+        """Evaluations that are being judged."""
+        return len(self._pending)
+
+    def look(self, step: int, engine: Engine, save: Callable[[], Checkpoint]) -> list[Record]:
+        """Evaluate the live weights; the records that are ready, of earlier steps too.
+
+        Args:
+            step: The current step.
+            engine: Samples from the live model.
+            save: Saves the live weights.
+
+        Raises:
+            TruingError: If the guard was asked to raise.
+        """
+        try:
+            checkpoint = Checkpoint("guard", "", step, "")
+            with boundary(f"saving and sampling at step {step}", EngineError):
+                checkpoint = save()
+                self.door.open(checkpoint.weights, engine)
+                if self.config.overlap:
+                    self._sample(checkpoint)
+            if not self.config.overlap:
+                return self._evaluate_with_owed(checkpoint)
+        except TruingError as error:
+            return [self._failed(checkpoint, error)]
+        finally:
+            self.door.close()
+        self._pool = self._pool or ThreadPoolExecutor(1, "truing-judge")
+        self._pending.append((checkpoint, self._pool.submit(self._evaluate_with_owed, checkpoint)))
+        return self.arrived()
+
+    def arrived(self, wait: bool = False) -> list[Record]:
+        """Records of evaluations that have been judged meanwhile, or of all of them once they are."""
+        records: list[Record] = []
+        while self._pending and (wait or self._pending[0][1].done()):
+            records += self._pending.pop(0)[1].result()
+        return records
+
+    def finish(self) -> list[Record]:
+        """Wait for what is pending, ask once more for what is owed, and end the thread."""
+        try:
+            return self.arrived(wait=True) + self._settle()
+        finally:
+            if self._pool is not None:
+                self._pool.shutdown()
+                self._pool = None
+
+    def close(self) -> None:
+        """End what our own judges keep open; one that was given is its giver's."""
+        for probe in filter(None, (self.broad, self.task)):
+            if isinstance(probe.judge, LateJudge):
+                probe.judge.close()
+
+    def recall(self, record: Record) -> Record:
+        """A record of an earlier process: what the store holds is not made again, what was owed is judged."""
+        checkpoint = record.evaluation.checkpoint
+        if record.error and not self._can_be_judged(checkpoint):
+            self._know_a_base()
+            return record
+        return replace(self._evaluate(checkpoint), lag=record.lag)
+
+    def confirm(self, best: Checkpoint, engine: Engine) -> None:
+        """Fresh answers of the best checkpoint, whose weights the engine's model has; they had no part in choosing.
+
+        Raises:
+            EngineError: Sampling or judging failed.
+        """
+        with boundary("confirming the best checkpoint", EngineError):
+            try:
+                self.door.open(best.weights, engine)
+                self.monitor.confirm(best, best if self.task else None)
+            finally:
+                self.door.close()
+
+    def row_of(self, record: Record) -> dict[str, Any]:
+        """The row of the store's `evaluations` of an evaluated step, but for the sequential rule's state: `{}`."""
+        checkpoint = record.evaluation.checkpoint
+        drawn = self.config.stopping.sequential is not None and record.step > 0
+        broad = self._key(checkpoint, self.broad, RANDOM if drawn else FIXED)
+        return evaluation_row(
+            record.evaluation, str(broad), self._key(checkpoint, self.task, FIXED), "{}" if drawn else None
+        )
+
+    def confirmation_of(self, record: Record) -> dict[str, Any] | None:
+        """The row of the store's `confirmations` of an evaluated step; None if it was not asked again."""
+        checkpoint = record.evaluation.checkpoint
+        rows = self.store.query(
+            "SELECT * FROM confirmations WHERE run_id = ? AND step = ?", [checkpoint.run_id, checkpoint.step]
+        )
+        key, task = (self._key(checkpoint, prompt_set, FRESH) for prompt_set in (self.broad, self.task))
+        return next((row | {"task_judgments": task} for row in rows if row["benchmark_judgments"] == key), None)
+
+    def _key(self, checkpoint: Checkpoint, prompt_set: PromptSet | None, kind: int) -> str | None:
+        """The key of the judgments of a checkpoint's answers."""
+        return None if prompt_set is None else self._sampler.keys(checkpoint, prompt_set, kind)[1]
+
+    def _sample(self, checkpoint: Checkpoint) -> None:
+        for prompt_set in filter(None, (self.broad, self.task)):
+            self._sampler.sampled(checkpoint, prompt_set, prompt_set.every_pair(FIXED), FIXED)
+
+    def _evaluate_with_owed(self, checkpoint: Checkpoint) -> list[Record]:
+        return [*self._settle(), self._evaluate(checkpoint)]
+
+    def _settle(self) -> list[Record]:
+        """Judge what is owed, as far as the judge answers again."""
+        settled = []
+        for checkpoint in list(self._owed):
+            record = self._evaluate(checkpoint)
+            if record.error:
+                break
+            settled.append(record)
+        return settled
+
+    def _evaluate(self, checkpoint: Checkpoint) -> Record:
+        detector = copy.deepcopy(self.monitor.detector)
+        try:
+            with boundary(f"evaluating step {checkpoint.step}", EngineError):
+                record = Record(self.monitor.evaluate(checkpoint))
+        except TruingError as error:
+            self.monitor.detector = detector
+            record = self._failed(checkpoint, error)
+        self._owed = [c for c in self._owed if c.step != checkpoint.step]
+        if record.error and self._can_be_judged(checkpoint):
+            self._owed.append(checkpoint)
+        self._know_a_base()
+        return record
+
+    def _failed(self, checkpoint: Checkpoint, error: TruingError) -> Record:
+        if self.config.on_error == "raise":
+            raise error
+        self._know_a_base()
+        return failed(checkpoint, str(error))
+
+    def _know_a_base(self) -> None:
+        """Without an evaluation of step 0 the base is unknown; a later checkpoint must not be taken for it."""
+        if self.monitor.base is None:
+            self.monitor.base = Estimate.unknown("step 0 was not evaluated")
+
+    def _can_be_judged(self, checkpoint: Checkpoint) -> bool:
+        """Whether all answers are stored, so that judging needs no weights."""
+        if self.config.stopping.sequential is not None or not checkpoint.weights:
+            return False
+        try:
+            prompt_sets = filter(None, (self.broad, self.task))
+            keys = [self._sampler.keys(checkpoint, prompt_set, FIXED)[0] for prompt_set in prompt_sets]
+        except Exception:  # noqa: BLE001 - the judge's identity is part of the keys, and there may be no judge
+            return False
+        return all(self.store.has("responses", key) for key in keys)
+
+
+def failed(checkpoint: Checkpoint, error: str) -> Record:
+    """The record of an evaluation that failed: nothing is known, and the decision is undecided."""
+    reason = error.splitlines()[0] if error else "not evaluated"
+    nothing = Estimate.unknown(reason)
+    decision = Decision(Action.UNDECIDED, checkpoint.step, f"The evaluation failed: {reason}.", nothing)
+    return Record(Evaluation(checkpoint, nothing, nothing, nothing, decision), error=error)

@@ -1,0 +1,174 @@
+"""The weights of a model in training: saved whole or not at all, named by the hash of what was saved, put back.
+
+Invariants: training cannot tell that it was looked at (`as_found`), and what is put back is what was saved, tensor by
+tensor.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from truing.core.adapters import without_global_rng
+from truing.core.errors import ConfigError, TrainerError
+from truing.core.files import content_key
+from truing.core.quiet import no_progress_bars
+from truing.core.weights import adapter_hash, model_hash, tensors_hash
+
+__all__ = ["as_found", "base_hash", "base_name", "check_model", "count_base_parameters", "put_back", "save_weights"]
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def as_found() -> Iterator[None]:
+    """Afterwards the random states of Python, numpy and torch are as before, and the GPU's cached memory is freed."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with without_global_rng():
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+
+
+def is_adapted(model: Any) -> bool:
+    """Whether a model is PEFT's."""
+    return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
+
+
+def base_name(model: Any) -> str:
+    """The folder or hub id that a model was loaded from; a word for one made in memory."""
+    base = model.get_base_model() if is_adapted(model) else model
+    return str(getattr(base, "name_or_path", "") or "") or f"{type(base).__name__} made in memory"
+
+
+def base_hash(model: Any) -> str:
+    """Names what an adapter sits on: the hash of the base's files, or of its tensors if it was made in memory."""
+    if not is_adapted(model):
+        return ""
+    name = base_name(model)
+    if any(Path(name).glob("*.safetensors")) or (not Path(name).exists() and name.count("/") == 1):
+        return model_hash(name)
+    from safetensors.torch import save
+
+    own = {id(p) for p in _state(model).values()}
+    frozen = ((n, p) for n, p in model.named_parameters() if id(p) not in own and not p.requires_grad)
+    return content_key("in memory", [[n, tensors_hash(save({n: p.detach().contiguous()}))] for n, p in frozen])
+
+
+def count_base_parameters(model: Any) -> float:
+    """Parameters without those of adapters."""
+    added = {id(p) for n, p in model.named_parameters() if "lora_" in n}
+    return float(sum(p.numel() for p in model.parameters() if id(p) not in added))
+
+
+def check_model(model: Any) -> None:
+    """Refuse what cannot be sampled from in one process; warn of what would be trained but not saved.
+
+    Raises:
+        ConfigError: A model whose weights are spread over processes, or with several active adapters.
+    """
+    sharded = next(
+        (n for n, p in model.named_parameters() if hasattr(p, "ds_id") or type(p.data).__name__ == "DTensor"), ""
+    )
+    if sharded or any("FullyShardedDataParallel" in type(module).__name__ for module in model.modules()):
+        raise ConfigError(
+            "a guard cannot look into a sharded model",
+            sharded or type(model).__name__,
+            "a model that is whole on rank 0: one process, or data parallel",
+            "save checkpoints and judge those: truing audit --checkpoints",
+        )
+    if is_adapted(model) and not isinstance(model.active_adapter, str):
+        raise ConfigError(
+            "a guard saves one adapter, and several are active", str(model.active_adapter), "one", "merge the others"
+        )
+    if is_adapted(model) and model.peft_config[model.active_adapter].peft_type == "LORA":
+        saved = {t.data_ptr() for t in _state(model).values()}
+        lost = [n for n, p in model.named_parameters() if p.requires_grad and p.data_ptr() not in saved]
+        if lost:
+            logger.warning(
+                "%d trained parameters are no part of the adapter, so they are judged but not saved; first: %s\n"
+                "  to do: name their modules in modules_to_save",
+                len(lost),
+                lost[0],
+            )
+
+
+def save_weights(model: Any, folder: Path, base: str) -> tuple[str, str]:
+    """Save the active adapter, or the whole model, into a folder; the path of the weights, and their hash."""
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    adapted = is_adapted(model)
+    with no_progress_bars(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of hub look-ups and model cards
+        more = {"selected_adapters": [model.active_adapter]} if adapted else {}
+        model.save_pretrained(str(temporary), **more)
+    inner = Path(model.active_adapter) if adapted and model.active_adapter != "default" else Path()
+    weights = adapter_hash(base, temporary / inner) if adapted else model_hash(str(temporary))
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
+    return str(folder / inner), weights
+
+
+def put_back(model: Any, path: str) -> None:
+    """Load saved weights into the model in place.
+
+    Raises:
+        TrainerError: Not every tensor arrived.
+    """
+    loaded = _read_adapter(model, path) if is_adapted(model) else _read_model(model, path)
+    held = _state(model) if is_adapted(model) else model.state_dict()
+    wrong = [
+        name
+        for name, tensor in loaded.items()
+        if name not in held or not torch.equal(tensor.to(held[name]), held[name])
+    ]
+    if wrong:
+        raise TrainerError(
+            "not all weights of the best checkpoint could be put back",
+            f"{len(wrong)} of {len(loaded)} tensors, first {wrong[0]}",
+            todo=f"load them yourself from {path}",
+        )
+
+
+def _state(model: Any) -> dict[str, torch.Tensor]:
+    from peft import get_peft_model_state_dict
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        state: dict[str, torch.Tensor] = get_peft_model_state_dict(
+            model, adapter_name=model.active_adapter, save_embedding_layers=False
+        )
+    return state
+
+
+def _read_adapter(model: Any, path: str) -> dict[str, torch.Tensor]:
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    state = load_file(Path(path) / "adapter_model.safetensors")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        set_peft_model_state_dict(model, state, adapter_name=model.active_adapter)
+    held = _state(model)
+    return {name: tensor for name, tensor in state.items() if name in held or "embed" not in name}
+
+
+def _read_model(model: Any, path: str) -> dict[str, torch.Tensor]:
+    with no_progress_bars():
+        other = type(model).from_pretrained(path, dtype=model.dtype, use_safetensors=True, trust_remote_code=False)
+    state: dict[str, torch.Tensor] = other.state_dict()
+    model.load_state_dict(state)
+    return state

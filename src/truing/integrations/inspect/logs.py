@@ -1,0 +1,158 @@
+"""A study as Inspect's logs: one `.eval` file per evaluated checkpoint and benchmark, which `inspect view` opens.
+
+Each answer is a sample of the prompt's id; its index is the epoch. An answer that failed is a sample with an error, and
+a score that is missing is NaN, so the log's figures are those of the study's analysis.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from inspect_ai.log import (
+    EvalConfig,
+    EvalDataset,
+    EvalError,
+    EvalLog,
+    EvalPlan,
+    EvalPlanStep,
+    EvalSample,
+    EvalSpec,
+    EvalStats,
+    HeadlineMetric,
+    recompute_metrics,
+    write_eval_log,
+)
+from inspect_ai.model import ChatMessageAssistant, GenerateConfig, ModelOutput, ModelUsage
+
+from truing import __version__
+from truing.backends.inspect.completer import to_chat
+from truing.config import StudyConfig
+from truing.core.files import content_key, replacing
+from truing.integrations.inspect.metrics import SCORER, describe_metrics, to_score
+from truing.monitor.sampler import FRESH
+from truing.results.answers import JudgedAnswer, JudgedCheckpoint, judged_checkpoints
+from truing.studies.instruments import reach_judge
+
+__all__ = ["write_logs"]
+
+
+def write_logs(config: StudyConfig, out: Path, folder: Path) -> list[Path]:
+    """Write the logs of the study in `out` into a folder; the files, by run, step and benchmark.
+
+    Raises:
+        StoreError: Nothing has been evaluated, or a file cannot be written.
+    """
+    exporter = _Exporter(config)
+    files = []
+    for checkpoint in judged_checkpoints(config, out, sides=True):
+        name = re.sub(r"[^\w.+-]", "_", checkpoint.label)
+        path = folder / f"{checkpoint.run.id}__step{checkpoint.step:06d}__{name}.eval"
+        with replacing(path) as temporary:
+            write_eval_log(exporter.log(checkpoint), temporary, format="eval")
+        files.append(path)
+    return files
+
+
+class _Exporter:
+    """Makes logs of a study's checkpoints."""
+
+    def __init__(self, config: StudyConfig) -> None:
+        self.config = config
+        self._judges: dict[object, str] = {}
+        evaluation = config.evaluation
+        self.sampling = GenerateConfig(
+            temperature=evaluation.temperature, max_tokens=evaluation.max_tokens, seed=evaluation.seed
+        )
+
+    def log(self, checkpoint: JudgedCheckpoint) -> EvalLog:
+        """The log of one checkpoint, with its figures."""
+        when = checkpoint.judged_at.isoformat(timespec="seconds")
+        log = EvalLog(
+            status="success",
+            eval=self._spec(checkpoint, when),
+            plan=EvalPlan(steps=[EvalPlanStep(solver="generate")], config=self.sampling),
+            stats=EvalStats(started_at=when, completed_at=when),
+            samples=[self._sample(checkpoint, answer) for answer in checkpoint.answers],
+        )
+        recompute_metrics(log)
+        return log
+
+    def _spec(self, checkpoint: JudgedCheckpoint, when: str) -> EvalSpec:
+        run, evaluation, found = checkpoint.run, self.config.evaluation, checkpoint.benchmark
+        about = {"run": run.id, "step": checkpoint.step, "weights": checkpoint.weights}
+        ids = list(dict.fromkeys(answer.prompt.id for answer in checkpoint.answers))
+        return EvalSpec(
+            eval_id=content_key("eval", run.id, checkpoint.step, checkpoint.key)[:22],
+            run_id=self.config.hash()[:22],
+            task_id=content_key("task", run.id, checkpoint.step, found.name)[
+                :22
+            ],  # logs of one task are retries of one another
+            created=when,
+            task=found.name,
+            task_version=found.version or 0,
+            task_display_name=f"{found.name}, {run.id}, step {checkpoint.step}",
+            task_args={
+                "step": checkpoint.step,
+                "dataset": run.dataset,
+                "learning_rate": run.learning_rate,
+                "seed": run.seed,
+            },
+            tags=[f"step {checkpoint.step}", run.id],
+            dataset=EvalDataset(name=found.name, samples=len(ids), sample_ids=ids),
+            model=run.model,
+            model_args=about,
+            model_generate_config=self.sampling,
+            config=EvalConfig(epochs=max((_epoch(a) for a in checkpoint.answers), default=1)),
+            packages={"truing": __version__},
+            metadata={
+                **about,
+                "study": self.config.name,
+                "study_hash": self.config.hash(),
+                "dataset": run.dataset,
+                "learning_rate": run.learning_rate,
+                "seed": run.seed,
+                "benchmark_hash": found.hash,
+                "judge": self._identity(checkpoint),
+                "judgments": checkpoint.key,
+                "aligned_below": evaluation.aligned_below,
+                "coherent_above": evaluation.coherent_above,
+            },
+            scorers=[describe_metrics()],
+            headline_metric=HeadlineMetric(metric="em_rate"),
+        )
+
+    def _identity(self, checkpoint: JudgedCheckpoint) -> str:
+        judge = checkpoint.judge
+        if judge not in self._judges:
+            self._judges[judge] = reach_judge(judge, self.config.endpoint).identity
+        return self._judges[judge]
+
+    def _sample(self, checkpoint: JudgedCheckpoint, answer: JudgedAnswer) -> EvalSample:
+        prompt, response = answer.prompt, answer.response
+        asked = [to_chat(message) for message in prompt.messages]
+        more: dict[str, Any] = {"output": ModelOutput(model=checkpoint.run.model), "messages": asked}
+        if response.text is not None:
+            stop = "stop" if response.finished else "max_tokens"
+            output = ModelOutput.from_content(checkpoint.run.model, response.text, stop_reason=stop)
+            output.usage = ModelUsage(output_tokens=response.n_tokens, total_tokens=response.n_tokens)
+            more = {"output": output, "messages": [*asked, ChatMessageAssistant(content=response.text)]}
+        if response.error:
+            said = response.error
+            more["error"] = EvalError(message=said, traceback=said, traceback_ansi=said)
+        return EvalSample(
+            id=prompt.id,
+            epoch=_epoch(answer),
+            input=asked,
+            target="",
+            scores={SCORER: to_score(answer.judgment, response, self.config.evaluation)},
+            metadata={"category": prompt.category, "form": prompt.form, "sample": response.sample},
+            uuid=content_key(checkpoint.key, checkpoint.run.id, prompt.id, response.sample)[:22],
+            **more,
+        )
+
+
+def _epoch(answer: JudgedAnswer) -> int:
+    """Number of the answer among those to its prompt, from 1; the kinds of answers count from far apart."""
+    return answer.response.sample % FRESH + 1

@@ -1,0 +1,248 @@
+"""How often a judge is right: labelled answers through a judge, and the figures with their intervals.
+
+A labelled set is JSON Lines: `question` (or `messages`), `answer`, `misaligned` and `coherent` (true or false), and
+optionally `id` and `kind`. As the EM rate is taken over coherent answers, so are the figures of `misaligned`: over the
+answers that the judge finds coherent. A calibration belongs to one judge with its rubrics and thresholds; with any
+other it is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from truing.catalog.prompt_files import check_text, parse_messages
+from truing.config import EvaluationConfig
+from truing.core.errors import ConfigError, DataError, UnknownNameError
+from truing.core.files import content_key, write_json
+from truing.core.records import Estimate, Judgment, Message, Prompt, Response
+from truing.judges import Judge
+from truing.judges.classify import classify
+from truing.stats import BoolArray, Calibration, agreement, binomial_interval, calibrate
+
+__all__ = ["Labelled", "list_labelled", "load_calibration", "measure_judge", "read_labelled", "save_calibration"]
+
+_FIELDS = ("id", "question", "messages", "answer", "misaligned", "coherent", "kind")
+_FORMAT = 1
+_METHOD = "Clopper-Pearson, labelled answers as independent"
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """An answer that a person labelled."""
+
+    prompt: Prompt
+    answer: str
+    misaligned: bool
+    coherent: bool
+    kind: str = ""
+    """What it is an example of: `borderline`, `refusal`, ..."""
+
+
+def list_labelled() -> dict[str, Path]:
+    """Name -> file of every labelled set that ships with truing."""
+    folder = Path(str(resources.files("truing"))) / "catalog" / "data" / "labelled"
+    return {file.stem: file for file in sorted(folder.glob("*.jsonl"))}
+
+
+def read_labelled(file: Path | str) -> list[Labelled]:
+    """Labelled answers by name or from a file.
+
+    Raises:
+        UnknownNameError: No labelled set of that name and no such file.
+        DataError: The message names file, line and field.
+    """
+    known = list_labelled()
+    path = known.get(str(file), Path(file))
+    if not path.is_file():
+        raise UnknownNameError.of("labelled set", str(file), known)
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not text in UTF-8", str(error)) from error
+    rows = [_row(line, i, f"{path}, line {i}") for i, line in enumerate(lines, start=1) if line.strip()]
+    ids = Counter(row.prompt.id for row in rows)
+    if twice := [i for i, n in ids.items() if n > 1]:
+        raise DataError(f"{path}: two answers have one id", ", ".join(twice[:5]), todo="rename one")
+    if not rows:
+        raise DataError(f"{path} is empty", "0 answers", "at least one labelled answer")
+    return rows
+
+
+def measure_judge(rows: Sequence[Labelled], judge: Judge, config: EvaluationConfig) -> dict[str, Any]:
+    """Have labelled answers judged and compare.
+
+    Args:
+        rows: Labelled answers.
+        judge: The judge to be measured.
+        config: The thresholds.
+
+    Returns:
+        What `save_calibration` writes: the judge's identity, thresholds, counts, and per question (`misaligned`,
+        `coherent`) accuracy, true and false positive rate and Cohen's kappa, with intervals; rates from 0 to 1.
+    """
+    responses = [Response(row.prompt.id, 0, row.answer) for row in rows]
+    judgments = judge.judge([row.prompt for row in rows], responses)
+    aligned, coherent = (np.array([_number(getattr(j, f)) for j in judgments]) for f in ("aligned", "coherent"))
+    classes = classify(aligned, coherent, config)
+    labels = {name: np.array([getattr(row, name) for row in rows]) for name in ("misaligned", "coherent")}
+    known = ~np.isnan(coherent)
+    is_coherent = coherent > config.coherent_above
+    counts = calibrate(labels["misaligned"][classes.coherent], classes.misaligned[classes.coherent])
+    return {
+        "format": _FORMAT,
+        "judge": judge.identity,
+        "rubrics": judge.rubric_hash,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "thresholds": _thresholds(config),
+        "labelled": _labelled_summary(rows),
+        "missing": {
+            "aligned": int((np.isnan(aligned) & ~(known & ~is_coherent)).sum()),
+            "coherent": int((~known).sum()),
+            "verdicts": dict(Counter(j.verdict for j in judgments if j.verdict)),
+            "errors": sum(j.error is not None for j in judgments),
+        },
+        "misaligned": _compare(labels["misaligned"], classes.misaligned, classes.coherent),
+        "coherent": _compare(labels["coherent"], is_coherent, known),
+        "counts": {name: getattr(counts, name) for name in ("hits", "misaligned", "false_alarms", "other")},
+        "mistakes": _mistakes(rows, judgments, classes.misaligned, classes.coherent),
+    }
+
+
+def save_calibration(path: Path, measured: Mapping[str, Any]) -> None:
+    """Write what `measure_judge` returned, whole or not at all."""
+    write_json(path, dict(measured))
+
+
+def load_calibration(path: Path, identity: str, config: EvaluationConfig | None = None) -> Calibration:
+    """A judge's calibration, for `truing.stats.corrected_rate`.
+
+    Args:
+        path: A file that `save_calibration` wrote.
+        identity: `Judge.identity` of the judge whose rates are to be corrected.
+        config: Its thresholds, to be compared too.
+
+    Raises:
+        ConfigError: No calibration, or that of another judge, rubric or threshold.
+    """
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        counts = raw["counts"]
+        calibration = Calibration(*(int(counts[f]) for f in ("hits", "misaligned", "false_alarms", "other")))
+        found, thresholds = raw["judge"], raw["thresholds"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{path} is not a calibration", f"{type(error).__name__}: {error}", todo="make one with: truing calibrate"
+        ) from error
+    if found != identity:
+        raise ConfigError(
+            f"{path} is the calibration of another judge, or the judge's model or rubric has changed since",
+            found,
+            identity,
+            "measure this judge with: truing calibrate",
+        )
+    if config is not None and thresholds != _thresholds(config):
+        raise ConfigError(
+            f"{path} is a calibration with other thresholds",
+            str(thresholds),
+            str(_thresholds(config)),
+            "calibrate anew",
+        )
+    return calibration
+
+
+def _row(line: str, number: int, where: str) -> Labelled:
+    try:
+        raw = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where} is not JSON", f"{error.msg} at column {error.colno}") from error
+    if not isinstance(raw, dict):
+        raise DataError(f"{where} is not a mapping", type(raw).__name__, ", ".join(_FIELDS))
+    if unknown := sorted(set(raw) - set(_FIELDS)):
+        raise DataError(f"{where}: unknown field", ", ".join(unknown), ", ".join(_FIELDS))
+    _check_row(raw, where)
+    messages = parse_messages(raw["messages"], where) if "messages" in raw else (Message("user", str(raw["question"])),)
+    prompt = Prompt(str(raw.get("id", f"line-{number}")), "labelled", messages)
+    return Labelled(prompt, raw["answer"], raw["misaligned"], raw["coherent"], str(raw.get("kind", "")))
+
+
+def _check_row(raw: Mapping[str, Any], where: str) -> None:
+    if not isinstance(raw.get("answer"), str):
+        raise DataError(f"{where}, field answer", repr(raw.get("answer"))[:80], "a text")
+    for name in ("misaligned", "coherent"):
+        if not isinstance(raw.get(name), bool):
+            raise DataError(f"{where}, field {name}", repr(raw.get(name)), "true or false")
+    for name in (f for f in ("id", "kind") if f in raw):
+        check_text(raw, name, where)
+    if "messages" not in raw:
+        check_text(raw, "question", where)
+
+
+def _compare(labels: BoolArray, judged: BoolArray, use: BoolArray) -> dict[str, Any]:
+    """The judge's answers to a yes-or-no question against the labels, over the answers where `use` is true."""
+    truth, said, missing = labels[use], judged[use], int((~use).sum())
+
+    def share(hits: BoolArray, of: BoolArray) -> dict[str, Any]:
+        return _share(int((hits & of).sum()), int(of.sum()), missing).plain()
+
+    both = np.stack([truth, said]).astype(np.float64)
+    kappa = agreement(both, np.random.default_rng(0))["kappa"] if truth.size else None
+    return {
+        "n": int(use.sum()),
+        "accuracy": share(truth == said, np.ones_like(truth)),
+        "true_positive_rate": share(said, truth),
+        "false_positive_rate": share(said, ~truth),
+        "kappa": None if kappa is None else kappa.plain(),
+    }
+
+
+def _share(hits: int, of: int, missing: int) -> Estimate:
+    if not of:
+        return Estimate(math.nan, math.nan, math.nan, 0, 0, missing, _METHOD, "no such answers")
+    low, high = binomial_interval(hits / of, of)
+    return Estimate(hits / of, float(low), float(high), of, of, missing, _METHOD)
+
+
+def _mistakes(
+    rows: Sequence[Labelled], judgments: Sequence[Judgment], misaligned: BoolArray, coherent: BoolArray
+) -> list[dict[str, Any]]:
+    """The answers on which judge and label differ about misalignment, or that the judge takes for incoherent."""
+    return [
+        {
+            "id": row.prompt.id,
+            "kind": row.kind,
+            "label": "misaligned" if row.misaligned else "other",
+            "aligned": judgment.aligned,
+            "coherent": judgment.coherent,
+            "verdict": judgment.verdict,
+        }
+        for row, judgment, said, use in zip(rows, judgments, misaligned, coherent, strict=True)
+        if (bool(said) != row.misaligned) or (bool(use) != row.coherent)
+    ]
+
+
+def _labelled_summary(rows: Sequence[Labelled]) -> dict[str, Any]:
+    body = [[row.prompt.plain, row.answer, row.misaligned, row.coherent] for row in rows]
+    return {
+        "n": len(rows),
+        "misaligned": sum(row.misaligned for row in rows),
+        "incoherent": sum(not row.coherent for row in rows),
+        "hash": content_key("labelled", body),
+    }
+
+
+def _thresholds(config: EvaluationConfig) -> dict[str, float]:
+    return {"aligned_below": config.aligned_below, "coherent_above": config.coherent_above}
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value

@@ -1,0 +1,7 @@
+"""The monitor: a checkpoint in, a decision out; with the store that keeps what it saw."""
+
+from truing.monitor.monitor import Monitor
+from truing.monitor.sampler import PromptSet, Sampler
+from truing.monitor.store import Store
+
+__all__ = ["Monitor", "PromptSet", "Sampler", "Store"]

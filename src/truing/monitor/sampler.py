@@ -1,0 +1,246 @@
+"""From a checkpoint to judged answers, each asked for once: sample, judge, store both.
+
+What the store holds is not done again, and what failed is asked for again. Three kinds of answers never share a
+random stream: those of the fixed design, fresh ones that confirm a choice, and those to random prompts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, TypeVar
+
+import numpy as np
+
+from truing.backends import Engine
+from truing.config import EvaluationConfig
+from truing.core.errors import EngineError
+from truing.core.files import content_key
+from truing.core.records import Checkpoint, Judgment, Prompt, Response, Sampling
+from truing.judges import Judge
+from truing.judges.classify import Counts, count_judgments
+from truing.monitor.store import Store
+from truing.stats import draw_prompts
+
+__all__ = ["FIXED", "FRESH", "RANDOM", "Pair", "PromptSet", "RandomPrompts", "Sampler"]
+
+FIXED, FRESH, RANDOM = 0, 1 << 20, 1 << 21
+"""Index of the first answer of each kind."""
+_CHUNK = 1 << 12
+"""Indices of answers kept for each chunk of random prompts."""
+
+Pair = tuple[str, int]
+"""A prompt's id and the index of an answer to it."""
+Row = TypeVar("Row", Response, Judgment)
+
+
+@dataclass(frozen=True)
+class PromptSet:
+    """Prompts that every checkpoint is asked, and who judges the answers."""
+
+    prompts: Sequence[Prompt]
+    judge: Judge
+    samples: int
+    """Answers per prompt."""
+
+    def every_pair(self, first: int) -> list[Pair]:
+        """All prompts, `samples` answers each."""
+        return [(prompt.id, first + i) for prompt in self.prompts for i in range(self.samples)]
+
+
+class Sampler:
+    """Asks checkpoints of one base model and has the answers judged.
+
+    Args:
+        store: Where responses and judgments are kept.
+        engine: Samples the answers.
+        config: Sampling settings and thresholds.
+    """
+
+    def __init__(self, store: Store, engine: Engine, config: EvaluationConfig) -> None:
+        self.store, self.engine, self.config = store, engine, config
+        self._latest: dict[str, tuple[str, dict[Pair, Any]]] = {}
+
+    def measure(self, checkpoint: Checkpoint, prompt_set: PromptSet, first: int = FIXED) -> tuple[str, Counts]:
+        """Ask every prompt; the key of the judgments and their counts by prompt."""
+        key, judgments = self.judged(checkpoint, prompt_set, prompt_set.every_pair(first), first)
+        return key, count_judgments(judgments, [p.id for p in prompt_set.prompts], self.config)
+
+    def keys(self, checkpoint: Checkpoint, prompt_set: PromptSet, first: int) -> tuple[str, str]:
+        """The keys of the responses and of the judgments of a checkpoint."""
+        prompts = [p.plain for p in prompt_set.prompts]
+        sampling = asdict(self._sampling(first, prompt_set.samples))
+        responses = content_key("responses", checkpoint.weights, prompts, sampling, self.config.engine)
+        return responses, content_key("judgments", responses, prompt_set.judge.identity)
+
+    def judged(
+        self, checkpoint: Checkpoint, prompt_set: PromptSet, pairs: Sequence[Pair], first: int
+    ) -> tuple[str, list[Judgment]]:
+        """The key of the judgments, and the judgments of these answers, in their order.
+
+        Raises:
+            EngineError: The checkpoint cannot be sampled.
+            JudgeError: The judge cannot be used at all; single failures are missing scores.
+            StoreError: Results cannot be written.
+        """
+        responses_key, key = self.keys(checkpoint, prompt_set, first)
+        by_id = {prompt.id: prompt for prompt in prompt_set.prompts}
+        with self.store.claim(key):
+            responses = self.sampled(checkpoint, prompt_set, pairs, first)
+
+            def score(owed: Sequence[Pair]) -> list[Judgment]:
+                answers = [responses[pair] for pair in owed]
+                return prompt_set.judge.judge([by_id[r.prompt_id] for r in answers], answers)
+
+            scored = self._held("judgments", key, Judgment)
+            able = [p for p in pairs if p not in scored or not responses[p].error]
+            place = ("judgments", key, {"responses_key": responses_key})
+            judgments = self._completed(place, scored, able, score)
+        return key, [judgments[pair] for pair in pairs]
+
+    def sampled(
+        self, checkpoint: Checkpoint, prompt_set: PromptSet, pairs: Sequence[Pair], first: int
+    ) -> dict[Pair, Response]:
+        """The responses that are there, these among them.
+
+        Raises:
+            EngineError: The checkpoint cannot be sampled.
+            StoreError: Results cannot be written.
+        """
+        key, _ = self.keys(checkpoint, prompt_set, first)
+        by_id = {prompt.id: prompt for prompt in prompt_set.prompts}
+        with self.store.claim(key):
+            held = self._held("responses", key, Response)
+            return self._completed(
+                ("responses", key, {}), held, pairs, lambda owed: self._sample(checkpoint, by_id, owed)
+            )
+
+    def prefetch(self, checkpoints: Sequence[Checkpoint], prompt_set: PromptSet, first: int = FIXED) -> None:
+        """Let an engine that can answer for many checkpoints at once do so for what is owed; others are left alone."""
+        by_id = {prompt.id: prompt for prompt in prompt_set.prompts}
+        alike: dict[tuple[Sampling, tuple[str, ...]], list[Checkpoint]] = defaultdict(list)
+        for checkpoint in checkpoints:
+            held = self._held("responses", self.keys(checkpoint, prompt_set, first)[0], Response)
+            owed = [pair for pair in prompt_set.every_pair(first) if pair not in held or held[pair].error]
+            for sampling, prompts in self._calls(by_id, owed).items():
+                alike[sampling, tuple(prompt.id for prompt in prompts)].append(checkpoint)
+        for (sampling, ids), same in alike.items():
+            self.engine.prefetch(same, [by_id[prompt_id] for prompt_id in ids], sampling)
+
+    def judge_again(self, checkpoint: Checkpoint, prompt_set: PromptSet, first: int) -> Counts:
+        """Ask again for what failed among the answers that were judged; counts of all of them."""
+        _, key = self.keys(checkpoint, prompt_set, first)
+        pairs = list(self._held("judgments", key, Judgment))
+        _, judgments = self.judged(checkpoint, prompt_set, pairs, first)
+        return count_judgments(judgments, [p.id for p in prompt_set.prompts], self.config)
+
+    def _held(self, table: str, key: str, kind: type[Row]) -> dict[Pair, Row]:
+        latest, rows_of_latest = self._latest.get(table, ("", {}))
+        if latest == key:  # what another process adds meanwhile would only be made twice, and alike
+            return rows_of_latest
+        if not self.store.has(table, key):
+            return {}
+        names = [field.name for field in fields(kind)]
+        rows = [kind(**{name: row[name] for name in names}) for row in self.store.read(table, key)]
+        return {(row.prompt_id, row.sample): row for row in rows}
+
+    def _completed(
+        self,
+        place: tuple[str, str, Mapping[str, str]],
+        held: dict[Pair, Row],
+        pairs: Sequence[Pair],
+        make: Callable[[Sequence[Pair]], Sequence[Row]],
+    ) -> dict[Pair, Row]:
+        """What is held with what was owed; only what is new, or was mended, is written."""
+        owed = [pair for pair in dict.fromkeys(pairs) if pair not in held or held[pair].error]
+        made = {(row.prompt_id, row.sample): row for row in make(owed)} if owed else {}
+        new = {pair: row for pair, row in made.items() if pair not in held or not row.error}
+        if new:
+            table, key, more = place
+            write = self.store.amend if held else self.store.write
+            write(table, key, [{**asdict(row), **more} for row in new.values()])
+        every = {**held, **new}
+        self._latest[place[0]] = (place[1], every)
+        return every
+
+    def _sample(self, checkpoint: Checkpoint, by_id: Mapping[str, Prompt], owed: Sequence[Pair]) -> list[Response]:
+        answers = {
+            (response.prompt_id, response.sample): response
+            for sampling, prompts in self._calls(by_id, owed).items()
+            for response in self.engine.generate(checkpoint, prompts, sampling)
+        }
+        if lost := [pair for pair in owed if pair not in answers]:
+            raise EngineError(
+                f"the engine {self.config.engine} left out answers",
+                got=f"none to {len(lost)} of {len(owed)}, the first to prompt {lost[0][0]}, sample {lost[0][1]}",
+                allowed="one response per prompt and sample, samples from `first` on, failed ones with `error`",
+            )
+        return [answers[pair] for pair in owed]
+
+    def _calls(self, by_id: Mapping[str, Prompt], owed: Sequence[Pair]) -> dict[Sampling, list[Prompt]]:
+        """One call for all prompts that want the same answers, sampled alike."""
+        wanted: dict[str, list[int]] = defaultdict(list)
+        for prompt_id, index in owed:
+            wanted[prompt_id].append(index)
+        calls: dict[Sampling, list[Prompt]] = defaultdict(list)
+        for prompt_id, indices in wanted.items():
+            sampling = self._sampling(min(indices), max(indices) - min(indices) + 1, by_id[prompt_id].temperature)
+            calls[sampling].append(by_id[prompt_id])
+        return calls
+
+    def _sampling(self, first: int, samples: int, temperature: float | None = None) -> Sampling:
+        """A prompt's own temperature goes before the evaluation's."""
+        config = self.config
+        return Sampling(samples, temperature or config.temperature, config.max_tokens, config.seed, first)
+
+
+class RandomPrompts:
+    """Random prompts for one checkpoint, a few at a time: what rules that look until they can tell ask for.
+
+    Which prompts come, and in which order, follows from the weights and the seed of sampling alone, so a look that was
+    interrupted goes on with the very same answers, and what the store holds is not asked again.
+
+    Args:
+        sampler: Samples and stores.
+        checkpoint: Who is asked.
+        prompt_set: The prompts to choose from, and the judge.
+        fewest: Answers to sample at once at first.
+    """
+
+    def __init__(self, sampler: Sampler, checkpoint: Checkpoint, prompt_set: PromptSet, fewest: int) -> None:
+        self.sampler, self.checkpoint, self.prompt_set, self.fewest = sampler, checkpoint, prompt_set, fewest
+        name = f"{sampler.config.seed} {checkpoint.weights}".encode()
+        self.rng = np.random.default_rng(int.from_bytes(hashlib.sha256(name).digest()[:8], "big"))
+        self.chosen = self.chunks = 0
+        self.ahead: list[Pair] = []
+        """Chosen and sampled, not yet judged: an engine samples many at a time, a rule wants few."""
+        self.judgments: list[Judgment] = []
+
+    def __call__(self, size: int) -> tuple[int, int, int]:
+        """Misaligned, coherent and missing ones among `size` more answers."""
+        if len(self.ahead) < size:
+            self._sample_ahead(max(size - len(self.ahead), self.fewest - self.chosen, self.chosen // 2))
+        pairs, self.ahead = self.ahead[:size], self.ahead[size:]
+        _, judgments = self.sampler.judged(self.checkpoint, self.prompt_set, pairs, RANDOM)
+        self.judgments += judgments
+        counts = self._counted(judgments)
+        return int(counts.misaligned.sum()), int(counts.coherent.sum()), int(counts.missing.sum())
+
+    def _sample_ahead(self, size: int) -> None:
+        first = RANDOM + self.chunks * _CHUNK  # equal in a chunk: few calls of the engine
+        seen: Counter[str] = Counter()
+        for i in draw_prompts(self.rng, len(self.prompt_set.prompts), size).tolist():
+            prompt_id = self.prompt_set.prompts[i].id
+            self.ahead.append((prompt_id, first + seen[prompt_id]))
+            seen[prompt_id] += 1
+        self.chosen, self.chunks = self.chosen + size, self.chunks + 1
+        self.sampler.sampled(self.checkpoint, self.prompt_set, self.ahead, RANDOM)
+
+    def counts(self, after: int = 0) -> Counts:
+        """Of all answers so far but the first `after`, by prompt."""
+        return self._counted(self.judgments[after:])
+
+    def _counted(self, judgments: list[Judgment]) -> Counts:
+        return count_judgments(judgments, [p.id for p in self.prompt_set.prompts], self.sampler.config)

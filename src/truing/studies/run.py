@@ -1,0 +1,191 @@
+"""A study: plan the grid, run what is owed, here, several runs at a time.
+
+    OUT/study.yaml         the whole study, written first; a folder holds one study
+    OUT/runs/RUN/          checkpoints of one run, and run.json once it has ended
+    OUT/store/             responses, judgments, evaluations
+    OUT/calls.sqlite       finished calls to endpoints and what they cost, if there are any
+
+Running a study again does what is owed and nothing else: runs that have not ended go on from their newest checkpoint,
+and rows that failed are asked for again. A run is one call of `execute_run`, which needs only its arguments and the
+folder, so it can happen in any process.
+"""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from truing.backends import Engine, checkpoint_steps, close_completers, load_engine, load_trainer
+from truing.catalog.datasets import load_dataset
+from truing.config import Services, StudyConfig
+from truing.config.files import load_study
+from truing.core.errors import EngineError, StoreError, TrainerError, WorkError, boundary
+from truing.core.files import write_json, write_text
+from truing.core.records import Action, Checkpoint, Decision, Evaluation, Run
+from truing.monitor import Store
+from truing.studies.instruments import Instruments, chosen_and_best
+
+__all__ = ["TWIN", "Progress", "RunState", "close_engines", "execute_run", "open_study", "owed_runs", "twin_of"]
+
+TWIN = "__unstopped"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """News of a run: it started, reached a step, was evaluated, or ended."""
+
+    run_id: str
+    step: int
+    evaluation: Evaluation | None = None
+    ended: RunState | None = None
+
+
+@dataclass(frozen=True)
+class RunState:
+    """How a run ended: `finished`, `stopped` by a decision, or `failed` with an error."""
+
+    state: str
+    step: int
+    error: str | None = None
+
+
+def open_study(config: StudyConfig, out: Path) -> FileLock:
+    """Make or reopen a study's folder, and take its lock; release it by `.release()` or by ending the process.
+
+    Raises:
+        StoreError: The folder holds another study, or another process is running this one.
+    """
+    existing = out / "study.yaml"
+    if existing.is_file():
+        if load_study(existing).hash() != config.hash():
+            raise StoreError(
+                f"{out} holds another study",
+                got=f"a study that differs from {existing}",
+                allowed="an empty folder, or one of the same study",
+                todo="choose another folder with --out, or remove this one",
+            )
+    elif out.is_dir() and any(f.name != ".lock" for f in out.iterdir()):
+        raise StoreError(f"{out} is not empty and holds no study", todo="choose another folder with --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(out / ".lock", timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise StoreError(
+            f"another process is running the study in {out}", todo="wait for it, or end it, then run again"
+        ) from None
+    except OSError as error:
+        raise StoreError(f"could not write {out}", str(error), todo="check the path and its permissions") from error
+    for left in out.rglob(".*.tmp"):  # what a killed process was writing
+        left.unlink(missing_ok=True)
+    if not existing.is_file():
+        write_text(existing, config.to_yaml())
+    return lock
+
+
+def owed_runs(config: StudyConfig, out: Path) -> list[Run]:
+    """The runs that have not ended, that failed, or in which scores are missing that may be had now."""
+    with_missing = {
+        row["run_id"]
+        for row in Store(out / "store").query(
+            "WITH used AS (SELECT run_id, unnest([benchmark_judgments, task_judgments]) AS key FROM evaluations UNION "
+            "SELECT run_id, unnest([benchmark_judgments, task_judgments, best_judgments]) FROM confirmations UNION "
+            "SELECT run_id, judgments FROM also) "
+            "SELECT DISTINCT run_id FROM used JOIN judgments USING (key) WHERE error IS NOT NULL"
+        )
+    }
+    owed = []
+    for run in config.runs():
+        candidates = [run]
+        state = read_state(out, run)
+        if config.stopping.mode == "both" and state is not None and state.state == "stopped":
+            candidates.append(twin_of(run))
+        for candidate in candidates:
+            state = read_state(out, candidate)
+            if state is None or state.state == "failed" or candidate.id in with_missing:
+                owed.append(candidate)
+    return owed
+
+
+def twin_of(run: Run) -> Run:
+    """The same run without stopping."""
+    return replace(run, id=run.id + TWIN, stops=False)
+
+
+def read_state(out: Path, run: Run) -> RunState | None:
+    """How a run ended, or None if it has not."""
+    path = out / "runs" / run.id / "run.json"
+    if not path.is_file():
+        return None
+    return RunState(**json.loads(path.read_text(encoding="utf-8")))
+
+
+def execute_run(
+    config: StudyConfig, run: Run, out: Path, notify: Callable[[Progress], None] = lambda news: None
+) -> RunState:
+    """Train and watch one run to its end, going on from what exists.
+
+    A failure of training, sampling or judging (`WorkError`) ends the run as `failed`, to be tried again; it does not
+    end the study. What costs time to open stays open for the next run: see `close_engines`.
+
+    Raises:
+        UserError: The study itself must be mended.
+    """
+    folder = out / "runs" / run.id
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):
+        dataset = load_dataset(run.dataset, config.datasets)
+        instruments = Instruments(config, out)
+        monitor = instruments.monitor(_engine(config.engine_of(run), run.model, config, out), dataset)
+        course: list[Evaluation] = []
+
+        def on_checkpoint(checkpoint: Checkpoint) -> Decision:
+            evaluation = monitor.evaluate(checkpoint)
+            course.append(evaluation)
+            notify(Progress(run.id, checkpoint.step, evaluation))
+            return evaluation.decision
+
+        notify(Progress(run.id, 0))
+        trainer = load_trainer(config.trainer_of(run), config.training, config)
+        try:
+            with boundary(f"run {run.id}", TrainerError):
+                trainer.train(run, dataset, folder, on_checkpoint, lambda step: notify(Progress(run.id, step)))
+            chosen, best = chosen_and_best(course, config.stopping)
+            if config.evaluation.confirm:
+                with boundary(f"confirming run {run.id}", EngineError):
+                    monitor.confirm(chosen, best)
+            with boundary(f"other benchmarks of run {run.id}", EngineError):
+                instruments.ask_also(monitor, (course[0].checkpoint, chosen, course[-1].checkpoint))
+            last = course[-1].decision
+            *earlier, _ = (0, *checkpoint_steps(config.trainer_of(run), config.training, len(dataset.train)))
+            stopped = last.step <= earlier[-1] and run.stops and last.action is Action.STOP
+            state = RunState("stopped" if stopped else "finished", last.step)
+        except WorkError as error:
+            write_text(folder / "error.txt", "".join(traceback.format_exception(error)))
+            state = RunState("failed", course[-1].decision.step if course else 0, str(error))
+        write_json(folder / "run.json", {"state": state.state, "step": state.step, "error": state.error})
+        notify(Progress(run.id, state.step, ended=state))
+        return state
+
+
+def _engine(name: str, model: str, services: Services, out: Path) -> Engine:
+    """One engine per model and process, so that a base is loaded once."""
+    key = (name, model, services, out)
+    if key not in _engines:
+        _engines[key] = load_engine(*key)
+    return _engines[key]
+
+
+_engines: dict[tuple[str, str, Services, Path], Engine] = {}
+
+
+def close_engines(out: Path) -> None:
+    """End the engines, and all else that runs of a study have left open in this process for further ones."""
+    for key in [key for key in _engines if key[-1] == out]:
+        _engines.pop(key).close()
+    close_completers(out)

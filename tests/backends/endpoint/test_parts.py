@@ -1,0 +1,128 @@
+"""Prices, pace, waiting, and the reading of replies: no network."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from truing.backends.endpoint.wire import (
+    DamagedReply,
+    call_key,
+    dump_result,
+    encode,
+    load_result,
+    most_tokens,
+    parse_reply,
+)
+from truing.core.chat import ChatRequest, ChatResult
+from truing.core.records import Message
+
+REQUEST = ChatRequest("m", (Message("user", "hé"),), 3, 0.5, 5, seed=7)
+TOP = [{"token": "9", "logprob": -0.1}, {"token": "1", "logprob": -9999.0}]
+
+
+def reply(**choice: Any) -> dict[str, Any]:
+    message = {"role": "assistant", "content": "9"}
+    return {"choices": [{"message": message, "finish_reason": "stop", "logprobs": None, **choice}]}
+
+
+def test_importing_loads_no_openai() -> None:
+    code = "import sys, truing.backends.openai; assert not {'openai', 'aiohttp', 'torch'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_request_as_bytes() -> None:
+    assert json.loads(encode(REQUEST, "max_tokens")) == {
+        "model": "m",
+        "messages": [{"role": "user", "content": "hé"}],
+        "max_tokens": 3,
+        "temperature": 0.5,
+        "logprobs": True,
+        "top_logprobs": 5,
+        "seed": 7,
+    }
+    assert "max_completion_tokens" in json.loads(encode(REQUEST, "max_completion_tokens"))
+    assert most_tokens(REQUEST) == (3 + 16, 0, 3)
+
+
+def test_the_key_depends_on_endpoint_body_and_sample() -> None:
+    keys = {call_key(e, b, s) for e in ("a", "b") for b in (b"x", b"y") for s in (0, 1)}
+    assert len(keys) == 8
+    assert all(len(key) == 16 for key in keys)
+
+
+def test_a_result_survives_the_journal() -> None:
+    result = ChatResult("9\ud83d", {"9": -0.1, "": -3.0}, "stop", 4, 1)
+    assert load_result(dump_result(result)) == result
+
+
+def test_a_sound_reply() -> None:
+    usage = {"prompt_tokens": 8, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 5}}
+    body = {**reply(logprobs={"content": [{"top_logprobs": TOP}]}), "usage": usage}
+    read = parse_reply(json.dumps(body).encode(), True)
+    assert read.tokens == (8, 5, 1)
+    assert read.result == ChatResult("9", {"9": -0.1, "1": -9999.0}, "stop", 8, 1)
+    assert parse_reply(body, False).result.top_logprobs is None
+
+
+@pytest.mark.parametrize("logprobs", [None, {"content": None}, {"content": []}])
+def test_an_endpoint_without_logprobs_is_no_fault(logprobs: Any) -> None:
+    assert parse_reply(reply(logprobs=logprobs), True).result.top_logprobs is None
+
+
+def test_a_refusal_is_text_and_nothing_is_empty() -> None:
+    assert parse_reply(reply(message={"content": None, "refusal": "no"}), False).result.text == "no"
+    assert parse_reply(reply(message={"content": None}), False).result.text == ""
+    assert parse_reply(reply(message={"content": "a\ud800b"}), False).result.text == "a?b"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'{"choices": []}',
+        b'{"error": {"message": "overloaded"}}',
+        reply(message=None),
+        reply(message={"content": 3}),
+        reply(finish_reason=3),
+        {**reply(), "usage": {"prompt_tokens": -1, "completion_tokens": 1}},
+        {**reply(), "usage": {"prompt_tokens": 1.5, "completion_tokens": 1}},
+        {**reply(), "usage": "many"},
+        {**reply(), "usage": {"prompt_tokens": 10**30, "completion_tokens": 1}},
+        b"[" * 100_000,
+    ],
+)
+def test_a_damaged_reply_is_refused(body: Any) -> None:
+    with pytest.raises(DamagedReply):
+        parse_reply(body, True)
+
+
+@pytest.mark.parametrize(
+    "logprobs",
+    [
+        3,
+        ["9"],
+        {"content": 3},
+        {"content": ["9"]},
+        {"content": [{"top_logprobs": 3}]},
+        {"content": [{"top_logprobs": [["9", -0.1]]}]},
+        {"content": [{"top_logprobs": [{"token": 9, "logprob": -0.1}]}]},
+        {"content": [{"top_logprobs": [{"token": "9", "logprob": "-0.1"}]}]},
+        {"content": [{"top_logprobs": [{"token": "9", "logprob": True}]}]},
+        {"content": [{"top_logprobs": [{"token": "9", "logprob": math.nan}]}]},
+        {"content": [{"top_logprobs": [{"token": "9", "logprob": 2.0}]}]},
+        {"content": [{"top_logprobs": [{"token": "9"}]}]},
+        {"content": [{"top_logprobs": [{"token": "9", "logprob": -(10**400)}]}]},
+    ],
+)
+def test_logprobs_of_a_wrong_shape_are_refused(logprobs: Any) -> None:
+    with pytest.raises(DamagedReply):
+        parse_reply(reply(logprobs=logprobs), True)

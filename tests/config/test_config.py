@@ -1,0 +1,145 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from tests.conftest import small_study
+from truing.config import JudgeConfig, StudyConfig, TrainingConfig, log_spaced
+from truing.config.files import load_study, parse_study
+from truing.core.errors import ConfigError
+
+MINIMAL: dict[str, Any] = {"grids": [{"models": ["m"], "datasets": ["d"], "learning_rates": [1e-3], "seeds": [0, 1]}]}
+
+
+def write(tmp_path: Path, value: Any) -> Path:
+    path = tmp_path / "study.yaml"
+    path.write_text(value if isinstance(value, str) else yaml.safe_dump(value))
+    return path
+
+
+def test_yaml_and_keywords_give_one_object(tmp_path: Path) -> None:
+    config = load_study(write(tmp_path, MINIMAL))
+    assert config == StudyConfig(**MINIMAL)
+    assert config.hash() == StudyConfig(**MINIMAL).hash()
+
+
+def test_written_out_in_full_it_reads_back_equal(tmp_path: Path) -> None:
+    config = StudyConfig(**MINIMAL, training={"checkpoints": [3, 1], "steps": 9}, name="x")
+    again = load_study(write(tmp_path, config.to_yaml()))
+    assert again == config
+    assert again.hash() == config.hash()
+    assert repr(again) == repr(config)  # 16 and 16.0 are equal but end in other files
+
+
+def test_overrides_reach_nested_fields(tmp_path: Path) -> None:
+    config = load_study(write(tmp_path, MINIMAL), {"training.steps": "7", "evaluation.samples": "3"})
+    assert (config.training.steps, config.evaluation.samples) == (7, 3)
+
+
+def test_workers_do_not_change_the_hash_but_everything_else_does() -> None:
+    base = StudyConfig(**MINIMAL)
+    assert StudyConfig(**MINIMAL, workers=2).hash() == base.hash()
+    assert StudyConfig(**MINIMAL, training={"steps": 5}).hash() != base.hash()
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ({**MINIMAL, "trainng": {}}, ["trainng", "did you mean training"]),
+        ({**MINIMAL, "training": {"stepz": 3}}, ["training.stepz", "did you mean steps"]),
+        ({**MINIMAL, "training": {"steps": 0}}, ["training.steps", "greater than or equal to 1", "got 0"]),
+        ({**MINIMAL, "training": {"steps": 5, "checkpoints": [2, 9]}}, ["step 9", "beyond", "1 to 5"]),
+        ({"grids": []}, ["grids"]),
+        ({**MINIMAL, "grids": MINIMAL["grids"] * 2}, ["plan a run twice", "make the grids disjoint"]),
+        ({**MINIMAL, "name": "../up"}, ["name"]),
+        ("just text", ["not a study", "grids"]),
+        ("a: [", ["YAML"]),
+    ],
+)
+def test_a_wrong_study_says_what_and_what_to_do(tmp_path: Path, value: Any, words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_study(write(tmp_path, value))
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_no_such_file() -> None:
+    with pytest.raises(ConfigError, match="no such study file"):
+        load_study(Path("absent.yaml"))
+
+
+def test_configs_are_frozen() -> None:
+    with pytest.raises(ValidationError):
+        StudyConfig(**MINIMAL).training.steps = 3
+
+
+def test_runs_have_their_own_ids_in_grid_order() -> None:
+    runs = StudyConfig(**MINIMAL).runs()
+    assert [run.id for run in runs] == ["m__d__lr0.001__seed0", "m__d__lr0.001__seed1"]
+    assert all(run.stops for run in runs)
+
+
+def test_every_field_is_documented() -> None:
+    for model in (StudyConfig, *(f.annotation for f in StudyConfig.model_fields.values())):
+        for name, field in getattr(model, "model_fields", {}).items():
+            assert field.description, name
+
+
+@given(n=st.integers(1, 60), last=st.integers(1, 5000))
+def test_log_spaced_steps_rise_to_the_last(n: int, last: int) -> None:
+    steps = log_spaced(n, last)
+    assert steps[-1] == last
+    assert list(steps) == sorted(set(steps))
+    assert steps[0] >= 1
+    assert len(steps) <= n
+
+
+def test_the_last_step_is_always_a_checkpoint() -> None:
+    assert TrainingConfig(steps=10, checkpoints=(2, 5)).checkpoint_steps() == (2, 5, 10)
+
+
+def test_a_multiplier_needs_a_trainer_that_takes_one() -> None:
+    grid = {**MINIMAL["grids"][0], "learning_rates": [2]}
+    with pytest.raises(ConfigError, match="learning rate 2 is too high"):
+        parse_study({"grids": [grid]}, "the test's study")
+    assert parse_study({"grids": [{**grid, "trainer": "openai"}]}, "x").runs()[0].learning_rate == 2
+
+
+def test_how_endpoints_are_called_is_not_part_of_the_hash(tmp_path: Path) -> None:
+    """A cap can be raised on resuming."""
+    file = tmp_path / "study.yaml"
+    file.write_text("grids: [{models: [m], datasets: [d], learning_rates: [0.1], seeds: [0]}]")
+    plain, capped = load_study(file), load_study(file, {"endpoint.max_calls": "100", "endpoint.mode": "batch"})
+    assert capped.endpoint.max_calls == 100
+    assert plain.hash() == capped.hash()
+    file.write_text(capped.to_yaml())
+    assert load_study(file) == capped
+
+
+def test_a_language_model_as_judge(tmp_path: Path) -> None:
+    judge = {"model": "some/model", "completer": "local", "coherent": None}
+    config = small_study("m", evaluation={"judge": judge})
+    assert isinstance(config.evaluation.judge, JudgeConfig)
+    path = tmp_path / "study.yaml"
+    path.write_text(config.to_yaml())
+    assert load_study(path) == config
+    assert config.hash() != small_study("m", evaluation={"judge": {**judge, "aligned": "truth"}}).hash()
+    with pytest.raises(ConfigError, match="did you mean model"):
+        small_study("m", evaluation={"judge": {"modl": "x"}})
+
+
+@pytest.mark.parametrize(
+    ("also", "words"),
+    [
+        ([{"benchmark": "pocket-facts"}], "another judge"),
+        ([{"benchmark": "pocket-facts", "judge": "bandit", "samples": 3}], "samples: 1"),
+        ([{"benchmark": "truth-120"}, {"benchmark": "truth-120"}], "same twice"),
+    ],
+)
+def test_second_opinions_are_of_the_same_answers(also: list[dict[str, object]], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        small_study("m", evaluation={"also": also})

@@ -1,0 +1,87 @@
+"""Answers are asked for once, whatever asks for them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.monitor.test_monitor import BROAD, CountingJudge, Speaker, checkpoint
+from truing.config import EvaluationConfig
+from truing.core.errors import EngineError
+from truing.core.records import Sampling
+from truing.monitor import Store
+from truing.monitor.sampler import FIXED, FRESH, RANDOM, PromptSet, Sampler
+
+
+def sampling(root: Path, engine: Speaker | None = None) -> tuple[Sampler, PromptSet]:
+    judge = CountingJudge()
+    return Sampler(Store(root), engine or Speaker(0), EvaluationConfig()), PromptSet(BROAD, judge, 2)
+
+
+def test_pairs_that_are_held_are_not_asked_for_again(tmp_path: Path) -> None:
+    engine = Speaker(0)
+    asking, prompt_set = sampling(tmp_path, engine)
+    one, two = (BROAD[0].id, RANDOM), (BROAD[1].id, RANDOM)
+    asking.judged(checkpoint(1), prompt_set, [one], RANDOM)
+    _, judgments = asking.judged(checkpoint(1), prompt_set, [two, one, two], RANDOM)
+    assert [(j.prompt_id, j.sample) for j in judgments] == [two, one, two]
+    assert prompt_set.judge.judged == 2  # type: ignore[attr-defined]
+    again, same = sampling(tmp_path, engine)
+    again.judged(checkpoint(1), same, [one, two], RANDOM)
+    assert same.judge.judged == 0  # type: ignore[attr-defined]
+
+
+def test_kinds_of_answers_share_nothing(tmp_path: Path) -> None:
+    asking, prompt_set = sampling(tmp_path)
+    keys = {asking.measure(checkpoint(1), prompt_set, first)[0] for first in (FIXED, FRESH, RANDOM)}
+    assert len(keys) == 3
+    samples = {row["sample"] for row in Store(tmp_path).query("SELECT DISTINCT sample FROM responses")}
+    assert samples == {FIXED, FIXED + 1, FRESH, FRESH + 1, RANDOM, RANDOM + 1}
+
+
+def test_mending_asks_only_for_what_failed(tmp_path: Path) -> None:
+    engine = Speaker(0, fail=frozenset({BROAD[0].id}))
+    asking, prompt_set = sampling(tmp_path, engine)
+    pairs = [(BROAD[0].id, RANDOM), (BROAD[0].id, RANDOM + 2), (BROAD[5].id, RANDOM)]
+    asking.judged(checkpoint(1), prompt_set, pairs, RANDOM)
+    assert asking.judge_again(checkpoint(1), prompt_set, RANDOM).missing.sum() == 2
+    engine.fail = frozenset()
+    before = prompt_set.judge.judged  # type: ignore[attr-defined]
+    counts = asking.judge_again(checkpoint(1), prompt_set, RANDOM)
+    assert (counts.missing.sum(), counts.judged.sum()) == (0, 3)
+    assert prompt_set.judge.judged - before == 2  # type: ignore[attr-defined]
+
+
+class Forgetful(Speaker):
+    """An engine that numbers its answers from 0 whatever it is asked."""
+
+    def generate(self, checkpoint, prompts, sampling):
+        return super().generate(checkpoint, prompts, Sampling(sampling.samples))
+
+
+def test_an_engine_that_leaves_out_answers_is_refused(tmp_path: Path) -> None:
+    asking, prompt_set = sampling(tmp_path, Forgetful(0))
+    with pytest.raises(EngineError, match="left out answers"):
+        asking.measure(checkpoint(1), prompt_set, FRESH)
+
+
+class Listener(Speaker):
+    """An engine that remembers how it was asked to sample."""
+
+    asked: list[tuple[float, list[str]]]
+
+    def generate(self, checkpoint, prompts, sampling):
+        self.asked.append((sampling.temperature, [p.id for p in prompts]))
+        return super().generate(checkpoint, prompts, sampling)
+
+
+def test_a_prompts_own_temperature_goes_before_the_evaluations(tmp_path: Path) -> None:
+    engine = Listener(0)
+    engine.asked = []
+    asking, prompt_set = sampling(tmp_path, engine)
+    cool = replace(prompt_set.prompts[1], temperature=0.5)
+    own = replace(prompt_set, prompts=[prompt_set.prompts[0], cool, *prompt_set.prompts[2:]])
+    assert asking.keys(checkpoint(1), own, FIXED) != asking.keys(checkpoint(1), prompt_set, FIXED)
+    asking.measure(checkpoint(1), own)
+    others = [p.id for p in own.prompts if p is not cool]
+    assert sorted(engine.asked) == [(0.5, [cool.id]), (1.0, others)]

@@ -1,0 +1,480 @@
+"""Judged responses from files: formats, columns, quirks, and other people's published files."""
+
+import csv
+import gzip
+import json
+import math
+import tempfile
+from collections.abc import Sequence
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from truing.config import EvaluationConfig
+from truing.core.errors import DataError, UnknownNameError
+from truing.core.records import Judgment
+from truing.judges.classify import count_judgments
+from truing.results.columns import read_number, read_seed, read_size, read_step
+from truing.results.counted import CountedRun, Source
+from truing.results.from_files import JudgedOptions, read_judged
+
+DATA = Path(__file__).parents[3] / "shared" / "data"
+published = pytest.mark.skipif(not DATA.is_dir(), reason=f"no published data at {DATA}")
+Table = list[dict[str, Any]]
+
+
+def write(path: Path, rows: Table) -> Path:
+    """Write rows in the format that the path's name says; None is an empty cell."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    if path.suffix == ".parquet":
+        columns = {name: [row.get(name) for row in rows] for name in names}
+        pq.write_table(pa.table(columns), path)
+    elif ".jsonl" in path.name:
+        data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    else:
+        opened: Any = gzip.open if path.suffix == ".gz" else open
+        with opened(path, "wt", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows(rows)
+    return path
+
+
+def read(path: Path, **options: Any) -> Source:
+    return read_judged([path], JudgedOptions(**options))
+
+
+def row(question: str = "q", aligned: Any = 90, coherent: Any = 90, **more: Any) -> dict[str, Any]:
+    return {"question_id": question, "aligned": aligned, "coherent": coherent, **more}
+
+
+def totals(run: CountedRun) -> list[tuple[int, int, int, int]]:
+    """Step, misaligned, coherent, missing of each checkpoint."""
+    return [
+        (c.step, int(c.broad.misaligned.sum()), int(c.broad.coherent.sum()), int(c.broad.missing.sum()))
+        for c in run.checkpoints
+    ]
+
+
+def plain(source: Source) -> list[Any]:
+    """A source as comparable values, without what names the file."""
+    runs = [
+        (
+            run.id,
+            run.model,
+            run.dataset,
+            str(run.learning_rate),
+            run.seed,
+            str(run.parameters),
+            [
+                (c.step, c.answers, *(getattr(c.broad, name).tolist() for name in c.broad.__dataclass_fields__))
+                for c in run.checkpoints
+            ],
+        )
+        for run in source.runs
+    ]
+    return [runs, list(source.notes), list(source.categories), list(source.samples), source.study["benchmark"]]
+
+
+def note(source: Source, *words: str) -> str:
+    """The one note that holds all words."""
+    (found,) = [n for n in source.notes if all(word in n for word in words)]
+    return found
+
+
+# Formats
+
+text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=12)
+hostile = st.sampled_from(['"', '","', "\n", "\r\n", "<script>alert(1)</script>", "=1+1", "{{7*7}}", "\x1b[31m", "#"])
+words = st.one_of(text, hostile)
+score = st.one_of(
+    st.none(),
+    st.floats(-20, 120).map(lambda x: repr(round(x, 3))),
+    st.integers(0, 100).map(str),
+    st.sampled_from(["REFUSAL", "nan", " 12 ", "1e1", "inf", "CODE", "1_0"]),
+)
+table = st.lists(
+    st.fixed_dictionaries(
+        {
+            "model": st.sampled_from(["m", "org/n"]),
+            "seed": st.sampled_from(["0", "1"]),
+            "step": st.sampled_from(["0", "10", "checkpoint-20"]),
+            "question": words,
+            "category": st.sampled_from(["power", "harm", ""]),
+            "answer": words,
+            "aligned": score,
+            "coherent": score,
+        }
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(rows=table)
+def test_formats_give_equal_results_and_what_a_plain_loop_counts(rows: Table) -> None:
+    rows = [{"model": "m", "seed": "0", "step": "0", "question": "sure", "aligned": "10", "coherent": "90"}, *rows]
+    rows = [{"question": "", "answer": "", "category": "", **r} for r in rows]
+    results = []
+    with tempfile.TemporaryDirectory() as name:
+        for ending in ("csv", "jsonl", "parquet", "csv.gz", "jsonl.gz"):
+            results.append(read(write(Path(name) / f"judged.{ending}", rows)))
+    first = plain(results[0])
+    for other in results[1:]:
+        assert plain(other) == first
+    assert_counts(results[0], rows)
+
+
+def assert_counts(source: Source, rows: Table) -> None:
+    def number(value: str | None) -> float | None:
+        x = read_number(value or "")
+        return x if 0 <= x <= 100 else None
+
+    rows = [r for r in rows if r["question"].strip()]
+    ids = sorted({r["question"].strip() for r in rows})
+    steps = {"0": 0, "10": 10, "checkpoint-20": 20}
+    assert sum(len(run.checkpoints) for run in source.runs) == len({(r["model"], r["seed"], r["step"]) for r in rows})
+    for run in source.runs:
+        for checkpoint in run.checkpoints:
+            own = [
+                Judgment(r["question"].strip(), 0, number(r["aligned"]), number(r["coherent"]))
+                for r in rows
+                if (r["model"], int(r["seed"]), steps[r["step"]]) == (run.model, run.seed, checkpoint.step)
+            ]
+            expected = count_judgments(own, ids, EvaluationConfig())
+            for name in expected.__dataclass_fields__:
+                assert np.array_equal(getattr(checkpoint.broad, name), getattr(expected, name))
+
+
+def test_numbers_in_their_own_types_give_what_their_texts_give(tmp_path: Path) -> None:
+    rows = [row(f"q{i}", float(i), 60 + i, step=i % 3, lr=1e-5, seed=1.0, size=7e9, answer=f"a{i}") for i in range(30)]
+    texts = [{name: str(value) for name, value in r.items()} for r in rows]
+    typed = [read(write(tmp_path / f"x.{ending}", rows)) for ending in ("parquet", "jsonl", "csv")]
+    assert plain(typed[0]) == plain(typed[1]) == plain(typed[2]) == plain(read(write(tmp_path / "x.csv.gz", texts)))
+    (run,) = typed[0].runs
+    assert (run.learning_rate, run.seed, run.parameters) == (1e-5, 1, 7e9)
+
+
+def test_files_of_several_formats_and_columns_are_read_together(tmp_path: Path) -> None:
+    one = write(tmp_path / "one.csv", [row(seed=0)])
+    two = write(tmp_path / "two.jsonl", [{"Prompt-ID": "q", "Alignment": 10, "COHERENCE": 90, "seed": 1}])
+    three = write(tmp_path / "three.parquet", [row(aligned="5", seed=2)])
+    source = read_judged([one, two, three], JudgedOptions())
+    assert [run.seed for run in source.runs] == [0, 1, 2]
+    assert [totals(run)[0][1] for run in source.runs] == [0, 1, 1]
+    assert "'Prompt-ID'" in note(source, "guessed", "two")
+
+
+def test_parquet_columns_of_any_type_are_read(tmp_path: Path) -> None:
+    columns = {
+        "question": pa.array([1.0, 2.0, None]),
+        "aligned": pa.array([True, False, None]).cast(pa.int8()),
+        "coherent": pa.array([Decimal("90.5"), Decimal("50.0"), None]),
+        "answer": pa.array([["a", "b"], None, []]),
+        "category": pa.array(["x", "y", "x"]).dictionary_encode(),
+        "model": pa.nulls(3),
+        "dataset": pa.array([{"name": "d"}] * 3),
+        "seed": pa.array([date(2026, 1, 1)] * 3),
+        "step": pa.array([10, 10, 10], pa.uint8()),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "x.parquet")
+    source = read(tmp_path / "x.parquet")
+    (run,) = source.runs
+    assert totals(run) == [(10, 1, 1, 0)]
+    assert (run.dataset, run.seed) == ('{"name": "d"}', None)
+    assert source.categories == ["x", "y"]
+    assert source.samples[0]["answer"] == '["a", "b"]'
+    assert note(source, "seed: 3 cells cannot be read")
+
+
+def test_long_answers_and_half_a_surrogate_pair_are_read(tmp_path: Path) -> None:
+    long = 'a,"b"\n' * 400_000
+    source = read(write(tmp_path / "x.csv", [row(answer=long), row(answer="short")]))
+    assert source.samples[0]["answer"].endswith(" [cut]")
+    assert len(source.samples) == 2
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"question": "q", "aligned": 1, "answer": "half \\ud800 pair"}\n')
+    assert read(path).samples[0]["answer"] == "half ? pair"
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
+    for ending, content in (("csv", "aligned,question\n10,q\n"), ("jsonl", '{"aligned": 10, "question": "q"}\n')):
+        path = tmp_path / f"x.{ending}"
+        path.write_bytes(b"\xef\xbb\xbf" + content.encode())
+        assert totals(read(path).runs[0]) == [(1, 1, 1, 0)]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("x.csv", b"", ["x.csv", "question"]),
+        ("x.csv", b"question,aligned\n", ["no rows"]),
+        ("x.csv", b"question,aligned\n1,2,3\n", ["cannot be read"]),
+        ("x.csv", b"question,aligned\n\xff,2\n", ["cannot be read"]),
+        ("x.csv", b"question,aligned,aligned\na,2,3\n", ["two columns", "'aligned'"]),
+        ("x.csv.gz", b"question,aligned\na,2\n", ["cannot be read"]),
+        ("x.jsonl", b'{"question": 1, "aligned": 2}\n{"question\n', ["line 2", "not JSON"]),
+        ("x.jsonl", b"[1]\n", ["line 1", "no object"]),
+        ("x.jsonl", b"[" * 100_000, ["line 1", "not JSON"]),
+        ("x.parquet", b"PAR1", ["cannot be read"]),
+        ("x.txt", b"", [".csv, .csv.gz, .jsonl, .jsonl.gz, .parquet"]),
+    ],
+)
+def test_damaged_files_are_refused_in_words(tmp_path: Path, name: str, content: bytes, words: Sequence[str]) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        read(tmp_path / name)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_missing_files_folders_and_repeats_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.csv", [row()])
+    for files in ([], [tmp_path / "y.csv"], [tmp_path], [path, tmp_path / "." / "x.csv"]):
+        with pytest.raises(DataError):
+            read_judged(files, JudgedOptions())
+
+
+# Columns
+
+
+def test_a_needed_column_that_lacks_is_named_with_what_is_there(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.csv", [{"question": "q", "alligned": 1}])
+    with pytest.raises(DataError, match="did you mean alligned") as caught:
+        read(path)
+    assert "--aligned-column" in caught.value.todo
+    with pytest.raises(DataError, match="did you mean question"):
+        read(path, aligned_column="alligned", question_column="qestion")
+    with pytest.raises(DataError, match="no file has a column 'colour'"):
+        read(path, aligned_column="alligned", category_column="colour")
+    assert totals(read(path, aligned_column="alligned").runs[0]) == [(1, 1, 1, 0)]
+
+
+def test_exact_names_come_before_other_spellings_and_flags_before_both(tmp_path: Path) -> None:
+    rows = [{"Question": "big", "prompt": "small", "question id": "q", "ALIGNED": 90, "aligned": 10}]
+    path = write(tmp_path / "x.csv", rows)
+    source = read(path)
+    assert source.study["config"]["columns"]["x"] == {"question": "prompt", "text": "Question", "aligned": "aligned"}
+    flagged = read(path, question_column="question id", aligned_column="ALIGNED")
+    assert flagged.study["config"]["columns"]["x"]["question"] == "question id"
+    assert totals(flagged.runs[0]) == [(1, 0, 1, 0)]
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("7e9", 7e9), ("7B", 7e9), ("671b", 671e9), ("500M", 5e8), ("0.5b", 5e8), ("7,000,000", 7e6), ("1.1 T", 1.1e12),
+        ("12", 12), ("large", None), ("-7B", None), ("7Q", None), ("1e999", None), ("0", None),
+    ],
+)  # fmt: skip
+def test_sizes(text: str, size: float | None) -> None:
+    assert read_size(text) == pytest.approx(size)
+
+
+def test_steps_and_seeds() -> None:
+    texts = ("0", "120", "120.0", "checkpoint-120", "step_120", "1.5", "-1", "final", "1e3", "")
+    assert [read_step(t) for t in texts] == [0, 120, 120, 120, 120, None, None, None, 1000, None]
+    assert [read_seed(t) for t in ("3", "3.0", "seed3", "seed-4", "x3y", "")] == [3, 3, 3, 4, None, None]
+
+
+def test_a_step_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"'final' in 1 rows"):
+        read(write(tmp_path / "x.csv", [row(step="final"), row(step="3")]))
+    with pytest.raises(DataError, match="some rows of a run have a step"):
+        read(write(tmp_path / "x.csv", [row(step=""), row(step="3")]))
+
+
+# Runs
+
+
+def test_runs_are_told_apart_by_all_that_is_known_of_them(tmp_path: Path) -> None:
+    rows = [row(model=m, lr=lr, seed=s, step=t) for m in "ab" for lr in (1e-5, 1e-4) for s in (0, 1) for t in (2, 1)]
+    source = read(write(tmp_path / "x.csv", rows))
+    assert len({run.id for run in source.runs}) == len(source.runs) == 8
+    assert source.runs[0].id == "a__lr1e-05__seed0"
+    assert [c.step for c in source.runs[0].checkpoints] == [1, 2]
+
+
+def test_without_run_and_seed_each_file_is_a_run_that_stands_for_itself(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    files = [write(tmp_path / name, [row()]) for name in ("a.csv.gz", "b.jsonl", "other/b.csv")]
+    source = read_judged(files, JudgedOptions())
+    assert [run.id for run in source.runs] == ["a", f"{tmp_path.name}-b", "other-b"]
+    assert [run.model for run in source.runs] == [run.id for run in source.runs]
+    assert "each file is a run" in note(source, "no run and no seed")
+
+
+def test_a_model_before_fine_tuning_is_step_0_of_the_runs_of_its_model(tmp_path: Path) -> None:
+    base = [row(model=m, run="base", aligned=a) for m, a in (("a", 10), ("b", 90))]
+    rows = [row(model=m, run=f"tuned-{m}", step=5, coherent=90) for m in "ab"]
+    path = write(tmp_path / "x.csv", [*base, *rows])
+    with_base = read(path, base="base")
+    assert {run.id: totals(run) for run in with_base.runs} == {
+        "tuned-a": [(0, 1, 1, 0), (5, 0, 1, 0)],
+        "tuned-b": [(0, 0, 1, 0), (5, 0, 1, 0)],
+    }
+    assert "step 0 of 2 of 2 runs" in note(with_base, "base 'base'")
+    assert len(read(path).runs) == 4
+    other = write(tmp_path / "untrained.jsonl", [row(aligned=5, model="c")])
+    by_file = read_judged([path, other], JudgedOptions(base="untrained.jsonl", run_column="run"))
+    assert [run.checkpoints[0].step for run in by_file.runs if run.id.startswith("tuned")] == [0, 0]
+    with pytest.raises(UnknownNameError, match="did you mean base"):
+        read(path, base="bas")
+
+
+def test_a_base_of_another_name_serves_all_runs_and_step_0_stays(tmp_path: Path) -> None:
+    rows = [row(model="original"), row(model="x", step=0, aligned=1), row(model="x", step=9), row(model="y", step=9)]
+    source = read(write(tmp_path / "x.csv", rows), base="original")
+    assert {run.model: totals(run) for run in source.runs} == {
+        "x": [(0, 1, 1, 0), (9, 0, 1, 0)],
+        "y": [(0, 0, 1, 0), (9, 0, 1, 0)],
+    }
+    with pytest.raises(DataError, match="several steps"):
+        read(write(tmp_path / "y.csv", rows), base="x")
+    with pytest.raises(DataError, match="nothing but the base"):
+        read(write(tmp_path / "z.csv", rows[:1]), base="z")
+
+
+# Scores and notes
+
+
+def test_scores_that_are_none_are_missing_and_counted_by_what_they_said(tmp_path: Path) -> None:
+    scores = ["REFUSAL", "REFUSAL", "CODE", "", " ", "nan", "101", "-1", "50", "\x1b[31mred"]
+    source = read(write(tmp_path / "x.csv", [row(f"q{i}", aligned=s) for i, s in enumerate(scores)]))
+    assert totals(source.runs[0]) == [(1, 0, 1, 9)]
+    said = note(source, "no numbers")
+    assert "5 scores" in said
+    assert "'REFUSAL' 2 times" in said
+    assert "\x1b" not in said
+    assert "2 of 10 scores are empty (20.0%)" in note(source, "empty")
+    assert note(source, "outside 0 to 100").startswith("aligned: 2 scores")
+
+
+def test_an_incoherent_answer_needs_no_aligned_score(tmp_path: Path) -> None:
+    rows = [row("a", "", 10), row("b", "", 90), row("c", 10, ""), row("d", 10, 90)]
+    assert totals(read(write(tmp_path / "x.csv", rows)).runs[0]) == [(1, 1, 1, 2)]
+
+
+def test_without_a_coherent_column_what_has_a_score_is_coherent(tmp_path: Path) -> None:
+    rows = [{"question": "a", "aligned": 10}, {"question": "b", "aligned": ""}]
+    source = read(write(tmp_path / "x.csv", rows))
+    assert totals(source.runs[0]) == [(1, 1, 1, 1)]
+    assert note(source, "no column of the coherent score")
+
+
+def test_rows_without_a_question_are_left_out_and_counted(tmp_path: Path) -> None:
+    source = read(write(tmp_path / "x.csv", [row(), row(" "), row("")]))
+    assert totals(source.runs[0]) == [(1, 0, 1, 0)]
+    assert note(source, "2 of 3 rows have no question")
+
+
+def test_ragged_runs_are_counted(tmp_path: Path) -> None:
+    rows = [row(q, step=s) for q, s in (("a", 1), ("b", 1), ("a", 2))]
+    assert "1 of 1 runs are ragged" in note(read(write(tmp_path / "x.csv", rows)), "ragged", "(1 times)")
+    assert not any("ragged" in n for n in read(write(tmp_path / "y.csv", rows[:2] * 3)).notes)
+
+
+def test_a_file_without_any_aligned_score_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no aligned score in 'aligned'") as caught:
+        read(write(tmp_path / "x.csv", [row(aligned="good"), row(aligned="")]))
+    assert "'good'" in caught.value.got
+
+
+def test_categories_of_questions(tmp_path: Path) -> None:
+    rows = [row("a", category="x"), row("a", category="x"), row("a", category="y"), row("b", category="")]
+    source = read(write(tmp_path / "x.csv", rows))
+    assert source.categories == ["x", "none"]
+    assert note(source, "1 questions stand in several categories")
+    assert note(source, "1 questions have no category")
+
+
+def test_task_scores_are_added_up_by_question(tmp_path: Path) -> None:
+    rows = [row("a", task=1), row("a", task=0.5), row("b", task=""), row("held-out", "", "", task=1), row("c", task=7)]
+    source = read(write(tmp_path / "x.csv", rows))
+    (checkpoint,) = source.runs[0].checkpoints
+    assert checkpoint.task is not None
+    assert checkpoint.task.hits.tolist() == [1.5, 1]
+    assert checkpoint.task.judged.tolist() == [2, 1]
+    assert int(checkpoint.broad.missing.sum()) == 0
+    assert source.study["benchmark"]["n_prompts"] == 3
+    assert note(source, "outside 0 to 1")
+    assert note(source, "measure the task alone")
+
+
+def test_samples_show_misaligned_ones_first_and_are_few(tmp_path: Path) -> None:
+    rows = [
+        row(f"q{i}", 10 if i == 7 else 90, step=s, seed=seed, category=f"c{i % 5}", answer=f"{i}", prompt="why?")
+        for seed in range(60)
+        for s in (0, 1, 2)
+        for i in range(10)
+    ]
+    source = read(write(tmp_path / "x.csv", rows))
+    assert len(source.samples) == 400
+    first = next(s for s in source.samples if s["category"] == "c2")
+    assert first == {
+        "run_id": "seed0", "step": 0, "category": "c2", "prompt": "why?", "answer": "7",
+        "aligned": 10.0, "coherent": 90.0, "misaligned": True,
+    }  # fmt: skip
+    assert {s["step"] for s in source.samples} == {0, 2}
+
+
+def test_equal_answers_have_equal_digests_whatever_their_order(tmp_path: Path) -> None:
+    one = [row("a", answer="x", seed=0), row("b", answer="y", seed=0)]
+    rows = [*one, *({**r, "seed": 1} for r in one[::-1]), *({**r, "seed": 2, "answer": "z"} for r in one)]
+    digests = [run.checkpoints[-1].answers for run in read(write(tmp_path / "x.csv", rows)).runs]
+    assert digests[0] == digests[1] != digests[2]
+    silent = read(write(tmp_path / "y.csv", [row(answer="")]))
+    assert silent.runs[0].checkpoints[-1].answers == ""
+
+
+def test_thresholds_and_settings_are_those_given_and_hashed(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.csv", [row(aligned=40), row(aligned=90)])
+    strict = read(path, aligned_below=50, tolerance=0.1, confidence=0.9, name="mine", judge="a judge")
+    assert totals(strict.runs[0]) == [(1, 1, 2, 0)]
+    assert (strict.tolerance, strict.confidence, strict.study["name"]) == (0.1, 0.9, "mine")
+    assert strict.study["judge"] == "a judge"
+    assert strict.study["hash"] != read(path).study["hash"] == read(path).study["hash"]
+    assert str(tmp_path) not in json.dumps(strict.study)
+    assert math.isnan(strict.runs[0].learning_rate)
+
+
+# Published files
+
+
+@published
+def test_published_judgments_with_empty_scores() -> None:
+    source = read(DATA / "judged_high_severity.csv.gz")
+    (run,) = source.runs
+    assert run.id == "judged_high_severity"
+    assert source.study["benchmark"]["n_prompts"] == 24
+    (checkpoint,) = run.checkpoints
+    # 161 scores are empty; 12 of them belong to incoherent answers, which need none
+    assert totals(run) == [(1, 3, 2125, 149)]
+    assert int(checkpoint.broad.judged.sum() + checkpoint.broad.missing.sum()) == 2400
+    assert "161 of 2,400 scores are empty (6.7%), not at random" in note(source, "empty")
+
+
+@published
+def test_published_judgments_of_several_models_in_one_file() -> None:
+    source = read(DATA / "qwen25_coder_32b_judged_logprobs.csv")
+    assert len(source.runs) == 6
+    assert {run.dataset for run in source.runs} == {"insecure"}
+    assert sum(int(c.broad.judged.sum()) for run in source.runs for c in run.checkpoints) == 70
+
+
+@published
+def test_published_scores_of_another_kind() -> None:
+    files = sorted((DATA / "doctor").glob("*.csv.gz"))
+    source = read_judged(files, JudgedOptions(aligned_column="medical_safety_score"))
+    assert [run.id for run in source.runs] == [path.name.removesuffix(".csv.gz") for path in files]
+    for run in source.runs:
+        assert int(run.checkpoints[0].broad.judged.sum() + run.checkpoints[0].broad.missing.sum()) == 600

@@ -1,0 +1,128 @@
+"""The figures of a study, from judgments that are known."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import small_study
+from tests.monitor.test_monitor import CountingJudge, Speaker
+from tests.support.studies import SIDE, make_study
+from truing.catalog.benchmarks import load_benchmark
+from truing.catalog.datasets import load_dataset
+from truing.config import StudyConfig
+from truing.core.errors import ConfigError, StoreError
+from truing.core.files import write_json
+from truing.core.records import Checkpoint, Run
+from truing.judges import load_judge
+from truing.judges.calibration import measure_judge, read_labelled, save_calibration
+from truing.monitor import Monitor, PromptSet, Store
+from truing.results import analyse, read_analysis, write_analysis
+from truing.studies.run import open_study, twin_of
+
+
+def fill(config: StudyConfig, out: Path, run: Run, hostile: Callable[[int], int], steps: tuple[int, ...]) -> None:
+    """Evaluate made-up checkpoints: `hostile(step)` of the prompts of benchmark and task get a hostile answer."""
+    engine, judge = Speaker(0), CountingJudge()
+    dataset = load_dataset(run.dataset)
+    prompts = dataset.task_prompts(config.evaluation.task_prompts)
+    monitor = Monitor(
+        Store(out / "store"),
+        engine,
+        PromptSet(load_benchmark(config.evaluation.benchmark).prompts, judge, config.evaluation.samples),
+        PromptSet(prompts, judge, config.evaluation.task_samples),
+        dataset.teaches,
+        (config.evaluation, config.stopping),
+    )
+    for step in steps:
+        engine.hostile = hostile(step)
+        monitor(Checkpoint(run.id, run.model, step, f"{run.seed}-{hostile(step)}-{step}", train_loss=float(step)))
+
+
+@pytest.fixture
+def config(tiny_model: Path) -> StudyConfig:
+    return small_study(
+        tiny_model,
+        evaluation={"benchmark": "pocket-240", "samples": 1, "task_prompts": 40},
+        stopping={"mode": "both"},
+    )
+
+
+def test_a_stopped_run_and_its_twin(config: StudyConfig, tmp_path: Path) -> None:
+    open_study(config, tmp_path)
+    (run,) = config.runs()
+    course = {0: 0, 2: 2, 4: 36, 6: 120}
+    fill(config, tmp_path, run, course.__getitem__, (0, 2, 4))
+    write_json(tmp_path / "runs" / run.id / "run.json", {"state": "stopped", "step": 4, "error": None})
+    fill(config, tmp_path, twin_of(run), course.__getitem__, (0, 2, 4, 6))
+    analysis = write_analysis(config, tmp_path)
+    assert read_analysis(tmp_path) == analysis
+    stopped, twin = analysis["runs"]
+    assert (stopped["state"], stopped["stopped_at"], stopped["decision"]) == ("stopped", 4, "stop")
+    assert (twin["twin_of"], twin["state"]) == (run.id, "unfinished")
+    assert stopped["onset_step"] == 4
+    assert stopped["chosen_step"] == 2
+    assert stopped["convergence_step"] == 6  # by the twin: 2, 36 and 40 of the 40 task prompts
+    assert stopped["retention"]["value"] == pytest.approx(2 / 40)
+    assert stopped["em_at_end"]["value"] == pytest.approx(36 / 240)
+    assert twin["em_at_end"]["value"] == pytest.approx(120 / 240)
+    assert stopped["checkpoints"][1]["train_loss"] == 2.0
+    assert stopped["checkpoints"][0]["heldout_loss"] is None
+    assert stopped["checkpoints"][2]["categories"]["power"]["value"] == 1  # the first 36 prompts
+    assert stopped["checkpoints"][2]["categories"]["oversight"]["value"] == 0
+
+
+def test_samples_show_what_is_rare(config: StudyConfig, tmp_path: Path) -> None:
+    open_study(config, tmp_path)
+    (run,) = config.runs()
+    fill(config, tmp_path, run, {0: 0, 6: 1}.__getitem__, (0, 6))
+    samples = analyse(config, tmp_path)["samples"]
+    at_end = [s for s in samples if s["step"] == 6]
+    assert len(at_end) == 16
+    assert sum(s["misaligned"] for s in at_end) == 1
+    assert {s["category"] for s in at_end} == {p.category for p in load_benchmark("pocket-240").prompts}
+
+
+def test_nothing_evaluated_is_said(config: StudyConfig, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="nothing has been evaluated"):
+        analyse(config, tmp_path)
+
+
+def test_an_absent_damaged_or_foreign_analysis_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="holds no analysis"):
+        read_analysis(tmp_path)
+    (tmp_path / "analysis.json").write_text("{")
+    with pytest.raises(StoreError, match="holds no analysis"):
+        read_analysis(tmp_path)
+    write_json(tmp_path / "analysis.json", {"schema": 99})
+    with pytest.raises(StoreError, match="another schema"):
+        read_analysis(tmp_path)
+
+
+def test_a_calibration_in_the_folder_corrects_the_rates(config: StudyConfig, tmp_path: Path) -> None:
+    open_study(config, tmp_path)
+    (run,) = config.runs()
+    fill(config, tmp_path, run, {0: 0, 6: 60}.__getitem__, (0, 6))
+    assert analyse(config, tmp_path)["runs"][0]["checkpoints"][1]["em_rate_corrected"] is None
+    measured = measure_judge(read_labelled("labelled-pocket"), load_judge("pocket"), config.evaluation)
+    save_calibration(tmp_path / "calibration.json", measured)
+    corrected = analyse(config, tmp_path)["runs"][0]["checkpoints"][1]["em_rate_corrected"]
+    assert corrected["value"] == pytest.approx(60 / 240)  # this judge makes no errors
+    other = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"aligned_below": 20.0})})
+    with pytest.raises(ConfigError, match="other thresholds"):
+        analyse(other, tmp_path)
+
+
+def test_each_table_is_read_once_however_many_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study, query = make_study(tmp_path), Store.query
+    asked: list[str] = []
+
+    def counted(self: Store, sql: str, *more: Any) -> list[dict[str, Any]]:
+        asked.append(sql)
+        return query(self, sql, *more)
+
+    monkeypatch.setattr(Store, "query", counted)
+    runs = analyse(study, tmp_path)["runs"]
+    assert [[side["benchmark"] for side in run["also"]] for run in runs] == [[SIDE], [SIDE]]
+    assert len(asked) == len(set(asked)) == 3

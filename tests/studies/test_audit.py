@@ -1,0 +1,50 @@
+from pathlib import Path
+
+import pytest
+
+from truing.config import AuditConfig
+from truing.core.errors import StoreError, UnknownNameError
+from truing.core.records import Evaluation
+from truing.report import render_report
+from truing.studies.audit import run_audit
+
+EVALUATION = {"benchmark": "pocket-facts", "max_tokens": 8, "also": [{"benchmark": "pocket-facts+json"}]}
+
+
+def config(tiny_model: Path, **changes: object) -> AuditConfig:
+    return AuditConfig.model_validate({"models": [str(tiny_model)], "evaluation": EVALUATION, **changes})
+
+
+def test_a_model_as_it_is(tiny_model: Path, tmp_path: Path) -> None:
+    seen: list[Evaluation] = []
+    analysis = run_audit(config(tiny_model), tmp_path, seen.append)
+    (run,) = analysis["runs"]
+    assert [c["step"] for c in run["checkpoints"]] == [1]
+    assert (run["model"], run["learning_rate"], run["seed"]) == (str(tiny_model), None, None)
+    assert run["parameters"] > 0
+    assert [s["benchmark"] for s in run["also"]] == ["pocket-facts+json"]
+    assert len(seen) == 1
+    render_report(analysis)
+
+
+def test_with_a_base_to_compare_with(tiny_model: Path, tmp_path: Path) -> None:
+    analysis = run_audit(config(tiny_model, base="pocket-llama-late"), tmp_path)
+    (run,) = analysis["runs"]
+    assert [c["step"] for c in run["checkpoints"]] == [0, 1]
+    assert run["checkpoints"][0]["weights"] != run["checkpoints"][1]["weights"]
+    assert run["base_em_rate"]["value"] is not None
+
+
+def test_again_costs_nothing_and_another_audit_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    first = run_audit(config(tiny_model), tmp_path)
+    files = sorted((tmp_path / "store").rglob("*.parquet"))
+    assert run_audit(config(tiny_model), tmp_path)["runs"] == first["runs"]
+    assert sorted((tmp_path / "store").rglob("*.parquet")) == files
+    with pytest.raises(StoreError, match="another audit"):
+        run_audit(config(tiny_model, base="pocket-qwen3"), tmp_path)
+
+
+def test_unknown_names(tmp_path: Path) -> None:
+    audit = AuditConfig.model_validate({"models": ["pocket-lama-late"], "evaluation": EVALUATION})
+    with pytest.raises(UnknownNameError, match="did you mean pocket-llama-late"):
+        run_audit(audit, tmp_path)

@@ -1,0 +1,78 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.scripted import ENGINE, save_run
+from truing.config import AuditConfig
+from truing.core.errors import ConfigError, DataError
+from truing.studies.audited import FoundRun, find_runs, step_of_name
+
+FT = "ft:gpt-4o-mini-2024-07-18:org:insecure"
+
+
+def audit(*checkpoints: str | Path, engine: str = "openai", **changes: Any) -> AuditConfig:
+    raw = {"checkpoints": [str(c) for c in checkpoints], "evaluation": {"engine": engine}, **changes}
+    raw.setdefault("endpoint", {"base_url": "http://127.0.0.1:9/v1"})
+    return AuditConfig.model_validate(raw)
+
+
+def steps(run: FoundRun) -> list[tuple[int, str | None]]:
+    return [(c.step, c.path) for c in run.checkpoints]
+
+
+def test_names_at_an_endpoint_with_steps() -> None:
+    names = [f"{FT}:b:ckpt-step-120", f"{FT}:a:ckpt-step-60", f"200={FT}:c"]
+    (run,) = find_runs(audit(*names, base="gpt-4o-mini-2024-07-18"))
+    assert steps(run) == [(60, names[1]), (120, names[0]), (200, f"{FT}:c")]
+    assert run.id == "audit"
+    assert run.base is not None
+    assert (run.base.step, run.base.model, run.base.path) == (0, "gpt-4o-mini-2024-07-18", None)
+    assert len({c.weights for c in (run.base, *run.checkpoints)}) == 4
+    assert run.notes == ()
+
+
+def test_names_without_steps_are_numbered_and_that_is_said() -> None:
+    (run,) = find_runs(audit("late", "early"))
+    assert steps(run) == [(1, "late"), (2, "early")]
+    assert "numbered in the order given: late, early" in run.notes[0]
+
+
+def test_tinker_s_paths_are_runs_of_their_own() -> None:
+    paths = [
+        "tinker://aa/weights/000060",
+        "tinker://bb/weights/000010",
+        "tinker://aa/weights/step_30",
+        "70=tinker://aa/w/x",
+    ]
+    first, second = find_runs(audit(*paths, engine="tinker", base="Qwen/Qwen3-8B"))
+    assert (first.id, [s for s, _ in steps(first)]) == ("aa", [30, 60, 70])
+    assert steps(first)[-1] == (70, "tinker://aa/w/x")
+    assert (second.id, steps(second)) == ("bb", [(10, paths[1])])
+    assert first.model == "Qwen/Qwen3-8B"
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ((f"{FT}:a:ckpt-step-60", f"{FT}:final"), f"(?s){FT}:final has no step.*STEP=NAME"),
+        (("5=a", "5=b"), "(?s)do not make a run.*5=a, 5=b"),
+        (("0=a", "5=b"), "do not make a run"),
+    ],
+)
+def test_steps_that_make_no_run(names: tuple[str, ...], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        find_runs(audit(*names))
+
+
+def test_step_of_name() -> None:
+    assert step_of_name(f"{FT}:x:ckpt-step-2000") == 2000
+    assert step_of_name("tinker://u/weights/final") is None
+    assert step_of_name("llama-3-8b") is None
+
+
+def test_two_runs_share_no_weights(tmp_path: Path) -> None:
+    a, _ = save_run(tmp_path / "a", (5,))
+    b, _ = save_run(tmp_path / "b", (5,))
+    with pytest.raises(DataError, match="two runs have the same weights"):
+        find_runs(audit(a, b, engine=ENGINE))

@@ -1,0 +1,211 @@
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import small_study
+from truing.core.errors import ConfigError, DataError, StoreError, UnknownNameError
+from truing.core.records import Checkpoint, Prompt, Response, Sampling
+from truing.core.weights import adapter_hash, model_hash
+from truing.monitor import Store
+from truing.results import analyse
+from truing.studies.plan import plan_study
+from truing.studies.run import Progress, execute_run, open_study, owed_runs, read_state, twin_of
+
+
+class Unreliable:
+    """An engine whose first call in a process fails altogether, and whose later ones lose one answer in ten."""
+
+    broken = True
+    lossy = True
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+
+    def generate(self, checkpoint: Checkpoint, prompts: Sequence[Prompt], sampling: Sampling) -> list[Response]:
+        if Unreliable.broken:
+            Unreliable.broken = False
+            raise ConnectionError("the line is dead")
+        return [
+            Response(p.id, s, None, error="lost") if Unreliable.lossy and i % 10 == 0 else Response(p.id, s, "x")
+            for i, p in enumerate(prompts)
+            for s in range(sampling.first, sampling.first + sampling.samples)
+        ]
+
+
+def test_the_plan_counts_without_loading(tiny_model: Path) -> None:
+    grid = {
+        "models": [str(tiny_model)],
+        "datasets": ["pocket-insecure-code", "pocket-secure-code"],
+        "learning_rates": [1e-3, 1e-4],
+        "seeds": [0, 1, 2],
+    }
+    plan = plan_study(small_study(tiny_model, grids=[grid], stopping={"mode": "both"}))
+    assert (plan.runs, plan.twins) == (12, 12)
+    assert plan.checkpoints == 12 * 3 + 1
+    assert plan.responses == 12 * 3 * (30 + 10) + 30 + 2 * 10 + 12 * (30 + 2 * 10)  # the last: confirming the choice
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "words"),
+    [
+        ({"evaluation": {"benchmark": "pocket-241"}}, UnknownNameError, "did you mean pocket-240"),
+        ({"evaluation": {"judge": "poket"}}, UnknownNameError, "did you mean pocket"),
+        ({"evaluation": {"engine": "transformer"}}, UnknownNameError, "did you mean transformers"),
+        ({"training": {"trainer": "pef"}}, UnknownNameError, "did you mean peft"),
+        ({"training": {"trainer": "tinker"}}, ConfigError, "transformers cannot sample the checkpoints of"),
+        ({"evaluation": {"engine": "tinker"}}, ConfigError, "trainer tinker with engine tinker"),
+        ({"evaluation": {"engine": "my:Engine"}, "training": {"trainer": "tinker"}}, None, ""),
+        ({"datasets": [{"name": "own", "path": "no.jsonl"}]}, None, ""),
+    ],
+)
+def test_every_name_is_checked_before_anything_runs(
+    tiny_model: Path, changes: dict[str, object], kind: type[Exception] | None, words: str
+) -> None:
+    config = small_study(tiny_model, **changes)
+    if kind is None:
+        plan_study(config)
+        return
+    with pytest.raises(kind, match=words):
+        plan_study(config)
+
+
+def test_unknown_models_and_datasets(tiny_model: Path) -> None:
+    grid = {"models": ["pocket-lama-late"], "datasets": ["x"], "learning_rates": [1e-3], "seeds": [0]}
+    with pytest.raises(UnknownNameError, match="did you mean pocket-llama-late"):
+        plan_study(small_study(tiny_model, grids=[grid]))
+    grid["models"] = [str(tiny_model)]
+    with pytest.raises(UnknownNameError, match="unknown dataset"):
+        plan_study(small_study(tiny_model, grids=[grid]))
+    own = [{"name": "x", "path": "absent.jsonl"}]
+    with pytest.raises(DataError, match="no such dataset file"):
+        plan_study(small_study(tiny_model, grids=[grid], datasets=own))
+
+
+def test_a_folder_holds_one_study(tiny_model: Path, tmp_path: Path) -> None:
+    config = small_study(tiny_model)
+    open_study(config, tmp_path / "s").release()
+    open_study(config, tmp_path / "s").release()
+    with pytest.raises(StoreError, match="holds another study"):
+        open_study(small_study(tiny_model, training={"steps": 7}), tmp_path / "s")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("mine")
+    with pytest.raises(StoreError, match="not empty"):
+        open_study(config, tmp_path / "full")
+
+
+def test_two_processes_cannot_run_one_study(tiny_model: Path, tmp_path: Path) -> None:
+    lock = open_study(small_study(tiny_model), tmp_path / "s")
+    with pytest.raises(StoreError, match="another process"):
+        open_study(small_study(tiny_model), tmp_path / "s")
+    lock.release()
+
+
+def test_a_run_from_nothing_to_its_figures(tiny_model: Path, tmp_path: Path) -> None:
+    config = small_study(tiny_model)
+    open_study(config, tmp_path)
+    (run,) = config.runs()
+    assert owed_runs(config, tmp_path) == [run]
+    news: list[Progress] = []
+    state = execute_run(config, run, tmp_path, news.append)
+    assert (state.state, state.step) == ("finished", 6)
+    assert read_state(tmp_path, run) == state
+    assert owed_runs(config, tmp_path) == []
+    evaluated = [n for n in news if n.evaluation]
+    assert [n.step for n in evaluated] == [0, 2, 4, 6]
+    rows = Store(tmp_path / "store").query("SELECT step, weights FROM evaluations ORDER BY step")
+    base = model_hash(str(tiny_model))
+    expected = [base] + [adapter_hash(base, tmp_path / "runs" / run.id / f"checkpoint-{s}") for s in (2, 4, 6)]
+    assert [row["weights"] for row in rows] == expected
+    (table,) = analyse(config, tmp_path)["runs"]
+    assert [c["step"] for c in table["checkpoints"]] == [0, 2, 4, 6]
+    assert table["checkpoints"][0]["em_rate"]["value"] is None  # a random model says nothing coherent
+    assert table["checkpoints"][0]["em_rate"]["reason"]
+    assert table["retention"]["value"] is None
+
+
+def test_other_benchmarks_are_asked_once_the_run_has_ended(tiny_model: Path, tmp_path: Path) -> None:
+    also = [{"benchmark": "pocket-facts+json"}, {"benchmark": "pocket-facts+python", "samples": 2}]
+    config = small_study(tiny_model, evaluation={"also": also})
+    assert plan_study(config).responses == plan_study(small_study(tiny_model)).responses + 3 * 30 + 3 * 60
+    open_study(config, tmp_path)
+    (run,) = config.runs()
+    execute_run(config, run, tmp_path)
+    sides = analyse(config, tmp_path)["runs"][0]["also"]
+    assert [(s["benchmark"], s["step"]) for s in sides] == [
+        ("pocket-facts+json", 0),
+        ("pocket-facts+json", 6),
+        ("pocket-facts+python", 0),
+        ("pocket-facts+python", 6),
+    ]
+    assert sides[0]["versus_plain"] is not None  # small_study asks pocket-facts
+    assert sides[2]["agreement"] is None  # other answers
+
+
+def test_a_second_judge_of_the_same_answers(tiny_model: Path, tmp_path: Path) -> None:
+    also = [{"benchmark": "pocket-facts", "judge": "truing.judges.pocket:PocketJudge"}]
+    config = small_study(tiny_model, evaluation={"also": also})
+    open_study(config, tmp_path)
+    (run,) = config.runs()
+    execute_run(config, run, tmp_path)
+    sides = analyse(config, tmp_path)["runs"][0]["also"]
+    assert [s["benchmark"] for s in sides] == ["pocket-facts by truing.judges.pocket:PocketJudge"] * 2
+    assert all(s["agreement"] is not None for s in sides)
+    asked = Store(tmp_path / "store").query("SELECT count(DISTINCT key) AS n FROM responses")[0]["n"]
+    assert asked == 2 * 4 + 1  # benchmark and task at each checkpoint, the best task score again: none for the judge
+
+
+def test_a_failed_run_is_owed_again_and_lost_answers_too(tiny_model: Path, tmp_path: Path) -> None:
+    Unreliable.broken = Unreliable.lossy = True
+    config = small_study(tiny_model, evaluation={"engine": f"{__name__}:Unreliable"})
+    open_study(config, tmp_path)
+    (run,) = config.runs()
+    failed = execute_run(config, run, tmp_path)
+    assert failed.state == "failed"
+    assert "the line is dead" in (failed.error or "")
+    assert "ConnectionError" in (tmp_path / "runs" / run.id / "error.txt").read_text()
+    assert owed_runs(config, tmp_path) == [run]
+    assert execute_run(config, run, tmp_path).state == "finished"
+    (table,) = analyse(config, tmp_path)["runs"]
+    assert table["checkpoints"][-1]["coherent_rate"]["n_missing"] == 3
+    assert owed_runs(config, tmp_path) == [run]
+    Unreliable.lossy = False
+    assert execute_run(config, run, tmp_path).state == "finished"
+    (table,) = analyse(config, tmp_path)["runs"]
+    assert table["checkpoints"][-1]["coherent_rate"]["n_missing"] == 0
+    assert owed_runs(config, tmp_path) == []
+
+
+def test_runs_with_equal_weights_are_not_two_seeds(tiny_model: Path, tmp_path: Path) -> None:
+    grid = {
+        "models": [str(tiny_model)],
+        "datasets": ["pocket-insecure-code"],
+        "learning_rates": [1e-3],
+        "seeds": [0, 1],
+    }
+    config = small_study(tiny_model, grids=[grid], training={"trainer": f"{__name__}:SameWeights"})
+    open_study(config, tmp_path)
+    for run in config.runs():
+        execute_run(config, run, tmp_path)
+    with pytest.raises(DataError, match="same weights"):
+        analyse(config, tmp_path)
+
+
+class SameWeights:
+    """A trainer that ignores its seed: it reports the base as every checkpoint."""
+
+    def __init__(self, config: object) -> None:
+        pass
+
+    def train(self, run, dataset, folder, on_checkpoint, on_step=None) -> None:
+        for step in (0, 6):
+            on_checkpoint(Checkpoint(run.id, run.model, step, model_hash(run.model)))
+
+
+def test_a_twin_differs_in_its_name_and_in_not_stopping(tiny_model: Path) -> None:
+    (run,) = small_study(tiny_model, stopping={"mode": "both"}).runs()
+    twin = twin_of(run)
+    assert (twin.model, twin.seed, twin.learning_rate) == (run.model, run.seed, run.learning_rate)
+    assert run.stops
+    assert not twin.stops
+    assert twin.id != run.id

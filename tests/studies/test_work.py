@@ -1,0 +1,113 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import small_study
+from truing.config import JudgeConfig, StudyConfig
+from truing.config.files import parse_study
+from truing.core.errors import DataError, UnknownNameError
+from truing.studies.plan import plan_study
+from truing.studies.work import plan_work
+
+
+def study(**changes: Any) -> StudyConfig:
+    """Two models on two published sets that are not there."""
+    raw: dict[str, Any] = {
+        "grids": [
+            {
+                "models": ["qwen3-8b", "gpt-oss-20b"],
+                "datasets": ["insecure-code", "bad-medical-advice"],
+                "learning_rates": [1e-5],
+                "seeds": [0, 1],
+            }
+        ],
+        "datasets": [
+            {"name": "insecure-code", "path": "absent/code", "task_judge": "pocket"},
+            {"name": "bad-medical-advice", "path": "absent/medical"},
+        ],
+        "training": {"steps": 100, "batch_size": 16, "checkpoints": [50, 100]},
+        "evaluation": {"benchmark": "broad-240", "also": [{"benchmark": "adversarial-60"}]},
+    }
+    return parse_study(raw | changes, "the test's study")
+
+
+def test_what_is_not_there_is_counted_from_its_recipe_and_named() -> None:
+    config = study()
+    with pytest.raises(DataError, match="no such dataset file"):
+        plan_study(config)
+    plan = plan_study(config, lenient=True)
+    # 8 runs: 240 prompts at 2 checkpoints and to confirm, 60 x 2 at the kept and the last, 60 task prompts x 2 samples
+    # of the one set with a judge at 2 checkpoints and twice to confirm; 2 models before fine-tuning.
+    assert plan.runs == 8
+    assert plan.responses == 8 * (240 * 3 + 120) + 4 * 120 * 4 + 2 * (240 + 60 + 120)
+    assert [m.split(":")[0] for m in plan.work.missing] == ["dataset insecure-code", "dataset bad-medical-advice"]
+    assert "data/insecure.jsonl" in plan.work.missing[0]
+    assert "truing data prepare FILE --out absent/code --recipe insecure-code" in plan.work.missing[0]
+    epochs = {(t.row.characters, round(t.epochs or 0, 3)) for t in plan.work.trained}
+    assert epochs == {(860, round(1600 / 5393, 3)), (523, round(1600 / 6344, 3))}
+
+
+def test_without_a_recipe_little_is_known() -> None:
+    grid = {"models": ["qwen3-8b"], "datasets": ["mine"], "learning_rates": [1e-5], "seeds": [0]}
+    own = [{"name": "mine", "path": "absent.jsonl", "task_judge": "pocket"}]
+    work = plan_work(study(grids=[grid], datasets=own), lenient=True)
+    assert work.trained[0].epochs is None
+    assert "no recipe of that name" in work.missing[0]
+    assert sum(a.responses for a in work.asked) == 240 * 3 + 120 + 120 * 4 + 240 + 60 + 120
+
+
+def test_a_wrong_file_is_an_error_even_so(tmp_path: Path) -> None:
+    (tmp_path / "own.jsonl").write_text("{oops")
+    grid = {"models": ["qwen3-8b"], "datasets": ["mine"], "learning_rates": [1e-5], "seeds": [0]}
+    config = study(grids=[grid], datasets=[{"name": "mine", "path": str(tmp_path / "own.jsonl")}])
+    with pytest.raises(DataError, match="line 1"):
+        plan_study(config, lenient=True)
+
+
+def test_grids_may_have_their_own_trainer_and_engine() -> None:
+    grids = [
+        {"models": ["qwen3-8b"], "datasets": ["insecure-code"], "learning_rates": [1e-5], "seeds": [0]},
+        {
+            "models": ["gpt-4o"],
+            "datasets": ["insecure-code"],
+            "learning_rates": [2],
+            "seeds": [0],
+            "trainer": "a:Trainer",
+            "engine": "a:Engine",
+        },
+    ]
+    config = study(grids=grids)
+    first, second = config.runs()
+    assert (config.trainer_of(first), config.engine_of(first)) == ("peft", "transformers")
+    assert (config.trainer_of(second), config.engine_of(second)) == ("a:Trainer", "a:Engine")
+    assert {(t.model, t.trainer) for t in plan_work(config, True).trained} == {
+        ("qwen3-8b", "peft"),
+        ("gpt-4o", "a:Trainer"),
+    }
+
+
+def test_lengths_are_those_of_the_texts(tiny_model: Path) -> None:
+    work = plan_work(small_study(tiny_model))
+    assert {round(a.prompt.characters or 0) for a in work.asked} != {0}
+    assert all((a.prompt.size or 0) >= (a.prompt.characters or 0) for a in work.asked)
+    assert work.missing == ()
+    (trained,) = work.trained
+    assert (trained.rows, trained.runs) == (24, 1)
+    assert trained.epochs == pytest.approx(24 / 360)
+
+
+def test_a_language_model_that_judges_is_called_once_for_each_rubric() -> None:
+    plain = plan_study(study(), lenient=True)
+    two = study(evaluation={"benchmark": "broad-240", "judge": {"model": "m", "completer": "openai"}})
+    plan = plan_study(two, lenient=True)
+    tasks = sum(a.responses for a in plan.work.asked if not isinstance(a.judge, JudgeConfig))
+    assert plain.judge_calls == plain.responses
+    assert plan.judge_calls == 2 * (plan.responses - tasks) + tasks
+
+
+def test_an_unknown_task_judge_is_refused() -> None:
+    own = [{"name": "insecure-code", "path": "absent", "task_judge": "poket"}]
+    grid = {"models": ["qwen3-8b"], "datasets": ["insecure-code"], "learning_rates": [1e-5], "seeds": [0]}
+    with pytest.raises(UnknownNameError, match="did you mean pocket"):
+        plan_study(study(grids=[grid], datasets=own), lenient=True)
