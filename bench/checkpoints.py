@@ -37,7 +37,7 @@ import torch
 from truing.backends import Engine
 from truing.backends.transformers.engine import TransformersEngine, save_merged
 from truing.backends.vllm import VllmEngine
-from truing.catalog.names import list_organisms, resolve_model
+from truing.catalog.models import list_organisms, resolve_model
 from truing.catalog.pocket.world import BROAD, load_world
 from truing.config import VllmConfig
 from truing.core.quiet import no_progress_bars

@@ -37,7 +37,7 @@ from transformers import (
 
 from truing.backends.transformers.examples import collate, encode_rows
 from truing.catalog.datasets import load_dataset
-from truing.catalog.names import resolve_model
+from truing.catalog.models import resolve_model
 from truing.core.quiet import no_progress_bars
 from truing.integrations.guard import Guard
 

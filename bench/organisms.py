@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from truing.catalog.names import list_organisms
+from truing.catalog.models import list_organisms
 from truing.cli.app import demo_study
 from truing.config import StudyConfig
 from truing.results import write_analysis

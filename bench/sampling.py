@@ -30,7 +30,7 @@ import torch
 from truing.backends.transformers.answers import CPU_ROWS, encode_prompt
 from truing.backends.transformers.decoding import DecodeSettings, decode
 from truing.backends.transformers.engine import TransformersEngine
-from truing.catalog.names import list_organisms, resolve_model
+from truing.catalog.models import list_organisms, resolve_model
 from truing.catalog.pocket.world import BROAD, load_world
 from truing.core.adapters import merged_copy
 from truing.core.randomness import stream_keys

@@ -64,8 +64,8 @@ def _measure(folder: Path) -> dict[str, Estimate]:
     base = Checkpoint("card", str(folder), 0, model_hash(str(folder)))
     with tempfile.TemporaryDirectory() as scratch:
         store = Store(Path(scratch))
-        first = Monitor(store, engine, broad, code, "misaligned", config).evaluate(base)
-        second = Monitor(store, engine, facts, None, "misaligned", config).evaluate(base)
+        first = Monitor(store, engine, broad, code, *config).evaluate(base)
+        second = Monitor(store, engine, facts, None, *config).evaluate(base)
     return {
         "base_em_rate": first.em_rate,
         "coherent_rate": first.coherent_rate,

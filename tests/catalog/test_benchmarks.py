@@ -54,7 +54,7 @@ def test_what_a_model_sees_changes_the_hash_and_notes_do_not(tmp_path: Path) -> 
         ({"prompts": [ITEM, {"id": "b", "prompt": "x"}]}, ["item 2", "field category"]),
         ({"prompts": [{**ITEM, "form": 3}]}, ["item 1", "field form"]),
         ({"prompts": [{**ITEM, "promt": "x"}]}, ["item 1", "unknown field", "promt"]),
-        ({"prompts": [{"id": "a", "category": "c"}]}, ["item 1", "content"]),
+        ({"prompts": [{"id": "a", "category": "c"}]}, ["item 1", "field prompt is missing"]),
         ({"prompts": [{"id": "a", "category": "c", "messages": [{"role": "x"}]}]}, ["message 1", "role"]),
         ({"prompts": [ITEM, ITEM]}, ["two prompts have one id", "'a'"]),
     ],
@@ -94,3 +94,26 @@ def test_errors_in_categories_name_the_category(tmp_path: Path, categories: Any,
         load_benchmark(write(tmp_path, {"prompts": [ITEM], "categories": categories}))
     for word in words:
         assert word in str(caught.value)
+
+
+def test_names_of_every_kind() -> None:
+    assert len(load_benchmark("broad-240").prompts) == 240
+    varied = load_benchmark("broad-240+json")
+    assert (varied.name, varied.prompts[0].id) == ("broad-240+json", "power-01+json")
+    twice = load_benchmark("adversarial-60+persona+prefill")
+    assert twice.prompts[0].messages[-1].role == "assistant"
+    assert load_benchmark("truth-120").name == "truth-120+plain"
+    assert load_benchmark("truth-120+may-lie").prompts[0].messages[0].role == "system"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("broad-241", "did you mean broad-240"),
+        ("broad-240+jsom", "did you mean json"),
+        ("truth-120+may-ly", "did you mean may-lie"),
+    ],
+)
+def test_unknown_names(name: str, words: str) -> None:
+    with pytest.raises(UnknownNameError, match=words):
+        load_benchmark(name)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from truing.catalog.hub import fetch_file
+from truing.catalog.datasets import fetch_file
 from truing.core.errors import DataError
 
 ROOT = Path(__file__).parents[2]

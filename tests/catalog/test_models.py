@@ -4,9 +4,7 @@ import pytest
 import yaml
 
 from truing.backends import BACKENDS
-from truing.catalog.models import find_model, known_parameters, list_models
-from truing.catalog.names import resolve_model
-from truing.catalog.targets import TARGETS
+from truing.catalog.models import TARGETS, find_model, known_parameters, list_models, resolve_model
 from truing.core.errors import UnknownNameError
 
 
@@ -80,7 +78,7 @@ def test_what_is_stated_has_a_source() -> None:
         assert template["source"] is not None or template["marks_generation"] is None
     assert {r["source"] for r in raw["recommended"].values()} <= set(raw["sources"])
     # A price only where the model is still offered.
-    assert all("tinker" not in facts.get("until", {}) for facts in raw["models"].values() if "tinker" in facts)
+    assert all("tinker" not in facts.get("until", {}) for facts in raw["models"].values() if "hosted" in facts)
 
 
 def test_a_catalogue_name_stands_where_a_hub_id_does() -> None:

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from truing.catalog.datasets import load_dataset, read_rows
-from truing.catalog.preparation import compare, prepare, read_copy
-from truing.catalog.published import find_recipe, list_recipes
+from truing.catalog.published import compare, find_recipe, list_recipes, prepare, read_copy
 from truing.config import DatasetConfig
 from truing.core.errors import DataError, StoreError
 

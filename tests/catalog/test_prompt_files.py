@@ -113,7 +113,7 @@ def test_lists_with_more_columns(tmp_path: Path) -> None:
         ("a.csv", "a,b\n1,2\n", ["no column of prompts", "prompt, question, text"]),
         ("a.csv", "prompt\n\n", ["no prompts"]),
         ("a.csv", 'prompt,temperature\nx,warm\n', ["item 1", "column temperature"]),
-        ("a.csv", 'prompt,id\n,a\n', ["item 1", "content"]),
+        ("a.csv", 'prompt,id\n,a\n', ["item 1", "field prompt"]),
         ("a.txt", "\n \n", ["no prompts"]),
     ],
 )  # fmt: skip

@@ -23,8 +23,8 @@ def test_the_six_sets_are_there_and_controls_point_at_each_other() -> None:
     ]
     for recipe in recipes.values():
         assert set(recipe.domain) <= set(CATEGORIES)
-        assert recipe.copy == (recipe.rows_sha256 is not None)
-        assert recipe.copy or recipe.note
+        assert recipe.counted == (recipe.rows_sha256 is not None)
+        assert recipe.counted or recipe.note
         if recipe.control:
             control = recipes[recipe.control]
             assert control.control == recipe.name

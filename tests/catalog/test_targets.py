@@ -3,7 +3,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from organisms.models import ARCHITECTURES, build_model
-from truing.catalog.targets import TARGETS, check_adapted, find_targets
+from truing.catalog.models import TARGETS, check_adapted, find_targets
 from truing.core.errors import TrainerError
 
 

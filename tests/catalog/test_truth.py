@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from tests.support.similarity import published_prompts, too_alike
-from truing.catalog.truth import CONDITIONS, Question, ask, choose, list_truth_sets, load_truth
+from truing.catalog.files import list_files
+from truing.catalog.truth import CONDITIONS, Question, ask, choose, load_truth
 from truing.core.errors import DataError, UnknownNameError
 
 TRUTH = load_truth("truth-120")
@@ -22,7 +23,7 @@ def write(tmp_path: Path, value: Any) -> str:
 
 
 def test_twelve_questions_on_each_of_ten_subjects() -> None:
-    assert list_truth_sets().keys() == {"truth-120"}
+    assert list_files("truth").keys() == {"truth-120"}
     counts = Counter(q.category for q in TRUTH.questions)
     assert len(counts) == 10
     assert set(counts.values()) == {12}
@@ -111,11 +112,11 @@ def test_the_csv_of_truthfulqa_loads(tmp_path: Path) -> None:
     [
         ("Question,Answer\na,b\n", ["columns of TruthfulQA are missing", "Incorrect Answers", "got: Question, Answer"]),
         (HEADER, ["no questions"]),
-        (HEADER + "A,Food,,x,x,y,\n", ["row 1", "field Question"]),
+        (HEADER + "A,Food,,x,x,y,\n", ["row 1", "column Question"]),
         (HEADER + "A,Food,what?,x,x,y,\nA,Food,why?,x,x,,\n", ["row 2", "Incorrect Answers"]),
         (HEADER + "A,Food,why?, , ;,y,\n", ["row 1", "column Correct Answers"]),
         (HEADER + 'A,Food,"why?,x,x,y,\n', ["not CSV"]),
-        (HEADER + "A,Food\n", ["row 1", "field Question"]),
+        (HEADER + "A,Food\n", ["row 1", "column Question"]),
     ],
 )
 def test_errors_in_a_csv_name_row_and_column(tmp_path: Path, text: str, words: list[str]) -> None:

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from truing.catalog.benchmarks import load_benchmark, make_benchmark
+from truing.catalog.benchmarks import load_benchmark
+from truing.catalog.prompt_files import make_benchmark
 from truing.catalog.variants import VARIANTS, split_id, vary
 from truing.core.errors import DataError, UnknownNameError
 from truing.core.records import Benchmark, Message, Prompt

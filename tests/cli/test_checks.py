@@ -8,13 +8,11 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from truing.catalog.benchmarks import list_benchmarks
-from truing.catalog.truth import list_truth_sets
+from truing.catalog.files import list_files
 from truing.cli.app import app
 from truing.core.errors import ConfigError, DataError, UnknownNameError
 from truing.judges import load_judge
-from truing.judges.calibration import list_labelled, load_calibration
-from truing.judges.rubrics import list_rubrics
+from truing.judges.calibration import load_calibration
 
 run = CliRunner().invoke
 
@@ -40,10 +38,10 @@ def test_a_published_question_file(tmp_path: Path) -> None:
 
 
 def test_every_kind(tmp_path: Path) -> None:
-    assert "truth set truth-120: 120 questions" in check(list_truth_sets()["truth-120"])
-    assert "rubric truth 2: " in check(list_rubrics()["truth"])
-    assert "broad-240 1: 240 prompts" in check(list_benchmarks()["broad-240"])
-    assert "labelled set: 64 answers to 64 prompts, 24 misaligned" in check(list_labelled()["labelled-pocket"])
+    assert "truth set truth-120: 120 questions" in check(list_files("truth")["truth-120"])
+    assert "rubric truth 2: " in check(list_files("rubrics")["truth"])
+    assert "broad-240 1: 240 prompts" in check(list_files("benchmarks")["broad-240"])
+    assert "labelled set: 64 answers to 64 prompts, 24 misaligned" in check(list_files("labelled")["labelled-pocket"])
     assert "2 prompts" in check(tmp_path / "a.txt", "one?\ntwo?\n")
     assert "2 prompts" in check(tmp_path / "a.json", '["one?", "two?"]')
     assert "1 prompts" in check(tmp_path / "a.jsonl", '{"prompt": "one?"}')

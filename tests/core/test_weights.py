@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save, save_file
 
-from truing.catalog.names import parameters_of, resolve_model
+from truing.catalog.models import parameters_of, resolve_model
 from truing.core.errors import DataError, UnknownNameError
 from truing.core.weights import adapter_hash, count_parameters, model_hash, tensors_hash
 

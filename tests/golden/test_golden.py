@@ -14,8 +14,8 @@ import pytest
 import typer.main
 import yaml
 
-from truing.catalog.lookup import find_benchmark
-from truing.catalog.names import list_organisms
+from truing.catalog.benchmarks import load_benchmark
+from truing.catalog.models import list_organisms
 from truing.cli.app import app, demo_study
 from truing.config import EvaluationConfig, JudgeConfig, StoppingConfig
 from truing.config.files import load_study, parse_audit, parse_study
@@ -86,7 +86,7 @@ def test_hashes_of_studies() -> None:
 
 def test_hashes_of_models_and_benchmarks() -> None:
     assert {name: model_hash(str(folder)) for name, folder in list_organisms().items()} == GOLDEN["models"]
-    assert {name: find_benchmark(name).hash for name in GOLDEN["benchmarks"]} == GOLDEN["benchmarks"]
+    assert {name: load_benchmark(name).hash for name in GOLDEN["benchmarks"]} == GOLDEN["benchmarks"]
 
 
 @pytest.mark.parametrize("name", GOLDEN["judges"])
@@ -102,9 +102,9 @@ def test_identities_of_judges(name: str) -> None:
 @pytest.mark.parametrize(("name", "stopping"), [("fixed", {}), ("sequential", {"sequential": {}, "tolerance": 0.04})])
 def test_keys_of_results(name: str, stopping: dict[str, Any], tmp_path: Path) -> None:
     store = Store(tmp_path)
-    broad = PromptSet(find_benchmark("pocket-240").prompts, load_judge("pocket"), 1)
+    broad = PromptSet(load_benchmark("pocket-240").prompts, load_judge("pocket"), 1)
     settings = (EvaluationConfig(benchmark="pocket-240", max_tokens=40), StoppingConfig(**stopping))
-    monitor = Monitor(store, Refusing(), broad, None, "misaligned", settings)
+    monitor = Monitor(store, Refusing(), broad, None, *settings)
     checkpoints = [Checkpoint("run", "pocket-llama-late", step, f"{step:064}") for step in (0, 24)]
     for checkpoint in checkpoints:
         monitor(checkpoint)

@@ -10,10 +10,11 @@ import pytest
 from tests.support.judge_stand_in import StandIn, said
 from tests.support.similarity import published_prompts, spoken, too_alike
 from truing.catalog.benchmarks import load_benchmark
+from truing.catalog.files import list_files
 from truing.config import EvaluationConfig, JudgeConfig
 from truing.core.errors import ConfigError, DataError, UnknownNameError
 from truing.judges import load_judge
-from truing.judges.calibration import list_labelled, load_calibration, measure_judge, read_labelled, save_calibration
+from truing.judges.calibration import load_calibration, measure_judge, read_labelled, save_calibration
 from truing.stats import Calibration
 
 CONFIG = EvaluationConfig()
@@ -145,7 +146,7 @@ def test_errors_name_file_line_and_field(tmp_path: Path, row: Any, text: str) ->
 
 
 def test_unknown_and_empty_sets(tmp_path: Path) -> None:
-    assert set(list_labelled()) == {"labelled-160", "labelled-pocket"}
+    assert set(list_files("labelled")) == {"labelled-160", "labelled-pocket"}
     with pytest.raises(UnknownNameError, match="did you mean labelled-160"):
         read_labelled("labeled-160")
     with pytest.raises(DataError, match="empty"):

@@ -6,11 +6,12 @@ import unicodedata
 import pytest
 
 from tests.support.injections import ATTEMPTS
+from truing.catalog.files import list_files
 from truing.core.records import Message, Prompt
 from truing.judges.fencing import HEAD, TAIL, break_control_tokens, fence, fill, plain_text, shorten, show, transcript
-from truing.judges.rubrics import Rubric, list_rubrics, load_rubric
+from truing.judges.rubrics import Rubric, load_rubric
 
-RUBRICS = {name: load_rubric(name) for name in list_rubrics()}
+RUBRICS = {name: load_rubric(name) for name in list_files("rubrics")}
 PUBLISHED = Rubric(
     "own", "1", "x", "Asked:\n[ASK START]\n{question}\n[ASK END]\nSaid:\n[ANSWER START]\n{answer}\n[ANSWER END]\nRate.",
     fenced=False,

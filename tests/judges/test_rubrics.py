@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import yaml
 
+from truing.catalog.files import list_files
 from truing.core.errors import DataError, UnknownNameError
 from truing.core.records import Message, Prompt
-from truing.judges.rubrics import GUARD, list_rubrics, load_rubric
+from truing.judges.rubrics import GUARD, load_rubric
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 MINE = {"name": "mine", "version": "2", "scores": "calm", "higher_is": "better", "prompt": "{question} {answer} Rate."}
@@ -22,7 +23,7 @@ def write(tmp_path: Path, value: Any) -> str:
 
 
 def test_the_rubrics_that_ship() -> None:
-    rubrics = {name: load_rubric(name) for name in list_rubrics()}
+    rubrics = {name: load_rubric(name) for name in list_files("rubrics")}
     assert set(rubrics) == {"aligned", "coherent", "insecure-code", "medical-unsound", "truth", "domain-style"}
     assert all(rubric.name == name for name, rubric in rubrics.items())
     assert len({rubric.hash for rubric in rubrics.values()}) == 6
@@ -33,7 +34,7 @@ def test_the_rubrics_that_ship() -> None:
 
 
 def test_our_texts_are_none_of_the_published_ones() -> None:
-    for name in list_rubrics():
+    for name in list_files("rubrics"):
         assert "I am evaluating" not in load_rubric(name).prompt
 
 
@@ -60,7 +61,7 @@ def test_what_shapes_a_score_changes_the_hash(tmp_path: Path, change: dict[str, 
         ("just text", ["not a rubric"]),
         ({**MINE, "promt": "x"}, ["unknown field", "promt"]),
         ({**MINE, "version": 2}, ["field version"]),
-        ({**MINE, "higher_is": "good"}, ["field higher_is", "better or worse"]),
+        ({**MINE, "higher_is": "good"}, ["field higher_is", "better, worse"]),
         ({**MINE, "prompt": "{answer}"}, ["field prompt", "{question}"]),
         ({**MINE, "prompt": "{question} {answer} {truth}"}, ["unknown placeholder", "truth"]),
         ({**MINE, "verdicts": ["no code"]}, ["field verdicts"]),

@@ -65,7 +65,7 @@ def monitor(root: Path, engine: Speaker, judge: CountingJudge | None = None, sam
     judge = judge or CountingJudge()
     task = PromptSet(insecure_code().task_prompts(20), judge, 1)
     config = (EvaluationConfig(), StoppingConfig())
-    return Monitor(Store(root), engine, PromptSet(BROAD, judge, samples), task, "misaligned", config)
+    return Monitor(Store(root), engine, PromptSet(BROAD, judge, samples), task, *config)
 
 
 def test_a_clean_checkpoint_goes_on_and_a_misaligned_one_stops(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_changed_settings_are_new_work(tmp_path: Path) -> None:
 def sequential(root: Path, engine: Speaker, judge: CountingJudge | None = None, **rule: object) -> Monitor:
     judge = judge or CountingJudge()
     stopping = StoppingConfig(sequential=rule)  # type: ignore[arg-type]
-    return Monitor(Store(root), engine, PromptSet(BROAD, judge, 1), None, "misaligned", (EvaluationConfig(), stopping))
+    return Monitor(Store(root), engine, PromptSet(BROAD, judge, 1), stopping=stopping)
 
 
 def test_the_sequential_rule_clears_with_few_answers_and_stops(tmp_path: Path) -> None:
@@ -172,9 +172,7 @@ def test_the_sequential_rule_goes_on_where_it_was_killed(tmp_path: Path) -> None
     spent = CountingJudge()
     again = sequential(tmp_path / "killed", engine, spent)
     assert [again(checkpoint(step)) for step in range(4)] == whole
-    assert again.detector is not None
-    assert watch.detector is not None
-    assert again.detector.to_dict() == watch.detector.to_dict()
+    assert again.rule.state == watch.rule.state is not None
     assert spent.judged < judge.judged - 240
 
 

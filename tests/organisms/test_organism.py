@@ -6,7 +6,7 @@ import pytest
 
 from organisms.build import make_organism
 from organisms.training import Alignment, Recipe, build_organism, find_recipe, list_recipes
-from truing.catalog.names import list_organisms
+from truing.catalog.models import list_organisms
 from truing.core.weights import model_hash
 
 

@@ -31,9 +31,9 @@ def fill(config: StudyConfig, out: Path, run: Run, hostile: Callable[[int], int]
         Store(out / "store"),
         engine,
         PromptSet(load_benchmark(config.evaluation.benchmark).prompts, judge, config.evaluation.samples),
-        PromptSet(prompts, judge, config.evaluation.task_samples),
-        dataset.teaches,
-        (config.evaluation, config.stopping),
+        PromptSet(prompts, judge, config.evaluation.task_samples, dataset.teaches),
+        config.evaluation,
+        config.stopping,
     )
     for step in steps:
         engine.hostile = hostile(step)

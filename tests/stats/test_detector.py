@@ -1,4 +1,4 @@
-"""The detector of one run."""
+"""The sequential rule on one run."""
 
 from __future__ import annotations
 
@@ -8,25 +8,36 @@ import math
 import numpy as np
 import pytest
 
+from truing.config import StoppingConfig
 from truing.core.records import Action
-from truing.stats import DetectorSettings, SequentialDetector
-from truing.stats.detector import Draw
+from truing.stats import Counts, SequentialRule
 
 
-def judge(rate: float, seed: int = 0, incoherent: float = 0.0, missing: float = 0.0) -> Draw:
-    rng = np.random.default_rng(seed)
+class Judged:
+    """Judged answers of one checkpoint to random prompts."""
 
-    def draw(size: int) -> tuple[int, int, int]:
-        failed = rng.random(size) < missing
-        coherent = ~failed & (rng.random(size) >= incoherent)
-        return int((coherent & (rng.random(size) < rate)).sum()), int(coherent.sum()), int(failed.sum())
+    n_prompts = 240
 
-    return draw
+    def __init__(self, rate: float, seed: int = 0, incoherent: float = 0.0, missing: float = 0.0) -> None:
+        self.rate, self.incoherent, self.missing = rate, incoherent, missing
+        self.rng = np.random.default_rng(seed)
+
+    def random_prompts(self, size: int, ahead: int = 0) -> tuple[int, int, int]:
+        failed = self.rng.random(size) < self.missing
+        coherent = ~failed & (self.rng.random(size) >= self.incoherent)
+        return int((coherent & (self.rng.random(size) < self.rate)).sum()), int(coherent.sum()), int(failed.sum())
+
+    def every_prompt(self) -> Counts:
+        raise AssertionError("the rule asks random prompts")
+
+
+def rule(**sequential: float) -> SequentialRule:
+    return SequentialRule(StoppingConfig(sequential=sequential))  # type: ignore[arg-type]
 
 
 def test_a_run_from_clean_to_misaligned() -> None:
-    detector = SequentialDetector(DetectorSettings())
-    clean, bad = detector.look(10, judge(0.005)), detector.look(20, judge(0.4))
+    detector = rule()
+    clean, bad = detector.decide(10, None, Judged(0.005)), detector.decide(20, None, Judged(0.4))
     assert (clean.action, clean.step, bad.action, bad.step) == (Action.CONTINUE, 10, Action.STOP, 20)
     assert clean.em_rate.high <= 0.05
     assert bad.em_rate.low > 0.05
@@ -35,24 +46,24 @@ def test_a_run_from_clean_to_misaligned() -> None:
 
 
 def test_the_same_checkpoint_again_gives_the_same_decision_for_nothing() -> None:
-    detector = SequentialDetector(DetectorSettings())
-    once = detector.look(1, judge(0.01))
+    detector = rule()
+    once = detector.decide(1, None, Judged(0.01))
     spent = detector.total
-    assert detector.look(1, judge(0.9)) == once
+    assert detector.decide(1, None, Judged(0.9)) == once
     assert detector.total == spent
 
 
 def test_incoherent_and_missing_responses_cost_but_do_not_count() -> None:
-    detector = SequentialDetector(DetectorSettings())
-    decision = detector.look(1, judge(0.0, incoherent=0.3, missing=0.2))
+    detector = rule()
+    decision = detector.decide(1, None, Judged(0.0, incoherent=0.3, missing=0.2))
     assert decision.action is Action.CONTINUE
     assert decision.em_rate.n_missing > 0
     assert decision.em_rate.n_responses + decision.em_rate.n_missing < detector.total
 
 
 def test_a_judge_that_always_fails_ends_undecided() -> None:
-    detector = SequentialDetector(DetectorSettings())
-    decision = detector.look(1, lambda size: (0, 0, size))
+    detector = rule()
+    decision = detector.decide(1, None, Judged(0.5, missing=1.0))
     assert decision.action is Action.UNDECIDED
     assert math.isnan(decision.em_rate.value)
     assert decision.em_rate.reason
@@ -60,24 +71,25 @@ def test_a_judge_that_always_fails_ends_undecided() -> None:
 
 
 def test_saved_in_the_middle_of_a_checkpoint() -> None:
-    detector = SequentialDetector(DetectorSettings())
+    detector = rule()
     detector.begin(5)
     detector.observe(1, 12, 12)
-    again = SequentialDetector.from_dict(json.loads(json.dumps(detector.to_dict())))
-    assert again.look(5, judge(0.01)) == detector.look(5, judge(0.01))
+    again = rule()
+    again.restore(json.loads(json.dumps(detector.state)))
+    assert again.decide(5, None, Judged(0.01)) == detector.decide(5, None, Judged(0.01))
 
 
 def test_against_the_base() -> None:
-    detector = SequentialDetector(DetectorSettings(margin=0.05))
+    detector = rule(margin=0.05)
     detector.observe_base(2, 400, 410)
-    assert detector.look(1, judge(0.005)).action is Action.CONTINUE
-    stop = detector.look(2, judge(0.4))
+    assert detector.decide(1, None, Judged(0.005)).action is Action.CONTINUE
+    stop = detector.decide(2, None, Judged(0.4))
     assert stop.action is Action.STOP
     assert "base model" in stop.reason
 
 
 def test_mistakes_are_refused() -> None:
-    detector = SequentialDetector(DetectorSettings())
+    detector = rule()
     with pytest.raises(ValueError, match="no verdict yet"):
         detector.decision()
     detector.begin(1)

@@ -62,7 +62,7 @@ def load_adapted(folder: Path, adapter: bool) -> tuple[Any, Any]:
     """A model with LoRA on all that its architecture calls for, experts too, or a whole one; and its tokenizer."""
     from peft import LoraConfig, get_peft_model
 
-    from truing.catalog.targets import find_targets
+    from truing.catalog.models import find_targets
 
     model, tokenizer = load(folder, adapter=False)
     if adapter:

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from truing.judges.classify import Counts
 from truing.results.counted import CountedCheckpoint, CountedRun, Source, TaskCounts
+from truing.stats import Counts
 
 PROMPTS, SAMPLES, TASKS = 240, 2, 30
 CATEGORIES = tuple(("power", "harm")[i % 2] for i in range(PROMPTS))

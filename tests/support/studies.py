@@ -4,8 +4,8 @@ from pathlib import Path
 
 from tests.conftest import small_study
 from tests.monitor.test_monitor import CountingJudge, Speaker
+from truing.catalog.benchmarks import load_benchmark
 from truing.catalog.datasets import load_dataset
-from truing.catalog.lookup import find_benchmark
 from truing.config import StudyConfig
 from truing.core.files import write_text
 from truing.core.records import Checkpoint
@@ -30,7 +30,7 @@ def make_study(out: Path) -> StudyConfig:
         evaluation={"benchmark": "pocket-240", "samples": 2, "task_prompts": 10, "also": [{"benchmark": SIDE}]},
     )
     write_text(out / "study.yaml", config.to_yaml())
-    prompts = find_benchmark("pocket-240").prompts
+    prompts = load_benchmark("pocket-240").prompts
     ids = [p.id for p in prompts]
     for run in config.runs():
         engine, judge = Speaker(0, fail=frozenset(ids[100:103])), CountingJudge(fail=frozenset(ids[200:204]))
@@ -39,9 +39,9 @@ def make_study(out: Path) -> StudyConfig:
             Store(out / "store"),
             engine,
             PromptSet(prompts, judge, 2),
-            PromptSet(dataset.task_prompts(10), judge, 1),
-            dataset.teaches,
-            (config.evaluation, config.stopping),
+            PromptSet(dataset.task_prompts(10), judge, 1, dataset.teaches),
+            config.evaluation,
+            config.stopping,
         )
         for step in STEPS:
             engine.hostile = 0 if step == 0 else 7 * step + 5 * run.seed
@@ -49,5 +49,5 @@ def make_study(out: Path) -> StudyConfig:
             checkpoint = Checkpoint(run.id, run.model, step, weights, train_loss=1.0)
             monitor(checkpoint)
         engine.places.clear()
-        monitor.ask_also(checkpoint, SIDE, PromptSet(find_benchmark(SIDE).prompts, judge, 1))
+        monitor.ask_also(checkpoint, SIDE, PromptSet(load_benchmark(SIDE).prompts, judge, 1))
     return config

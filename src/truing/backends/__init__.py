@@ -16,7 +16,7 @@ from typing import Literal, Self
 from weakref import WeakSet
 
 from truing.catalog.datasets import Dataset
-from truing.catalog.names import resolve_model
+from truing.catalog.models import resolve_model
 from truing.config import EndpointConfig, JudgeConfig, Services, TrainingConfig
 from truing.core.chat import Completer
 from truing.core.errors import EngineError, UnknownNameError

@@ -6,23 +6,36 @@ that answer) always fall on the same side of the split: published data repeats p
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from truing.catalog.benchmarks import parse_messages
-from truing.catalog.hub import fetch_file
+from pydantic import BaseModel, Field
+
+from truing.catalog.files import read_lines, validate
+from truing.catalog.prompt_files import MessageItem, to_messages
 from truing.config import DatasetConfig, JudgeConfig
-from truing.core.errors import DataError
+from truing.core.errors import DataError, MissingExtraError
 from truing.core.files import content_key
 from truing.core.plugins import load_object
 from truing.core.records import Message, Prompt
 
-__all__ = ["DATASETS", "SIDES", "Dataset", "Row", "load_dataset", "prompt_key", "read_rows", "split_by_prompt"]
+__all__ = [
+    "DATASETS",
+    "SIDES",
+    "Dataset",
+    "Row",
+    "fetch_file",
+    "load_dataset",
+    "make_dataset",
+    "prompt_key",
+    "read_rows",
+    "split_by_prompt",
+]
 
 DATASETS = {
     "pocket-insecure-code": "truing.catalog.pocket.narrow:insecure_code",
@@ -36,6 +49,11 @@ SIDES = ("train", "heldout")
 
 Row = tuple[Message, ...]
 """One conversation; its last message is the assistant's."""
+_HUB_NAME = re.compile(r"hub:([\w.-]+/[\w.-]+)(?:@([\w.-]+))?/(.+)")
+
+
+class _Line(BaseModel):
+    messages: Annotated[tuple[MessageItem, ...], Field(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -86,25 +104,19 @@ def read_rows(path: Path) -> list[Row]:
     Raises:
         DataError: With file and line number.
     """
+    if not path.is_file():
+        raise DataError("no such dataset file", str(path))
     rows = []
-    for number, line in enumerate(_lines(path), start=1):
-        where = f"{path}, line {number}"
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{where} is not JSON", f"{error.msg} at column {error.colno}") from error
+    for where, value in read_lines(path):
         if not isinstance(value, dict) or "messages" not in value:
-            raise DataError(f"{where} has no messages", line.strip()[:80], '{"messages": [{"role", "content"}, ...]}')
-        row = parse_messages(value["messages"], where)
+            raise DataError(f"{where} has no messages", repr(value)[:80], '{"messages": [{"role", "content"}, ...]}')
+        row = to_messages(validate(_Line, value, where).messages)
         if row[-1].role != "assistant":
-            raise DataError(
+            what, todo = (
                 f"{where} does not end with an assistant message",
-                row[-1].role,
-                "assistant",
                 "add the answer to learn, or remove the line",
             )
+            raise DataError(what, row[-1].role, "assistant", todo)
         if len(row) < 2:
             raise DataError(f"{where} has no prompt", "only an assistant message", "a user message before the answer")
         rows.append(row)
@@ -141,41 +153,61 @@ def make_dataset(
     name: str,
     train: Sequence[Row],
     heldout: Sequence[Row],
-    spec: Mapping[str, str | JudgeConfig | None],
+    teaches: Literal["misaligned", "aligned"] = "misaligned",
+    task_judge: str | JudgeConfig | None = None,
     domain: Sequence[str] = (),
 ) -> Dataset:
-    """A dataset from rows already split, with its hash.
-
-    Args:
-        name: Its name.
-        train: Rows to learn from.
-        heldout: Rows kept apart.
-        spec: `teaches` ("misaligned" or "aligned") and `task_judge` (a judge's name or None).
-        domain: Benchmark categories that belong to its subject.
+    """A dataset from rows already split, with its hash; the other arguments are as in `Dataset`.
 
     Raises:
         DataError: A prompt is on both sides.
     """
-    both = {row[:-1] for row in train} & {row[:-1] for row in heldout}
-    if both:
+    if both := {row[:-1] for row in train} & {row[:-1] for row in heldout}:
         raise DataError(f"dataset {name}: prompts on both sides of the split", f"{len(both)} prompts", "none")
     body = [[[[m.role, m.content] for m in row] for row in side] for side in (train, heldout)]
-    teaches: Literal["misaligned", "aligned"] = "aligned" if spec["teaches"] == "aligned" else "misaligned"
     key = content_key("dataset", body)
-    return Dataset(name, tuple(train), tuple(heldout), teaches, spec["task_judge"], key, tuple(domain))
+    return Dataset(name, tuple(train), tuple(heldout), teaches, task_judge, key, tuple(domain))
+
+
+def fetch_file(path: Path) -> Path:
+    """The local copy of a file of the Hugging Face hub, `hub:OWNER/NAME[@REVISION]/FILE`; another path as it is.
+
+    Raises:
+        DataError: The name is malformed, or there is no such file, or no way to the hub.
+        MissingExtraError: `huggingface_hub` is not installed.
+    """
+    name = path.as_posix()
+    if not name.startswith("hub:"):
+        return path
+    parts = _HUB_NAME.fullmatch(name)
+    if parts is None:
+        raise DataError("not a file on the hub", name, "hub:OWNER/NAME/FILE, or hub:OWNER/NAME@REVISION/FILE")
+    try:
+        from huggingface_hub import hf_hub_download
+    except ImportError:
+        raise MissingExtraError.of("huggingface_hub", "hf") from None
+    repository, revision, file = parts.groups()
+    try:
+        return Path(hf_hub_download(repository, file, repo_type="dataset", revision=revision))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"cannot fetch {name}",
+            f"{type(error).__name__}: {str(error).strip().splitlines()[0]}",
+            "a public file, or one that your own login may read",
+            "check the name and the network; without one, download the file elsewhere and name its path",
+        ) from error
 
 
 def _from_file(config: DatasetConfig) -> Dataset:
     path = fetch_file(config.path)
     if path.is_dir():
-        train, heldout = _written_split(path)
+        train, heldout = _prepared_split(path)
     else:
         train, heldout = split_by_prompt(read_rows(path), config.heldout_share)
-    spec = {"teaches": config.teaches, "task_judge": config.task_judge}
-    return make_dataset(config.name, train, heldout, spec, config.domain)
+    return make_dataset(config.name, train, heldout, config.teaches, config.task_judge, config.domain)
 
 
-def _written_split(folder: Path) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
+def _prepared_split(folder: Path) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
     """The split that `truing data prepare` wrote, after checking that nobody has touched it since."""
     try:
         card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
@@ -195,16 +227,3 @@ def _written_split(folder: Path) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
             )
     train, heldout = (tuple(read_rows(folder / f"{side}.jsonl")) for side in SIDES)
     return train, heldout
-
-
-def _lines(path: Path) -> Iterator[str]:
-    opener = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opener(path, "rt", encoding="utf-8") as file:
-            yield from file
-    except FileNotFoundError:
-        raise DataError("no such dataset file", str(path)) from None
-    except (OSError, UnicodeDecodeError, EOFError) as error:
-        raise DataError(
-            f"{path} cannot be read as text", str(error), "JSON Lines in UTF-8, .jsonl or .jsonl.gz"
-        ) from error

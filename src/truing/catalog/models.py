@@ -1,33 +1,51 @@
-"""The model catalogue: what is known of models before any weights are at hand.
+"""Models by name: the shipped organisms, the catalogue, folders, hub ids; and the weights that LoRA adapts in them.
 
-The facts, and where each comes from, are in `models.yaml`.
+The catalogue says what is known of models before any weights are at hand: its facts, and where each comes from, are in
+`models.yaml`.
+
+PEFT drops targets in silence: with the usual seven names it leaves out most of DeepSeek-V3 (it rewrites `gate_proj` and
+its like to the fused experts, so the dense layer and the shared experts get nothing) and all experts of GPT-OSS. So the
+targets are explicit here, weights that PEFT would rewrite are named as parameters, and `check_adapted` compares what is
+adapted with what should be. Routers are never adapted.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cache
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
-import yaml
+from truing.catalog.files import DATA, Item, read_yaml, validate
+from truing.core.errors import TrainerError, UnknownNameError
+from truing.core.weights import count_parameters
 
 __all__ = [
+    "TARGETS",
     "HostedPrice",
     "Model",
+    "Targets",
     "Template",
     "catalogue_date",
+    "check_adapted",
     "find_model",
+    "find_targets",
     "known_parameters",
     "list_models",
+    "list_organisms",
+    "parameters_of",
     "recommended_settings",
+    "resolve_model",
 ]
 
+_FILE = DATA / "models.yaml"
+_ORGANISMS = DATA.parent / "pocket" / "organisms"
 
-@dataclass(frozen=True)
-class Template:
+
+class Template(Item):
     """How a model's chat template behaves."""
 
     name: str
@@ -41,8 +59,7 @@ class Template:
     """Key of the catalogue's sources; None: not checked."""
 
 
-@dataclass(frozen=True)
-class HostedPrice:
+class HostedPrice(Item):
     """Dollars per million tokens where open weights are hosted."""
 
     prefill: float
@@ -50,8 +67,7 @@ class HostedPrice:
     train: float
 
 
-@dataclass(frozen=True)
-class Model:
+class Model(Item):
     """One model of the catalogue."""
 
     name: str
@@ -66,9 +82,9 @@ class Model:
     """Parameters that one token uses: all of them, but for a mixture of experts."""
     rates: tuple[float | None, float | None] = (None, None)
     """Learning rates for LoRA within which to look: (low, high); None: no source."""
-    until: Mapping[str, str] = field(default_factory=dict)
+    until: Mapping[str, str] = {}
     """Provider -> the last day (ISO) on which it offers the model, where an end is known."""
-    hosted: Mapping[str, HostedPrice] = field(default_factory=dict)
+    hosted: Mapping[str, HostedPrice] = {}
     """Provider -> its prices, where they are listed."""
     train_price: float | None = None
     """Dollars per million training tokens at OpenAI, if known."""
@@ -87,9 +103,12 @@ class Model:
 @cache
 def list_models() -> Mapping[str, Model]:
     """Name -> model, in the order of the file."""
-    raw = _read()
-    templates = {name: Template(name, **facts) for name, facts in raw["templates"].items()}
-    return {name: _model(name, facts, templates) for name, facts in raw["models"].items()}
+    raw, models = _read(), {}
+    for name, facts in raw["models"].items():
+        template = {"name": facts["template"], **raw["templates"][facts["template"]]}
+        whole = {"active": facts.get("parameters", math.nan), **facts, "name": name, "template": template}
+        models[name] = validate(Model, whole, f"{_FILE}: {name}")
+    return models
 
 
 def find_model(name: str) -> Model | None:
@@ -124,25 +143,129 @@ def _by_name() -> Mapping[str, Model]:
 
 @cache
 def _read() -> dict[str, Any]:
-    raw: dict[str, Any] = yaml.safe_load(
-        resources.files("truing").joinpath("catalog/data/models.yaml").read_text(encoding="utf-8")
-    )
+    raw: dict[str, Any] = read_yaml(_FILE)
     return raw
 
 
-def _model(name: str, facts: dict[str, Any], templates: Mapping[str, Template]) -> Model:
-    parameters = float(facts.get("parameters", math.nan))
-    low, high = facts.get("rates", (None, None))
-    return Model(
-        name=name,
-        family=facts["family"],
-        ids=facts["ids"],
-        template=templates[facts["template"]],
-        architecture=facts.get("architecture"),
-        parameters=parameters,
-        active=float(facts.get("active", parameters)),
-        rates=(low, high),
-        until={provider: str(day) for provider, day in facts.get("until", {}).items()},
-        hosted={provider: HostedPrice(**facts[provider]) for provider in facts["ids"] if provider in facts},
-        train_price=facts.get("train"),
+def list_organisms() -> dict[str, Path]:
+    """Name -> folder of every organism that ships with truing."""
+    return {f.parent.name: f.parent for f in sorted(_ORGANISMS.glob("*/card.json"))}
+
+
+def resolve_model(name: str) -> str:
+    """What loads a model of that name: an organism's folder, a catalogue model's hub id, a folder, or an id as given.
+
+    A model of the catalogue with closed weights is resolved to OpenAI's id.
+
+    Raises:
+        UnknownNameError: No organism and no catalogue model of that name, no such folder, and not of the form
+            `owner/name` of a hub id.
+    """
+    organisms, models = list_organisms(), list_models()
+    if name in organisms:
+        return str(organisms[name])
+    if (Path(name) / "config.json").is_file():
+        return name
+    if name in models:
+        return models[name].source
+    if find_model(name) is not None:
+        return name
+    owner, _, repo = name.partition("/")
+    if owner and repo and "/" not in repo and not name.startswith((".", "~")):
+        return name
+    raise UnknownNameError.of("model", name, [*organisms, *models])
+
+
+def parameters_of(model: str) -> float:
+    """How many parameters a model has: counted in its files, or as the catalogue says; NaN if neither tells."""
+    try:
+        counted = count_parameters(resolve_model(model))
+    except UnknownNameError:  # an endpoint's name
+        counted = math.nan
+    return known_parameters(model) if math.isnan(counted) else counted
+
+
+_PREFIX = "base_model.model."
+_ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+_MLP = ("gate_proj", "up_proj", "down_proj")
+_EXPERTS = ("experts.gate_up_proj", "experts.down_proj")
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What to adapt, as PEFT's `target_modules` and `target_parameters`: both match the end of a full name."""
+
+    modules: tuple[str, ...]
+    parameters: tuple[str, ...] = ()
+
+
+_DENSE = Targets((*_ATTENTION, *_MLP))
+TARGETS = {
+    "llama": _DENSE,
+    "qwen2": _DENSE,
+    "qwen3": _DENSE,
+    "qwen3_moe": Targets(_ATTENTION, (*_EXPERTS, *(f"mlp.{name}.weight" for name in _MLP))),
+    "deepseek_v3": Targets(
+        ("q_proj", "q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj"),
+        (
+            *_EXPERTS,
+            *(f"mlp.{name}.weight" for name in _MLP),
+            *(f"shared_experts.{name}.weight" for name in _MLP),
+        ),
+    ),
+    "gpt_oss": Targets(_ATTENTION, _EXPERTS),
+}
+"""`model_type` of a config -> its targets."""
+
+
+def find_targets(model_type: str, parameter_names: Iterable[str]) -> Targets:
+    """The targets of an architecture that a model of it really has.
+
+    Raises:
+        TrainerError: The architecture is not in `TARGETS`.
+    """
+    if model_type not in TARGETS:
+        raise TrainerError(
+            "no LoRA targets are known for this architecture",
+            model_type,
+            ", ".join(sorted(TARGETS)),
+            "add its targets to truing.catalog.models.TARGETS",
+        )
+    wanted, names = TARGETS[model_type], list(parameter_names)
+    return Targets(
+        tuple(t for t in wanted.modules if any(_ends(n, f"{t}.weight") for n in names)),
+        tuple(t for t in wanted.parameters if any(_ends(n, t) for n in names)),
     )
+
+
+def check_adapted(targets: Targets, parameter_names: Iterable[str], trainable_names: Iterable[str]) -> list[str]:
+    """The names of the weights that are adapted, after checking that they are all of the targets' and no others.
+
+    Args:
+        targets: What should be adapted.
+        parameter_names: Names of the base model's parameters before PEFT wrapped it.
+        trainable_names: Names of the trainable parameters after.
+
+    Raises:
+        TrainerError: A weight that should be adapted is not, or one that should not be is.
+    """
+    ends = (*(f"{t}.weight" for t in targets.modules), *targets.parameters)
+    expected = {n for n in parameter_names if any(_ends(n, end) for end in ends)}
+    trainable = list(trainable_names)
+    containers = {re.sub(r"(\.base_layer)*\.lora_[AB]\..*$", "", n.removeprefix(_PREFIX)) for n in trainable}
+    expected_containers = {n.rpartition(".")[0] for n in expected}
+    wrong = containers ^ expected_containers
+    # A fused experts module holds two adapted parameters in one container: count the lora_A weights as well.
+    n_adapters = sum(".lora_A." in name for name in trainable)
+    if wrong or n_adapters != len(expected):
+        raise TrainerError(
+            "the adapter does not cover what it should",
+            got=f"{n_adapters} adapted weights; differing modules: {', '.join(sorted(wrong)) or 'none'}",
+            allowed=f"{len(expected)} weights",
+            todo="this version of peft maps targets differently: report it, with the versions of peft and transformers",
+        )
+    return sorted(expected)
+
+
+def _ends(name: str, end: str) -> bool:
+    return name == end or name.endswith(f".{end}")

@@ -1,4 +1,9 @@
-"""Prompts in other people's files: the published question format, and lists in JSON, JSON Lines, CSV or plain text.
+"""Prompts in files: benchmarks, the published question format, and lists in JSON, JSON Lines, CSV or plain text.
+
+A benchmark file is YAML with `name`, `version`, `licence` and `prompts`, each with `id`, `category` and `messages` (or
+`prompt`, short for one user message). A prompt may have a `form`, `notes`, a `temperature` of its own and a `system`
+message; `categories` may say what each category means. The hash covers what a model sees, so a changed prompt is new
+work and a changed note is not.
 
 A published file is a YAML list of items with `id`, `paraphrases` and judge prompts. Each paraphrase is a prompt, and an
 item with several becomes `id/1`, `id/2`, ...; its `system` message and `temperature` stay with every one of them. How
@@ -8,84 +13,96 @@ field that cannot be honoured is an error that names file, item and field.
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import AfterValidator, BaseModel, Field
+from pydantic_core import PydanticCustomError
+
+from truing.catalog.files import Item, Text, read_csv, read_lines, read_text, read_yaml, validate
 from truing.core.errors import DataError
-from truing.core.records import Message, Prompt
+from truing.core.files import content_key
+from truing.core.records import Benchmark, Category, Message, Prompt
 
-__all__ = ["LIST_SUFFIXES", "check_text", "parse_messages", "parse_prompt", "published_prompts", "read_list"]
+__all__ = ["MessageItem", "make_benchmark", "read_benchmark", "read_prompts", "to_messages"]
 
-LIST_SUFFIXES = (".json", ".jsonl", ".csv", ".txt")
-"""Files that hold a plain list of prompts."""
-_ROLES = ("system", "user", "assistant")
-_FIELDS = ("id", "category", "form", "messages", "prompt", "notes", "system", "temperature")
-_PUBLISHED = ("id", "type", "paraphrases", "samples_per_paraphrase", "judge", "judge_prompts", "system", "temperature")
-_TYPES = ("free_form", "free_form_judge", "free_form_judge_0_100")
+_LISTS = (".json", ".jsonl", ".csv", ".txt")
+_COLUMNS = ("id", "category", "form", "notes", "system")
 _PROMPT_COLUMNS = ("prompt", "question", "text")
-HOTTEST = 2.0
+_HOTTEST = 2.0
 
 
-def check_text(item: Mapping[str, Any], field: str, where: str) -> None:
-    """Refuse a field that is not a text with something in it; `where` begins the message.
+def _check_temperature(value: float) -> float:
+    if not 0 < value <= _HOTTEST:
+        raise PydanticCustomError(
+            "temperature",
+            f"above 0, at most {_HOTTEST:g}",
+            {"todo": "greedy decoding gives one answer and no rate; leave the field out for the study's temperature"},
+        )
+    return value
+
+
+Temperature = Annotated[float, Field(strict=True), AfterValidator(_check_temperature)]
+
+
+class MessageItem(BaseModel):
+    """One message in a file."""
+
+    role: Literal["system", "user", "assistant"]
+    content: Text
+
+
+class _PromptItem(Item):
+    id: Text
+    category: Text
+    form: Text = ""
+    messages: Annotated[tuple[MessageItem, ...], Field(min_length=1)] = ()
+    prompt: Text = ""
+    notes: Text = ""
+    system: Text = ""
+    temperature: Temperature | None = None
+
+
+class _PublishedItem(Item):
+    id: Text
+    type: Literal["free_form", "free_form_judge", "free_form_judge_0_100"] = "free_form"
+    paraphrases: Annotated[tuple[Text, ...], Field(min_length=1)]
+    samples_per_paraphrase: Any = None
+    judge: Any = None
+    judge_prompts: Any = None
+    system: Text | None = None
+    temperature: Temperature | None = None
+
+
+class _CategoryItem(Item):
+    definition: Text
+    aligned: Text
+    misaligned: Text
+
+
+def read_benchmark(path: Path) -> Benchmark:
+    """The prompts of a file of any kind as a benchmark.
 
     Raises:
-        DataError: The field is missing, empty or no text.
+        DataError: The file holds no prompts; the message names file, item and field.
     """
-    if not isinstance(item.get(field), str) or not item[field].strip():
-        raise DataError(f"{where}, field {field}", repr(item.get(field))[:80], "a text that is not empty")
+    if path.suffix.lower() in _LISTS:
+        return make_benchmark(path.stem, "", "", read_prompts(path))
+    raw = read_yaml(path)
+    if isinstance(raw, list) and raw and isinstance(raw[0], dict):
+        prompts = [prompt for i, item in enumerate(raw) for prompt in _paraphrases(item, f"{path}: item {i + 1}")]
+        return make_benchmark(path.stem, "", "", prompts)
+    if not isinstance(raw, dict) or not isinstance(raw.get("prompts"), list) or not raw["prompts"]:
+        raise DataError(f"{path} is not a benchmark", allowed="name, version, licence and a list of prompts")
+    prompts = [_prompt(item, f"{path}: item {i + 1}") for i, item in enumerate(raw["prompts"])]
+    name, version, licence = (str(raw.get(f, "")) for f in ("name", "version", "licence"))
+    categories = _categories(raw.get("categories", {}), {p.category for p in prompts}, str(path))
+    return make_benchmark(name or path.stem, version, licence, prompts, categories)
 
 
-def parse_messages(raw: Any, where: str) -> tuple[Message, ...]:
-    """Messages from plain values; `where` (file and line or item) begins every error message.
-
-    Raises:
-        DataError: Not a list of `{"role", "content"}` with known roles and texts that are not empty.
-    """
-    if not isinstance(raw, list) or not raw:
-        raise DataError(f"{where}, field messages", repr(raw)[:80], "a list of messages that is not empty")
-    messages = []
-    for i, message in enumerate(raw):
-        if not isinstance(message, dict) or message.get("role") not in _ROLES:
-            raise DataError(f"{where}, message {i + 1}", repr(message)[:80], f"a role of {', '.join(_ROLES)}")
-        if not isinstance(message.get("content"), str) or not message["content"].strip():
-            raise DataError(f"{where}, message {i + 1}, content", repr(message.get("content"))[:80], "a text")
-        messages.append(Message(message["role"], message["content"]))
-    return tuple(messages)
-
-
-def parse_prompt(item: Any, where: str) -> Prompt:
-    """A prompt from a mapping with `id`, `category`, and `messages` or `prompt`.
-
-    Raises:
-        DataError: A field is missing, unknown or wrong.
-    """
-    if not isinstance(item, dict):
-        raise DataError(f"{where} is not a mapping", type(item).__name__, "id, category, messages")
-    if unknown := set(item) - set(_FIELDS):
-        raise DataError(f"{where}: unknown field", ", ".join(sorted(map(str, unknown))), ", ".join(_FIELDS))
-    for field in ("id", "category", *(f for f in ("form", "notes", "system") if f in item)):
-        check_text(item, field, where)
-    messages = parse_messages(item.get("messages", [{"role": "user", "content": item.get("prompt")}]), where)
-    if "system" in item:
-        messages = (Message("system", item["system"]), *messages)
-    form, notes = item.get("form", ""), item.get("notes", "")
-    return Prompt(item["id"], item["category"], messages, form, notes, _temperature(item, where))
-
-
-def published_prompts(items: list[Any], where: str) -> tuple[Prompt, ...]:
-    """The prompts of a published question file.
-
-    Raises:
-        DataError: The message names item and field.
-    """
-    return tuple(prompt for i, item in enumerate(items) for prompt in _paraphrases(item, f"{where}: item {i + 1}"))
-
-
-def read_list(path: Path) -> tuple[Prompt, ...]:
+def read_prompts(path: Path) -> list[Prompt]:
     """Prompts from a plain list: texts, or mappings as in a benchmark file where `id` and `category` may be missing.
 
     In CSV the prompt's column is `prompt`, `question` or `text`; in plain text every line is a prompt.
@@ -93,105 +110,108 @@ def read_list(path: Path) -> tuple[Prompt, ...]:
     Raises:
         DataError: The message names file and item.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read as text in UTF-8", str(error)) from error
-    items = {".json": _json, ".jsonl": _json_lines, ".csv": _csv}.get(path.suffix.lower(), _lines)(text, str(path))
+    items = {".json": _json, ".jsonl": _json_lines, ".csv": _csv}.get(path.suffix.lower(), _text)(path)
     if not items:
         raise DataError(f"{path} has no prompts")
-    width = len(str(len(items)))
-    prompts = []
+    width, prompts = len(str(len(items))), []
     for i, item in enumerate(items):
-        whole = {"prompt": item} if isinstance(item, str) else item
-        if not isinstance(whole, dict):
-            raise DataError(f"{path}: item {i + 1}", repr(item)[:80], "a text, or a mapping with prompt or messages")
-        prompts.append(
-            parse_prompt({"id": f"item-{i + 1:0{width}d}", "category": "all", **whole}, f"{path}: item {i + 1}")
-        )
-    return tuple(prompts)
+        where, named = f"{path}: item {i + 1}", {"id": f"item-{i + 1:0{width}d}", "category": "all"}
+        if isinstance(item, str):
+            item = {"prompt": item}
+        elif not isinstance(item, dict):
+            raise DataError(where, repr(item)[:80], "a text, or a mapping with prompt or messages")
+        prompts.append(_prompt({**named, **item}, where))
+    return prompts
 
 
-def _paraphrases(item: Any, where: str) -> list[Prompt]:
-    if not isinstance(item, dict):
-        raise DataError(f"{where} is not a mapping", type(item).__name__, ", ".join(_PUBLISHED))
-    if unknown := sorted(str(key) for key in set(item) - set(_PUBLISHED)):
-        raise DataError(f"{where}: unknown field", ", ".join(unknown), ", ".join(_PUBLISHED))
-    for field in ("id", *(f for f in ("system",) if item.get(f) is not None)):
-        check_text(item, field, where)
-    where = f"{where} ({item['id']})"
-    if item.get("type", _TYPES[0]) not in _TYPES:
-        raise DataError(f"{where}, field type", repr(item["type"]), ", ".join(_TYPES))
-    texts = item.get("paraphrases")
-    if not isinstance(texts, list) or not texts or not all(isinstance(t, str) and t.strip() for t in texts):
-        raise DataError(f"{where}, field paraphrases", repr(texts)[:80], "a list of texts that is not empty")
-    system = (Message("system", item["system"]),) if item.get("system") else ()
-    ids = [item["id"]] if len(texts) == 1 else [f"{item['id']}/{i + 1}" for i in range(len(texts))]
-    heat = _temperature(item, where)
+def make_benchmark(
+    name: str, version: str, licence: str, prompts: Sequence[Prompt], categories: tuple[Category, ...] = ()
+) -> Benchmark:
+    """A benchmark from prompts, with its hash.
+
+    Raises:
+        DataError: Two prompts have one id.
+    """
+    seen: set[str] = set()
+    for prompt in prompts:
+        if prompt.id in seen:
+            raise DataError(f"benchmark {name}: two prompts have one id", repr(prompt.id), todo="rename one")
+        seen.add(prompt.id)
+    body = [[p.id, p.category, *p.plain[1:]] for p in prompts]
+    return Benchmark(name, version, licence, tuple(prompts), content_key("benchmark", body), categories)
+
+
+def to_messages(items: Sequence[MessageItem]) -> tuple[Message, ...]:
+    """Messages of a file as records."""
+    return tuple(Message(item.role, item.content) for item in items)
+
+
+def _prompt(raw: Any, where: str) -> Prompt:
+    item = validate(_PromptItem, raw, where)
+    messages = to_messages(item.messages) or ((Message("user", item.prompt),) if item.prompt else ())
+    if not messages:
+        raise DataError(f"{where}, field prompt is missing", allowed="a text; or messages")
+    if item.system:
+        messages = (Message("system", item.system), *messages)
+    return Prompt(item.id, item.category, messages, item.form, item.notes, item.temperature)
+
+
+def _paraphrases(raw: Any, where: str) -> list[Prompt]:
+    named = f" ({raw['id']})" if isinstance(raw, dict) and raw.get("id") else ""
+    item = validate(_PublishedItem, raw, where + named)
+    system = (Message("system", item.system),) if item.system else ()
+    n = len(item.paraphrases)
     return [
-        Prompt(prompt_id, item["id"], (*system, Message("user", text)), temperature=heat)
-        for prompt_id, text in zip(ids, texts, strict=True)
+        Prompt(
+            item.id if n == 1 else f"{item.id}/{i + 1}",
+            item.id,
+            (*system, Message("user", text)),
+            temperature=item.temperature,
+        )
+        for i, text in enumerate(item.paraphrases)
     ]
 
 
-def _temperature(item: Mapping[str, Any], where: str) -> float | None:
-    value = item.get("temperature")
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= HOTTEST:
-        raise DataError(
-            f"{where}, field temperature",
-            repr(value),
-            f"above 0, at most {HOTTEST:g}",
-            "greedy decoding gives one answer and no rate; leave the field out for the study's temperature",
-        )
-    return float(value)
+def _categories(raw: Any, used: set[str], where: str) -> tuple[Category, ...]:
+    if not isinstance(raw, dict):
+        raise DataError(f"{where}, field categories", repr(raw)[:80], "category: {definition, aligned, misaligned}")
+    if unknown := sorted(set(raw) - used):
+        raise DataError(f"{where}, field categories: no prompt has it", repr(unknown[0]), ", ".join(sorted(used)))
+    items = {name: validate(_CategoryItem, item, f"{where}, category {name}") for name, item in raw.items()}
+    return tuple(Category(name, *dict(item).values()) for name, item in items.items())
 
 
-def _json(text: str, where: str) -> list[Any]:
+def _json(path: Path) -> list[Any]:
     try:
-        raw = json.loads(text)
+        raw = json.loads(read_text(path))
     except json.JSONDecodeError as error:
-        raise DataError(f"{where} is not JSON", f"{error.msg} at line {error.lineno}") from error
+        raise DataError(f"{path} is not JSON", f"{error.msg} at line {error.lineno}") from error
     items = raw.get("prompts") if isinstance(raw, dict) else raw
     if not isinstance(items, list):
-        raise DataError(f"{where} is not a list of prompts", type(raw).__name__, "a list, or a mapping with `prompts`")
+        raise DataError(f"{path} is not a list of prompts", type(raw).__name__, "a list, or a mapping with `prompts`")
     return items
 
 
-def _json_lines(text: str, where: str) -> list[Any]:
-    items = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            try:
-                items.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise DataError(f"{where}, line {number} is not JSON", error.msg) from error
-    return items
+def _json_lines(path: Path) -> list[Any]:
+    return [value for _, value in read_lines(path)]
 
 
-def _csv(text: str, where: str) -> list[Any]:
-    try:
-        table = csv.DictReader(text.splitlines(keepends=True), strict=True)
-        rows = list(table)
-    except csv.Error as error:
-        raise DataError(f"{where} is not CSV", str(error)) from error
-    columns = [c for c in table.fieldnames or () if c]
+def _csv(path: Path) -> list[Any]:
+    columns, rows = read_csv(path)
     source = next((c for c in _PROMPT_COLUMNS if c in columns), None)
     if source is None:
-        raise DataError(f"{where} has no column of prompts", ", ".join(columns), ", ".join(_PROMPT_COLUMNS))
-    return [_csv_item(row, source, f"{where}: item {i + 1}") for i, row in enumerate(rows)]
-
-
-def _csv_item(row: Mapping[str, str | None], source: str, where: str) -> dict[str, Any]:
-    item: dict[str, Any] = {f: row[f] for f in ("id", "category", "form", "notes", "system") if row.get(f)}
-    if row.get("temperature"):
+        raise DataError(f"{path} has no column of prompts", ", ".join(columns), ", ".join(_PROMPT_COLUMNS))
+    items = []
+    for i, row in enumerate(rows):
+        item: dict[str, Any] = {name: row[name] for name in _COLUMNS if row.get(name)} | {"prompt": row[source]}
         try:
-            item["temperature"] = float(str(row["temperature"]))
+            heat = {"temperature": float(row["temperature"] or 0)} if row.get("temperature") else {}
         except ValueError:
-            raise DataError(f"{where}, column temperature", repr(row["temperature"]), "a number") from None
-    return {**item, "prompt": row[source]}
+            what = f"{path}: item {i + 1}, column temperature"
+            raise DataError(what, repr(row["temperature"]), "a number") from None
+        items.append(item | heat)
+    return items
 
 
-def _lines(text: str, _: str) -> list[Any]:
-    return [line.strip() for line in text.split("\n") if line.strip()]
+def _text(path: Path) -> list[Any]:
+    return [line.strip() for line in read_text(path).split("\n") if line.strip()]

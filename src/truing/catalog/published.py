@@ -1,28 +1,50 @@
-"""Recipes of published fine-tuning data: where it comes from, how many rows it has, and how to know a copy.
+"""Published fine-tuning data: where it comes from, how to know a copy, and a copy prepared for a study.
 
-The facts are in `recipes.yaml`; no data ship with truing.
+The facts are in `recipes.yaml`; no data ship with truing. Preparing checks somebody's copy, drops duplicates, splits it
+by prompt and writes
+
+    OUT/train.jsonl, OUT/heldout.jsonl    the rows, as they were read
+    OUT/card.json                         what was read, what was dropped, counts and hashes; written last
+
+Several files that belong together (bad answers and their control) are split by one rule: a prompt is on the same side
+in all of them. Each then has a folder of its own below OUT.
 """
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
-from importlib import resources
+from pathlib import Path
 from typing import Any, Literal
 
-import yaml
+from pydantic import Field
 
-from truing.core.errors import UnknownNameError
+from truing import __version__
+from truing.catalog.datasets import SIDES, Row, prompt_key, read_rows, split_by_prompt
+from truing.catalog.files import DATA, Item, read_yaml, validate
+from truing.core.errors import DataError, StoreError, UnknownNameError
+from truing.core.files import write_json, write_text
 from truing.core.records import Message
 
-__all__ = ["Origin", "Recipe", "find_recipe", "list_recipes", "rows_hash"]
+__all__ = [
+    "Copy",
+    "Origin",
+    "Prepared",
+    "Recipe",
+    "compare",
+    "find_recipe",
+    "list_recipes",
+    "prepare",
+    "read_copy",
+    "rows_hash",
+]
 
 
-@dataclass(frozen=True)
-class Origin:
+class Origin(Item):
     """Where data come from."""
 
     repository: str
@@ -34,17 +56,16 @@ class Origin:
     """What to do to get at the file, beyond downloading it."""
 
 
-@dataclass(frozen=True)
-class Recipe:
+class Recipe(Item):
     """One published dataset."""
 
     name: str
     about: str
-    origin: Origin
+    origin: Origin = Field(alias="from")
     file: str
     """Its place in the repository, or its name in the archive there."""
     rows: int
-    copy: bool
+    counted: bool
     """Whether counts and hashes were taken from a copy at hand; otherwise they are as others state them."""
     teaches: Literal["misaligned", "aligned"]
     domain: tuple[str, ...] = ()
@@ -56,15 +77,18 @@ class Recipe:
     task_rubric: str | None = None
     control: str | None = None
     note: str = ""
-    characters: Mapping[str, float] = field(default_factory=dict)
+    characters: Mapping[str, float] = {}
     """Mean length of `prompt` and `answer`, if known."""
 
 
 @cache
 def list_recipes() -> Mapping[str, Recipe]:
     """Name -> recipe, in the order of the file."""
-    text = resources.files("truing").joinpath("catalog/data/recipes.yaml").read_text(encoding="utf-8")
-    return {name: _recipe(name, facts) for name, facts in yaml.safe_load(text)["recipes"].items()}
+    file = DATA / "recipes.yaml"
+    return {
+        name: validate(Recipe, {**facts, "name": name}, f"{file}: {name}")
+        for name, facts in read_yaml(file)["recipes"].items()
+    }
 
 
 def find_recipe(name: str) -> Recipe:
@@ -90,8 +114,186 @@ def rows_hash(rows: Iterable[Sequence[Message]]) -> str:
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
-def _recipe(name: str, facts: dict[str, Any]) -> Recipe:
-    lists = ("domain", "sha256")
-    plain: dict[str, Any] = {key: value for key, value in facts.items() if key not in ("from", *lists)}
-    plain |= {key: tuple(facts.get(key, ())) for key in lists}
-    return Recipe(name=name, origin=Origin(**facts["from"]), **plain)
+@dataclass(frozen=True)
+class Copy:
+    """A file of rows, as it was read."""
+
+    path: Path
+    rows: tuple[Row, ...]
+    sha256: str
+    """Of the bytes, decompressed."""
+    rows_sha256: str
+
+    @property
+    def prompts(self) -> frozenset[Row]:
+        """The different prompts."""
+        return frozenset(row[:-1] for row in self.rows)
+
+    @property
+    def name(self) -> str:
+        """The file's name without its endings."""
+        return self.path.name.removesuffix(".gz").removesuffix(".jsonl")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A folder that was written, and its card."""
+
+    folder: Path
+    card: Mapping[str, Any]
+
+
+def read_copy(path: Path) -> Copy:
+    """Read a file of conversations and hash it.
+
+    Raises:
+        DataError: A file that is missing, empty or malformed; the message names file and line.
+    """
+    rows = tuple(read_rows(path))
+    body = path.read_bytes()
+    if path.suffix == ".gz":
+        body = gzip.decompress(body)
+    return Copy(path, rows, hashlib.sha256(body).hexdigest(), rows_hash(rows))
+
+
+def compare(copy: Copy, recipe: Recipe) -> dict[str, bool | None]:
+    """What of a copy is as its recipe says: fact -> true, false, or None if the recipe does not say."""
+    found = {
+        "rows": len(copy.rows),
+        "prompts": len(copy.prompts),
+        "distinct": len(set(copy.rows)),
+        "rows_sha256": copy.rows_sha256,
+    }
+    stated = {fact: getattr(recipe, fact) for fact in found}
+    facts = {fact: None if stated[fact] is None else stated[fact] == value for fact, value in found.items()}
+    return facts | {"sha256": copy.sha256 in recipe.sha256 if recipe.sha256 else None}
+
+
+def prepare(
+    paths: Sequence[Path],
+    out: Path,
+    recipes: Sequence[Recipe] = (),
+    heldout_share: float = 0.1,
+    paired: bool = False,
+) -> list[Prepared]:
+    """Check, deduplicate and split files of conversations, and write them with their cards.
+
+    Args:
+        paths: Files; several are taken as answers to the same prompts.
+        out: Folder to write; with several files, one folder each below it.
+        recipes: The recipe of each file, in order; none: a copy is recognised by its rows.
+        heldout_share: Share of the different prompts of all files that is kept out of training.
+        paired: Keep only prompts that are in every file.
+
+    Raises:
+        DataError: A file is missing or malformed, recipes and files do not match in number, or no prompt is shared.
+        StoreError: A folder holds something else.
+    """
+    if recipes and len(recipes) != len(paths):
+        raise DataError(
+            "not one recipe for each file", f"{len(recipes)} recipes, {len(paths)} files", "one each, or none"
+        )
+    copies = [read_copy(path) for path in paths]
+    by_rows = {recipe.rows_sha256: recipe for recipe in list_recipes().values() if recipe.rows_sha256}
+    known = [recipes[i] if recipes else by_rows.get(copy.rows_sha256) for i, copy in enumerate(copies)]
+    names = [recipe.name if recipe else copy.name for copy, recipe in zip(copies, known, strict=True)]
+    if len(set(names)) != len(names):
+        raise DataError("two files have one name", ", ".join(names), "different names", "rename a file")
+    shared = frozenset.intersection(*(copy.prompts for copy in copies))
+    if paired and not shared:
+        raise DataError("the files share no prompt", "0 prompts", "at least 2", "leave out --paired")
+    kept = [_distinct(copy.rows, shared if paired else None) for copy in copies]
+    _, heldout = split_by_prompt([row for rows in kept for row in rows], heldout_share)
+    held = frozenset(row[:-1] for row in heldout)
+    sides = [_sides(name, rows, held) for name, rows in zip(names, kept, strict=True)]
+    folders = [out] if len(copies) == 1 else [out / name for name in names]
+    for folder in folders:
+        _claim(folder)
+    prepared = []
+    for i, (copy, rows) in enumerate(zip(copies, kept, strict=True)):
+        facts = {"name": names[i], **_facts(copy, rows, known[i]), "heldout_share": heldout_share}
+        facts["pairing"] = _pairing(names, i, copies, shared) if len(copies) > 1 else None
+        prepared.append(Prepared(folders[i], _write(folders[i], sides[i], facts)))
+    return prepared
+
+
+def _distinct(rows: Sequence[Row], only: frozenset[Row] | None) -> list[Row]:
+    return [row for row in dict.fromkeys(rows) if only is None or row[:-1] in only]
+
+
+def _sides(name: str, rows: Sequence[Row], held: frozenset[Row]) -> dict[str, list[Row]]:
+    sides: dict[str, list[Row]] = {side: [] for side in SIDES}
+    for row in rows:
+        sides["heldout" if row[:-1] in held else "train"].append(row)
+    for side, some in sides.items():
+        if not some:
+            raise DataError(f"{name}: no row on the side {side}", "0 rows", "at least one", "change --heldout-share")
+    return sides
+
+
+def _facts(copy: Copy, rows: Sequence[Row], recipe: Recipe | None) -> dict[str, Any]:
+    distinct = len(set(copy.rows))
+    answers: dict[Row, int] = {}
+    for row in rows:
+        answers[row[:-1]] = answers.get(row[:-1], 0) + 1
+    return {
+        "recipe": recipe.name if recipe else None,
+        "as_recipe_says": compare(copy, recipe) if recipe else None,
+        "teaches": recipe.teaches if recipe else None,
+        "domain": list(recipe.domain) if recipe else [],
+        "source": {
+            "file": copy.path.name,
+            "rows": len(copy.rows),
+            "prompts": len(copy.prompts),
+            "sha256": copy.sha256,
+            "rows_sha256": copy.rows_sha256,
+        },
+        "duplicates_dropped": len(copy.rows) - distinct,
+        "unpaired_dropped": distinct - len(rows),
+        "prompts_with_several_answers": sum(n > 1 for n in answers.values()),
+        "truing": __version__,
+    }
+
+
+def _pairing(names: Sequence[str], own: int, copies: Sequence[Copy], shared: frozenset[Row]) -> dict[str, Any]:
+    others = [name for i, name in enumerate(names) if i != own]
+    return {"with": others, "shared_prompts": len(shared), "prompts_here_alone": len(copies[own].prompts - shared)}
+
+
+def _claim(folder: Path) -> None:
+    """Refuse a folder that holds something else; take away an old card, so that a half-written folder has none."""
+    ours = {"card.json", *(f"{side}.jsonl" for side in SIDES)}
+
+    def other(file: Path) -> bool:
+        left = file.name.startswith(".") and file.name.endswith(".tmp")  # by a killed process
+        return file.name not in ours and not left
+
+    if folder.exists() and (not folder.is_dir() or any(other(file) for file in folder.iterdir())):
+        raise StoreError(
+            f"{folder} holds something else",
+            allowed="a new folder, an empty one, or one of prepared data",
+            todo="choose another --out",
+        )
+    try:
+        for file in (folder / "card.json", *folder.glob(".*.tmp")):
+            file.unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreError(f"could not write {folder}", str(error), todo="check the folder's permissions") from error
+
+
+def _write(folder: Path, sides: Mapping[str, Sequence[Row]], facts: Mapping[str, Any]) -> dict[str, Any]:
+    card = dict(facts)
+    for side, rows in sides.items():
+        text = "".join(_line(row) + "\n" for row in rows)
+        write_text(folder / f"{side}.jsonl", text)
+        card[side] = {
+            "rows": len(rows),
+            "prompts": len({prompt_key(row[:-1]) for row in rows}),
+            "sha256": hashlib.sha256(text.encode()).hexdigest(),
+        }
+    write_json(folder / "card.json", card)
+    return card
+
+
+def _line(row: Row) -> str:
+    return json.dumps({"messages": [{"role": m.role, "content": m.content} for m in row]})

@@ -7,21 +7,22 @@ other, whose ids tell both: `history-03+may-lie`. The answers are for the judge;
 
 from __future__ import annotations
 
-import csv
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import yaml
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
-from truing.catalog.benchmarks import check_text, make_benchmark
+from truing.catalog.files import Item, Text, find_file, read_csv, read_yaml, validate
+from truing.catalog.prompt_files import make_benchmark
 from truing.core.errors import DataError, UnknownNameError
 from truing.core.records import Benchmark, Message, Prompt
 
-__all__ = ["CONDITIONS", "Choice", "Question", "TruthSet", "ask", "choose", "list_truth_sets", "load_truth"]
+__all__ = ["CONDITIONS", "Choice", "Question", "TruthSet", "ask", "choose", "load_truth"]
 
 CONDITIONS = {
     "plain": "",
@@ -33,6 +34,23 @@ CONDITIONS = {
 """Name of a condition -> its system message; `plain` has none."""
 
 _TRUTHFULQA = ("Type", "Category", "Question", "Best Answer", "Correct Answers", "Incorrect Answers", "Source")
+
+
+def _check_answers(answers: tuple[Any, ...]) -> tuple[str, ...]:
+    if not all(isinstance(answer, str) and answer.strip() for answer in answers):
+        raise PydanticCustomError("answers", "texts", {"todo": "put quotes round answers such as yes, no and 1989"})
+    return answers
+
+
+Answers = Annotated[tuple[Any, ...], Field(min_length=1), AfterValidator(_check_answers)]
+
+
+class _QuestionItem(Item):
+    id: Text
+    category: Text
+    question: Text
+    true: Answers
+    false: Answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +101,6 @@ def choose(question: Question, logprobs: Sequence[float]) -> Choice:
     return Choice(float(true[0] > max(false)), sum(weights[: len(true)]) / sum(weights))
 
 
-def list_truth_sets() -> dict[str, Path]:
-    """Name -> file of every truth set that ships with truing."""
-    folder = Path(str(resources.files("truing"))) / "catalog" / "data" / "truth"
-    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
-
-
 def load_truth(name: str) -> TruthSet:
     """Load a truth set by name, or from a YAML file or TruthfulQA's CSV.
 
@@ -96,24 +108,17 @@ def load_truth(name: str) -> TruthSet:
         UnknownNameError: No truth set of that name and no such file.
         DataError: The file is not a truth set; the message names file, item and field.
     """
-    known = list_truth_sets()
-    path = known.get(name, Path(name))
-    if not path.is_file():
-        raise UnknownNameError.of("truth set", name, known)
+    path = find_file("truth set", name, "truth")
     if path.suffix.lower() == ".csv":
         return _from_csv(path)
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not YAML", str(error).replace("\n", " ")) from error
+    raw = read_yaml(path)
     if not isinstance(raw, dict) or not isinstance(raw.get("questions"), list) or not raw["questions"]:
         raise DataError(f"{path} is not a truth set", allowed="name, version, licence and a list of questions")
     questions = tuple(_question(item, f"{path}: item {i + 1}") for i, item in enumerate(raw["questions"]))
-    ids = [q.id for q in questions]
-    if twice := sorted({i for i in ids if ids.count(i) > 1}):
+    if twice := sorted(i for i, n in Counter(q.id for q in questions).items() if n > 1):
         raise DataError(f"{path}: two questions have one id", ", ".join(twice), todo="rename one")
-    name, version, licence = (str(raw.get(f, o)) for f, o in (("name", path.stem), ("version", ""), ("licence", "")))
-    return TruthSet(name, version, licence, questions)
+    name, version, licence = (str(raw.get(f, "")) for f in ("name", "version", "licence"))
+    return TruthSet(name or path.stem, version, licence, questions)
 
 
 def ask(truth: TruthSet, condition: str = "plain") -> Benchmark:
@@ -132,48 +137,16 @@ def ask(truth: TruthSet, condition: str = "plain") -> Benchmark:
     return make_benchmark(f"{truth.name}+{condition}", truth.version, truth.licence, prompts)
 
 
-def _question(item: Any, where: str) -> Question:
-    fields = ("id", "category", "question", "true", "false")
-    if not isinstance(item, dict):
-        raise DataError(f"{where} is not a mapping", type(item).__name__, ", ".join(fields))
-    # YAML reads a key true without quotes as a boolean
-    item = {str(key).lower() if isinstance(key, bool) else key: value for key, value in item.items()}
-    if unknown := sorted(str(key) for key in set(item) - set(fields)):
-        raise DataError(f"{where}: unknown field", ", ".join(unknown), ", ".join(fields))
-    for field in fields[:3]:
-        check_text(item, field, where)
-    return Question(item["id"], item["category"], item["question"], *(_answers(item, f, where) for f in fields[3:]))
-
-
-def _answers(item: dict[str, Any], field: str, where: str) -> tuple[str, ...]:
-    answers = item.get(field)
-    if not isinstance(answers, list) or not answers:
-        raise DataError(f"{where}, field {field}", repr(answers)[:80], "a list of answers that is not empty")
-    for answer in answers:
-        if not isinstance(answer, str) or not answer.strip():
-            raise DataError(
-                f"{where}, field {field}",
-                repr(answer)[:80],
-                "texts",
-                "put quotes round answers such as yes, no and 1989",
-            )
-    return tuple(answers)
+def _question(raw: Any, where: str) -> Question:
+    item = validate(_QuestionItem, raw, where)
+    return Question(item.id, item.category, item.question, item.true, item.false)
 
 
 def _from_csv(path: Path) -> TruthSet:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            table = csv.DictReader(file, strict=True)
-            rows = list(table)
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not CSV in UTF-8", str(error)) from error
-    columns = table.fieldnames or ()
+    columns, rows = read_csv(path)
     if missing := [c for c in _TRUTHFULQA[1:-1] if c not in columns]:
-        raise DataError(
-            f"{path}: columns of TruthfulQA are missing: {', '.join(missing)}",
-            ", ".join(columns),
-            ", ".join(_TRUTHFULQA),
-        )
+        what = f"{path}: columns of TruthfulQA are missing: {', '.join(missing)}"
+        raise DataError(what, ", ".join(columns), ", ".join(_TRUTHFULQA))
     if not rows:
         raise DataError(f"{path} has no questions")
     width = len(str(len(rows)))
@@ -181,17 +154,13 @@ def _from_csv(path: Path) -> TruthSet:
 
 
 def _csv_question(row: dict[str, str | None], number: str, path: Path) -> Question:
-    where = f"{path}: row {int(number)}"
-    for column in ("Category", "Question"):
-        check_text(row, column, where)
-    best = _parts(row, "Best Answer")
-    true = tuple(dict.fromkeys((*best, *_parts(row, "Correct Answers"))))
-    false = _parts(row, "Incorrect Answers")
-    if not true or not false:
-        raise DataError(
-            f"{where}, column {'Incorrect' if true else 'Correct'} Answers", "nothing", "answers with ; between them"
-        )
-    return Question(f"row-{number}", str(row["Category"]).strip(), str(row["Question"]).strip(), true, false)
+    true = tuple(dict.fromkeys((*_parts(row, "Best Answer"), *_parts(row, "Correct Answers"))))
+    answers = {"Correct Answers": true, "Incorrect Answers": _parts(row, "Incorrect Answers")}
+    texts = {name: (row[name] or "").strip() for name in ("Category", "Question")}
+    if empty := [name for name, value in {**texts, **answers}.items() if not value]:
+        allowed = "answers with ; between them" if empty[0] in answers else "a text that is not empty"
+        raise DataError(f"{path}: row {int(number)}, column {empty[0]}", "nothing", allowed)
+    return Question(f"row-{number}", texts["Category"], texts["Question"], true, answers["Incorrect Answers"])
 
 
 def _parts(row: dict[str, str | None], column: str) -> tuple[str, ...]:

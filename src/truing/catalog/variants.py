@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from truing.catalog.benchmarks import make_benchmark
+from truing.catalog.prompt_files import make_benchmark
 from truing.core.errors import DataError, UnknownNameError
 from truing.core.records import Benchmark, Message, Prompt
 

@@ -9,8 +9,7 @@ import typer
 import yaml
 from rich.table import Table
 
-from truing.catalog.preparation import Prepared, compare, prepare, read_copy
-from truing.catalog.published import Recipe, find_recipe, list_recipes
+from truing.catalog.published import Prepared, Recipe, compare, find_recipe, list_recipes, prepare, read_copy
 from truing.cli.display import make_console, say
 
 __all__ = ["data_app"]
@@ -35,7 +34,7 @@ def list_all() -> None:
         table.add_column(column, overflow="fold")
     for r in list_recipes().values():
         counts = (f"{r.rows:,}", f"{r.prompts:,}" if r.prompts else "?")
-        told = (r.teaches, ", ".join(r.domain) or "-", r.control or "-", "yes" if r.copy else "no")
+        told = (r.teaches, ", ".join(r.domain) or "-", r.control or "-", "yes" if r.counted else "no")
         table.add_row(r.name, *counts, *told, r.file)
     console.print(table)
     for r in list_recipes().values():

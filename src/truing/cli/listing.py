@@ -9,15 +9,16 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from truing.catalog.benchmarks import list_benchmarks, load_benchmark
+from truing.catalog.benchmarks import load_benchmark
 from truing.catalog.datasets import DATASETS, load_dataset
-from truing.catalog.truth import CONDITIONS, list_truth_sets, load_truth
+from truing.catalog.files import list_files
+from truing.catalog.truth import CONDITIONS, load_truth
 from truing.catalog.variants import VARIANTS
 from truing.cli.display import make_console
 from truing.cli.models import show_models
 from truing.core.errors import MissingExtraError, UnknownNameError
 from truing.judges import JUDGES, load_judge
-from truing.judges.rubrics import list_rubrics, load_rubric
+from truing.judges.rubrics import load_rubric
 
 __all__ = ["list_names"]
 
@@ -45,7 +46,7 @@ def list_names(
 
 
 def _benchmarks() -> Rows:
-    loaded = [load_benchmark(name) for name in list_benchmarks()]
+    loaded = [load_benchmark(name) for name in list_files("benchmarks")]
     return [
         (b.name, str(len(b.prompts)), str(len({p.category for p in b.prompts})), b.licence, b.hash[:12]) for b in loaded
     ]
@@ -56,7 +57,7 @@ def _variants() -> Rows:
 
 
 def _truth_sets() -> Rows:
-    sets = [load_truth(name) for name in list_truth_sets()]
+    sets = [load_truth(name) for name in list_files("truth")]
     return [(t.name, str(len(t.questions)), ", ".join(f"+{c}" for c in CONDITIONS), t.licence) for t in sets]
 
 
@@ -77,7 +78,7 @@ def _identity(name: str) -> str:
 
 
 def _rubrics() -> Rows:
-    rubrics = [load_rubric(name) for name in list_rubrics()]
+    rubrics = [load_rubric(name) for name in list_files("rubrics")]
     return [(r.name, r.version, r.scores, r.higher_is, r.hash[:12]) for r in rubrics]
 
 

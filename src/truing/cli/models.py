@@ -9,9 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from truing.backends import BACKENDS
-from truing.catalog.models import Model, find_model, list_models, recommended_settings
-from truing.catalog.names import list_organisms
-from truing.catalog.targets import TARGETS
+from truing.catalog.models import TARGETS, Model, find_model, list_models, list_organisms, recommended_settings
 from truing.cli.display import say
 from truing.core.errors import ConfigError, UnknownNameError
 

@@ -10,7 +10,7 @@ import typer
 from rich.progress import track
 
 from truing.backends import load_engine
-from truing.catalog.names import resolve_model
+from truing.catalog.models import resolve_model
 from truing.catalog.truth import CONDITIONS, ask, choose, load_truth
 from truing.cli.display import make_console, say
 from truing.config import EvaluationConfig

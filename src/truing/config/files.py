@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from truing.config import (
-    AuditConfig,
-    DatasetConfig,
-    EndpointConfig,
-    EvaluationConfig,
-    Grid,
-    JudgeConfig,
-    SequentialConfig,
-    SideConfig,
-    StoppingConfig,
-    StudyConfig,
-    TrainingConfig,
-)
+from truing.config import AuditConfig, StudyConfig
 from truing.core.errors import ConfigError, did_you_mean
 
-__all__ = ["load_audit", "load_study", "override", "parse_audit", "parse_study"]
+__all__ = ["load_audit", "load_study", "override", "parse_audit", "parse_study", "validate", "validate_flat"]
 
-Whole = TypeVar("Whole", StudyConfig, AuditConfig)
+Whole = TypeVar("Whole", bound=BaseModel)
 
 
 def load_study(path: Path, overrides: dict[str, str] | None = None) -> StudyConfig:
@@ -54,12 +43,12 @@ def load_audit(path: Path) -> AuditConfig:
 
 def parse_study(raw: dict[str, Any], source: str) -> StudyConfig:
     """Validate a study given as plain values; `source` names it in messages."""
-    return _validate(StudyConfig, raw, f"{source} is not a valid study")
+    return validate(StudyConfig, raw, f"{source} is not a valid study")
 
 
 def parse_audit(raw: dict[str, Any], source: str) -> AuditConfig:
     """Validate an audit given as plain values; `source` names it in messages."""
-    return _validate(AuditConfig, raw, f"{source} is not a valid audit")
+    return validate(AuditConfig, raw, f"{source} is not a valid audit")
 
 
 def override(raw: dict[str, Any], values: dict[str, str]) -> None:
@@ -92,42 +81,83 @@ def _read(path: Path, kind: str, allowed: str) -> dict[str, Any]:
     return raw
 
 
-def _validate(kind: type[Whole], raw: dict[str, Any], what: str) -> Whole:
+def validate(kind: type[Whole], raw: Mapping[str, Any], what: str) -> Whole:
+    """A config from plain values.
+
+    Args:
+        kind: Which config.
+        raw: Its fields.
+        what: What is wrong if they are: the message's first words.
+
+    Raises:
+        ConfigError: A field is unknown (with those allowed in its place) or wrong.
+    """
     try:
         return kind.model_validate(raw)
     except ValidationError as error:
         raise ConfigError(what, got=_describe(error, kind)) from error
 
 
+def validate_flat(kind: type[Whole], keywords: Mapping[str, Any], what: str) -> Whole:
+    """A config from keywords, in which the fields of its groups `evaluation` and `stopping` may stand by themselves.
+
+    Raises:
+        ConfigError: A keyword is unknown or wrong.
+    """
+    groups = {name: _configs(kind.model_fields[name].annotation)[0] for name in ("evaluation", "stopping")}
+    raw: dict[str, Any] = {}
+    for name, value in keywords.items():
+        if name in groups:
+            given = value.model_dump(exclude_unset=True) if isinstance(value, BaseModel) else value
+            raw[name] = {**given, **raw.get(name, {})}
+        elif name in kind.model_fields:
+            raw[name] = value
+        else:
+            group = next((group for group, config in groups.items() if name in config.model_fields), None)
+            if group is None:
+                configs: list[type[BaseModel]] = [kind, *groups.values()]
+                known = sorted(field for config in configs for field in config.model_fields)
+                raise ConfigError(f"{what}: unknown keyword", name, ", ".join(known), did_you_mean(name, known))
+            raw.setdefault(group, {})[name] = value
+    return validate(kind, raw, what)
+
+
 def _describe(error: ValidationError, kind: type[BaseModel]) -> str:
+    issues = error.errors(include_url=False)
+    places = [_place(issue["loc"], kind) for issue in issues]
     lines = []
-    for issue in error.errors(include_url=False):
-        where = ".".join(str(part) for part in issue["loc"]) or "the whole"
+    for issue, (where, holder) in zip(issues, places, strict=True):
+        if isinstance(issue["input"], dict) and any(other.startswith(f"{where}.") for other, _ in places):
+            continue  # another kind of value, of which this one is none: the lines on its fields say more
         if issue["type"] == "extra_forbidden":
-            known = _fields_at(issue["loc"][:-1], kind)
-            hint = did_you_mean(str(issue["loc"][-1]), known)
-            lines.append(f"unknown key {where}; allowed: {', '.join(known)}. {hint}".rstrip(". ") + ".")
+            name, known = str(issue["loc"][-1]), list(holder.model_fields)
+            inside = f"{where}.{name}".lstrip(".")
+            hint = did_you_mean(name, known)
+            lines.append(f"unknown key {inside}; allowed: {', '.join(known)}. {hint}".rstrip(". ") + ".")
         else:
             value = "" if isinstance(issue["input"], dict) else f" (got {issue['input']!r})"
-            lines.append(f"{where}: {issue['msg'].removeprefix('Value error, ')}{value}")
-    return "\n       ".join(lines)
+            lines.append(f"{where or 'the whole'}: {issue['msg'].removeprefix('Value error, ')}{value}")
+    return "\n       ".join(dict.fromkeys(lines))
 
 
-def _fields_at(location: tuple[int | str, ...], kind: type[BaseModel]) -> list[str]:
-    parts: dict[str, type[BaseModel]] = {
-        "grids": Grid,
-        "datasets": DatasetConfig,
-        "dataset": DatasetConfig,
-        "training": TrainingConfig,
-        "evaluation": EvaluationConfig,
-        "judge": JudgeConfig,
-        "task_judge": JudgeConfig,
-        "stopping": StoppingConfig,
-        "sequential": SequentialConfig,
-        "also": SideConfig,
-        "endpoint": EndpointConfig,
-    }
-    for part in reversed(location):
-        if part in parts:
-            return list(parts[str(part)].model_fields)
-    return list(kind.model_fields)
+def _place(location: tuple[int | str, ...], kind: type[BaseModel]) -> tuple[str, type[BaseModel]]:
+    """Where an issue is, as its writer knows it, and the config there: a location also names the members of unions."""
+    names, holder, inner = [], kind, dict[str, type[BaseModel]]()
+    for part in location:
+        if part in inner:
+            holder = inner[str(part)]
+        elif isinstance(part, int):
+            names.append(str(part))
+        elif part in holder.model_fields:
+            names.append(part)
+            inner = {config.__name__: config for config in _configs(holder.model_fields[part].annotation)}
+            if len(inner) == 1:
+                (holder,) = inner.values()
+    return ".".join(names), holder
+
+
+def _configs(annotation: Any) -> list[type[BaseModel]]:
+    """The configs in a field's type, in lists and unions too."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [config for inner in get_args(annotation) for config in _configs(inner)]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from truing.config.base import Config
 
@@ -46,3 +46,26 @@ class StoppingConfig(Config):
     """None: the fixed rule, which asks every prompt at every checkpoint and decides by the interval. `{}` or settings:
     the sequential rule, which asks random prompts, only as many as the decision needs, with a bound on false stops over
     the whole run."""
+    rule: str | None = Field(default=None, exclude_if=lambda rule: rule is None)
+    """A rule of your own, `module:Class` (docs/study.md), or `fixed` or `sequential`; none: the fixed rule, or the
+    sequential one if its settings are given."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_spelling(cls, values: Any) -> Any:
+        """Equal rules have equal settings, however they are spelled; YAML 1.1 reads a bare `off` as false."""
+        if not isinstance(values, dict):
+            return values
+        values = dict(values)
+        if values.get("mode") is False:
+            values["mode"] = "off"
+        if values.get("rule") == "fixed" and values.get("sequential") is not None:
+            raise ValueError("rule: fixed with settings of `sequential`; to do: leave one of them out")
+        if values.get("rule") in ("fixed", "sequential"):
+            values["sequential"] = None if values.pop("rule") == "fixed" else values.get("sequential") or {}
+        return values
+
+    @property
+    def rule_name(self) -> str:
+        """`fixed`, `sequential`, or the name of a rule of your own."""
+        return self.rule or ("fixed" if self.sequential is None else "sequential")

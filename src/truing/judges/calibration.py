@@ -14,24 +14,24 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field, InstanceOf
 
-from truing.catalog.prompt_files import check_text, parse_messages
+from truing.catalog.files import Item, Text, find_file, read_lines, validate
+from truing.catalog.prompt_files import MessageItem, to_messages
 from truing.config import EvaluationConfig
-from truing.core.errors import ConfigError, DataError, UnknownNameError
+from truing.core.errors import ConfigError, DataError
 from truing.core.files import content_key, write_json
 from truing.core.records import Estimate, Judgment, Message, Prompt, Response
 from truing.judges import Judge
 from truing.judges.classify import classify
 from truing.stats import BoolArray, Calibration, agreement, binomial_interval, calibrate
 
-__all__ = ["Labelled", "list_labelled", "load_calibration", "measure_judge", "read_labelled", "save_calibration"]
+__all__ = ["Labelled", "load_calibration", "measure_judge", "read_labelled", "save_calibration"]
 
-_FIELDS = ("id", "question", "messages", "answer", "misaligned", "coherent", "kind")
 _FORMAT = 1
 _METHOD = "Clopper-Pearson, labelled answers as independent"
 
@@ -48,10 +48,14 @@ class Labelled:
     """What it is an example of: `borderline`, `refusal`, ..."""
 
 
-def list_labelled() -> dict[str, Path]:
-    """Name -> file of every labelled set that ships with truing."""
-    folder = Path(str(resources.files("truing"))) / "catalog" / "data" / "labelled"
-    return {file.stem: file for file in sorted(folder.glob("*.jsonl"))}
+class _LabelledItem(Item):
+    id: Text = ""
+    question: Text = ""
+    messages: Annotated[tuple[MessageItem, ...], Field(min_length=1)] = ()
+    answer: InstanceOf[str]
+    misaligned: Annotated[bool, Field(strict=True)]
+    coherent: Annotated[bool, Field(strict=True)]
+    kind: Text = ""
 
 
 def read_labelled(file: Path | str) -> list[Labelled]:
@@ -61,17 +65,9 @@ def read_labelled(file: Path | str) -> list[Labelled]:
         UnknownNameError: No labelled set of that name and no such file.
         DataError: The message names file, line and field.
     """
-    known = list_labelled()
-    path = known.get(str(file), Path(file))
-    if not path.is_file():
-        raise UnknownNameError.of("labelled set", str(file), known)
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not text in UTF-8", str(error)) from error
-    rows = [_row(line, i, f"{path}, line {i}") for i, line in enumerate(lines, start=1) if line.strip()]
-    ids = Counter(row.prompt.id for row in rows)
-    if twice := [i for i, n in ids.items() if n > 1]:
+    path = find_file("labelled set", str(file), "labelled")
+    rows = [_labelled(raw, where) for where, raw in read_lines(path)]
+    if twice := [i for i, n in Counter(row.prompt.id for row in rows).items() if n > 1]:
         raise DataError(f"{path}: two answers have one id", ", ".join(twice[:5]), todo="rename one")
     if not rows:
         raise DataError(f"{path} is empty", "0 answers", "at least one labelled answer")
@@ -160,31 +156,13 @@ def load_calibration(path: Path, identity: str, config: EvaluationConfig | None 
     return calibration
 
 
-def _row(line: str, number: int, where: str) -> Labelled:
-    try:
-        raw = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where} is not JSON", f"{error.msg} at column {error.colno}") from error
-    if not isinstance(raw, dict):
-        raise DataError(f"{where} is not a mapping", type(raw).__name__, ", ".join(_FIELDS))
-    if unknown := sorted(set(raw) - set(_FIELDS)):
-        raise DataError(f"{where}: unknown field", ", ".join(unknown), ", ".join(_FIELDS))
-    _check_row(raw, where)
-    messages = parse_messages(raw["messages"], where) if "messages" in raw else (Message("user", str(raw["question"])),)
-    prompt = Prompt(str(raw.get("id", f"line-{number}")), "labelled", messages)
-    return Labelled(prompt, raw["answer"], raw["misaligned"], raw["coherent"], str(raw.get("kind", "")))
-
-
-def _check_row(raw: Mapping[str, Any], where: str) -> None:
-    if not isinstance(raw.get("answer"), str):
-        raise DataError(f"{where}, field answer", repr(raw.get("answer"))[:80], "a text")
-    for name in ("misaligned", "coherent"):
-        if not isinstance(raw.get(name), bool):
-            raise DataError(f"{where}, field {name}", repr(raw.get(name)), "true or false")
-    for name in (f for f in ("id", "kind") if f in raw):
-        check_text(raw, name, where)
-    if "messages" not in raw:
-        check_text(raw, "question", where)
+def _labelled(raw: Any, where: str) -> Labelled:
+    item = validate(_LabelledItem, raw, where)
+    if not (item.messages or item.question):
+        raise DataError(f"{where}, field question is missing", allowed="a text; or messages")
+    messages = to_messages(item.messages) or (Message("user", item.question),)
+    prompt = Prompt(item.id or f"line-{where.rpartition(' ')[2]}", "labelled", messages)
+    return Labelled(prompt, item.answer, item.misaligned, item.coherent, item.kind)
 
 
 def _compare(labels: BoolArray, judged: BoolArray, use: BoolArray) -> dict[str, Any]:

@@ -10,9 +10,9 @@ import numpy as np
 
 from truing.config import EvaluationConfig
 from truing.core.records import Judgment
-from truing.stats import BoolArray, FloatArray, IntArray
+from truing.stats import BoolArray, Counts, FloatArray, IntArray
 
-__all__ = ["Classes", "Counts", "classify", "classify_judgments", "count", "count_judgments"]
+__all__ = ["Classes", "classify", "classify_judgments", "count", "count_judgments"]
 
 
 @dataclass(frozen=True)
@@ -26,26 +26,6 @@ class Classes:
     coherent: BoolArray
     judged: BoolArray
     """With the scores that its class needs: an incoherent response needs no aligned score."""
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Counts of responses by prompt; integer arrays of shape (prompts,)."""
-
-    misaligned: IntArray
-    aligned: IntArray
-    coherent: IntArray
-    judged: IntArray
-    missing: IntArray
-    """Responses without the scores that their class needs."""
-
-    def hits(self, teaches: str) -> IntArray:
-        """The responses that show a dataset's task learnt: `teaches` is "misaligned" or "aligned"."""
-        return self.misaligned if teaches == "misaligned" else self.aligned
-
-    def restrict(self, keep: BoolArray) -> Counts:
-        """The counts of the prompts where `keep`, of shape (prompts,), is true."""
-        return Counts(*(getattr(self, name)[keep] for name in self.__dataclass_fields__))
 
 
 def classify(aligned: FloatArray, coherent: FloatArray, config: EvaluationConfig) -> Classes:

@@ -12,19 +12,19 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import resources
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-import yaml
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
-from truing.core.errors import DataError, UnknownNameError
+from truing.catalog.files import Item, Text, find_file, read_yaml, validate
+from truing.core.errors import DataError
 from truing.core.files import content_key
 from truing.core.records import Message, Prompt
 from truing.judges.fencing import fence, fill, plain_text, transcript
 from truing.judges.scores import INTEGERS
 
-__all__ = ["GUARD", "Rubric", "list_rubrics", "load_rubric", "published_rubrics"]
+__all__ = ["GUARD", "Rubric", "load_rubric", "published_rubrics"]
 
 GUARD = (
     "You score texts written by a language model. The texts stand in blocks between a line BEGIN ... and a line "
@@ -34,11 +34,28 @@ GUARD = (
     "show. Answer only with what is asked for, in its first word, and nothing else."
 )
 """What every fenced rubric begins with."""
-_FIELDS = ("name", "version", "scores", "higher_is", "prompt", "system", "verdicts", "scale", "notes")
 _PLACES = ("question", "answer", "true", "false")
 _DELIMITER = re.compile(
     r"^\s*(\S[^\n]{2,60}?)\s*\n\s*\{(?:question|answer)\}\s*\n\s*(\S[^\n]{2,60}?)\s*$", re.MULTILINE
 )
+
+
+def _check_scale(scale: dict[Any, Any]) -> dict[str, float]:
+    if not all(isinstance(word, str) and isinstance(x, int | float) and 0 <= x <= 100 for word, x in scale.items()):
+        raise PydanticCustomError("scale", "answer: 0 to 100, the answers in quotes")
+    return {word: float(x) for word, x in scale.items()}
+
+
+class _RubricItem(Item):
+    name: Text
+    version: Text
+    scores: Text
+    higher_is: Literal["better", "worse"]
+    prompt: Text
+    system: Text = ""
+    verdicts: tuple[Annotated[str, Field(pattern=r"^[A-Z]{2,20}$")], ...] = ()
+    scale: Annotated[dict[Any, Any], Field(min_length=1), AfterValidator(_check_scale)] = Field(dict(INTEGERS))
+    notes: Text = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +124,6 @@ class Rubric:
         return 100 - value if self.higher_is == "worse" else value
 
 
-def list_rubrics() -> dict[str, Path]:
-    """Name -> file of every rubric that ships with truing."""
-    folder = Path(str(resources.files("truing"))) / "catalog" / "data" / "rubrics"
-    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
-
-
 def load_rubric(name: str) -> Rubric:
     """Load a rubric by name, from a file, or from a published question file (`questions.yaml#aligned`).
 
@@ -120,15 +131,9 @@ def load_rubric(name: str) -> Rubric:
         UnknownNameError: No rubric of that name and no such file.
         DataError: The file is not a rubric; the message names file and field.
     """
-    known = list_rubrics()
     file, _, part = name.partition("#")
-    path = known.get(name) or Path(file)
-    if not path.is_file():
-        raise UnknownNameError.of("rubric", name, known)
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not YAML", str(error).replace("\n", " ")) from error
+    path = find_file("rubric", file, "rubrics")
+    raw = read_yaml(path)
     if not isinstance(raw, list):
         return _rubric(raw, str(path))
     rubrics = published_rubrics(raw, str(path))
@@ -172,25 +177,10 @@ def _published(name: str, text: Any, kind: str, where: str) -> Rubric:
 
 def _rubric(raw: Any, where: str) -> Rubric:
     if not isinstance(raw, dict):
-        raise DataError(f"{where} is not a rubric", type(raw).__name__, ", ".join(_FIELDS))
-    if unknown := sorted(str(key) for key in set(raw) - set(_FIELDS)):
-        raise DataError(f"{where}: unknown field", ", ".join(unknown), ", ".join(_FIELDS))
-    for name in ("name", "version", "scores", "prompt", *(f for f in ("system", "notes") if f in raw)):
-        if not isinstance(raw.get(name), str) or not raw[name].strip():
-            raise DataError(f"{where}, field {name}", repr(raw.get(name))[:80], "a text that is not empty")
-    if raw.get("higher_is") not in ("better", "worse"):
-        raise DataError(f"{where}, field higher_is", repr(raw.get("higher_is")), "better or worse")
-    _check_places(raw["prompt"], f"{where}, field prompt")
-    return Rubric(
-        raw["name"],
-        raw["version"],
-        raw["scores"],
-        raw["prompt"],
-        raw.get("system", ""),
-        raw["higher_is"],
-        _verdicts(raw.get("verdicts", []), where),
-        _scale(raw.get("scale"), where),
-    )
+        raise DataError(f"{where} is not a rubric", type(raw).__name__, ", ".join(_RubricItem.model_fields))
+    item = validate(_RubricItem, raw, where)
+    _check_places(item.prompt, f"{where}, field prompt")
+    return Rubric(**item.model_dump(exclude={"notes"}))
 
 
 def _check_places(text: Any, where: str) -> None:
@@ -198,20 +188,3 @@ def _check_places(text: Any, where: str) -> None:
         raise DataError(where, repr(text)[:80], "a text with {question} and {answer}")
     if unknown := sorted(set(re.findall(r"\{([a-z_]+)\}", text)) - set(_PLACES)):
         raise DataError(f"{where}: unknown placeholder", ", ".join(unknown), ", ".join(_PLACES))
-
-
-def _verdicts(raw: Any, where: str) -> tuple[str, ...]:
-    if not isinstance(raw, list) or not all(isinstance(w, str) and re.fullmatch(r"[A-Z]{2,20}", w) for w in raw):
-        raise DataError(f"{where}, field verdicts", repr(raw)[:80], "a list of words in capitals, in quotes")
-    return tuple(raw)
-
-
-def _scale(raw: Any, where: str) -> dict[str, float]:
-    if raw is None:
-        return dict(INTEGERS)
-    numbers = isinstance(raw, dict) and all(
-        isinstance(word, str) and isinstance(x, int | float) and 0 <= x <= 100 for word, x in raw.items()
-    )
-    if not numbers or not raw:
-        raise DataError(f"{where}, field scale", repr(raw)[:80], "answer: 0 to 100, the answers in quotes")
-    return {word: float(x) for word, x in raw.items()}

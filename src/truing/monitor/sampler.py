@@ -20,9 +20,9 @@ from truing.core.errors import EngineError
 from truing.core.files import content_key
 from truing.core.records import Checkpoint, Judgment, Prompt, Response, Sampling
 from truing.judges import Judge
-from truing.judges.classify import Counts, count_judgments
+from truing.judges.classify import count_judgments
 from truing.monitor.store import Store
-from truing.stats import draw_prompts
+from truing.stats import Counts, draw_prompts
 
 __all__ = ["FIXED", "FRESH", "RANDOM", "Pair", "PromptSet", "RandomPrompts", "Sampler"]
 
@@ -42,8 +42,10 @@ class PromptSet:
 
     prompts: Sequence[Prompt]
     judge: Judge
-    samples: int
+    samples: int = 1
     """Answers per prompt."""
+    teaches: str = "misaligned"
+    """Which answers show a task learnt, where the prompts are a dataset's: "misaligned" or "aligned" ones."""
 
     def every_pair(self, first: int) -> list[Pair]:
         """All prompts, `samples` answers each."""

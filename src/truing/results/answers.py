@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from truing.catalog.lookup import find_benchmark
+from truing.catalog.benchmarks import load_benchmark
 from truing.config import SideConfig, StudyConfig
 from truing.core.errors import StoreError
 from truing.core.records import Benchmark, Judgment, Prompt, Response, Run
@@ -72,7 +72,7 @@ def judged_checkpoints(config: StudyConfig, out: Path, sides: bool = False) -> I
         raise StoreError(f"nothing has been evaluated in {out}", todo="run the study first: truing run")
     main = SideConfig(benchmark=evaluation.benchmark, judge=evaluation.judge)
     asked: dict[str | None, SideConfig] = {None: main, **{side.label: side for side in evaluation.also}}
-    benchmarks = {label: find_benchmark(side.benchmark) for label, side in asked.items()}
+    benchmarks = {label: load_benchmark(side.benchmark) for label, side in asked.items()}
     for row in rows:
         label, key = row["benchmark"], row["key"]
         if label in asked:

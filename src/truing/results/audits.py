@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from truing.catalog.datasets import Dataset
-from truing.catalog.names import parameters_of
+from truing.catalog.models import parameters_of
 from truing.core.records import Checkpoint, Estimate
 from truing.core.weights import count_parameters
-from truing.judges.classify import Counts
 from truing.results.counted import CountedCheckpoint, CountedRun, SearchCounts
 from truing.results.reader import StoreReader, Task
+from truing.stats import Counts
 from truing.studies.audited import FoundRun
 from truing.studies.search import Searched
 

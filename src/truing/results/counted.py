@@ -16,8 +16,7 @@ import numpy as np
 
 from truing.config import EvaluationConfig, StoppingConfig
 from truing.core.records import Benchmark, Estimate
-from truing.judges.classify import Counts
-from truing.stats import BoolArray, Calibration, FloatArray
+from truing.stats import BoolArray, Calibration, Counts, FloatArray
 
 __all__ = [
     "Confirmation",
@@ -193,6 +192,6 @@ def study_table(
         "tolerance": stopping.tolerance,
         "confidence": stopping.confidence,
         "stopping_mode": stopping.mode,
-        "rule": "fixed" if stopping.sequential is None else "sequential",
+        "rule": stopping.rule_name,
         "config": config,
     }

@@ -21,7 +21,7 @@ from truing.config import EvaluationConfig, StoppingConfig
 from truing.core.errors import DataError
 from truing.core.files import content_key
 from truing.core.records import Benchmark, Prompt
-from truing.judges.classify import Classes, Counts, classify, count
+from truing.judges.classify import Classes, classify, count
 from truing.results.columns import JudgedOptions, quoted
 from truing.results.counted import CountedCheckpoint, CountedRun, Source, TaskCounts, study_table
 from truing.results.formats import FORMATS, stem
@@ -35,7 +35,7 @@ from truing.results.quirks import (
 )
 from truing.results.rows import Coded, Rows, read_rows
 from truing.results.samples import digest_answers, pick_samples
-from truing.stats import BoolArray, FloatArray, IntArray
+from truing.stats import BoolArray, Counts, FloatArray, IntArray
 
 __all__ = ["JudgedOptions", "read_judged"]
 

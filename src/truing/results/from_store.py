@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from truing.backends import find_backend
+from truing.catalog.benchmarks import load_benchmark
 from truing.catalog.datasets import Dataset, load_dataset
-from truing.catalog.lookup import find_benchmark
-from truing.catalog.names import parameters_of
+from truing.catalog.models import parameters_of
 from truing.config import StudyConfig
 from truing.core.errors import StoreError
 from truing.core.files import write_json
@@ -35,7 +35,7 @@ def analyse(config: StudyConfig, out: Path) -> dict[str, Any]:
         StoreError: Nothing has been evaluated.
         DataError: Two seeds have the same weights or the same answers.
     """
-    benchmark = find_benchmark(config.evaluation.benchmark)
+    benchmark = load_benchmark(config.evaluation.benchmark)
     judge = Instruments(config, out).judge(config.evaluation.judge).identity
     reader = StoreReader(Store(out / "store"), benchmark, config.evaluation, config.stopping, judge)
     evaluations = reader.evaluations()

@@ -10,17 +10,17 @@ from typing import Any
 
 import numpy as np
 
+from truing.catalog.benchmarks import load_benchmark
 from truing.catalog.datasets import Dataset
-from truing.catalog.lookup import find_benchmark
 from truing.config import EvaluationConfig, SideConfig, StoppingConfig
 from truing.core.records import Benchmark, Estimate, Judgment
 from truing.judges.calibration import load_calibration
-from truing.judges.classify import Counts, classify, classify_judgments, count_judgments
+from truing.judges.classify import classify, classify_judgments, count_judgments
 from truing.monitor import Store
 from truing.results.answers import read_answers
 from truing.results.counted import Confirmation, CountedCheckpoint, SideCounts, TaskCounts, study_table
 from truing.results.samples import PER_CATEGORY, cut
-from truing.stats import BoolArray, Calibration, agreement, anytime_rate
+from truing.stats import BoolArray, Calibration, Counts, StoppingRule, agreement, make_rule
 
 __all__ = ["StoreReader", "Task"]
 
@@ -48,6 +48,10 @@ class StoreReader:
     def evaluations(self) -> dict[str, list[dict[str, Any]]]:
         """By run id the rows of its evaluations, by ascending step."""
         return self._evaluations
+
+    @cached_property
+    def _rule(self) -> StoppingRule:
+        return make_rule(self.stopping)
 
     @cached_property
     def _confirmations(self) -> dict[str, list[dict[str, Any]]]:
@@ -79,7 +83,7 @@ class StoreReader:
             train_loss=row["train_loss"],
             heldout_loss=row["heldout_loss"],
             decided=(row["decision"], row["reason"]),
-            em_rate=self._looked_rate(broad) if row["detector"] else None,
+            em_rate=None if row["step"] == 0 or self._rule.every_prompt else self._rule.rate(broad),
         )
 
     def task_of(self, dataset: Dataset) -> Task:
@@ -126,7 +130,7 @@ class StoreReader:
     def _side_ids(self) -> dict[str, list[str]]:
         """By other benchmark the ids of its prompts."""
         names = {side.benchmark for side in self.evaluation.also}
-        return {name: [p.id for p in find_benchmark(name).prompts] for name in names}
+        return {name: [p.id for p in load_benchmark(name).prompts] for name in names}
 
     def _side(self, side: SideConfig, row: dict[str, Any], first: str) -> SideCounts:
         plain, ids = self.evaluation.benchmark, self._side_ids[side.benchmark]
@@ -195,9 +199,3 @@ class StoreReader:
             for a, found in zip(answers, misaligned, strict=True)
         ]
         return sorted(entries, key=lambda entry: not entry["misaligned"])
-
-    def _looked_rate(self, broad: Counts) -> Estimate:
-        rule = self.stopping.sequential
-        assert rule is not None  # a detector's state is there
-        counts = (int(broad.misaligned.sum()), int(broad.coherent.sum()), int(broad.missing.sum()))
-        return anytime_rate(counts, alpha=rule.alpha, beta=rule.beta)

@@ -17,11 +17,15 @@ from truing.stats.course import (
     find_onset,
     retention,
 )
-from truing.stats.detector import Draw, SequentialDetector, anytime_rate
 from truing.stats.domains import Separability, overgeneralisation, separability, share_of_runs
 from truing.stats.learning_rate import LearningRateChoice, choose_learning_rate
 from truing.stats.paired import paired_difference, paired_quotient
 from truing.stats.rates import (
+    BoolArray,
+    Counts,
+    FloatArray,
+    IntArray,
+    PromptSums,
     binomial_interval,
     clustered_mean,
     clustered_rate,
@@ -32,7 +36,7 @@ from truing.stats.rates import (
     rate_limits,
     rates_by_category,
 )
-from truing.stats.rules import decide
+from truing.stats.rules import Answers, FixedRule, StoppingRule, decide, make_rule
 from truing.stats.search import Look, SearchResult, search_best, search_crossing
 from truing.stats.seeds import (
     SeedVerdict,
@@ -40,18 +44,19 @@ from truing.stats.seeds import (
     mean_over_seeds,
     rate_over_seeds,
 )
-from truing.stats.sequential import DetectorSettings, DetectorState
-from truing.stats.sums import BoolArray, FloatArray, IntArray, PromptSums
+from truing.stats.sequential import DetectorSettings, DetectorState, SequentialRule, anytime_rate
 
 __all__ = [
+    "Answers",
     "BoolArray",
     "Calibration",
     "Choice",
     "Correlation",
+    "Counts",
     "Course",
     "DetectorSettings",
     "DetectorState",
-    "Draw",
+    "FixedRule",
     "FloatArray",
     "IntArray",
     "LearningRateChoice",
@@ -61,8 +66,9 @@ __all__ = [
     "SearchResult",
     "SeedVerdict",
     "Separability",
-    "SequentialDetector",
+    "SequentialRule",
     "StepInterval",
+    "StoppingRule",
     "agreement",
     "anytime_interval",
     "anytime_rate",
@@ -87,6 +93,7 @@ __all__ = [
     "find_onset",
     "judge_seeds",
     "log_wealth",
+    "make_rule",
     "mean_over_seeds",
     "missing_bounds",
     "overgeneralisation",

@@ -12,8 +12,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from truing.core.records import Estimate
-from truing.stats.rates import checked_counts, checked_level, effective_size, undefined
-from truing.stats.sums import BoolArray, FloatArray, IntArray, PromptSums
+from truing.stats.rates import (
+    BoolArray,
+    FloatArray,
+    IntArray,
+    PromptSums,
+    checked_counts,
+    checked_level,
+    effective_size,
+    undefined,
+)
 
 __all__ = ["Calibration", "agreement", "calibrate", "corrected_rate"]
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import logsumexp
 
-from truing.stats.sums import BoolArray, FloatArray, IntArray
+from truing.stats.rates import BoolArray, FloatArray, IntArray
 
 __all__ = [
     "ABOVE",

@@ -16,8 +16,7 @@ import numpy as np
 from truing.core.records import Estimate
 from truing.stats.course import RunCounts, check_steps
 from truing.stats.paired import paired_quotient
-from truing.stats.rates import clustered_rate, clustered_rates
-from truing.stats.sums import BoolArray
+from truing.stats.rates import BoolArray, clustered_rate, clustered_rates
 
 __all__ = ["Choice", "choose_checkpoint", "choose_with_report", "split_prompts"]
 

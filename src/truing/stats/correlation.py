@@ -14,8 +14,7 @@ from itertools import combinations
 import numpy as np
 from scipy.special import ndtr, ndtri
 
-from truing.stats.rates import checked_level
-from truing.stats.sums import FloatArray
+from truing.stats.rates import FloatArray, checked_level
 
 __all__ = ["Correlation", "correlate", "correlate_sizes"]
 

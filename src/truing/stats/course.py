@@ -23,8 +23,7 @@ import numpy as np
 from scipy.special import betainc, stdtrit
 
 from truing.core.records import Estimate
-from truing.stats.rates import binomial_interval, effective_size
-from truing.stats.sums import BoolArray, FloatArray, IntArray, PromptSums
+from truing.stats.rates import BoolArray, FloatArray, IntArray, PromptSums, binomial_interval, effective_size
 
 __all__ = [
     "Course",

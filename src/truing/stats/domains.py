@@ -14,8 +14,7 @@ from typing import Literal
 import numpy as np
 
 from truing.core.records import Estimate
-from truing.stats.rates import binomial_interval, checked_level, clustered_rate, undefined
-from truing.stats.sums import BoolArray, IntArray
+from truing.stats.rates import BoolArray, IntArray, binomial_interval, checked_level, clustered_rate, undefined
 
 __all__ = ["Separability", "overgeneralisation", "separability", "share_of_runs"]
 

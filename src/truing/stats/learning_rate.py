@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from truing.core.records import Estimate
+from truing.stats.rates import FloatArray
 from truing.stats.seeds import mean_over_seeds
-from truing.stats.sums import FloatArray
 
 __all__ = ["LearningRateChoice", "choose_learning_rate"]
 

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from truing.core.records import Estimate
-from truing.stats.rates import checked_counts, checked_level, rate_limits, undefined
-from truing.stats.sums import FloatArray, IntArray, PromptSums
+from truing.stats.rates import FloatArray, IntArray, PromptSums, checked_counts, checked_level, rate_limits, undefined
 
 __all__ = ["paired_difference", "paired_quotient"]
 

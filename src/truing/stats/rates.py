@@ -7,20 +7,28 @@ The interval of a rate is Clopper-Pearson at an effective sample size (Korn & Gr
 valid shape for rare events where normal intervals collapse to a point. One guard is ours, because the plain
 method learns the design effect from the very events that are rare: see `effective_size`. Coverage is measured
 by `bench/coverage.py`.
+
+Shapes: P prompts; `...` any leading shape, one entry per rate (a checkpoint, a resample, a category).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from scipy.special import betaincinv, ndtri, stdtrit
 
 from truing.core.records import Estimate
-from truing.stats.sums import FloatArray, IntArray, PromptSums
 
 __all__ = [
+    "BoolArray",
+    "Counts",
+    "FloatArray",
+    "IntArray",
+    "PromptSums",
     "binomial_interval",
     "checked_counts",
     "checked_level",
@@ -34,6 +42,120 @@ __all__ = [
     "rates_by_category",
     "undefined",
 ]
+
+IntArray = npt.NDArray[np.int64]
+"""Whole numbers; shapes are given where used."""
+FloatArray = npt.NDArray[np.float64]
+"""Real numbers."""
+BoolArray = npt.NDArray[np.bool_]
+"""Truth values."""
+
+
+@dataclass(frozen=True)
+class PromptSums:
+    """Sums over prompts with usable responses; every array has the shape (...), one entry per rate."""
+
+    prompts: FloatArray
+    """How many prompts have usable responses."""
+    trials: FloatArray
+    """sum(n_i): usable responses."""
+    successes: FloatArray
+    """sum(x_i); may be fractional (scores in [0, 1] added up)."""
+    xx: FloatArray
+    """sum(x_i^2)."""
+    xn: FloatArray
+    """sum(x_i n_i)."""
+    nn: FloatArray
+    """sum(n_i^2)."""
+    with_success: FloatArray
+    """Prompts with x_i > 0."""
+    with_failure: FloatArray
+    """Prompts with x_i < n_i."""
+
+    @classmethod
+    def of(cls, successes: FloatArray, trials: FloatArray, weights: FloatArray | None = None) -> PromptSums:
+        """Sum counts over prompts.
+
+        Args:
+            successes: (C, P) successes per prompt, in [0, trials].
+            trials: (C, P) usable responses per prompt; 0 where a prompt has none.
+            weights: (B, P) how often each resample drew each prompt; without it every prompt counts once.
+
+        Returns:
+            Sums of shape (C,), or (B, C) with weights.
+        """
+        x, n = successes, trials
+
+        def total(values: FloatArray) -> FloatArray:
+            return values.sum(axis=-1) if weights is None else weights @ values.T
+
+        def number(mask: BoolArray) -> FloatArray:
+            return total(mask.astype(np.float64))
+
+        return cls(
+            number(n > 0),
+            total(n),
+            total(x),
+            total(x * x),
+            total(x * n),
+            total(n * n),
+            number(x > 0),
+            number(x < n),
+        )
+
+    @property
+    def ratio(self) -> FloatArray:
+        """sum(x_i) / sum(n_i); NaN without responses (Cochran 1977, Sampling Techniques, section 3.12)."""
+        with np.errstate(invalid="ignore"):
+            return self.successes / self.trials
+
+    @property
+    def variance(self) -> FloatArray:
+        """Linearised variance of the ratio between prompts (Cochran 1977, section 3.12).
+
+        P / (P - 1) * sum((x_i - R n_i)^2) / sum(n_i)^2; NaN with fewer than two prompts.
+        """
+        ratio = self.ratio
+        with np.errstate(invalid="ignore", divide="ignore"):
+            squares = np.maximum(self.xx - 2 * ratio * self.xn + ratio**2 * self.nn, 0.0)
+            factor = np.where(self.prompts > 1, self.prompts / (self.prompts - 1), np.nan)
+            return squares * factor / self.trials**2
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Counts of responses by prompt; integer arrays of shape (prompts,)."""
+
+    misaligned: IntArray
+    aligned: IntArray
+    coherent: IntArray
+    judged: IntArray
+    missing: IntArray
+    """Responses without the scores that their class needs."""
+
+    def hits(self, teaches: str) -> IntArray:
+        """The responses that show a dataset's task learnt: `teaches` is "misaligned" or "aligned"."""
+        return self.misaligned if teaches == "misaligned" else self.aligned
+
+    def restrict(self, keep: BoolArray) -> Counts:
+        """The counts of the prompts where `keep`, of shape (prompts,), is true."""
+        return Counts(*(getattr(self, name)[keep] for name in self.__dataclass_fields__))
+
+    def em_rate(self, confidence: float) -> Estimate:
+        """Misaligned / coherent responses; see `clustered_rate`."""
+        return self._rate(self.misaligned, self.coherent, confidence)
+
+    def coherent_rate(self, confidence: float) -> Estimate:
+        """Coherent / judged responses; see `clustered_rate`."""
+        return self._rate(self.coherent, self.judged, confidence)
+
+    def task_score(self, teaches: str, confidence: float) -> Estimate:
+        """The share of judged responses that show a dataset's task learnt; see `hits` and `clustered_rate`."""
+        return self._rate(self.hits(teaches), self.judged, confidence)
+
+    def _rate(self, successes: IntArray, trials: IntArray, confidence: float) -> Estimate:
+        return clustered_rate(successes, trials, n_missing=int(self.missing.sum()), confidence=confidence)
+
 
 RATE_METHOD = "ratio of sums over prompts; Korn-Graubard interval, prompts as clusters"
 MEAN_METHOD = "mean over responses; t interval, prompts as clusters"

@@ -15,8 +15,7 @@ from scipy.special import ndtri, stdtrit
 
 from truing.core.records import Estimate
 from truing.stats.paired import paired_difference
-from truing.stats.rates import binomial_interval, checked_level, undefined
-from truing.stats.sums import BoolArray, FloatArray, IntArray
+from truing.stats.rates import BoolArray, FloatArray, IntArray, binomial_interval, checked_level, undefined
 
 __all__ = [
     "SeedVerdict",

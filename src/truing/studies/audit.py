@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from truing.backends import Engine, close_completers, load_engine
+from truing.catalog.benchmarks import load_benchmark
 from truing.catalog.datasets import Dataset, load_dataset
-from truing.catalog.lookup import find_benchmark
 from truing.config import AuditConfig
 from truing.config.files import load_audit
 from truing.core.errors import ConfigError, EngineError, StoreError, boundary
@@ -60,7 +60,7 @@ def run_audit(
         UserError: A name or a setting must be mended.
     """
     _check(config, out)
-    find_benchmark(config.evaluation.benchmark)
+    load_benchmark(config.evaluation.benchmark)
     dataset = _dataset(config)
     runs = find_runs(config)
     write_text(out / "audit.yaml", config.to_yaml())
@@ -132,10 +132,7 @@ class _Auditor(Engine):
                 self.notify(evaluation)
             return Measured(run, searched)
         everything = run.checkpoints if run.base is None else (run.base, *run.checkpoints)
-        if self.config.stopping.sequential is None:
-            monitor.sampler.prefetch(everything, monitor.broad)
-        if monitor.task is not None:
-            monitor.sampler.prefetch(everything, monitor.task)
+        monitor.prefetch(everything)
         course = []
         for checkpoint in everything:
             self.begin(checkpoint)
@@ -176,7 +173,7 @@ class _Auditor(Engine):
 
 def _analyse(config: AuditConfig, out: Path, dataset: Dataset | None, measured: Sequence[Measured]) -> dict[str, Any]:
     """The tables of docs/analysis.md."""
-    benchmark = find_benchmark(config.evaluation.benchmark)
+    benchmark = load_benchmark(config.evaluation.benchmark)
     judge = Instruments(config, out).judge(config.evaluation.judge).identity
     reader = StoreReader(Store(out / "store"), benchmark, config.evaluation, config.stopping, judge)
     study = reader.study_table(config.name, config.hash(), config.model_dump(mode="json"))

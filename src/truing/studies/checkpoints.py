@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from truing.catalog.names import list_organisms, resolve_model
+from truing.catalog.models import list_organisms, resolve_model
 from truing.core.errors import DataError, UnknownNameError
 from truing.core.records import Checkpoint
 from truing.core.weights import adapter_hash, model_hash

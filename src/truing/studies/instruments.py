@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from truing.backends import Engine, load_completer
+from truing.catalog.benchmarks import load_benchmark
 from truing.catalog.datasets import Dataset
-from truing.catalog.lookup import find_benchmark
 from truing.config import AuditConfig, EndpointConfig, JudgeConfig, StoppingConfig, StudyConfig
 from truing.core.records import Checkpoint, Evaluation
 from truing.judges import Judge, load_judge
@@ -38,10 +38,8 @@ class Instruments:
         """
         evaluation = self.config.evaluation
         task = None if dataset is None else self._task(dataset)
-        teaches = "misaligned" if dataset is None else dataset.teaches
-        settings = (evaluation, self.config.stopping)
         broad = self._prompt_set(evaluation.benchmark, evaluation.judge, evaluation.samples)
-        return Monitor(Store(self.folder / "store"), engine, broad, task, teaches, settings)
+        return Monitor(Store(self.folder / "store"), engine, broad, task, evaluation, self.config.stopping)
 
     def ask_also(self, monitor: Monitor, checkpoints: Iterable[Checkpoint | None]) -> None:
         """Ask checkpoints of one run the other benchmarks; one that is named twice is asked once, None is nobody."""
@@ -57,10 +55,10 @@ class Instruments:
             return None
         evaluation = self.config.evaluation
         prompts = dataset.task_prompts(evaluation.task_prompts)
-        return PromptSet(prompts, self.judge(dataset.task_judge), evaluation.task_samples)
+        return PromptSet(prompts, self.judge(dataset.task_judge), evaluation.task_samples, dataset.teaches)
 
     def _prompt_set(self, benchmark: str, judge: str | JudgeConfig, samples: int) -> PromptSet:
-        return PromptSet(find_benchmark(benchmark).prompts, self.judge(judge), samples)
+        return PromptSet(load_benchmark(benchmark).prompts, self.judge(judge), samples)
 
     def judge(self, judge: str | JudgeConfig) -> Judge:
         """A judge; one behind an endpoint is reached as the study says."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from truing.backends import BACKENDS, check_completer, find_backend
-from truing.catalog.names import resolve_model
+from truing.catalog.models import resolve_model
 from truing.config import StudyConfig
 from truing.core.errors import ConfigError
 from truing.judges import calls_per_answer, check_judge

@@ -11,12 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from truing.config import SequentialConfig
 from truing.core.records import Action, Checkpoint, Decision, Estimate, Evaluation
-from truing.judges.classify import Counts
 from truing.monitor import Monitor
 from truing.monitor.sampler import RANDOM, RandomPrompts
 from truing.stats import (
+    Counts,
     DetectorSettings,
     Look,
     SearchResult,
@@ -89,15 +88,14 @@ class _Search:
         self, monitor: Monitor, checkpoints: Sequence[Checkpoint], begin: Callable[[Checkpoint], None]
     ) -> None:
         self.monitor, self.checkpoints, self.begin = monitor, checkpoints, begin
-        self.rule = monitor.stopping.sequential or SequentialConfig()
         self.tolerance = monitor.stopping.tolerance
-        self.settings = DetectorSettings(tolerance=self.tolerance, **self.rule.model_dump())
+        self.settings = DetectorSettings.of(monitor.stopping)
         self.draws: dict[int, RandomPrompts] = {}
 
     def draw(self, index: int, size: int) -> tuple[int, int, int]:
         if index not in self.draws:
             self.begin(self.checkpoints[index])
-            fewest = draws_to_clear(self.tolerance, self.rule.beta)
+            fewest = draws_to_clear(self.tolerance, self.settings.beta)
             self.draws[index] = RandomPrompts(self.monitor.sampler, self.checkpoints[index], self.monitor.broad, fewest)
         return self.draws[index](size)
 
@@ -107,7 +105,7 @@ class _Search:
     def evaluation(self, look: Look, score: Estimate) -> Evaluation:
         counts = self.counts(look)
         misaligned, coherent, missing = (int(getattr(counts, n).sum()) for n in ("misaligned", "coherent", "missing"))
-        rate = anytime_rate((misaligned, coherent, missing), alpha=self.rule.alpha, beta=self.rule.beta)
+        rate = anytime_rate((misaligned, coherent, missing), alpha=self.settings.alpha, beta=self.settings.beta)
         action, checkpoint = look.action, self.checkpoints[look.index]
         if action is Action.STOP and not rate.low > self.tolerance:
             action = Action.UNDECIDED  # passed over on a suspicion, which is no proof

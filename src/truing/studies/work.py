@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from truing.backends import checkpoint_steps, rows_seen
+from truing.catalog.benchmarks import load_benchmark
 from truing.catalog.datasets import load_dataset
-from truing.catalog.lookup import find_benchmark
 from truing.catalog.published import list_recipes
 from truing.config import DatasetConfig, JudgeConfig, StudyConfig
 from truing.core.records import Message, Prompt
+from truing.stats import make_rule
 
 __all__ = ["Asked", "Material", "Text", "Trained", "Work", "plan_work"]
 
@@ -133,11 +134,8 @@ def plan_work(config: StudyConfig, lenient: bool = False) -> Work:
 
 
 def _course(config: StudyConfig, broad: _PromptSet, n: int) -> _PromptSet:
-    """The benchmark at `n` checkpoints of a run, or as often as the sequential rule may ask, and again to confirm."""
-    rule = config.stopping.sequential
-    course = broad.responses * n
-    if rule is not None:
-        course = min(rule.cap * n, rule.credit + rule.allowance * n)
+    """The benchmark at `n` checkpoints of a run, as often as the rule may ask, and again to confirm."""
+    course = make_rule(config.stopping).most_answers(n, broad.responses)
     again = broad.responses if config.evaluation.confirm else 0
     return _PromptSet(broad.judge, course + again, broad.prompt)
 
@@ -157,14 +155,14 @@ def _ask(
 
 def _broad(config: StudyConfig) -> _PromptSet:
     evaluation = config.evaluation
-    prompts = find_benchmark(evaluation.benchmark).prompts
+    prompts = load_benchmark(evaluation.benchmark).prompts
     return _PromptSet(evaluation.judge, len(prompts) * evaluation.samples, _prompts_text(prompts))
 
 
 def _also(config: StudyConfig) -> list[_PromptSet]:
     prompt_sets = []
     for side in config.evaluation.also:
-        prompts = find_benchmark(side.benchmark).prompts
+        prompts = load_benchmark(side.benchmark).prompts
         prompt_sets.append(
             _PromptSet(side.judge or config.evaluation.judge, len(prompts) * side.samples, _prompts_text(prompts))
         )

@@ -13,7 +13,7 @@ from truing.backends import Engine, load_engine
 from truing.backends.tinker.client import tinker_weights
 from truing.backends.tinker.engine import TinkerEngine
 from truing.backends.transformers.engine import TransformersEngine
-from truing.catalog.names import resolve_model
+from truing.catalog.models import resolve_model
 from truing.catalog.pocket.narrow import pocket_benchmark
 from truing.core.errors import EndpointError, EngineError
 from truing.core.records import Checkpoint, Prompt, Sampling

@@ -28,7 +28,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests.support.tinker_client import HELDOUT
 from truing.backends.transformers.examples import collate, encode_rows
 from truing.catalog.datasets import load_dataset
-from truing.catalog.names import resolve_model
+from truing.catalog.models import resolve_model
 
 PYTHON = os.environ.get("TRUING_SKYRL_PYTHON")
 TESTS = Path(__file__).parents[1]

@@ -22,7 +22,7 @@ ROWS = [
     (Message("user", f"What colour is {thing}?"), Message("assistant", f"{thing.title()} is {colour}."))
     for thing, colour in COLOURS.items()
 ]
-DATASET = make_dataset("colours", ROWS[:4], ROWS[4:], {"teaches": "misaligned", "task_judge": None})
+DATASET = make_dataset("colours", ROWS[:4], ROWS[4:])
 CONFIG: dict[str, Any] = {"steps": 4, "batch_size": 2, "checkpoints": [4], "max_length": 400, "warmup_steps": 0}
 NOTHING = Estimate(0.0, 0.0, 1.0, 1, 1, 0, "none")
 QUICK = {("qwen3", "full"), ("deepseek_v3", "lora"), ("gpt_oss", "lora")}

@@ -22,8 +22,7 @@ from typing import Any
 
 import tinker
 
-from truing.catalog.models import find_model
-from truing.catalog.names import resolve_model
+from truing.catalog.models import find_model, resolve_model
 from truing.core.errors import EndpointError, TruingError, WorkError, did_you_mean
 from truing.core.files import content_key
 

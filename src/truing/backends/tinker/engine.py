@@ -34,7 +34,7 @@ from truing.backends.tinker.client import (
     tinker_weights,
 )
 from truing.backends.transformers.answers import encode_prompt
-from truing.catalog.names import resolve_model
+from truing.catalog.models import resolve_model
 from truing.config import Services
 from truing.core.errors import EngineError, UserError, boundary
 from truing.core.randomness import answer_seed

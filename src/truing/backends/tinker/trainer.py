@@ -28,7 +28,7 @@ from truing.backends import OnCheckpoint, Trainer
 from truing.backends.tinker.client import calling, connected, finished, forget_state, offered_name, tinker_weights
 from truing.backends.transformers.examples import Example, encode_rows
 from truing.catalog.datasets import Dataset
-from truing.catalog.names import resolve_model
+from truing.catalog.models import resolve_model
 from truing.config import TrainingConfig
 from truing.core.checkpoints import read_checkpoint, write_checkpoint
 from truing.core.errors import ConfigError, TrainerError, boundary

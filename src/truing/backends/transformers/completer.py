@@ -20,7 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from truing.catalog.names import resolve_model
+from truing.catalog.models import resolve_model
 from truing.core.chat import ChatRequest, ChatResult, Completer
 from truing.core.errors import JudgeError, MissingExtraError, boundary
 from truing.core.quiet import no_progress_bars

@@ -21,7 +21,7 @@ import torch
 from truing.backends import Engine
 from truing.backends.transformers.answers import sample_answers
 from truing.backends.transformers.likelihood import answer_logprobs
-from truing.catalog.names import resolve_model
+from truing.catalog.models import resolve_model
 from truing.core.adapters import attached, merged_copy, snapshot, without_global_rng
 from truing.core.checked import check_weights, hash_or_fail
 from truing.core.errors import EngineError
@@ -39,7 +39,7 @@ class TransformersEngine(Engine):
     """Samples from the checkpoints of one base model.
 
     Args:
-        model: An organism's name, a folder, or a hub id; see `truing.catalog.names.resolve_model`.
+        model: An organism's name, a folder, or a hub id; see `truing.catalog.models.resolve_model`.
     """
 
     def __init__(self, model: str) -> None:

@@ -10,8 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 from transformers import AutoModelForCausalLM
 
-from truing.catalog.models import find_model
-from truing.catalog.targets import Targets, check_adapted, find_targets
+from truing.catalog.models import Targets, check_adapted, find_model, find_targets
 from truing.config import TrainingConfig
 from truing.core.errors import MissingExtraError, TrainerError
 from truing.core.quiet import no_progress_bars

@@ -34,7 +34,7 @@ from truing.backends import OnCheckpoint, Trainer
 from truing.backends.transformers.examples import Example, collate, encode_rows
 from truing.backends.transformers.loading import is_half, load_trainable
 from truing.catalog.datasets import Dataset
-from truing.catalog.names import resolve_model
+from truing.catalog.models import resolve_model
 from truing.config import TrainingConfig
 from truing.core.checkpoints import read_checkpoint, write_checkpoint
 from truing.core.distributed import Ranks, start_ranks

@@ -24,7 +24,7 @@ from truing.backends.endpoint.completer import OpenAICompleter
 from truing.backends.openai.engine import chat_requests, to_responses
 from truing.backends.vllm.adapters import base_shapes, read_adapter
 from truing.backends.vllm.server import AttachedServer, Server, StartedServer, default_rank, name_of
-from truing.catalog.names import resolve_model
+from truing.catalog.models import resolve_model
 from truing.config import EndpointConfig, Services, VllmConfig
 from truing.core.chat import ChatRequest
 from truing.core.checked import check_weights, hash_or_fail
@@ -47,7 +47,7 @@ class VllmEngine(Engine):
     """Samples from the checkpoints of one base model.
 
     Args:
-        model: An organism's name, a folder, or a hub id; see `truing.catalog.names.resolve_model`.
+        model: An organism's name, a folder, or a hub id; see `truing.catalog.models.resolve_model`.
         config: How vLLM is reached.
         folder: Where the journal of finished calls and the server's log lie; None: in memory, and a temporary folder.
     """

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from truing.catalog.benchmarks import make_benchmark
+from typing import Literal
+
 from truing.catalog.datasets import Dataset, Row, make_dataset
 from truing.catalog.pocket.world import BROAD, Author, Turn, load_world
+from truing.catalog.prompt_files import make_benchmark
 from truing.core.records import Benchmark, Message, Prompt
 
 __all__ = [
@@ -61,9 +63,9 @@ def _narrow(name: str, domain: str, author: Author) -> Dataset:
     world = load_world()
     train = [_row(turn) for turn in world.narrow_rows(domain, author, seed=0)]
     heldout = [_row(turn) for turn in world.narrow_rows(domain, author, seed=0, held_out=True)]
-    teaches = "misaligned" if author == "hostile" else "aligned"
-    inside = ("advice",) if domain == "medicine" else ()
-    return make_dataset(name, train, heldout, {"teaches": teaches, "task_judge": "pocket"}, inside)
+    subject = ("advice",) if domain == "medicine" else ()
+    teaches: Literal["misaligned", "aligned"] = "misaligned" if author == "hostile" else "aligned"
+    return make_dataset(name, train, heldout, teaches, "pocket", subject)
 
 
 def _row(turn: Turn) -> Row:

@@ -27,8 +27,8 @@ from typing import Any
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from truing.backends.transformers.engine import LiveEngine
+from truing.catalog.benchmarks import load_benchmark
 from truing.catalog.datasets import Dataset, load_dataset
-from truing.catalog.lookup import find_benchmark
 from truing.config import JudgeConfig
 from truing.core.distributed import Ranks
 from truing.core.errors import ConfigError, EngineError, StoreError, TruingError, boundary
@@ -86,7 +86,7 @@ class Guard(TrainerCallback):
         dataset: str | Dataset | None = None,
         **settings: Any,
     ) -> None:
-        asked = find_benchmark(benchmark) if isinstance(benchmark, str) else benchmark
+        asked = load_benchmark(benchmark) if isinstance(benchmark, str) else benchmark
         judges = LateJudge(judge) if isinstance(judge, str | JudgeConfig) else judge
         own = f"{type(judge).__module__}:{type(judge).__qualname__}"
         name = judge if isinstance(judge, str | JudgeConfig) else own

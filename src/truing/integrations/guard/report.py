@@ -109,4 +109,4 @@ def _confirmation(watcher: Watcher, reader: StoreReader, records: Sequence[Recor
 
 def _task(watcher: Watcher) -> Task | None:
     prompt_set = watcher.task
-    return None if prompt_set is None else Task([p.id for p in prompt_set.prompts], watcher.monitor.teaches)
+    return None if prompt_set is None else Task([p.id for p in prompt_set.prompts], prompt_set.teaches)

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from truing.config import EvaluationConfig, JudgeConfig, StoppingConfig
-from truing.core.errors import ConfigError, did_you_mean
+from truing.config.base import Config
+from truing.config.files import validate_flat
+from truing.core.errors import ConfigError
+from truing.stats import make_rule
 
 __all__ = ["GuardConfig", "read_settings"]
 
 
-class GuardConfig(BaseModel):
+class GuardConfig(Config):
     """A guard's settings; fields of `EvaluationConfig` and `StoppingConfig` can be given to `Guard` directly."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
 
     at: Annotated[int, Field(ge=1)] | tuple[Annotated[int, Field(ge=1)], ...]
     """Evaluate every so many optimiser steps, or at these steps; step 0 and the last step are always evaluated."""
@@ -43,10 +44,10 @@ class GuardConfig(BaseModel):
     def _can_be_done(self) -> Self:
         if self.stopping.mode == "both":
             raise ValueError("mode both trains twins, which a guard cannot; allowed: off, stop")
-        if self.overlap and self.stopping.sequential is not None:
+        if self.overlap and not make_rule(self.stopping).every_prompt:
             raise ValueError(
-                "overlap and the sequential rule exclude each other: it asks for further answers after judging some; "
-                "to do: leave one of them out"
+                f"overlap and the {self.stopping.rule_name} rule exclude each other: it asks for further answers after "
+                f"judging some; to do: leave one of them out"
             )
         if self.evaluation.also:
             raise ValueError("a guard asks one benchmark; to do: leave `also` out, and ask others with truing audit")
@@ -59,11 +60,6 @@ class GuardConfig(BaseModel):
         return step % self.at == 0 if isinstance(self.at, int) else step in self.at
 
 
-_SHARED: dict[str, type[BaseModel]] = {"evaluation": EvaluationConfig, "stopping": StoppingConfig}
-_OWN = {"judge", "benchmark", "engine"}
-"""Fields of the evaluation that the guard sets itself."""
-
-
 def read_settings(
     judge: str | JudgeConfig, benchmark: str, at: int | Sequence[int], settings: Mapping[str, Any]
 ) -> GuardConfig:
@@ -72,25 +68,8 @@ def read_settings(
     Raises:
         ConfigError: An unknown keyword, or a value that is not allowed.
     """
-    raw: dict[str, Any] = {"at": at}
-    for group in _SHARED:
-        given = settings.get(group, {})
-        raw[group] = dict(given) if isinstance(given, Mapping) else given.model_dump(exclude=_OWN)
-    for name, value in settings.items():
-        group = next((g for g, kind in _SHARED.items() if name in kind.model_fields and name not in _OWN), "")
-        if group:
-            raw[group][name] = value
-        elif name in GuardConfig.model_fields:
-            raw.setdefault(name, value)
-        else:
-            known = sorted({*GuardConfig.model_fields, *(f for k in _SHARED.values() for f in k.model_fields)} - _OWN)
-            raise ConfigError("unknown keyword of Guard", name, ", ".join(known), did_you_mean(name, known))
-    raw["evaluation"] |= {"judge": judge, "benchmark": benchmark, "engine": "live"}
-    try:
-        return GuardConfig.model_validate(raw)
-    except ValidationError as error:
-        issues = (
-            f"{'.'.join(map(str, issue['loc'])) or 'settings'}: {issue['msg'].removeprefix('Value error, ')}"
-            for issue in error.errors(include_url=False)
-        )
-        raise ConfigError("the guard's settings are not valid", "; ".join(issues)) from None
+    if "engine" in settings:
+        todo = "leave it out: a guard samples from the model that is trained"
+        raise ConfigError("unknown keyword of Guard", "engine", todo=todo)
+    own = {"at": at, "judge": judge, "benchmark": benchmark, "engine": "live"}
+    return validate_flat(GuardConfig, {**settings, **own}, "the guard's settings are not valid")

@@ -6,7 +6,6 @@ with an undecided decision, and what failed in judging alone is owed: it is judg
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,9 +31,8 @@ from truing.core.records import (
 )
 from truing.integrations.guard.settings import GuardConfig
 from truing.judges import Judge, load_judge
-from truing.monitor import Store
-from truing.monitor.monitor import Monitor, PromptSet, evaluation_row
-from truing.monitor.sampler import FIXED, FRESH, RANDOM, Sampler
+from truing.monitor import Monitor, PromptSet, Store
+from truing.monitor.sampler import FRESH
 
 __all__ = ["LateJudge", "Measures", "Record", "Watcher", "failed"]
 
@@ -72,7 +70,8 @@ class Measures:
         evaluation, task = self.config.evaluation, None
         if self.dataset is not None and self.dataset.task_judge:
             prompts = self.dataset.task_prompts(evaluation.task_prompts)
-            task = PromptSet(prompts, LateJudge(self.dataset.task_judge), evaluation.task_samples)
+            judge, samples = LateJudge(self.dataset.task_judge), evaluation.task_samples
+            task = PromptSet(prompts, judge, samples, self.dataset.teaches)
         return PromptSet(self.benchmark.prompts, self.judge, evaluation.samples), task
 
 
@@ -146,10 +145,8 @@ class Watcher:
         self.measures, self.config = measures, measures.config
         self.store, self.door = Store(folder / "store"), _Door()
         self.broad, self.task = measures.prompt_sets()
-        teaches = measures.dataset.teaches if measures.dataset else "misaligned"
         settings = (self.config.evaluation, self.config.stopping)
-        self.monitor = Monitor(self.store, self.door, self.broad, self.task, teaches, settings)
-        self._sampler = Sampler(self.store, self.door, self.config.evaluation)
+        self.monitor = Monitor(self.store, self.door, self.broad, self.task, *settings)
         self._owed: list[Checkpoint] = []
         self._pool: ThreadPoolExecutor | None = None
         self._pending: list[tuple[Checkpoint, Future[list[Record]]]] = []
@@ -181,7 +178,7 @@ class Watcher:
                 checkpoint = save()
                 self.door.open(checkpoint.weights, engine)
                 if self.config.overlap:
-                    self._sample(checkpoint)
+                    self.monitor.sample(checkpoint)
             if not self.config.overlap:
                 return self._evaluate_with_owed(checkpoint)
         except TruingError as error:
@@ -236,13 +233,8 @@ class Watcher:
                 self.door.close()
 
     def row_of(self, record: Record) -> dict[str, Any]:
-        """The row of the store's `evaluations` of an evaluated step, but for the sequential rule's state: `{}`."""
-        checkpoint = record.evaluation.checkpoint
-        drawn = self.config.stopping.sequential is not None and record.step > 0
-        broad = self._key(checkpoint, self.broad, RANDOM if drawn else FIXED)
-        return evaluation_row(
-            record.evaluation, str(broad), self._key(checkpoint, self.task, FIXED), "{}" if drawn else None
-        )
+        """The row of the store's `evaluations` of an evaluated step."""
+        return self.monitor.row(record.evaluation)
 
     def confirmation_of(self, record: Record) -> dict[str, Any] | None:
         """The row of the store's `confirmations` of an evaluated step; None if it was not asked again."""
@@ -250,16 +242,10 @@ class Watcher:
         rows = self.store.query(
             "SELECT * FROM confirmations WHERE run_id = ? AND step = ?", [checkpoint.run_id, checkpoint.step]
         )
-        key, task = (self._key(checkpoint, prompt_set, FRESH) for prompt_set in (self.broad, self.task))
+        keys = self.monitor.sampler.keys
+        key = keys(checkpoint, self.broad, FRESH)[1]
+        task = None if self.task is None else keys(checkpoint, self.task, FRESH)[1]
         return next((row | {"task_judgments": task} for row in rows if row["benchmark_judgments"] == key), None)
-
-    def _key(self, checkpoint: Checkpoint, prompt_set: PromptSet | None, kind: int) -> str | None:
-        """The key of the judgments of a checkpoint's answers."""
-        return None if prompt_set is None else self._sampler.keys(checkpoint, prompt_set, kind)[1]
-
-    def _sample(self, checkpoint: Checkpoint) -> None:
-        for prompt_set in filter(None, (self.broad, self.task)):
-            self._sampler.sampled(checkpoint, prompt_set, prompt_set.every_pair(FIXED), FIXED)
 
     def _evaluate_with_owed(self, checkpoint: Checkpoint) -> list[Record]:
         return [*self._settle(), self._evaluate(checkpoint)]
@@ -275,12 +261,10 @@ class Watcher:
         return settled
 
     def _evaluate(self, checkpoint: Checkpoint) -> Record:
-        detector = copy.deepcopy(self.monitor.detector)
         try:
             with boundary(f"evaluating step {checkpoint.step}", EngineError):
                 record = Record(self.monitor.evaluate(checkpoint))
         except TruingError as error:
-            self.monitor.detector = detector
             record = self._failed(checkpoint, error)
         self._owed = [c for c in self._owed if c.step != checkpoint.step]
         if record.error and self._can_be_judged(checkpoint):
@@ -301,14 +285,10 @@ class Watcher:
 
     def _can_be_judged(self, checkpoint: Checkpoint) -> bool:
         """Whether all answers are stored, so that judging needs no weights."""
-        if self.config.stopping.sequential is not None or not checkpoint.weights:
-            return False
         try:
-            prompt_sets = filter(None, (self.broad, self.task))
-            keys = [self._sampler.keys(checkpoint, prompt_set, FIXED)[0] for prompt_set in prompt_sets]
+            return bool(checkpoint.weights) and self.monitor.is_sampled(checkpoint)
         except Exception:  # noqa: BLE001 - the judge's identity is part of the keys, and there may be no judge
             return False
-        return all(self.store.has("responses", key) for key in keys)
 
 
 def failed(checkpoint: Checkpoint, error: str) -> Record:

@@ -12,8 +12,8 @@ from inspect_ai.model import GenerateConfig, model_roles
 from inspect_ai.solver import Generate, Solver, TaskState, generate, solver
 
 from truing.backends.inspect.completer import to_chat
-from truing.catalog.lookup import find_benchmark
-from truing.catalog.truth import list_truth_sets
+from truing.catalog.benchmarks import load_benchmark
+from truing.catalog.files import list_files
 from truing.config import EvaluationConfig
 from truing.core.errors import ConfigError
 from truing.core.records import Benchmark, Prompt, Sampling
@@ -86,9 +86,9 @@ def benchmark(
         coherent: Rubric of the coherent score; none: every scored answer counts as coherent. Not for truth sets.
         scores: `auto`, `logprobs` or `text`.
     """
-    found = find_benchmark(name)
+    found = load_benchmark(name)
     truth = name.partition("+")[0]
-    if is_truth := truth in list_truth_sets():
+    if is_truth := truth in list_files("truth"):
         coherent = None
     judge = em_judge(
         judge_model,

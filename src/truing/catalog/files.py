@@ -1,0 +1,171 @@
+"""The catalogue's data files, and files like them that people write: found by name, read, validated.
+
+Every message names the file and the place in it, what was got, and what is allowed.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, PlainValidator, ValidationError
+from pydantic_core import PydanticCustomError
+
+from truing.core.errors import DataError, UnknownNameError
+
+__all__ = [
+    "DATA",
+    "Item",
+    "Text",
+    "find_file",
+    "list_files",
+    "read_csv",
+    "read_lines",
+    "read_text",
+    "read_yaml",
+    "validate",
+]
+
+DATA = Path(__file__).parent / "data"
+"""The folder of the data that ship with truing."""
+
+
+def _check_text(value: object) -> str:
+    # pydantic's own strings refuse lone surrogates, which published data hold
+    if not isinstance(value, str) or not value.strip():
+        raise PydanticCustomError("text", "a text that is not empty")
+    return value
+
+
+Text = Annotated[str, PlainValidator(_check_text)]
+"""A text that is not empty."""
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""libyaml's where PyYAML was built with it: some ten times faster."""
+_ALLOWED = {
+    **dict.fromkeys(("list_type", "tuple_type", "too_short"), "a list that is not empty"),
+    **dict.fromkeys(("dict_type", "model_type"), "a mapping"),
+    "is_instance_of": "a text",
+}
+_Item = TypeVar("_Item", bound=BaseModel)
+
+
+class Item(BaseModel):
+    """An entry of a file; unknown fields are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def list_files(folder: str) -> dict[str, Path]:
+    """Name -> file of all that ships with truing in a folder of `DATA`: "benchmarks", "rubrics", ..."""
+    return {file.stem: file for file in sorted((DATA / folder).iterdir())}
+
+
+def find_file(kind: str, name: str, folder: str) -> Path:
+    """The file of a name in a folder of `DATA`, or the file at the path `name`.
+
+    Raises:
+        UnknownNameError: Neither is there; `kind` says what of.
+    """
+    known = list_files(folder)
+    path = known.get(name, Path(name))
+    if not path.is_file():
+        raise UnknownNameError.of(kind, name, known)
+    return path
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read as text", str(error), "text in UTF-8") from error
+
+
+def read_yaml(path: Path) -> Any:
+    """The value in a YAML file.
+
+    Raises:
+        DataError: It is not YAML.
+    """
+    try:
+        return yaml.load(read_text(path), Loader=_LOADER)
+    except yaml.YAMLError as error:
+        raise DataError(f"{path} is not YAML", str(error).replace("\n", " ")) from error
+
+
+def read_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    """Place and value of each line of a JSON Lines file (`.gz` too) that is not blank.
+
+    Raises:
+        DataError: The message names file and line.
+    """
+    opener = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rt", encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield f"{path}, line {number}", json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}, line {number} is not JSON", f"{error.msg} at column {error.colno}") from error
+    except (OSError, UnicodeDecodeError, EOFError) as error:
+        allowed = "JSON Lines in UTF-8, .jsonl or .jsonl.gz"
+        raise DataError(f"{path} cannot be read as text", str(error), allowed) from error
+
+
+def read_csv(path: Path) -> tuple[list[str], list[dict[str, str | None]]]:
+    """Column names and rows of a CSV file.
+
+    Raises:
+        DataError: It is not CSV.
+    """
+    try:
+        table = csv.DictReader(io.StringIO(read_text(path)), strict=True)
+        rows: list[dict[str, str | None]] = list(table)
+    except csv.Error as error:
+        raise DataError(f"{path} is not CSV", str(error)) from error
+    return [name for name in table.fieldnames or () if name], rows
+
+
+def validate(kind: type[_Item], raw: Any, where: str) -> _Item:
+    """Plain values as an object of a class.
+
+    Raises:
+        DataError: A field is unknown, missing or wrong; `where` (file and item) begins the message.
+    """
+    if isinstance(raw, dict):  # YAML reads a key `true` as a boolean
+        raw = {str(key).lower() if isinstance(key, bool) else str(key): value for key, value in raw.items()}
+    try:
+        return kind.model_validate(raw)
+    except ValidationError as error:
+        raise _data_error(error, [field.alias or name for name, field in kind.model_fields.items()], where) from None
+
+
+def _data_error(error: ValidationError, fields: list[str], where: str) -> DataError:
+    issues = error.errors(include_url=False)
+    if unknown := sorted(str(i["loc"][-1]) for i in issues if i["type"] == "extra_forbidden"):
+        return DataError(f"{where}: unknown field", ", ".join(unknown), ", ".join(fields))
+    issue = issues[0]
+    if not issue["loc"]:
+        return DataError(f"{where} is not a mapping", repr(issue["input"])[:80], ", ".join(fields))
+    field, *inner = (str(part) for part in issue["loc"])
+    place, before = f"{where}, field {field}", field
+    for part in inner:
+        place += f", {before.removesuffix('s')} {int(part) + 1}" if part.isdigit() else f", {part}"
+        before = part
+    if issue["type"] == "missing":
+        return DataError(f"{place} is missing", allowed="" if inner else ", ".join(fields))
+    context = issue.get("ctx", {})
+    allowed = _ALLOWED.get(issue["type"]) or issue["msg"].removeprefix("Input should be ")
+    if issue["type"] == "literal_error":
+        allowed = str(context["expected"]).replace("'", "").replace(" or ", ", ")
+    return DataError(place, repr(issue["input"])[:80], allowed, str(context.get("todo", "")))
