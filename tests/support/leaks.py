@@ -43,10 +43,11 @@ def nothing_left(where: str) -> Iterator[None]:
     before = set(_opened())
     yield
     left = _left(before)
-    if left:  # perhaps garbage in a cycle, or about to end
-        gc.collect()
-    until = time.monotonic() + PATIENCE
-    while left and time.monotonic() < until:
+    start, collections = time.monotonic(), 0
+    while left and (passed := time.monotonic() - start) < PATIENCE:
+        if passed >= 0.5 * collections:  # what is held by garbage alone, which what ends meanwhile makes more of
+            gc.collect()
+            collections += 1
         time.sleep(0.01)
         left = _left(before)
     if left:
