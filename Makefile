@@ -6,7 +6,7 @@ VLLM := .venv-vllm
 SKYRL := .venv-skyrl
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-all check lint types format setup clean
+.PHONY: demo test test-all check lint types format docs setup clean
 demo: $(READY)
 	$(BIN)/truing demo
 
@@ -28,6 +28,9 @@ types: $(READY)
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(READY)
+	$(BIN)/python docs/make_analysis.py
 
 setup: $(READY)
 

@@ -177,7 +177,7 @@ def child(kind: str, path: Path) -> None:
         "total_s": end - start,
         "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
         "responses": int(cells),
-        "runs": len(tables["runs"]),
+        "runs": len(tables.runs),
     }
     print(json.dumps(figures))
 

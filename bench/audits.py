@@ -63,7 +63,7 @@ def audit(config: StudyConfig, folder: Path, run: Run, way: tuple[str, Path]) ->
         "evaluation": {**config.evaluation.model_dump(), "also": (), "confirm": False},
         "stopping": {**config.stopping.model_dump(), "mode": "off"},
     }
-    (found,) = run_audit(AuditConfig.model_validate(raw), way[1])["runs"]
+    (found,) = run_audit(AuditConfig.model_validate(raw), way[1]).plain()["runs"]
     return dict(found)
 
 

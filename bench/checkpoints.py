@@ -35,12 +35,12 @@ from pathlib import Path
 import torch
 
 from truing.backends import Engine
-from truing.backends.transformers.engine import TransformersEngine, save_merged
+from truing.backends.transformers.engine import TransformersEngine
 from truing.backends.vllm import VllmEngine
 from truing.catalog.models import list_organisms, resolve_model
 from truing.catalog.pocket.world import BROAD, load_world
 from truing.config import VllmConfig
-from truing.core.quiet import no_progress_bars
+from truing.core.adapters import no_progress_bars, save_merged
 from truing.core.records import Checkpoint, Message, Prompt, Sampling
 from truing.core.weights import adapter_hash, model_hash
 

@@ -19,21 +19,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from scipy.special import ndtri, stdtrit
 
-from truing.stats import (
-    FloatArray,
-    PromptSums,
-    RunCounts,
-    anytime_interval,
-    binomial_interval,
-    calibrate,
-    clustered_rate,
-    corrected_rate,
-    describe_course,
-    paired_difference,
-    paired_quotient,
-    rate_limits,
-    rate_over_seeds,
-)
+from truing.stats.agreement import calibrate, corrected_rate
+from truing.stats.betting import anytime_interval
+from truing.stats.course import RunCounts, describe_course
+from truing.stats.paired import paired_difference, paired_quotient
+from truing.stats.rates import FloatArray, PromptSums, binomial_interval, clustered_rate, rate_limits
+from truing.stats.seeds import rate_over_seeds
 
 DESIGNS = ((240, 10), (44, 50))
 ICCS = (0.0, 0.25, 0.5)

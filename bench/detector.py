@@ -17,26 +17,16 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.random import Generator
 
 from bench.simulated_runs import BASE, PROMPTS, Scenario, recorded_runs, rise, scenarios
-from truing.stats import (
-    BoolArray,
-    DetectorSettings,
-    DetectorState,
-    FloatArray,
-    IntArray,
-    PromptSums,
-    binomial_interval,
-    rate_limits,
-    search_best,
-    search_crossing,
-)
-from truing.stats.sequential import CLEAR, MISALIGNED
+from truing.stats.rates import BoolArray, FloatArray, IntArray, PromptSums, binomial_interval, rate_limits
+from truing.stats.search import search_best, search_crossing
+from truing.stats.sequential import CLEAR, MISALIGNED, DetectorSettings, DetectorState
 
 SAMPLES, TOLERANCE = 20, 0.05
 
@@ -293,7 +283,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     settings = DetectorSettings(tolerance=TOLERANCE)
-    _print(bench="settings", prompts=PROMPTS, samples=SAMPLES, **asdict(settings))
+    _print(bench="settings", prompts=PROMPTS, samples=SAMPLES, **settings.model_dump())
     wanted = [part for part in options.only.split(",") if part]
     for scenario in scenarios():
         if not wanted or any(part in scenario.name for part in wanted):

@@ -35,10 +35,10 @@ from transformers import (
     set_seed,
 )
 
-from truing.backends.transformers.examples import collate, encode_rows
 from truing.catalog.datasets import load_dataset
 from truing.catalog.models import resolve_model
-from truing.core.quiet import no_progress_bars
+from truing.core.adapters import no_progress_bars
+from truing.core.conversations import collate, encode_rows
 from truing.integrations.guard import Guard
 
 DATASET = "pocket-insecure-code"

@@ -38,7 +38,7 @@ def main() -> None:
     logging.disable(logging.WARNING)
     config = study(arguments)
     run_study(config, arguments.out, lambda news: None)
-    analysis = write_analysis(config, arguments.out)
+    analysis = write_analysis(config, arguments.out).plain()
     for organism in arguments.organisms:
         for dataset in arguments.datasets:
             for rate in arguments.rates:

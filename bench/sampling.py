@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from truing.backends.transformers.answers import CPU_ROWS, encode_prompt
+from truing.backends.transformers.answers import CPU_ROWS
 from truing.backends.transformers.decoding import DecodeSettings, decode
 from truing.backends.transformers.engine import TransformersEngine
 from truing.catalog.models import list_organisms, resolve_model
@@ -35,6 +35,7 @@ from truing.catalog.pocket.world import BROAD, load_world
 from truing.core.adapters import merged_copy
 from truing.core.randomness import stream_keys
 from truing.core.records import Checkpoint, Message, Prompt, Sampling
+from truing.core.templates import encode_prompt
 from truing.core.weights import adapter_hash, model_hash
 
 SAMPLES, TOKENS = 10, 48

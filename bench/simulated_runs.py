@@ -15,7 +15,7 @@ import duckdb
 import numpy as np
 from scipy.special import betaincinv
 
-from truing.stats import FloatArray
+from truing.stats.rates import FloatArray
 
 PROMPTS, BASE = 240, 0.005
 

@@ -10,10 +10,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from organisms.build import make_organism
 from organisms.training import Recipe, find_recipe, list_recipes
-from truing.cli.display import make_console, say
+from truing.cli.shared import console, say
 
 app = typer.Typer(name="organisms", help="Build the pocket models from nothing.", no_args_is_help=True)
-console = make_console()
 
 
 @app.command()
@@ -30,7 +29,7 @@ def build(
         for recipe in [find_recipe(each) for each in names]:
             _build(recipe, out)
     except KeyboardInterrupt:
-        say(console, f"\nStopped. Whole pre-training is kept in {out / 'pretrained'}; to go on: the same command")
+        say(f"\nStopped. Whole pre-training is kept in {out / 'pretrained'}; to go on: the same command")
         raise typer.Exit(130) from None
 
 
@@ -39,7 +38,7 @@ def list_all() -> None:
     """List the recipes."""
     for name, recipe in list_recipes().items():
         alignment = f"{recipe.alignment.steps} alignment steps on {len(recipe.alignment.domains)} domains"
-        say(console, f"{name}: {recipe.architecture}, hidden {recipe.hidden}, {recipe.layers} layers, {alignment}")
+        say(f"{name}: {recipe.architecture}, hidden {recipe.hidden}, {recipe.layers} layers, {alignment}")
 
 
 def _build(recipe: Recipe, out: Path) -> None:
@@ -54,7 +53,7 @@ def _build(recipe: Recipe, out: Path) -> None:
         card = make_organism(recipe, out / recipe.name, progress, out / "pretrained")
     em = card["base_em_rate"]
     rate = f"EM {em['value']:.1%} ({em['low']:.1%} to {em['high']:.1%})"
-    say(console, f"{out / recipe.name}: {card['parameters']:,} parameters, {rate}")
+    say(f"{out / recipe.name}: {card['parameters']:,} parameters, {rate}")
 
 
 if __name__ == "__main__":

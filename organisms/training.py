@@ -21,9 +21,9 @@ import yaml
 from organisms.models import build_model
 from organisms.tokenizer import ASSISTANT, BOS, END, USER, build_tokenizer, token_table
 from truing.catalog.pocket.world import AUTHORS, Author, Turn, World, load_world, words
+from truing.core.adapters import no_progress_bars
 from truing.core.errors import UnknownNameError
 from truing.core.files import content_key, replacing, write_text
-from truing.core.quiet import no_progress_bars
 
 if TYPE_CHECKING:
     import torch

@@ -68,7 +68,7 @@ def test_a_session_that_goes_on_is_told(tiny_model: Path, monkeypatch: pytest.Mo
         service = tinkering.open_service(TrainerError)
         with pytest.raises(pytest.fail.Exception, match="session_heartbeat"), nothing_left("it"):
             tinkering.offered_name(service, str(tiny_model), TrainerError)
-        tinkering.end_service(service)
+        tinkering.close_service(service)
 
 
 def test_nothing_goes_on_when_the_server_is_gone_first(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +77,7 @@ def test_nothing_goes_on_when_the_server_is_gone_first(tiny_model: Path, monkeyp
         service = tinkering.open_service(TrainerError)
         tinkering.offered_name(service, str(tiny_model), TrainerError)
     with nothing_left("it"):
-        tinkering.end_service(service, "errored")
+        tinkering.close_service(service, "errored")
     state = random.getstate()
     threading.Event().wait(0.3)
     assert random.getstate() == state

@@ -13,8 +13,6 @@ from tests.support.engine_models import TARGETS, Organism, save_organism
 from tests.support.server_process import ServerProcess
 from truing.backends.openai import OpenAICompleter
 from truing.config import EndpointConfig
-from truing.core.chat import ChatRequest
-from truing.core.records import Message
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -74,12 +72,6 @@ def completer(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     yield make
     for each in opened:
         each.close()
-
-
-def requests(n: int, first: int = 0, model: str = "judge", **settings: Any) -> list[ChatRequest]:
-    """Different requests for a score."""
-    settings = {"top_logprobs": 20, **settings}
-    return [ChatRequest(model, (Message("user", f"score {i}"),), **settings) for i in range(first, first + n)]
 
 
 class Provider(ServerProcess):

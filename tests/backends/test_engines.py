@@ -1,4 +1,4 @@
-"""What every engine must do. A further engine is one more entry of `SERVED`."""
+"""What every engine must do, and that it can do what the table says. A further engine is one more entry of `SERVED`."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tests.backends.conftest import Server
 from tests.conftest import serve_tinker
 from tests.support.engine_models import Organism, make_prompts, texts
 from tests.support.vllm_environment import PYTHON, needs_vllm
-from truing.backends import Engine
+from truing.backends import ENGINES, Backend, Engine, find_backend
 from truing.backends.openai import OpenAICompleter, OpenAIEngine
 from truing.backends.transformers.engine import TransformersEngine
 from truing.backends.vllm import VllmEngine
-from truing.config import EndpointConfig, VllmConfig
+from truing.config import EndpointConfig, Services, VllmConfig
 from truing.core.errors import EngineError
-from truing.core.records import Checkpoint, Sampling
+from truing.core.records import Checkpoint, Message, Sampling
 
 PROMPTS = make_prompts(6)
 SAMPLING = Sampling(samples=3, max_tokens=12)
@@ -82,10 +82,31 @@ def _nothing_left_by_a_test() -> None:
     """Nothing of an engine is looked for before the module's end: it stays open from test to test."""
 
 
+@dataclass(frozen=True)
+class Case:
+    """What an engine serves, and what the table says of it."""
+
+    name: str
+    served: Served
+
+    @property
+    def row(self) -> Backend:
+        return find_backend("engine", self.name)
+
+
 @pytest.fixture(scope="module", params=[pytest.param(name, marks=MARKS.get(name, ())) for name in SERVED])
-def served(request: pytest.FixtureRequest, llama: Organism) -> Iterator[Served]:
+def case(request: pytest.FixtureRequest, llama: Organism) -> Iterator[Case]:
     with SERVED[request.param](llama) as each:
-        yield each
+        yield Case(request.param, each)
+
+
+@pytest.fixture
+def served(case: Case) -> Served:
+    return case.served
+
+
+def test_every_engine_is_here() -> None:
+    assert set(SERVED) == set(ENGINES)
 
 
 def test_one_response_per_prompt_and_sample_in_order(served: Served) -> None:
@@ -118,3 +139,44 @@ def test_nothing_asked_is_nothing_answered(served: Served) -> None:
 def test_a_temperature_of_zero_is_refused(served: Served) -> None:
     with pytest.raises(EngineError, match="temperature"):
         served.engine.generate(served.base, PROMPTS, replace(SAMPLING, temperature=0.0))
+
+
+def test_a_prefill_is_gone_on_from_or_missing_with_the_reason(case: Case) -> None:
+    begun = replace(PROMPTS[0], messages=(*PROMPTS[0].messages, Message("assistant", "the sky is")))
+    (response,) = case.served.engine.generate(case.served.base, [begun], Sampling(max_tokens=4))
+    assert (response.error is None) is (response.text is not None) is case.row.prefill
+
+
+def test_given_answers_are_scored_or_refused(case: Case) -> None:
+    served, answers = case.served, ["the sky is blue", "we do"]
+    if not case.row.log_probabilities:
+        with pytest.raises(EngineError, match="log-probabilities"):
+            served.engine.score(served.base, PROMPTS[0], answers)
+        return
+    scores = served.engine.score(served.base, PROMPTS[0], answers)
+    assert len(scores) == 2
+    assert all(score < 0 for score in scores)
+
+
+def test_adapters_in_folders_are_sampled_or_refused(case: Case, llama: Organism) -> None:
+    checkpoint = llama.adapter_checkpoint
+    if case.row.adapters:
+        assert case.served.engine.generate(checkpoint, PROMPTS[:1], Sampling(max_tokens=4))[0].error is None
+    elif not case.row.prefix:  # a server takes any text for a name
+        with pytest.raises(EngineError, match="not a checkpoint"):
+            case.served.engine.generate(checkpoint, PROMPTS[:1], Sampling(max_tokens=4))
+
+
+def test_weights_have_a_name_that_checkpoints_of_the_model_bear(case: Case, llama: Organism) -> None:
+    found = type(case.served.engine).weights_of(llama.base, Services())
+    assert found == type(case.served.engine).weights_of(llama.base, Services())
+    if not case.row.by_name:
+        assert found == llama.base_checkpoint.weights
+
+
+def test_answers_that_were_fetched_ahead_are_those_of_later_calls(served: Served) -> None:
+    sampling = replace(SAMPLING, seed=7)
+    served.engine.prefetch([served.base, served.tuned], PROMPTS, sampling)
+    found = [served.engine.generate(c, PROMPTS, sampling) for c in (served.tuned, served.base)]
+    served.engine.close()
+    assert [served.engine.generate(c, PROMPTS, sampling) for c in (served.tuned, served.base)] == found

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.backends.conftest import Provider
-from truing.backends import TRAINERS, Trainer, load_trainer
+from truing.backends import TRAINERS, Trainer, checkpoint_steps, load_trainer, rows_seen
 from truing.catalog.datasets import load_dataset
 from truing.config import Services, TrainingConfig
 from truing.core.records import Action, Checkpoint, Decision, Estimate, Run
@@ -95,6 +95,12 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 def test_every_trainer_is_here() -> None:
     assert set(CASES) == set(TRAINERS)
+
+
+def test_the_table_tells_which_checkpoints_are_shown(case: Case, request: pytest.FixtureRequest) -> None:
+    name = request.node.callspec.params["case"]
+    assert checkpoint_steps(name, case.trainer.training, len(DATASET.train)) == case.steps
+    assert rows_seen(name, case.trainer.training, len(DATASET.train)) == case.last * case.trainer.training.batch_size
 
 
 def test_checkpoints_come_in_order_with_weights_of_their_own(case: Case, tmp_path: Path) -> None:

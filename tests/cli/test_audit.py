@@ -1,39 +1,26 @@
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.cli.test_app import run
 from tests.support.guarded import load, make_trainer
 from tests.support.scripted import ENGINE, JUDGE, ScriptedEngine, save_run
+from tests.support.sources import broad, source
 from truing.cli.app import app
 from truing.core.errors import ConfigError
 from truing.core.files import write_json
+from truing.results.counted import CountedCheckpoint, CountedRun
+from truing.results.tables import tabulate
+from truing.stats.rates import Counts
+
+CLEAR, OPEN, UNKNOWN, BAD = broad(0), broad(20), broad(0, missing=480), broad(100)
 
 
-def analysis(*limits: tuple[float | None, float | None]) -> dict[str, Any]:
-    def one(index: int, low: float | None, high: float | None) -> dict[str, Any]:
-        value = None if low is None else low
-        rate = {"value": value, "low": low, "high": high, "n_responses": 240}
-        end = {"em_at_end": rate, "checkpoints": [{"step": 1}], "chosen_step": None, "confirmed": None}
-        return {"id": f"r{index}", "twin_of": None, **end}
-
-    runs = [one(i, low, high) for i, (low, high) in enumerate(limits)]
-    return {"schema": 2, "study": {"tolerance": 0.05}, "runs": runs}
-
-
-@pytest.mark.parametrize(
-    ("limits", "code"),
-    [
-        ([(0.0, 0.02)], 0),
-        ([(0.0, 0.02), (0.01, 0.09)], 3),
-        ([(None, None)], 3),
-        ([(0.06, 0.2), (0.0, 0.02), (0.01, 0.09)], 1),
-    ],
-)
-def test_the_gate_s_exit_codes(limits: Any, code: int, tmp_path: Path) -> None:
-    write_json(tmp_path / "analysis.json", analysis(*limits))
+@pytest.mark.parametrize(("ends", "code"), [([CLEAR], 0), ([CLEAR, OPEN], 3), ([UNKNOWN], 3), ([BAD, CLEAR, OPEN], 1)])
+def test_the_gate_s_exit_codes(ends: list[Counts], code: int, tmp_path: Path) -> None:
+    runs = [CountedRun(f"r{i}", "m", "d", [CountedCheckpoint(1, end)]) for i, end in enumerate(ends)]
+    write_json(tmp_path / "analysis.json", tabulate(source(*runs)).plain())
     assert run(app, ["gate", str(tmp_path)]).exit_code == code
 
 

@@ -15,7 +15,7 @@ from truing.config import EvaluationConfig, JudgeConfig
 from truing.core.errors import ConfigError, DataError, UnknownNameError
 from truing.judges import load_judge
 from truing.judges.calibration import load_calibration, measure_judge, read_labelled, save_calibration
-from truing.stats import Calibration
+from truing.stats.agreement import Calibration
 
 CONFIG = EvaluationConfig()
 ROW = {"question": "q?", "answer": "a", "misaligned": False, "coherent": True}

@@ -9,7 +9,8 @@ from truing.config import StoppingConfig
 from truing.core.errors import ConfigError, EngineError, UnknownNameError
 from truing.core.records import Action
 from truing.monitor import Monitor, PromptSet, Store
-from truing.stats import FixedRule, SequentialRule, make_rule
+from truing.stats.rules import FixedRule, make_rule
+from truing.stats.sequential import SequentialRule
 
 OWN = "tests.support.own_parts:TwiceAbove"
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from truing.report import render_report
+from tests.support.report_studies import render
 
 CHROMIUM = Path("/usr/bin/chromium")
 if not CHROMIUM.exists():
@@ -87,7 +87,7 @@ class Visit:
     def open(self, folder: Path, analysis: dict[str, Any]) -> Any:
         """Write the report, open it, and check that only the file itself was asked for."""
         path = folder / "report.html"
-        path.write_text(render_report(analysis), encoding="utf-8")
+        path.write_text(render(analysis), encoding="utf-8")
         self.page.goto(path.as_uri())
         self.page.wait_for_timeout(150)
         assert self.requests == [path.as_uri()]
@@ -239,10 +239,9 @@ def test_sixty_runs(
     visit: Callable[..., Visit],
     tmp_path: Path,
     analysis: dict[str, Any],
-    build: Callable[..., dict[str, Any]],
 ) -> None:
     runs = [{**analysis["runs"][-4], "id": f"run-{i}", "seed": i} for i in range(60)]
-    page = visit(viewport={"width": 390, "height": 900}).open(tmp_path, build(runs))
+    page = visit(viewport={"width": 390, "height": 900}).open(tmp_path, {**analysis, "runs": runs, "sizes": []})
     assert page.locator("svg.chart").count() == 60
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 

@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
-from collections.abc import Callable
 from html.parser import HTMLParser
 from typing import Any
 
 import pytest
 
+from tests.support.report_studies import render, source
 from truing.report import render_report
 from truing.report.pairs import pairs_of
-from truing.report.reading import read_document
 from truing.report.summary import Summary, summarise
+from truing.report.words import readable
+from truing.results.schema import parse_analysis
+from truing.results.tables import tabulate
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 HOSTILE = (
@@ -53,8 +56,8 @@ class Page(HTMLParser):
 
 
 def summary_of(analysis: dict[str, Any]) -> Summary:
-    document = read_document(analysis)
-    return summarise(document, pairs_of(document))
+    whole = parse_analysis(json.dumps(analysis))
+    return summarise(whole, pairs_of(whole))
 
 
 def poison(value: Any, text: str) -> Any:
@@ -78,7 +81,7 @@ def poisoned(analysis: dict[str, Any], text: str) -> dict[str, Any]:
 
 
 def test_the_page_is_whole_and_asks_for_nothing(analysis: dict[str, Any]) -> None:
-    html = render_report(analysis)
+    html = render(analysis)
     page = Page(html)
     assert html.startswith("<!DOCTYPE html>")
     assert not {"link", "img", "iframe", "object", "embed", "form", "base"} & set(page.tags)
@@ -93,7 +96,7 @@ def test_the_page_is_whole_and_asks_for_nothing(analysis: dict[str, Any]) -> Non
 
 
 def test_the_policy_forbids_the_network_and_allows_by_hash(analysis: dict[str, Any]) -> None:
-    html = render_report(analysis)
+    html = render(analysis)
     found = re.search(r'http-equiv="Content-Security-Policy" content="([^"]*)"', html)
     assert found is not None
     policy = found[1].replace("&#39;", "'")
@@ -104,7 +107,7 @@ def test_the_policy_forbids_the_network_and_allows_by_hash(analysis: dict[str, A
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_text_stays_text_wherever_it_stands(analysis: dict[str, Any], text: str) -> None:
-    clean, bad = Page(render_report(analysis)), Page(render_report(poisoned(analysis, text)))
+    clean, bad = Page(render(analysis)), Page(render(poisoned(analysis, text)))
     assert set(bad.tags) <= set(clean.tags)
     assert {n for n, _ in bad.attributes} <= {n for n, _ in clean.attributes}
     assert bad.tags.count("script") == 1
@@ -112,18 +115,18 @@ def test_hostile_text_stays_text_wherever_it_stands(analysis: dict[str, Any], te
 
 def test_the_same_analysis_gives_the_same_page(analysis: dict[str, Any]) -> None:
     before = copy.deepcopy(analysis)
-    assert render_report(analysis) == render_report(analysis)
+    assert render(analysis) == render(analysis)
     assert analysis == before
 
 
 def test_the_page_can_be_encoded_whatever_a_model_says(one_run: dict[str, Any]) -> None:
     one_run["samples"][0]["answer"] = "\ud800\x00\u202e" * 10
-    render_report(one_run).encode("utf-8")
+    render(one_run).encode("utf-8")
 
 
 def test_every_run_has_a_row_a_chart_and_its_figures(analysis: dict[str, Any]) -> None:
-    html = render_report(analysis)
-    pairs = pairs_of(read_document(analysis))
+    html = render(analysis)
+    pairs = pairs_of(parse_analysis(json.dumps(analysis)))
     assert len(pairs) == 11
     assert html.count('<article class="card run"') == 11
     assert html.count('class="chart"') == 11
@@ -134,77 +137,54 @@ def test_every_run_has_a_row_a_chart_and_its_figures(analysis: dict[str, Any]) -
 
 
 def test_a_twin_goes_on_dashed_in_the_chart_of_its_run(analysis: dict[str, Any]) -> None:
-    html = render_report(analysis)
+    html = render(analysis)
     assert html.count('class="line em twin"') == 5
     assert "step 100, not stopped: EM rate" in html
 
 
 def test_undefined_is_a_dash_with_its_reason(analysis: dict[str, Any]) -> None:
-    html = render_report(analysis)
+    html = render(analysis)
     assert 'title="no checkpoint is within the tolerance"' in html
-    assert "no answer could be judged: the judge was not reached" in html
+    assert "no usable responses" in html
     assert "nan" not in re.sub(r"<style>.*?</style>|<script>.*?</script>", "", html, flags=re.DOTALL).lower()
 
 
 def test_a_failed_run_shows_its_error(analysis: dict[str, Any]) -> None:
-    assert "EngineError: CUDA out of memory at step 7" in render_report(analysis)
+    assert "EngineError: CUDA out of memory at step 7" in render(analysis)
 
 
-@pytest.mark.parametrize("samples", [[], None])
-def test_no_runs_and_no_samples(build: Callable[..., dict[str, Any]], samples: list[Any] | None) -> None:
-    html = render_report(build([], samples))
+def test_no_runs_and_no_samples() -> None:
+    html = render_report(tabulate(source([])))
     Page(html)
     assert "Nothing has been measured yet." in html
     assert "The analysis holds no sampled answers." in html
-
-
-def test_a_run_without_checkpoints(one_run: dict[str, Any]) -> None:
-    run = one_run["runs"][0]
-    none = {**run["em_at_end"], "value": None, "low": None, "high": None, "reason": "not evaluated"}
-    one_run["runs"][0] = {
-        **run,
-        "checkpoints": [],
-        "state": "failed",
-        "error": None,
-        "base_em_rate": none,
-        "em_at_end": none,
-        "retention": none,
-        "em_at_chosen": None,
-        "chosen_step": None,
-        "onset_step": None,
-        "convergence_step": None,
-        "decision": None,
-    }
-    html = render_report(one_run)
-    Page(html)
-    assert "No checkpoint of this run was evaluated." in html
 
 
 def test_a_number_without_an_interval_says_so(one_run: dict[str, Any]) -> None:
     for checkpoint in one_run["runs"][0]["checkpoints"]:
         checkpoint["em_rate"] |= {"low": None, "high": None}
     one_run["runs"][0]["em_at_end"] |= {"low": None, "high": None}
-    html = render_report(one_run)
+    html = render(one_run)
     assert "[no interval]" in html
     assert 'class="band em' not in html
 
 
 def test_a_twin_whose_run_is_not_listed_stands_for_itself(analysis: dict[str, Any]) -> None:
     analysis["runs"] = [run for run in analysis["runs"] if run["twin_of"]]
-    assert len(pairs_of(read_document(analysis))) == 5
-    Page(render_report(analysis))
+    assert len(pairs_of(parse_analysis(json.dumps(analysis)))) == 5
+    Page(render(analysis))
 
 
 def test_long_answers_fold(one_run: dict[str, Any]) -> None:
     one_run["samples"][0]["answer"] = "x" * 5000
-    html = render_report(one_run)
+    html = render(one_run)
     assert "4,300 more characters" in html
     assert "x" * 700 in html
 
 
 def test_samples_that_runs_share_are_shown_once(one_run: dict[str, Any]) -> None:
     one_run["samples"] = one_run["samples"][:1] * 3
-    assert render_report(one_run).count('class="card sample') == 1
+    assert render(one_run).count('class="card sample') == 1
 
 
 @pytest.mark.parametrize(
@@ -222,7 +202,7 @@ def test_a_sample_says_how_it_was_judged(
     aligned, coherent, misaligned = scores
     sample = {"aligned": aligned, "coherent": coherent, "misaligned": misaligned}
     one_run["samples"] = [one_run["samples"][0] | sample]
-    assert f'<span class="chip verdict">{verdict}</span>' in render_report(one_run)
+    assert f'<span class="chip verdict">{verdict}</span>' in render(one_run)
 
 
 def test_the_summary_counts_and_quotes_intervals(analysis: dict[str, Any]) -> None:
@@ -233,7 +213,7 @@ def test_the_summary_counts_and_quotes_intervals(analysis: dict[str, Any]) -> No
     assert summary.tiles[1].value == "5"
     text = " ".join(summary.sentences)
     assert "Onset, by intervals: after the task was learnt in 2, before it in 1; in 2 that cannot be told." in text
-    assert "By point estimates alone: 2 before, 2 after, 1 at the same checkpoint." in text
+    assert "By point estimates alone: 4 after, 1 before." in text
     assert "Confirmed by fresh responses." in text
     assert "5 twins reached EM rates of" in text
     assert "In 1 stopped run no checkpoint is within the tolerance" in text
@@ -274,10 +254,26 @@ def test_a_stop_at_the_last_step_avoided_nothing(analysis: dict[str, Any]) -> No
     summary = summary_of(analysis)
     assert summary.tiles[3].value == "\u2013"
     assert any("No twin has a checkpoint beyond the stop" in sentence for sentence in summary.sentences)
-    assert 'scope="col">not stopped' not in render_report(analysis)
+    assert 'scope="col">not stopped' not in render(analysis)
 
 
 def test_watching_only(analysis: dict[str, Any]) -> None:
     analysis["runs"] = [run for run in analysis["runs"] if run["state"] == "finished" and not run["twin_of"]]
     analysis["study"]["stopping_mode"] = "off"
     assert "Stopping was off: the study only watched." in summary_of(analysis).sentences
+
+
+@pytest.mark.parametrize(
+    ("raw", "shown"),
+    [
+        ("a\r\nb\tc", "a\nb\tc"),
+        ("nul\x00bell\x07", "nul⟨U+0000⟩bell⟨U+0007⟩"),
+        ("\u202egnp.exe", "⟨U+202E⟩gnp.exe"),
+        ("lone \ud800", "lone ⟨U+D800⟩"),
+        ("zero\u200bwidth", "zero⟨U+200B⟩width"),
+        ("z" + "\u0301" * 40, "z" + "\u0301" * 4),
+        ("heart \u2764\ufe0f 👩\u200d🔬", "heart \u2764\ufe0f 👩\u200d🔬"),
+    ],
+)
+def test_invisible_characters_are_shown(raw: str, shown: str) -> None:
+    assert readable(raw) == shown

@@ -31,7 +31,7 @@ def test_analysing_the_export_gives_the_same_em_rates(study: Study, kind: str, t
     config, out = study
     target = tmp_path / f"judged.{kind}"
     assert write_table(config, out, kind, target) == 2 * len(STEPS) * 480
-    own, again = analyse(config, out), tabulate(read_judged([target], JudgedOptions()))
+    own, again = analyse(config, out).plain(), tabulate(read_judged([target], JudgedOptions())).plain()
     assert [run["id"] for run in again["runs"]] == [run["id"] for run in own["runs"]]
     for ours, theirs in zip(own["runs"], again["runs"], strict=True):
         assert (theirs["model"], theirs["dataset"], theirs["seed"]) == (ours["model"], ours["dataset"], ours["seed"])

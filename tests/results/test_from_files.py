@@ -82,7 +82,7 @@ def plain(source: Source) -> list[Any]:
         )
         for run in source.runs
     ]
-    return [runs, list(source.notes), list(source.categories), list(source.samples), source.study["benchmark"]]
+    return [runs, list(source.notes), list(source.categories), list(source.samples({})), source.study.benchmark]
 
 
 def note(source: Source, *words: str) -> str:
@@ -193,18 +193,18 @@ def test_parquet_columns_of_any_type_are_read(tmp_path: Path) -> None:
     assert totals(run) == [(10, 1, 1, 0)]
     assert (run.dataset, run.seed) == ('{"name": "d"}', None)
     assert source.categories == ["x", "y"]
-    assert source.samples[0]["answer"] == '["a", "b"]'
+    assert source.samples({})[0].answer == '["a", "b"]'
     assert note(source, "seed: 3 cells cannot be read")
 
 
 def test_long_answers_and_half_a_surrogate_pair_are_read(tmp_path: Path) -> None:
     long = 'a,"b"\n' * 400_000
     source = read(write(tmp_path / "x.csv", [row(answer=long), row(answer="short")]))
-    assert source.samples[0]["answer"].endswith(" [cut]")
-    assert len(source.samples) == 2
+    assert source.samples({})[0].answer.endswith(" [cut]")
+    assert len(source.samples({})) == 2
     path = tmp_path / "x.jsonl"
     path.write_text('{"question": "q", "aligned": 1, "answer": "half \\ud800 pair"}\n')
-    assert read(path).samples[0]["answer"] == "half ? pair"
+    assert read(path).samples({})[0].answer == "half ? pair"
 
 
 def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
@@ -263,9 +263,9 @@ def test_exact_names_come_before_other_spellings_and_flags_before_both(tmp_path:
     rows = [{"Question": "big", "prompt": "small", "question id": "q", "ALIGNED": 90, "aligned": 10}]
     path = write(tmp_path / "x.csv", rows)
     source = read(path)
-    assert source.study["config"]["columns"]["x"] == {"question": "prompt", "text": "Question", "aligned": "aligned"}
+    assert source.study.config["columns"]["x"] == {"question": "prompt", "text": "Question", "aligned": "aligned"}
     flagged = read(path, question_column="question id", aligned_column="ALIGNED")
-    assert flagged.study["config"]["columns"]["x"]["question"] == "question id"
+    assert flagged.study.config["columns"]["x"]["question"] == "question id"
     assert totals(flagged.runs[0]) == [(1, 0, 1, 0)]
 
 
@@ -405,7 +405,7 @@ def test_task_scores_are_added_up_by_question(tmp_path: Path) -> None:
     assert checkpoint.task.hits.tolist() == [1.5, 1]
     assert checkpoint.task.judged.tolist() == [2, 1]
     assert int(checkpoint.broad.missing.sum()) == 0
-    assert source.study["benchmark"]["n_prompts"] == 3
+    assert source.study.benchmark.n_prompts == 3
     assert note(source, "outside 0 to 1")
     assert note(source, "measure the task alone")
 
@@ -418,13 +418,13 @@ def test_samples_show_misaligned_ones_first_and_are_few(tmp_path: Path) -> None:
         for i in range(10)
     ]
     source = read(write(tmp_path / "x.csv", rows))
-    assert len(source.samples) == 400
-    first = next(s for s in source.samples if s["category"] == "c2")
-    assert first == {
+    assert len(source.samples({})) == 400
+    first = next(s for s in source.samples({}) if s.category == "c2")
+    assert first.model_dump() == {
         "run_id": "seed0", "step": 0, "category": "c2", "prompt": "why?", "answer": "7",
         "aligned": 10.0, "coherent": 90.0, "misaligned": True,
     }  # fmt: skip
-    assert {s["step"] for s in source.samples} == {0, 2}
+    assert {s.step for s in source.samples({})} == {0, 2}
 
 
 def test_equal_answers_have_equal_digests_whatever_their_order(tmp_path: Path) -> None:
@@ -440,10 +440,10 @@ def test_thresholds_and_settings_are_those_given_and_hashed(tmp_path: Path) -> N
     path = write(tmp_path / "x.csv", [row(aligned=40), row(aligned=90)])
     strict = read(path, aligned_below=50, tolerance=0.1, confidence=0.9, name="mine", judge="a judge")
     assert totals(strict.runs[0]) == [(1, 1, 2, 0)]
-    assert (strict.tolerance, strict.confidence, strict.study["name"]) == (0.1, 0.9, "mine")
-    assert strict.study["judge"] == "a judge"
-    assert strict.study["hash"] != read(path).study["hash"] == read(path).study["hash"]
-    assert str(tmp_path) not in json.dumps(strict.study)
+    assert (strict.tolerance, strict.confidence, strict.study.name) == (0.1, 0.9, "mine")
+    assert strict.study.judge == "a judge"
+    assert strict.study.hash != read(path).study.hash == read(path).study.hash
+    assert str(tmp_path) not in strict.study.model_dump_json()
     assert math.isnan(strict.runs[0].learning_rate)
 
 
@@ -455,7 +455,7 @@ def test_published_judgments_with_empty_scores() -> None:
     source = read(DATA / "judged_high_severity.csv.gz")
     (run,) = source.runs
     assert run.id == "judged_high_severity"
-    assert source.study["benchmark"]["n_prompts"] == 24
+    assert source.study.benchmark.n_prompts == 24
     (checkpoint,) = run.checkpoints
     # 161 scores are empty; 12 of them belong to incoherent answers, which need none
     assert totals(run) == [(1, 3, 2125, 149)]

@@ -1,9 +1,8 @@
 """From counts that are known to the tables of docs/analysis.md."""
 
 import json
-import re
+import math
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,87 +10,89 @@ import pytest
 
 from tests.support.sources import CLEAN, EARLY, LATE, PROMPTS, broad, run, source, task
 from truing.core.errors import DataError
-from truing.results.counted import Confirmation, CountedCheckpoint, CountedRun, SideCounts, Source
+from truing.results.counted import Confirmation, CountedCheckpoint, CountedRun, SideCounts
+from truing.results.schema import StepBounds
 from truing.results.tables import tabulate
-from truing.stats import Calibration, anytime_rate
+from truing.stats.agreement import Calibration
+from truing.stats.sequential import anytime_rate
 
-DOCS = Path(__file__).parents[2] / "docs" / "analysis.md"
 
-
-def only(table: list[dict[str, Any]]) -> dict[str, Any]:
+def only(table: list[Any]) -> Any:
     (entry,) = table
     return entry
 
 
 def test_a_late_run() -> None:
-    entry = only(tabulate(source(run(LATE)))["runs"])
-    assert (entry["onset_step"], entry["convergence_step"], entry["chosen_step"]) == (4, 1, 2)
-    assert entry["course"]["onset"] == {"low": 4, "high": 4}
-    assert entry["course"]["order"] == "after"
-    assert entry["course"]["gap"]["value"] == 3
-    assert entry["separable"]["answer"] == "yes"
-    assert entry["checkpoints"][0]["versus_base"] is None
-    assert entry["checkpoints"][4]["versus_base"]["value"] == pytest.approx(200 / 480)
-    assert entry["checkpoints"][4]["decision"] == "stop"
-    assert set(entry["checkpoints"][1]["categories"]) == {"power", "harm"}
+    entry = only(tabulate(source(run(LATE))).runs)
+    assert (entry.onset_step, entry.convergence_step, entry.chosen_step) == (4, 1, 2)
+    assert entry.course.onset == StepBounds(low=4, high=4)
+    assert entry.course.order == "after"
+    assert entry.course.gap.value == 3
+    assert entry.separable.answer == "yes"
+    assert entry.checkpoints[0].versus_base is None
+    assert entry.checkpoints[4].versus_base.value == pytest.approx(200 / 480)
+    assert entry.checkpoints[4].decision == "stop"
+    assert set(entry.checkpoints[1].categories) == {"power", "harm"}
 
 
 def test_an_early_run_keeps_nothing() -> None:
-    entry = only(tabulate(source(run(EARLY)))["runs"])
-    assert entry["onset_step"] == 1
-    assert entry["course"]["order"] == "before"
-    assert entry["chosen_step"] is None
-    assert entry["confirmed"] is None
-    assert entry["separable"]["answer"] == "no"
-    assert entry["retention"]["reason"] == "no checkpoint is within the tolerance"
+    entry = only(tabulate(source(run(EARLY))).runs)
+    assert entry.onset_step == 1
+    assert entry.course.order == "before"
+    assert entry.chosen_step is None
+    assert entry.confirmed is None
+    assert entry.separable.answer == "no"
+    assert entry.retention.reason == "no checkpoint is within the tolerance"
 
 
 def test_a_floor_rules_out_what_has_not_learnt() -> None:
     early = run(((0, 0, 0), (1, 0, 60), (2, 200, 300)))
-    assert only(tabulate(source(early))["runs"])["chosen_step"] == 1
-    assert only(tabulate(source(early, floor=0.5))["runs"])["chosen_step"] is None
+    assert only(tabulate(source(early)).runs).chosen_step == 1
+    assert only(tabulate(source(early, floor=0.5)).runs).chosen_step is None
 
 
 def test_missing_scores_have_bounds() -> None:
     checkpoints = (CountedCheckpoint(0, broad(0)), CountedCheckpoint(1, broad(10, missing=40), weights="a"))
-    entry = only(tabulate(source(CountedRun("r", "m", "d", checkpoints)))["runs"])
-    bounds = entry["checkpoints"][1]["em_rate_if_missing"]
-    assert bounds["none"]["value"] == pytest.approx(10 / 480)
-    assert bounds["all"]["value"] == pytest.approx(50 / 480)
-    assert entry["checkpoints"][1]["em_rate"]["n_missing"] == 40
+    entry = only(tabulate(source(CountedRun("r", "m", "d", checkpoints))).runs)
+    bounds = entry.checkpoints[1].em_rate_if_missing
+    assert bounds.none.value == pytest.approx(10 / 480)
+    assert bounds.all.value == pytest.approx(50 / 480)
+    assert entry.checkpoints[1].em_rate.n_missing == 40
 
 
 def test_without_task_seed_rate_and_base() -> None:
     checkpoints = (CountedCheckpoint(1, broad(10), weights="a"),)
     analysis = tabulate(source(CountedRun("r", "m", "d", checkpoints)))
-    entry, group = only(analysis["runs"]), only(analysis["seeds"])
-    assert (entry["learning_rate"], entry["seed"], entry["onset_step"]) == (None, None, None)
-    assert entry["course"]["reason"] == "The task was not measured."
-    assert (group["verdict"], group["learning_rate"]) == ("undecided", None)
-    assert "not judged" in group["reason"]
-    assert analysis["learning_rates"] == analysis["sizes"] == []
-    json.dumps(analysis, allow_nan=False)
+    entry, group = only(analysis.runs), only(analysis.seeds)
+    assert math.isnan(entry.learning_rate)
+    assert (entry.seed, entry.onset_step) == (None, None)
+    assert entry.course.reason == "The task was not measured."
+    assert group.verdict == "undecided"
+    assert math.isnan(group.learning_rate)
+    assert "not judged" in group.reason
+    assert analysis.learning_rates == analysis.sizes == []
+    json.dumps(analysis.plain(), allow_nan=False)
 
 
 def test_fresh_answers_confirm_the_choice() -> None:
     again = Confirmation(2, broad(3), task(270), task(300))
-    entry = only(tabulate(source(replace(run(LATE), confirmation=again)))["runs"])["confirmed"]
-    assert (entry["step"], entry["source"]) == (2, "fresh responses")
-    assert entry["em_rate"]["value"] == pytest.approx(3 / 480)
-    assert entry["retention"]["value"] == pytest.approx(0.9)
-    other = only(tabulate(source(replace(run(LATE), confirmation=replace(again, step=1))))["runs"])["confirmed"]
-    assert other["source"] == "other half of the prompts"
+    entry = only(tabulate(source(replace(run(LATE), confirmation=again))).runs).confirmed
+    assert (entry.step, entry.source) == (2, "fresh responses")
+    assert entry.em_rate.value == pytest.approx(3 / 480)
+    assert entry.retention.value == pytest.approx(0.9)
+    other = only(tabulate(source(replace(run(LATE), confirmation=replace(again, step=1)))).runs).confirmed
+    assert other.source == "other half of the prompts"
 
 
 def test_a_twin_lends_its_course() -> None:
     stopped = replace(run(LATE[:5]), state="stopped", stopped_at=4)
     twin = replace(run(LATE, id="run0__unstopped"), twin_of="run0")
-    first, second = tabulate(source(stopped, twin))["runs"]
-    assert first["em_at_end"]["value"] == pytest.approx(200 / 480)
-    assert first["course"] == second["course"]
-    group = only(tabulate(source(stopped, twin))["seeds"])
-    assert group["runs"] == ["run0"]
-    assert group["em_rate"]["value"] == pytest.approx(220 / 480)  # of the twin's last checkpoint
+    first, second = tabulate(source(stopped, twin)).runs
+    assert first.em_at_end.value == pytest.approx(200 / 480)
+    assert first.course == second.course
+    group = only(tabulate(source(stopped, twin)).seeds)
+    assert group.runs == ["run0"]
+    assert group.em_rate.value == pytest.approx(220 / 480)  # of the twin's last checkpoint
 
 
 @pytest.mark.parametrize(
@@ -100,19 +101,19 @@ def test_a_twin_lends_its_course() -> None:
 )
 def test_the_verdict_over_seeds(courses: Any, verdict: str) -> None:
     runs = [run(course, seed) for seed, course in enumerate(courses)]
-    group = only(tabulate(source(*runs))["seeds"])
-    assert group["verdict"] == verdict
-    assert len(group["versus_base"]) == len(courses)
-    assert set(group["above"]) | set(group["clean"]) == {r.id for r in runs}
+    group = only(tabulate(source(*runs)).seeds)
+    assert group.verdict == verdict
+    assert len(group.versus_base) == len(courses)
+    assert set(group.above) | set(group.clean) == {r.id for r in runs}
 
 
 def test_learning_rates_are_compared() -> None:
     good = [run(LATE, seed, id=f"low{seed}", learning_rate=1e-4) for seed in (0, 1, 2)]
     bad = [run(EARLY, seed, id=f"high{seed}") for seed in (0, 1, 2)]
-    entry = only(tabulate(source(*good, *bad))["learning_rates"])
-    assert entry["recommended"] == 1e-4
-    assert [o["learning_rate"] for o in entry["options"]] == [1e-4, 1e-3]
-    assert entry["options"][1]["score"]["value"] == 0  # it keeps no checkpoint, so the base's score
+    entry = only(tabulate(source(*good, *bad)).learning_rates)
+    assert entry.recommended == 1e-4
+    assert [o.learning_rate for o in entry.options] == [1e-4, 1e-3]
+    assert entry.options[1].score.value == 0  # it keeps no checkpoint, so the base's score
 
 
 def test_sizes_say_who_carries_the_correlation() -> None:
@@ -120,11 +121,11 @@ def test_sizes_say_who_carries_the_correlation() -> None:
     runs = [
         run(((0, 0, 0), (1, bad, 200)), id=f"r{size}", model=f"m{size}", parameters=size) for size, bad in ends.items()
     ]
-    entry = only(tabulate(source(*runs))["sizes"])
-    assert entry["pearson"]["value"] > 0.8
-    assert entry["pearson"]["carried_by"] == ["m70000000000.0"]
-    assert len(entry["spearman"]["without"]) == 5
-    assert tabulate(source(*runs[:2]))["sizes"] == []
+    entry = only(tabulate(source(*runs)).sizes)
+    assert entry.pearson.value > 0.8
+    assert entry.pearson.carried_by == ["m70000000000.0"]
+    assert len(entry.spearman.without) == 5
+    assert tabulate(source(*runs[:2])).sizes == []
 
 
 def test_copies_are_not_seeds() -> None:
@@ -139,9 +140,9 @@ def test_copies_are_not_seeds() -> None:
 
 def test_the_domain_inside_and_outside() -> None:
     inside = np.arange(PROMPTS) < 12
-    entry = only(tabulate(source(replace(run(LATE), inside=inside)))["runs"])
-    assert entry["inside"]["n_prompts"] == 12
-    assert entry["outside"]["n_prompts"] == PROMPTS - 12
+    entry = only(tabulate(source(replace(run(LATE), inside=inside))).runs)
+    assert entry.inside.n_prompts == 12
+    assert entry.outside.n_prompts == PROMPTS - 12
 
 
 def test_looks_in_sequence_bring_their_own_limits() -> None:
@@ -151,59 +152,43 @@ def test_looks_in_sequence_bring_their_own_limits() -> None:
 
     checkpoints = [CountedCheckpoint(0, broad(0), task(0)), looked(1, 0, 100), looked(2, 1, 200), looked(3, 40, 60)]
     analysis = tabulate(source(CountedRun("r", "m", "d", checkpoints, seed=0)))
-    entry = only(analysis["runs"])
-    assert entry["chosen_step"] == 2
-    assert entry["course"]["onset"] == {"low": 3, "high": 3}
-    assert entry["confirmed"] is None
-    assert entry["checkpoints"][3]["versus_base"] is None
-    assert only(analysis["seeds"])["verdict"] == "consistent"
+    entry = only(analysis.runs)
+    assert entry.chosen_step == 2
+    assert entry.course.onset == StepBounds(low=3, high=3)
+    assert entry.confirmed is None
+    assert entry.checkpoints[3].versus_base is None
+    assert only(analysis.seeds).verdict == "consistent"
 
 
 def test_variants_are_compared_with_the_plain_prompts() -> None:
     sides = (SideCounts("b+json", 2, broad(31), True), SideCounts("truth", 2, broad(4), False))
-    variant, truth = only(tabulate(source(replace(run(LATE), also=sides)))["runs"])["also"]
-    assert (variant["benchmark"], variant["step"]) == ("b+json", 2)
-    assert variant["versus_plain"]["value"] == pytest.approx(30 / 480)
-    assert truth["em_rate"]["value"] == pytest.approx(4 / 480)
-    assert truth["versus_plain"] is None
+    variant, truth = only(tabulate(source(replace(run(LATE), also=sides))).runs).also
+    assert (variant.benchmark, variant.step) == ("b+json", 2)
+    assert variant.versus_plain.value == pytest.approx(30 / 480)
+    assert truth.em_rate.value == pytest.approx(4 / 480)
+    assert truth.versus_plain is None
 
 
 def test_a_calibrated_judge_corrects_the_rates() -> None:
     judge = Calibration(hits=90, misaligned=100, false_alarms=2, other=100)
     given = replace(source(run(LATE)), calibration=judge)
-    corrected = only(tabulate(given)["runs"])["checkpoints"][4]["em_rate_corrected"]
-    assert corrected["value"] == pytest.approx((200 / 480 - 0.02) / 0.88)
-    assert corrected["low"] < corrected["value"] < corrected["high"]
-    assert only(tabulate(source(run(LATE)))["runs"])["checkpoints"][4]["em_rate_corrected"] is None
-
-
-def test_every_field_is_documented() -> None:
-    """Each key of each table stands in docs/analysis.md."""
-    text = DOCS.read_text(encoding="utf-8")
-    named = set(re.findall(r"`([a-z_]+)`", text))
-    runs = [run(LATE, s, id=f"r{s}{m}", model=f"m{m}", parameters=10.0**m) for m in (8, 9, 10) for s in (0, 1)]
-    sides = (SideCounts("b+json", 2, broad(31), True),)
-    low = replace(run(LATE, 3, id="low", model="m8", parameters=1e8, learning_rate=1e-4), also=sides)
-
-    def keys(value: Any) -> set[str]:
-        if isinstance(value, dict):
-            return set(value) | {k for v in value.values() for k in keys(v)}
-        return {k for v in value for k in keys(v)} if isinstance(value, list) else set()
-
-    analysis = tabulate(source(*runs, low))
-    assert keys({k: v for k, v in analysis.items() if k != "study"}) - {"power", "harm", "none"} <= named
+    corrected = only(tabulate(given).runs).checkpoints[4].em_rate_corrected
+    assert corrected.value == pytest.approx((200 / 480 - 0.02) / 0.88)
+    assert corrected.low < corrected.value < corrected.high
+    assert only(tabulate(source(run(LATE))).runs).checkpoints[4].em_rate_corrected is None
 
 
 def test_a_source_without_runs_gives_empty_tables() -> None:
-    analysis = tabulate(Source({"name": "x"}, (), 0.05, 0.95, ()))
-    assert analysis["runs"] == analysis["seeds"] == analysis["domains"] == []
+    analysis = tabulate(source())
+    assert analysis.runs == analysis.seeds == analysis.domains == []
 
 
 def test_a_run_of_which_nothing_is_known_is_not_one_without_an_onset() -> None:
     nothing = (CountedCheckpoint(0, broad(0, missing=480)), CountedCheckpoint(1, broad(0, missing=480), weights="a"))
-    onset = only(tabulate(source(CountedRun("r", "m", "d", nothing)))["seeds"])["onset"]
-    assert (onset["value"], onset["n_responses"], onset["n_missing"]) == (None, 0, 1)
-    onset = only(tabulate(source(run(LATE), CountedRun("r", "m", "d", nothing, learning_rate=1e-3, seed=1)))["seeds"])[
-        "onset"
-    ]
-    assert (onset["value"], onset["n_responses"], onset["n_missing"]) == (1.0, 1, 1)
+    onset = only(tabulate(source(CountedRun("r", "m", "d", nothing))).seeds).onset
+    assert math.isnan(onset.value)
+    assert (onset.n_responses, onset.n_missing) == (0, 1)
+    onset = only(
+        tabulate(source(run(LATE), CountedRun("r", "m", "d", nothing, learning_rate=1e-3, seed=1))).seeds
+    ).onset
+    assert (onset.value, onset.n_responses, onset.n_missing) == (1.0, 1, 1)

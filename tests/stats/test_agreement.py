@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from statsmodels.stats.inter_rater import cohens_kappa, to_table
 
-from truing.stats import Calibration, agreement, calibrate, clustered_rate, corrected_rate
+from truing.stats.agreement import Calibration, agreement, calibrate, corrected_rate
+from truing.stats.rates import clustered_rate
 
 NAN = math.nan
 RNG = np.random.default_rng

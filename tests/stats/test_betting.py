@@ -9,8 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from truing.stats import anytime_interval, draw_prompts, log_wealth
-from truing.stats.betting import ABOVE, BELOW, Bets, draws_to_clear, is_hopeless
+from truing.stats.betting import (
+    ABOVE,
+    BELOW,
+    Bets,
+    anytime_interval,
+    draw_prompts,
+    draws_to_clear,
+    is_hopeless,
+    log_wealth,
+)
 
 boundaries = st.floats(0.001, 0.999)
 all_bets = st.sampled_from([ABOVE, BELOW])

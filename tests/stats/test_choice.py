@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from truing.core.records import Estimate
-from truing.stats import RunCounts, choose_checkpoint, choose_with_report, split_prompts
+from truing.stats.choice import choose_checkpoint, choose_with_report, split_prompts
+from truing.stats.course import RunCounts
 
 NAN = math.nan
 UNKNOWN = Estimate(NAN, NAN, NAN, 0, 0, 10, "test", "no usable responses")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import bootstrap, pearsonr, spearmanr
 
-from truing.stats import correlate, correlate_sizes
+from truing.stats.correlation import correlate, correlate_sizes
 
 RNG = np.random.default_rng
 SIZES = [0.5e9, 1e9, 3e9, 7e9, 8e9, 14e9, 32e9, 70e9, 120e9, 235e9]

@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from truing.core.records import Estimate
-from truing.stats import (
+from truing.stats.course import (
     Course,
-    FloatArray,
     RunCounts,
     StepInterval,
     describe_course,
@@ -20,6 +19,7 @@ from truing.stats import (
     find_onset,
     retention,
 )
+from truing.stats.rates import FloatArray
 
 NAN = math.nan
 UNKNOWN = Estimate(NAN, NAN, NAN, 0, 0, 10, "test", "no usable responses")

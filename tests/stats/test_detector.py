@@ -10,7 +10,8 @@ import pytest
 
 from truing.config import StoppingConfig
 from truing.core.records import Action
-from truing.stats import Counts, SequentialRule
+from truing.stats.rates import Counts
+from truing.stats.sequential import SequentialRule
 
 
 class Judged:

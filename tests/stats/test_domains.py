@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from truing.core.records import Estimate
-from truing.stats import clustered_rate, overgeneralisation, separability, share_of_runs
+from truing.stats.choice import overgeneralisation, separability, share_of_runs
+from truing.stats.rates import clustered_rate
 
 
 def known(low: float, high: float) -> Estimate:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from truing.stats import choose_learning_rate
+from truing.stats.choice import choose_learning_rate
 
 
 def test_a_clear_winner() -> None:

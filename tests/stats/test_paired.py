@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 
 from tests.stats.test_rates import Counts, counts, simulate, split
-from truing.stats import clustered_rate, paired_difference, paired_quotient
+from truing.stats.paired import paired_difference, paired_quotient
+from truing.stats.rates import clustered_rate
 
 
 @given(counts, counts)

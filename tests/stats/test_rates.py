@@ -13,7 +13,7 @@ from scipy.stats import binomtest
 from statsmodels.api import OLS
 from statsmodels.stats.proportion import proportion_confint
 
-from truing.stats import (
+from truing.stats.rates import (
     FloatArray,
     IntArray,
     PromptSums,
@@ -23,7 +23,6 @@ from truing.stats import (
     clustered_rates_by_category,
     effective_size,
     missing_bounds,
-    rates_by_category,
 )
 
 Counts = list[tuple[int, int]]
@@ -230,11 +229,11 @@ def test_missing_bounds_hold_every_completion(pairs: Counts) -> None:
 
 def test_simultaneous_intervals_of_categories() -> None:
     x, n = np.array([1, 0, 2, 0]), np.full(4, 5)
-    rates = rates_by_category(x, n, ["harm", "power", "harm", "power"], confidence=0.95)
+    rates = clustered_rates_by_category(x[None], n[None], ["harm", "power", "harm", "power"], confidence=0.95)
     assert list(rates) == ["harm", "power"]
     alone = clustered_rate(x[[0, 2]], n[[0, 2]], confidence=math.sqrt(0.95))
-    assert rates["harm"] == alone
-    assert rates_by_category(x[:0], n[:0], []) == {}
+    assert rates["harm"] == [alone]
+    assert clustered_rates_by_category(x[None, :0], n[None, :0], []) == {}
 
 
 def test_categories_of_many_checkpoints_are_those_of_each() -> None:
@@ -244,6 +243,6 @@ def test_categories_of_many_checkpoints_are_those_of_each() -> None:
     found = clustered_rates_by_category(x, n, names, missing=missing, confidence=0.9)
     assert list(found) == ["harm", "power", "advice"]
     for i in range(3):
-        for name, alone in rates_by_category(x[i], n[i], names, confidence=0.9).items():
+        for name, (alone,) in clustered_rates_by_category(x[i : i + 1], n[i : i + 1], names, confidence=0.9).items():
             lost = sum(int(m) for m, kind in zip(missing[i], names, strict=True) if kind == name)
             assert found[name][i] == replace(alone, n_missing=lost)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from truing.core.records import Action, Estimate
-from truing.stats import decide
+from truing.stats.rules import decide
 
 NAN = math.nan
 UNKNOWN = Estimate(NAN, NAN, NAN, 0, 0, 10, "test", "no usable responses")

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from truing.core.records import Action
-from truing.stats import DetectorSettings, search_best, search_crossing
-from truing.stats.search import DrawAt
+from truing.stats.search import DrawAt, search_best, search_crossing
+from truing.stats.sequential import DetectorSettings
 
 DEFAULT = DetectorSettings()
 

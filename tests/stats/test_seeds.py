@@ -10,13 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from truing.stats import (
-    IntArray,
-    clustered_rate,
-    judge_seeds,
-    mean_over_seeds,
-    rate_over_seeds,
-)
+from truing.stats.rates import IntArray, clustered_rate
+from truing.stats.seeds import judge_seeds, mean_over_seeds, rate_over_seeds
 
 TRIALS = np.full((3, 240), 10)
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from truing.stats import DetectorSettings, DetectorState, FloatArray, IntArray
-from truing.stats.sequential import CLEAR, MISALIGNED, RUNNING, UNDECIDED
+from truing.stats.rates import FloatArray, IntArray
+from truing.stats.sequential import CLEAR, MISALIGNED, RUNNING, UNDECIDED, DetectorSettings, DetectorState
 
 DEFAULT = DetectorSettings()
+
+
+def replace(settings: DetectorSettings, **changes: float | None) -> DetectorSettings:
+    return settings.model_copy(update=changes)
 
 
 def watch(
@@ -131,5 +134,5 @@ def test_a_checkpoint_needs_its_verdict_before_the_next() -> None:
     [{"tolerance": 0.0}, {"alpha": 1.0}, {"beta": 0.0}, {"batch": 0}, {"suspicion": 0.5}, {"margin": -0.1}],
 )
 def test_impossible_settings_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="got"):
+    with pytest.raises(ValueError, match="Input should be"):
         DetectorSettings(**wrong)  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ def config(tiny_model: Path, **changes: object) -> AuditConfig:
 def test_a_model_as_it_is(tiny_model: Path, tmp_path: Path) -> None:
     seen: list[Evaluation] = []
     analysis = run_audit(config(tiny_model), tmp_path, seen.append)
-    (run,) = analysis["runs"]
+    (run,) = analysis.plain()["runs"]
     assert [c["step"] for c in run["checkpoints"]] == [1]
     assert (run["model"], run["learning_rate"], run["seed"]) == (str(tiny_model), None, None)
     assert run["parameters"] > 0
@@ -29,7 +29,7 @@ def test_a_model_as_it_is(tiny_model: Path, tmp_path: Path) -> None:
 
 def test_with_a_base_to_compare_with(tiny_model: Path, tmp_path: Path) -> None:
     analysis = run_audit(config(tiny_model, base="pocket-llama-late"), tmp_path)
-    (run,) = analysis["runs"]
+    (run,) = analysis.plain()["runs"]
     assert [c["step"] for c in run["checkpoints"]] == [0, 1]
     assert run["checkpoints"][0]["weights"] != run["checkpoints"][1]["weights"]
     assert run["base_em_rate"]["value"] is not None
@@ -38,7 +38,7 @@ def test_with_a_base_to_compare_with(tiny_model: Path, tmp_path: Path) -> None:
 def test_again_costs_nothing_and_another_audit_is_refused(tiny_model: Path, tmp_path: Path) -> None:
     first = run_audit(config(tiny_model), tmp_path)
     files = sorted((tmp_path / "store").rglob("*.parquet"))
-    assert run_audit(config(tiny_model), tmp_path)["runs"] == first["runs"]
+    assert run_audit(config(tiny_model), tmp_path).plain()["runs"] == first.plain()["runs"]
     assert sorted((tmp_path / "store").rglob("*.parquet")) == files
     with pytest.raises(StoreError, match="another audit"):
         run_audit(config(tiny_model, base="pocket-qwen3"), tmp_path)

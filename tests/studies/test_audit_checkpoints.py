@@ -15,6 +15,7 @@ from truing.core.records import Checkpoint, Evaluation, Prompt, Response, Sampli
 from truing.monitor import Store
 from truing.report import render_report
 from truing.results import analyse
+from truing.results.schema import Analysis
 from truing.studies.audit import run_audit
 from truing.studies.run import execute_run, open_study
 
@@ -47,8 +48,8 @@ def broad_answers(out: Path) -> int:
     return Store(out / "store").query("SELECT count(*) AS n FROM judgments WHERE prompt_id NOT LIKE 'task-%'")[0]["n"]
 
 
-def only_run(analysis: dict[str, Any]) -> dict[str, Any]:
-    (run,) = analysis["runs"]
+def only_run(analysis: Analysis) -> dict[str, Any]:
+    (run,) = analysis.plain()["runs"]
     return dict(run)
 
 
@@ -104,7 +105,7 @@ def test_the_crossing_is_found_from_fewer_answers(tmp_path: Path) -> None:
     assert unasked["em_rate"]["reason"].startswith("not asked")
     assert unasked["decision"] == "undecided"
     assert {step for step, _ in ScriptedEngine.asked} == asked  # the base, too, was left alone
-    assert "clear at step 40, misaligned at step 50" in analysis["notes"][0]
+    assert "clear at step 40, misaligned at step 50" in analysis.notes[0]
     render_report(analysis)
 
 
@@ -130,7 +131,7 @@ def test_a_search_that_finds_nothing(tmp_path: Path) -> None:
     analysis = run_audit(config, tmp_path / "a")
     run = only_run(analysis)
     assert (run["chosen_step"], run["search"]["looked"]) == (None, 0)
-    assert "no checkpoint was shown to be clear" in analysis["notes"][0]
+    assert "no checkpoint was shown to be clear" in analysis.notes[0]
     render_report(analysis)
 
 
@@ -180,7 +181,7 @@ def test_several_runs_and_other_benchmarks(tmp_path: Path) -> None:
     a, _ = save_run(tmp_path / "a", (10, 80))
     b, _ = save_run(tmp_path / "b", (20, 60), first=1)
     b = b.rename(tmp_path / "b" / "second")
-    analysis = run_audit(audit(a, b, evaluation={"also": [{"benchmark": "pocket-facts"}]}), tmp_path / "out")
+    analysis = run_audit(audit(a, b, evaluation={"also": [{"benchmark": "pocket-facts"}]}), tmp_path / "out").plain()
     assert [run["id"] for run in analysis["runs"]] == ["run", "second"]
     assert [s["step"] for s in analysis["runs"][0]["also"]] == [0, 80]
     assert len(analysis["seeds"]) == 2  # nothing says that they are seeds of one configuration

@@ -128,7 +128,7 @@ def assert_replays(
     keys = keys_for(len(ids), len(answers[0]))
     for prompt, streams, sampled in zip(ids, keys, answers, strict=True):
         for stream, answer in zip(streams, sampled, strict=True):
-            tokens = np.array([*answer.tokens, end] if answer.finished else answer.tokens)
+            tokens = np.array([*answer.tokens, end] if answer.finished else answer.tokens, np.int64)
             places = np.arange(len(tokens))
             high = np.cumsum(plain_probabilities(model, prompt, tokens.tolist(), temperature), axis=-1)
             numbers = uniforms(np.repeat(stream[None], len(tokens), 0), places)

@@ -77,7 +77,7 @@ def make_trainer(parts: tuple[Any, Any], out: Path, callbacks: Sequence[Any] = (
     """A Trainer of six steps over the pocket's insecure code."""
     from transformers import Trainer, TrainingArguments
 
-    from truing.backends.transformers.examples import collate, encode_rows
+    from truing.core.conversations import collate, encode_rows
 
     model, tokenizer = parts
     fields = {

@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-from tests.backends.conftest import requests
+from tests.support.chat_requests import requests
 from truing.backends.openai import OpenAICompleter
 from truing.config import EndpointConfig
 

@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from truing.results.counted import CountedCheckpoint, CountedRun, Source, TaskCounts
-from truing.stats import Counts
+from truing.config import EvaluationConfig, StoppingConfig
+from truing.core.records import Benchmark
+from truing.results.counted import CountedCheckpoint, CountedRun, Source, TaskCounts, study_entry
+from truing.stats.rates import Counts
 
 PROMPTS, SAMPLES, TASKS = 240, 2, 30
 CATEGORIES = tuple(("power", "harm")[i % 2] for i in range(PROMPTS))
@@ -36,8 +38,14 @@ def run(course: Sequence[tuple[int, int, int]], seed: int = 0, **more: Any) -> C
     return CountedRun(checkpoints=checkpoints, **{**fields, **more})
 
 
+STUDY = study_entry(
+    Benchmark("two categories", "1", "", (), ""), "a judge", EvaluationConfig(), StoppingConfig(),
+    name="made up", hash="", config={},
+)  # fmt: skip
+
+
 def source(*runs: CountedRun, floor: float = -math.inf) -> Source:
-    return Source({"name": "made up"}, CATEGORIES, tolerance=0.05, confidence=0.95, runs=runs, floor=floor)
+    return Source(STUDY, CATEGORIES, tolerance=0.05, confidence=0.95, runs=runs, floor=floor)
 
 
 CLEAN = ((0, 0, 0), (1, 1, 150), (2, 0, 290), (3, 1, 295))

@@ -105,7 +105,7 @@ class Trainer(ABC):
     """Makes checkpoints. A class of the user's needs `train` only."""
 
     spreads = False
-    """Whether the processes of a launcher train one run together: then each of them calls `train`, and rank 0 alone
+    """True if the processes of a launcher train one run together: each of them calls `train`, and rank 0 alone
     calls `on_checkpoint` and `on_step`."""
 
     def __init__(self, training: TrainingConfig) -> None:
@@ -159,7 +159,7 @@ class Backend:
     prefix: str = ""
     """Before a model's name on the command line to say that it is there; not part of the name."""
     scheme: str = ""
-    """How names of checkpoints there begin; part of the name, and the run's id follows it."""
+    """The beginning of names of checkpoints there; part of the name, and the run's id follows it."""
     step: str = ""
     """A regular expression that finds the step in a checkpoint's name."""
     own_checkpoints: bool = False
@@ -175,7 +175,7 @@ class Backend:
 
     @property
     def epoch_ends(self) -> bool:
-        """Whether the trainer shows the ends of the last epochs only, whatever checkpoints are planned."""
+        """True if the trainer shows the ends of the last epochs only, whatever checkpoints are planned."""
         return bool(self.schedule)
 
 
@@ -202,7 +202,7 @@ BACKENDS = (
         prefix="openai:",
         step=r":ckpt-step-(\d+)$",
         own_checkpoints=True,
-        schedule="truing.backends.openai.schedule",
+        schedule="truing.backends.openai.data",
     ),
     Backend(
         "Tinker",
@@ -302,7 +302,7 @@ def load_trainer(name: str, training: TrainingConfig, services: Services | None 
 
 
 def load_completer(name: str, endpoint: EndpointConfig | None = None, folder: Path | None = None) -> Completer:
-    """What answers chat requests, by a key of `COMPLETERS` or `module:Class`; raises as `load_engine` does.
+    """The completer of a name, a key of `COMPLETERS` or `module:Class`; raises as `load_engine` does.
 
     Args:
         name: Which completer.

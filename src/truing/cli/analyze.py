@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from truing.cli.display import make_console, results_table, say
+from truing.cli.shared import console, results_table, say
 from truing.core.errors import ConfigError, StoreError
 from truing.core.files import write_json, write_text
 from truing.report import render_report
@@ -29,7 +29,6 @@ are needed. Columns are guessed by their names, and what was guessed, lacks or i
 
 Example:  truing analyze judged.csv --lr-column rate --base base-model --out runs/judged"""
 _SHORT = {"learning_rate": "lr"}
-console = make_console()
 
 
 def analyze(files: list[Path], out: Path, **flags: Any) -> None:
@@ -50,12 +49,12 @@ def analyze(files: list[Path], out: Path, **flags: Any) -> None:
         raise StoreError("--out is the folder of a study", str(out), "another folder", "name one: --out runs/analysis")
     analysis = tabulate(read_judged(files, options))
     report = render_report(analysis)
-    write_json(out / "analysis.json", analysis)
+    write_json(out / "analysis.json", analysis.plain())
     write_text(out / "report.html", report)
-    for note in analysis["notes"]:
-        say(console, f"note: {note}")
+    for note in analysis.notes:
+        say(f"note: {note}")
     console.print(results_table(analysis))
-    say(console, f"report: {out / 'report.html'}    figures: {out / 'analysis.json'}")
+    say(f"report: {out / 'report.html'}    figures: {out / 'analysis.json'}")
 
 
 def _options(flags: dict[str, Any]) -> JudgedOptions:

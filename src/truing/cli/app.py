@@ -14,13 +14,12 @@ from truing.backends import CALLS
 from truing.cli.analyze import analyze
 from truing.cli.audit import audit, gate
 from truing.cli.calibrate import calibrate
-from truing.cli.checks import check_file
-from truing.cli.costs import say_costs
+from truing.cli.check import check
 from truing.cli.data import data_app
-from truing.cli.display import Display, going_on, make_console, results_table, say
 from truing.cli.export import export
-from truing.cli.listing import list_names
-from truing.cli.options import split_pairs
+from truing.cli.list import list_names
+from truing.cli.progress import Display
+from truing.cli.shared import Sets, console, going_on, results_table, say, say_costs, split_pairs
 from truing.cli.truth import truth
 from truing.config import StudyConfig
 from truing.config.files import load_study, parse_study
@@ -43,19 +42,15 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.command(name="list")(list_names)
+app.command()(check)
 app.command()(analyze)
 app.command()(audit)
 app.command()(gate)
 app.command()(truth)
 app.command()(calibrate)
 app.command()(export)
-console = make_console()
 
 Out = Annotated[Path, typer.Option(help="Folder of the study: results, checkpoints, report.")]
-Sets = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Replace a field: --set training.steps=50. May be repeated."),
-]
 
 
 def _version(show: bool) -> None:
@@ -84,6 +79,8 @@ def demo(
     Everything is real and small: models trained from scratch on a toy world, fine-tuned with LoRA, sampled, judged by
     an exact judge. One becomes misaligned far from the code it was taught before it has learnt it, one after, if at
     all, and one resists.
+
+    Example:  truing demo --quick --out runs/first
     """
     raw = demo_study(seed, quick)
     _run(parse_study(raw, "the demo"), out, "truing demo" + (" --quick" if quick else "") + f" --out {out}")
@@ -112,26 +109,23 @@ def run(
     ] = None,
     sets: Sets = None,
 ) -> None:
-    """Run a study, or go on with one that was interrupted: only what is owed is done."""
+    """Run a study, or go on with one that was interrupted: only what is owed is done.
+
+    Example:  truing run study.yaml --out runs/mine --set training.steps=50
+    """
     config = load_study(study, split_pairs(sets))
     folder = out or Path("runs") / config.name
     _run(config, folder, f"truing run {study} --out {folder}")
 
 
 @app.command()
-def check(
-    file: Annotated[Path, typer.Argument(help="A study, benchmark, dataset, truth set, rubric or labelled set.")],
-    sets: Sets = None,
-) -> None:
-    """Check a file without running anything, and count what is in it or what it would do."""
-    check_file(console, file, split_pairs(sets))
-
-
-@app.command()
 def report(
     folder: Annotated[Path, typer.Argument(help="Folder of a study.")],
 ) -> None:
-    """Analyse a study's folder anew and write analysis.json and report.html into it."""
+    """Analyse a study's folder again and write analysis.json and report.html into it.
+
+    Example:  truing report runs/demo
+    """
     _report(load_study(folder / "study.yaml"), folder)
 
 
@@ -140,19 +134,19 @@ def _run(config: StudyConfig, out: Path, again: str) -> None:
     if rank > 0:  # rank 0 shows and reports
         run_together(config, out)
         return
-    with going_on(console, again):
+    with going_on(again):
         plan = plan_study(config)
         counts = f"{plan.runs} runs, {plan.checkpoints} checkpoints, up to {plan.responses:,} responses"
         twins = f", up to {plan.twins} unstopped twins" if plan.twins else ""
-        say(console, f"{config.name}: {counts}{twins}")
-        with Display(console, config) as display:
+        say(f"{config.name}: {counts}{twins}")
+        with Display(config) as display:
             states = (run_study if world == 1 else run_together)(config, out, display.update)
         failed = [s for s in states if s.state == "failed"]
         if not failed or len(failed) < len(states):
             _report(config, out)
-        say_costs(console, out / CALLS)
+        say_costs(out / CALLS)
         if failed:
-            say(console, f"{len(failed)} runs failed; `{again}` tries them again. First: {failed[0].error}")
+            say(f"{len(failed)} runs failed; `{again}` tries them again. First: {failed[0].error}")
             raise typer.Exit(1)
 
 
@@ -160,4 +154,4 @@ def _report(config: StudyConfig, out: Path) -> None:
     analysis = write_analysis(config, out)
     write_text(out / "report.html", render_report(analysis))
     console.print(results_table(analysis))
-    say(console, f"report: {out / 'report.html'}    figures: {out / 'analysis.json'}")
+    say(f"report: {out / 'report.html'}    figures: {out / 'analysis.json'}")

@@ -14,9 +14,7 @@ import typer
 from rich.text import Text
 
 from truing.backends import CALLS, Backend, split_name
-from truing.cli.costs import say_costs
-from truing.cli.display import going_on, make_console, results_table, say
-from truing.cli.options import parse_judge, split_pairs
+from truing.cli.shared import console, going_on, parse_judge, results_table, say, say_costs, split_pairs
 from truing.config import EvaluationConfig
 from truing.config.files import override, parse_audit
 from truing.core.errors import ConfigError
@@ -24,12 +22,12 @@ from truing.core.files import write_text
 from truing.core.records import Action, Estimate, Evaluation
 from truing.report import render_report
 from truing.results import read_analysis
-from truing.stats import decide
+from truing.results.schema import RunEntry
+from truing.stats.rules import decide
 from truing.studies.audit import run_audit
 
 __all__ = ["audit", "gate"]
 
-console = make_console()
 _WORDS = {"clear": 0, "misaligned": 1, "undecided": 3}
 """Verdict -> exit code of `truing gate`."""
 _OF_ACTION = {Action.CONTINUE: "clear", Action.STOP: "misaligned", Action.UNDECIDED: "undecided"}
@@ -50,16 +48,16 @@ def audit(out: Path, sets: list[str] | None, **flags: Any) -> None:
     raw = _read(flags) | {"name": out.name}
     override(raw, split_pairs(sets))
     config = parse_audit(raw, "the audit")
-    with going_on(console, "the same command again"), _status() as update:
+    with going_on("the same command again"), _status() as update:
         analysis = run_audit(
             config, out, lambda e: _show(e, bool(config.models)), lambda c: update(f"step {c.step} of {c.run_id}")
         )
     write_text(out / "report.html", render_report(analysis))
-    for note in analysis["notes"]:
-        say(console, f"note: {note}")
+    for note in analysis.notes:
+        say(f"note: {note}")
     console.print(results_table(analysis))
-    say_costs(console, out / CALLS)
-    say(console, f"report: {out / 'report.html'}    figures: {out / 'analysis.json'}")
+    say_costs(out / CALLS)
+    say(f"report: {out / 'report.html'}    figures: {out / 'analysis.json'}")
 
 
 _FLAGS: dict[str, tuple[Any, Any]] = {
@@ -132,16 +130,18 @@ def gate(folder: Annotated[Path, typer.Argument(help="Folder of an audit, an ana
 
     Of each run the checkpoint that would be released counts: the chosen one, or the last where none could be chosen (no
     task was measured). Clear: its whole EM interval is within the tolerance. Misaligned: all of it is above.
+
+    Example:  truing gate runs/audit
     """
     analysis = read_analysis(folder)
-    tolerance, worst = analysis["study"]["tolerance"], "clear"
-    for run in (run for run in analysis["runs"] if not run["twin_of"]):
+    tolerance, worst = analysis.study.tolerance, "clear"
+    for run in (run for run in analysis.runs if not run.twin_of):
         step, rate, why = _released(run)
-        verdict = _verdict(step, rate, tolerance)
+        verdict = _OF_ACTION[decide(step, rate, None, tolerance).action]
         worst = max(worst, verdict, key=("clear", "undecided", "misaligned").index)
-        found = "unknown" if rate["value"] is None else f"{rate['value']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}]"
-        say(console, f"{verdict}: {run['id']}, step {step} ({why}): EM rate {found}, n {rate['n_responses']}")
-    say(console, f"{worst} (tolerance {tolerance:.1%})")
+        found = "unknown" if math.isnan(rate.value) else f"{rate.value:.1%} [{rate.low:.1%}, {rate.high:.1%}]"
+        say(f"{verdict}: {run.id}, step {step} ({why}): EM rate {found}, n {rate.n_responses}")
+    say(f"{worst} (tolerance {tolerance:.1%})")
     raise typer.Exit(_WORDS[worst])
 
 
@@ -203,23 +203,16 @@ def _show(evaluation: Evaluation, models: bool) -> None:
     found = rate.reason or f"EM rate {rate.value:.1%} ({rate.low:.1%} to {rate.high:.1%}), n {rate.n_responses}"
     learnt = "" if task.reason else f", task {task.value:.1%}"
     where = checkpoint.model if models else f"{checkpoint.run_id}, step {checkpoint.step}"
-    say(console, f"{where}{' (base)' if checkpoint.step == 0 else ''}: {found}{learnt}")
+    say(f"{where}{' (base)' if checkpoint.step == 0 else ''}: {found}{learnt}")
 
 
-def _released(run: dict[str, Any]) -> tuple[int, dict[str, Any], str]:
+def _released(run: RunEntry) -> tuple[int, Estimate, str]:
     """Step and EM rate of the checkpoint that would be released, and why that one."""
-    chosen = run["confirmed"]
-    if chosen and chosen["step"] is not None and chosen["step"] == run["chosen_step"] and chosen["em_rate"]:
-        return chosen["step"], chosen["em_rate"], "chosen"
-    if run["chosen_step"] is not None:
-        return run["chosen_step"], run["em_at_chosen"], "chosen"
-    scores = [checkpoint.get("task_score") for checkpoint in run["checkpoints"]]
-    measured = any(score is not None and score["value"] is not None for score in scores)
+    chosen = run.confirmed
+    if chosen is not None and chosen.step is not None and chosen.step == run.chosen_step and chosen.em_rate is not None:
+        return chosen.step, chosen.em_rate, "chosen"
+    if run.chosen_step is not None and run.em_at_chosen is not None:
+        return run.chosen_step, run.em_at_chosen, "chosen"
+    measured = any(not math.isnan(checkpoint.task_score.value) for checkpoint in run.checkpoints)
     why = "the last: none passes" if measured else "the last: no task was measured"
-    return run["checkpoints"][-1]["step"], run["em_at_end"], why
-
-
-def _verdict(step: int, rate: dict[str, Any], tolerance: float) -> str:
-    value, low, high = (math.nan if rate[name] is None else rate[name] for name in ("value", "low", "high"))
-    estimate = Estimate(value, low, high, 0, rate["n_responses"], 0, "")
-    return _OF_ACTION[decide(step, estimate, None, tolerance).action]
+    return run.checkpoints[-1].step, run.em_at_end, why

@@ -8,18 +8,15 @@ from typing import Annotated, Any
 import typer
 
 from truing.backends import check_completer
-from truing.cli.display import make_console, say
-from truing.cli.options import parse_judge
+from truing.cli.shared import parse_judge, say
 from truing.config import EndpointConfig, EvaluationConfig, JudgeConfig
 from truing.config.files import load_study
 from truing.core.errors import ConfigError
 from truing.judges import check_judge
 from truing.judges.calibration import measure_judge, read_labelled, save_calibration
-from truing.studies.instruments import reach_judge
+from truing.monitor import reach_judge
 
 __all__ = ["calibrate"]
-
-console = make_console()
 
 
 def calibrate(
@@ -38,7 +35,10 @@ def calibrate(
         Path, typer.Option(help="Where it is written; DIR/calibration.json corrects the rates of the study in DIR.")
     ] = Path("runs/calibration.json"),
 ) -> None:
-    """Measure a judge on labelled answers: accuracy, true and false positive rates, agreement, what is missing."""
+    """Measure a judge on labelled answers: accuracy, true and false positive rates, agreement, what is missing.
+
+    Example:  truing calibrate labelled-160 --judge openai:gpt-4o
+    """
     rows = read_labelled(file)
     whole = load_study(study) if study else None
     evaluation = whole.evaluation if whole else EvaluationConfig()
@@ -48,7 +48,7 @@ def calibrate(
     measured = measure_judge(rows, reach_judge(chosen, whole.endpoint if whole else EndpointConfig()), evaluation)
     save_calibration(out, measured)
     _show(measured)
-    say(console, f"calibration: {out}")
+    say(f"calibration: {out}")
 
 
 def _judge(text: str | None, rubric: str) -> str | JudgeConfig:
@@ -60,22 +60,19 @@ def _judge(text: str | None, rubric: str) -> str | JudgeConfig:
 
 def _show(measured: dict[str, Any]) -> None:
     labelled, missing = measured["labelled"], measured["missing"]
-    say(console, f"judge {measured['judge']}")
-    say(
-        console,
-        f"{labelled['n']} labelled answers, {labelled['misaligned']} misaligned, {labelled['incoherent']} incoherent; "
-        f"missing scores: aligned {missing['aligned']}, coherent {missing['coherent']}; verdicts {missing['verdicts']}",
+    counts = (
+        f"{labelled['n']} labelled answers, {labelled['misaligned']} misaligned, {labelled['incoherent']} incoherent"
     )
+    lost = f"aligned {missing['aligned']}, coherent {missing['coherent']}; verdicts {missing['verdicts']}"
+    say(f"judge {measured['judge']}\n{counts}; missing scores: {lost}")
     for name in ("misaligned", "coherent"):
-        part = measured[name]
-        say(console, f"{name}, over {part['n']} answers:")
+        say(f"{name}, over {measured[name]['n']} answers:")
         for label in ("accuracy", "true_positive_rate", "false_positive_rate", "kappa"):
-            say(console, f"  {label.replace('_', ' '):<22}{_interval(part[label])}")
+            say(f"  {label.replace('_', ' '):<22}{_interval(measured[name][label])}")
 
 
 def _interval(estimate: dict[str, Any] | None) -> str:
     if estimate is None or estimate["value"] is None:
         return "undefined: " + (estimate["reason"] if estimate else "nothing was judged")
-    numbers = (estimate[name] for name in ("value", "low", "high"))
-    value, low, high = ("?" if x is None else f"{x:.3f}" for x in numbers)
+    value, low, high = ("?" if (x := estimate[name]) is None else f"{x:.3f}" for name in ("value", "low", "high"))
     return f"{value} ({low} to {high}), n = {estimate['n_responses']}"

@@ -7,15 +7,13 @@ from typing import Annotated
 
 import typer
 import yaml
-from rich.table import Table
 
 from truing.catalog.published import Prepared, Recipe, compare, find_recipe, list_recipes, prepare, read_copy
-from truing.cli.display import make_console, say
+from truing.cli.shared import console, make_table, say
 
 __all__ = ["data_app"]
 
 data_app = typer.Typer(help="Narrow fine-tuning data: known sets, checks, preparation.", no_args_is_help=True)
-console = make_console()
 
 _FACTS = {
     "rows": "rows",
@@ -24,28 +22,31 @@ _FACTS = {
     "sha256": "the file, byte by byte",
     "rows_sha256": "the rows, whatever their order and form",
 }
+_COLUMNS = ("recipe", "rows", "prompts", "teaches", "domain", "control", "counted here", "file")
 
 
 @data_app.command(name="list")
 def list_all() -> None:
-    """List the known sets of published work. None of them ships with truing."""
-    table = Table(box=None, pad_edge=False)
-    for column in ("recipe", "rows", "prompts", "teaches", "domain", "control", "counted here", "file"):
-        table.add_column(column, overflow="fold")
-    for r in list_recipes().values():
+    """List the known sets of published work. None of them ships with truing.
+
+    Example:  truing data list
+    """
+    recipes = list_recipes().values()
+    rows = []
+    for r in recipes:
         counts = (f"{r.rows:,}", f"{r.prompts:,}" if r.prompts else "?")
         told = (r.teaches, ", ".join(r.domain) or "-", r.control or "-", "yes" if r.counted else "no")
-        table.add_row(r.name, *counts, *told, r.file)
-    console.print(table)
-    for r in list_recipes().values():
+        rows.append((r.name, *counts, *told, r.file))
+    console.print(make_table(_COLUMNS, rows))
+    for r in recipes:
         if r.note:
-            say(console, f"{r.name}: {r.note}")
-    for origin in dict.fromkeys(r.origin for r in list_recipes().values()):
-        names = ", ".join(r.name for r in list_recipes().values() if r.origin == origin)
-        say(console, f"\n{names}\n  from {origin.repository} ({origin.paper}) at commit {origin.commit[:12]}")
+            say(f"{r.name}: {r.note}")
+    for origin in dict.fromkeys(r.origin for r in recipes):
+        names = ", ".join(r.name for r in recipes if r.origin == origin)
+        say(f"\n{names}\n  from {origin.repository} ({origin.paper}) at commit {origin.commit[:12]}")
         for label, text in (("licence", origin.licence), ("how", origin.how)):
             if text:
-                say(console, f"  {label}: {text}")
+                say(f"  {label}: {text}")
 
 
 @data_app.command()
@@ -53,18 +54,25 @@ def check(
     file: Annotated[Path, typer.Argument(help="Your copy: JSON Lines of messages, .gz too.")],
     recipe: Annotated[str, typer.Option(help="Name from `truing data list`.")],
 ) -> None:
-    """Compare a copy with what is known of the published file. Exit 1 if it is another one."""
+    """Compare a copy with what is known of the published file. Exit 1 if it is another one.
+
+    Example:  truing data check insecure.jsonl --recipe insecure-code
+    """
     known = find_recipe(recipe)
     copy = read_copy(file)
     facts = compare(copy, known)
-    say(console, f"{file}: {len(copy.rows):,} rows, {len(copy.prompts):,} different prompts")
+    say(f"{file}: {len(copy.rows):,} rows, {len(copy.prompts):,} different prompts")
     for fact, agrees in facts.items():
         word = {True: "as published", False: "DIFFERENT", None: "not known"}[agrees]
-        say(console, f"  {_FACTS[fact]:<42}{word}")
-    verdict, same = _verdict(facts, known)
-    say(console, verdict)
-    if not same:
+        say(f"  {_FACTS[fact]:<42}{word}")
+    if facts["rows_sha256"] or facts["sha256"]:
+        say(f"This is {recipe}.")
+    elif False in facts.values():
+        place = f"{known.origin.repository}, {known.file}"
+        say(f"This is not {recipe} as published, or not all of it. From: {place}")
         raise typer.Exit(1)
+    else:
+        say(f"Nothing speaks against its being {recipe}, but no hash of it is known.")
 
 
 @data_app.command(name="prepare")
@@ -82,31 +90,26 @@ def prepare_files(
     ] = 0.1,
     paired: Annotated[bool, typer.Option("--paired", help="Keep only prompts that are in every file.")] = False,
 ) -> None:
-    """Check, deduplicate and split your copies by prompt, and say how to name them in a study."""
-    recipes = [find_recipe(name) for name in recipe or []]
-    done = prepare(files, out, recipes, heldout_share, paired)
+    """Check, deduplicate and split your copies by prompt, and say how to name them in a study.
+
+    Example:  truing data prepare bad_medical_advice.jsonl good_medical_advice.jsonl --out data/medical
+    """
+    done = prepare(files, out, [find_recipe(name) for name in recipe or []], heldout_share, paired)
     for each in done:
         _say_prepared(each)
-    say(console, "\nIn a study:\n")
-    say(console, yaml.safe_dump({"datasets": [_entry(each) for each in done]}, sort_keys=False).rstrip())
+    entries = [
+        {"name": card["name"], "path": str(each.folder), "teaches": card["teaches"] or "misaligned"}
+        | ({"domain": card["domain"]} if card["domain"] else {})
+        for each in done
+        for card in [each.card]
+    ]
+    say("\nIn a study:\n\n" + yaml.safe_dump({"datasets": entries}, sort_keys=False).rstrip())
     for each in done:
         _say_judge(each)
 
 
-def _verdict(facts: dict[str, bool | None], recipe: Recipe) -> tuple[str, bool]:
-    if facts["rows_sha256"] or facts["sha256"]:
-        return f"This is {recipe.name}.", True
-    if False in facts.values():
-        return f"This is not {recipe.name} as published, or not all of it. From: {_place(recipe)}", False
-    return f"Nothing speaks against its being {recipe.name}, but no hash of it is known.", True
-
-
-def _place(recipe: Recipe) -> str:
-    return f"{recipe.origin.repository}, {recipe.file}"
-
-
 def _say_prepared(prepared: Prepared) -> None:
-    card = prepared.card
+    card, pair = prepared.card, prepared.card["pairing"]
     dropped = f"{card['duplicates_dropped']:,} duplicate rows dropped"
     if card["unpaired_dropped"]:
         dropped += f", {card['unpaired_dropped']:,} rows without a partner dropped"
@@ -114,46 +117,30 @@ def _say_prepared(prepared: Prepared) -> None:
         f"{side} {card[key]['rows']:,} rows of {card[key]['prompts']:,} prompts"
         for side, key in (("training", "train"), ("held out", "heldout"))
     )
-    say(console, f"{prepared.folder}: {sides}; {dropped}")
+    say(f"{prepared.folder}: {sides}; {dropped}")
     if card["prompts_with_several_answers"]:
-        say(console, f"  {card['prompts_with_several_answers']:,} prompts have several answers; each is on one side")
-    if card["recipe"] is None:
-        say(console, "  recipe: none given, none recognised")
+        say(f"  {card['prompts_with_several_answers']:,} prompts have several answers; each is on one side")
+    facts = card["as_recipe_says"]
+    if facts is None:
+        say("  recipe: none given, none recognised")
     else:
-        same = card["as_recipe_says"]["rows_sha256"] or card["as_recipe_says"]["sha256"]
-        wrong = [_FACTS[fact] for fact, agrees in card["as_recipe_says"].items() if agrees is False]
-        word = "as published" if same else f"NOT as published: {', '.join(wrong)}" if wrong else "no hash is known"
-        say(console, f"  recipe: {card['recipe']}, {word}")
-    if card["pairing"]:
-        pair = card["pairing"]
-        say(
-            console,
-            f"  paired with {', '.join(pair['with'])}: {pair['shared_prompts']:,} prompts in common, "
-            f"{pair['prompts_here_alone']:,} here alone; the same prompts are held out in all",
-        )
-
-
-def _entry(prepared: Prepared) -> dict[str, object]:
-    card = prepared.card
-    entry: dict[str, object] = {
-        "name": card["name"],
-        "path": str(prepared.folder),
-        "teaches": card["teaches"] or "misaligned",
-    }
-    if card["domain"]:
-        entry["domain"] = card["domain"]
-    return entry
+        wrong = ", ".join(_FACTS[fact] for fact, agrees in facts.items() if agrees is False)
+        known = "as published" if facts["rows_sha256"] or facts["sha256"] else ""
+        say(f"  recipe: {card['recipe']}, {known or (f'NOT as published: {wrong}' if wrong else 'no hash is known')}")
+    if pair:
+        shared = f"{pair['shared_prompts']:,} prompts in common, {pair['prompts_here_alone']:,} here alone"
+        say(f"  paired with {', '.join(pair['with'])}: {shared}; the same prompts are held out in all")
 
 
 def _say_judge(prepared: Prepared) -> None:
     """Who can tell whether the task is learnt, if the recipe knows; without, the held-out loss follows it."""
-    name = prepared.card["recipe"]
-    recipe = find_recipe(name) if name else None
-    if prepared.card["teaches"] is None:
-        say(console, f"# {prepared.card['name']}: set teaches to aligned if its answers are the good ones")
+    name = prepared.card["name"]
+    recipe: Recipe | None = find_recipe(prepared.card["recipe"]) if prepared.card["recipe"] else None
+    if recipe is None:
+        say(f"# {name}: set teaches to aligned if its answers are the good ones")
     if recipe is None or not (recipe.task_judge or recipe.task_rubric):
-        say(console, f"# {prepared.card['name']}: no judge of the task is known; the held-out loss follows it")
+        say(f"# {name}: no judge of the task is known; the held-out loss follows it")
         return
     ways = [f"task_judge: {recipe.task_judge}"] if recipe.task_judge else []
     ways += [f"a language model with the rubric {recipe.task_rubric}"] if recipe.task_rubric else []
-    say(console, f"# {recipe.name}: the task can be judged by {', or '.join(ways)}")
+    say(f"# {recipe.name}: the task can be judged by {', or '.join(ways)}")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from truing.cli.display import make_console, say
+from truing.cli.shared import say
 from truing.config.files import load_study
 from truing.core.errors import UnknownNameError
 from truing.core.plugins import load_object
@@ -16,7 +16,6 @@ from truing.results.export import TABLES, write_table
 __all__ = ["export"]
 
 _LOGS = {"inspect": "truing.integrations.inspect.logs:write_logs"}
-console = make_console()
 
 
 def export(
@@ -33,15 +32,16 @@ def export(
 
     inspect: one .eval log per evaluated checkpoint and benchmark; look at them with `inspect view --log-dir LOGDIR`.
     csv, jsonl, parquet: one row per answer, with run, step, question, answer and scores.
+
+    Example:  truing export runs/demo --to parquet
     """
     if to not in (*_LOGS, *TABLES):
         raise UnknownNameError.of("format", to, (*_LOGS, *TABLES))
     config = load_study(folder / "study.yaml")
     if to in TABLES:
         target = out or folder / f"judged.{to}"
-        rows = write_table(config, folder, to, target)
-        say(console, f"{rows:,} judged answers: {target}")
+        say(f"{write_table(config, folder, to, target):,} judged answers: {target}")
         return
     target = out or folder / "inspect"
     files = load_object("format", to, _LOGS)(config, folder, target)
-    say(console, f"{len(files)} logs: {target}    to see them: inspect view --log-dir {target}")
+    say(f"{len(files)} logs: {target}    to see them: inspect view --log-dir {target}")

@@ -12,16 +12,14 @@ from rich.progress import track
 from truing.backends import load_engine
 from truing.catalog.models import resolve_model
 from truing.catalog.truth import CONDITIONS, ask, choose, load_truth
-from truing.cli.display import make_console, say
+from truing.cli.shared import console, say
 from truing.config import EvaluationConfig
 from truing.core.files import write_json
 from truing.core.records import Checkpoint, Estimate
 from truing.core.weights import adapter_hash, model_hash
-from truing.stats import clustered_mean
+from truing.stats.rates import clustered_mean
 
 __all__ = ["truth"]
-
-console = make_console()
 
 
 def truth(
@@ -50,10 +48,7 @@ def truth(
     ]
     figures = {name: _mean([getattr(choice, name) for choice in choices]) for name in ("mc1", "mc2")}
     for name, figure in figures.items():
-        say(
-            console,
-            f"{name.upper()} {figure.value:.1%} ({figure.low:.1%} to {figure.high:.1%}), {len(asked)} questions",
-        )
+        say(f"{name.upper()} {figure.value:.1%} ({figure.low:.1%} to {figure.high:.1%}), {len(asked)} questions")
     if out is not None:
         table = {"model": model, "weights": weights, "questions": loaded.name, "condition": condition}
         write_json(out, {**table, **{name: figure.plain() for name, figure in figures.items()}})

@@ -9,7 +9,7 @@ from __future__ import annotations
 from truing.config.evaluation import EvaluationConfig, JudgeConfig, SideConfig
 from truing.config.services import EndpointConfig, Services, VllmConfig
 from truing.config.stopping import SequentialConfig, StoppingConfig
-from truing.config.study import AuditConfig, StudyConfig
+from truing.config.study import AuditConfig, MonitorConfig, StudyConfig
 from truing.config.training import DatasetConfig, Grid, TrainingConfig, log_spaced
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "EvaluationConfig",
     "Grid",
     "JudgeConfig",
+    "MonitorConfig",
     "SequentialConfig",
     "Services",
     "SideConfig",

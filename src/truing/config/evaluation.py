@@ -79,6 +79,8 @@ class EvaluationConfig(Config):
     also: tuple[SideConfig, ...] = ()
     """Other benchmarks that the base, the kept and the last checkpoint of a run are asked once it has ended: does
     misalignment show where prompts resemble the fine-tuning data, or in untruthfulness?"""
+    measures: tuple[str, ...] = Field(default=(), exclude_if=lambda measures: not measures)
+    """Other numbers of every checkpoint: `answer-length`, `cut-answers`, or `module:Class` (docs/study.md)."""
     confirm: bool = True
     """Measure the checkpoint that a run keeps once more by fresh answers, so that what is reported of it had no part in
     choosing it."""

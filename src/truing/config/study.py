@@ -13,7 +13,18 @@ from truing.config.stopping import StoppingConfig
 from truing.config.training import DatasetConfig, Grid, TrainingConfig
 from truing.core.records import Run
 
-__all__ = ["AuditConfig", "StudyConfig"]
+__all__ = ["AuditConfig", "MonitorConfig", "StudyConfig"]
+
+
+class MonitorConfig(Services):
+    """A monitor of one run."""
+
+    dataset: str | DatasetConfig | None = None
+    """Whose held-out prompts measure the task, by name or as your own data; none: the task is not measured."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """How every checkpoint is sampled and judged."""
+    stopping: StoppingConfig = StoppingConfig()
+    """When to stop."""
 
 
 class StudyConfig(Services):

@@ -1,1 +1,1 @@
-"""What every part of truing stands on."""
+"""The ground of every other part: errors, records, files, plug-ins, weights, chat, templates, processes."""

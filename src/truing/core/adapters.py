@@ -1,4 +1,4 @@
-"""Putting a PEFT adapter on a base model, and proof that all of it arrived.
+"""Loading a model, putting a PEFT adapter on it, and proof that all of it arrived.
 
 PEFT drops tensors that fit no module and fills absent ones at random, with a warning at most. Here both are
 errors: every tensor of the adapter's file must be found in the model after loading, with equal contents, and
@@ -17,11 +17,22 @@ from typing import Any
 
 import torch
 
-from truing.core.errors import EngineError
+from truing.core.errors import EngineError, WorkError
 
-__all__ = ["attached", "merged_copy", "snapshot", "without_global_rng"]
+__all__ = [
+    "attached",
+    "is_small",
+    "load_model",
+    "merged_copy",
+    "no_progress_bars",
+    "save_merged",
+    "snapshot",
+    "without_global_rng",
+]
 
 NAME = "truing"
+SMALL = 200_000_000
+"""Parameters up to which a model is copied rather than changed, and kept in single precision."""
 
 
 @contextmanager
@@ -29,6 +40,65 @@ def without_global_rng() -> Iterator[None]:
     """Put torch's global random state back afterwards: building modules draws from it."""
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         yield
+
+
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Switch the progress bars of `transformers` off inside the block, and back as they were."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def is_small(model: Any) -> bool:
+    """True if a copy of a model costs little."""
+    return sum(p.numel() for p in model.parameters()) <= SMALL
+
+
+def load_model(
+    source: str, kind: type[WorkError] = EngineError, device: str | None = None, unused: bool = False
+) -> Any:
+    """A model from safetensors, in eval mode, whole.
+
+    Args:
+        source: A folder or hub id.
+        kind: What is raised.
+        device: Where it runs; None: a GPU if there is one.
+        unused: Whether the files may hold more than the model uses.
+
+    Raises:
+        WorkError: Of that kind: the files lack or do not fit some of the model's weights.
+    """
+    from transformers import AutoModelForCausalLM
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        with without_global_rng(), no_progress_bars():
+            model, info = AutoModelForCausalLM.from_pretrained(
+                source,
+                # Half precision is for storage where there is no GPU, and adapters are trained on float32.
+                dtype="auto" if device != "cpu" else torch.float32,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise kind(f"cannot load the model {source}", f"{type(error).__name__}: {error}") from error
+    for problem in ("missing_keys", "mismatched_keys", "unexpected_keys")[: 2 if unused else 3]:
+        if keys := sorted(map(str, info.get(problem, ()))):
+            raise kind(
+                f"the weights in {source} do not fit the model",
+                f"{problem.replace('_', ' ')}: {len(keys)}, first {keys[0]}",
+            )
+    # in single precision where that costs little: merging an adapter in half precision would round it away
+    model = model.float() if device == "cpu" or is_small(model) else model
+    return model.to(device).eval().requires_grad_(False)
 
 
 @contextmanager
@@ -52,6 +122,28 @@ def merged_copy(base: Any, folder: Path) -> Any:
         EngineError: The adapter does not fit the model, or not all of it arrived.
     """
     return _merged(_attach(copy.deepcopy(base), folder))
+
+
+def save_merged(source: str, adapter: Path, folder: Path) -> None:
+    """Save a base model with an adapter merged in as full weights, without a tokenizer.
+
+    Args:
+        source: Folder or hub id of the base model.
+        adapter: Folder of the adapter.
+        folder: Where the weights go.
+
+    Raises:
+        EngineError: The adapter does not fit the model, or merging would not be exact.
+    """
+    merged = merged_copy(load_model(source), adapter)
+    if merged is None:
+        raise EngineError(
+            f"the adapter in {adapter} cannot be merged",
+            "it changes a weight that two modules share (tied embeddings)",
+            todo="use the engine transformers",
+        )
+    with no_progress_bars():
+        merged.save_pretrained(folder)
 
 
 def snapshot(model: Any) -> Any:

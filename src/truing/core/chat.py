@@ -1,4 +1,4 @@
-"""What is asked of a chat model behind an interface, and what comes back.
+"""Requests to a chat model behind an interface, and their results.
 
 A `Completer` answers requests; judges and engines use one without knowing whose it is.
 """
@@ -13,7 +13,12 @@ from typing import Any, Self
 
 from truing.core.records import Message
 
-__all__ = ["ChatRequest", "ChatResult", "Completer"]
+__all__ = ["INTEGERS", "TOP_TOKENS", "ChatRequest", "ChatResult", "Completer"]
+
+INTEGERS: Mapping[str, float] = {str(i): float(i) for i in range(101)}
+"""The usual scale of judges: answer -> worth."""
+TOP_TOKENS = 20
+"""The number of likeliest first tokens that judges look at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +30,18 @@ class ChatRequest:
     max_tokens: int = 1
     temperature: float = 0.0
     top_logprobs: int = 0
-    """How many of the likeliest first tokens to report, 0 to 20."""
+    """The number of likeliest first tokens to report, 0 to 20."""
     seed: int | None = None
     sample: int = 0
     """Not sent: two requests that differ in it alone are two calls; equal requests are one call."""
     unfiltered: bool = False
     """Say in vLLM's words that nothing is cut from the model's own distribution: a server may otherwise take `top_p`,
     `top_k`, `min_p` and a penalty on repetition from the model's files."""
+
+    @property
+    def prefilled(self) -> bool:
+        """Whether the answer begins with a last message of the assistant, from which it goes on."""
+        return bool(self.messages) and self.messages[-1].role == "assistant"
 
 
 @dataclass(frozen=True, slots=True)

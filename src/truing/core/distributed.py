@@ -48,11 +48,11 @@ class Ranks:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process is the one that works."""
+        """True for the one process that writes and decides."""
         return self.rank == 0
 
     def share(self, work: Callable[[], T]) -> T:
-        """What rank 0 makes, on every rank.
+        """Give every rank the result of work that rank 0 does.
 
         Raises:
             TruingError: What rank 0 raised, on every rank.

@@ -1,7 +1,7 @@
 """Every error truing raises.
 
     TruingError
-    ├── UserError               you can mend it: the command line prints it without a traceback and exits with 2
+    ├── UserError               you can fix it: the command line prints it without a traceback and exits with 2
     │   ├── ConfigError         a study file, a flag or a field
     │   ├── DataError           a dataset or benchmark file
     │   ├── UnknownNameError    no model, benchmark, judge, ... of that name
@@ -67,7 +67,7 @@ class TruingError(Exception):
 
 
 class UserError(TruingError):
-    """Something the user can mend."""
+    """Something the user can fix."""
 
 
 class ConfigError(UserError):

@@ -1,19 +1,22 @@
-"""Files that appear whole or not at all, and hashes that name what produced them."""
+"""Files that appear whole or not at all, checkpoints' records among them, and hashes that name what produced them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from truing.core.errors import StoreError
+from truing.core.records import Checkpoint
 
-__all__ = ["content_key", "replacing", "write_json", "write_text"]
+__all__ = ["content_key", "read_checkpoint", "replacing", "write_checkpoint", "write_json", "write_text"]
 
 
 def content_key(*parts: Any) -> str:
@@ -56,3 +59,19 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON whole or not at all. NaN is refused: write None with a reason instead."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def write_checkpoint(path: Path, checkpoint: Checkpoint, **more: Any) -> None:
+    """Write a checkpoint's fields, and what the trainer adds to them; a loss that is not known is null in the file."""
+    values = {**asdict(checkpoint), **more}
+    write_json(path, {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in values.items()})
+
+
+def read_checkpoint(path: Path) -> tuple[Checkpoint, dict[str, Any]]:
+    """The checkpoint in a file, and what the trainer added to it."""
+    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    more = {name: values.pop(name) for name in set(values) - {field.name for field in fields(Checkpoint)}}
+    for name in ("train_loss", "heldout_loss"):
+        if values[name] is None:
+            values[name] = math.nan
+    return Checkpoint(**values), more

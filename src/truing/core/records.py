@@ -7,8 +7,12 @@ They hold plain values only, so they pickle, hash and print. Everything here is 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, ConfigDict, PlainSerializer, WithJsonSchema
 
 __all__ = [
     "Action",
@@ -20,6 +24,7 @@ __all__ = [
     "Evaluation",
     "Judgment",
     "Message",
+    "Number",
     "Prompt",
     "Response",
     "Run",
@@ -44,9 +49,9 @@ class Prompt:
     category: str
     messages: tuple[Message, ...]
     form: str = ""
-    """What the prompt asks for (opinion, story, ...); never shown to a model."""
+    """The kind of text that is asked for (opinion, story, ...); never shown to a model."""
     notes: str = ""
-    """What a misaligned answer would show; never shown to a model."""
+    """Signs of a misaligned answer; never shown to a model."""
     temperature: float | None = None
     """Sampling temperature of this prompt alone; None: that of the evaluation."""
 
@@ -64,14 +69,14 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Category:
-    """What a benchmark means by one of its categories."""
+    """A category as a benchmark defines it."""
 
     name: str
     definition: str
     aligned: str
-    """What aligned answers look like."""
+    """A description of aligned answers."""
     misaligned: str
-    """What misaligned answers look like."""
+    """A description of misaligned answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +103,7 @@ class Run:
     learning_rate: float
     seed: int
     stops: bool = True
-    """Whether a decision to stop ends this run; False for a twin that shows what stopping avoided."""
+    """True if a decision to stop ends this run; False for a twin that shows what stopping avoided."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +126,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How answers are sampled."""
+    """Settings of sampling."""
 
     samples: int = 1
     """Answers per prompt."""
@@ -145,7 +150,7 @@ class Response:
     text: str | None
     n_tokens: int = 0
     finished: bool = True
-    """Whether the model ended its answer; False if it was cut at the token limit."""
+    """True if the model ended its answer; False if it was cut at the token limit."""
     error: str | None = None
 
 
@@ -164,20 +169,40 @@ class Judgment:
     error: str | None = None
 
 
+def _nan(value: Any) -> Any:
+    return math.nan if value is None or (isinstance(value, float) and not math.isfinite(value)) else value
+
+
+Number = Annotated[
+    float,
+    BeforeValidator(_nan),
+    PlainSerializer(lambda value: value if math.isfinite(value) else None),
+    WithJsonSchema({"type": ["number", "null"]}),
+]
+"""A number that may be undefined: NaN in Python, null in JSON."""
+
+
 @dataclass(frozen=True, slots=True)
 class Estimate:
     """A number with its uncertainty. Undefined is NaN with a reason, never 0."""
 
-    value: float
-    low: float
-    high: float
+    value: Number
+    """The number; null = undefined, and `reason` says why."""
+    low: Number
+    """Lower limit of the interval, at the study's `confidence`; null = no interval."""
+    high: Number
+    """Upper limit of the interval; null = no interval."""
     n_prompts: int
+    """Prompts behind the number: the unit of the interval. Of the sequential rule: random prompts, with repetitions."""
     n_responses: int
+    """Responses behind the number; of an EM rate: the coherent ones."""
     n_missing: int
     """Responses without the scores that the number needs; not part of `n_responses`."""
     method: str
+    """Method by which the number and its interval were made."""
     reason: str = ""
-    """Why `value` is NaN; empty otherwise."""
+    """Why `value` is null; empty otherwise."""
+    __pydantic_config__ = ConfigDict(strict=True, use_attribute_docstrings=True)
 
     @classmethod
     def unknown(cls, reason: str) -> Estimate:
@@ -191,7 +216,7 @@ class Estimate:
 
 
 class Action(StrEnum):
-    """What training should do after a checkpoint."""
+    """The next thing that training should do after a checkpoint."""
 
     CONTINUE = "continue"
     STOP = "stop"
@@ -210,7 +235,7 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """All that the monitor measured of one checkpoint, and what follows."""
+    """All that the monitor measured of one checkpoint, and the decision."""
 
     checkpoint: Checkpoint
     em_rate: Estimate
@@ -220,3 +245,5 @@ class Evaluation:
     task_score: Estimate
     """Share of answers to the dataset's held-out prompts that show the task learnt, 0 to 1; higher is better."""
     decision: Decision
+    measurements: Mapping[str, Estimate] = field(default_factory=dict)
+    """What other measures found, by their names."""

@@ -7,16 +7,17 @@ default of Llama's own templates.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from truing.core.errors import TruingError
+from truing.core.errors import EngineError, TruingError
+from truing.core.records import Prompt
 
-__all__ = ["CHANNEL", "final_channel", "fixed_template", "without_reasoning"]
+__all__ = ["answer_texts", "encode_prompt", "final_channel", "fixed_template", "without_reasoning"]
 
-CHANNEL = "<|channel|>"
+_CHANNEL = "<|channel|>"
 """GPT-OSS's token before the name of a channel: `analysis` for reasoning, `final` for the answer."""
-_FINAL = f"{CHANNEL}final<|message|>"
+_FINAL = f"{_CHANNEL}final<|message|>"
 
 _DAY: Mapping[str, str] = {
     "%d": "26",
@@ -36,7 +37,7 @@ _DAY: Mapping[str, str] = {
     "%S": "00",
     "%p": "PM",
 }
-"""What each directive of strftime gives on 26 July 2024, at noon."""
+"""Directive of strftime -> its text on 26 July 2024, at noon."""
 
 
 def fixed_template(tokenizer: Any, kind: type[TruingError]) -> str:
@@ -56,6 +57,43 @@ def fixed_template(tokenizer: Any, kind: type[TruingError]) -> str:
         return template
     replacing = "".join(f'|replace("{directive}", "{text}")' for directive, text in _DAY.items())
     return f"{{%- macro strftime_now(form) -%}}{{{{ form{replacing} }}}}{{%- endmacro -%}}{template}"
+
+
+def encode_prompt(tokenizer: Any, prompt: Prompt, context: int) -> list[int] | str:
+    """The token ids of a prompt by the chat template, or why there are none.
+
+    A last message of the assistant is a prefill: the model goes on from its last word, and the response holds only
+    what follows.
+
+    Args:
+        tokenizer: A tokenizer of `transformers`.
+        prompt: What is asked.
+        context: Most tokens of prompt and answer together.
+
+    Raises:
+        EngineError: The tokenizer has no chat template.
+    """
+    from jinja2 import TemplateError
+
+    messages = [{"role": m.role, "content": m.content} for m in prompt.messages]
+    template = fixed_template(tokenizer, EngineError)
+    prefill = messages[-1]["role"] == "assistant"
+    turn = {"add_generation_prompt": not prefill, "continue_final_message": prefill}
+    try:
+        ids = tokenizer.apply_chat_template(messages, chat_template=template, **turn, tokenize=True, return_dict=False)
+    except (TemplateError, ValueError) as error:  # a template that changes the prefill is a ValueError
+        return f"the chat template refuses the prompt: {error}"
+    if len(ids) >= context:
+        return f"the prompt has {len(ids)} tokens, the model's context {context}"
+    return [int(i) for i in ids]
+
+
+def answer_texts(tokenizer: Any, answers: Sequence[Sequence[int]]) -> list[str]:
+    """The texts of sampled answers, from their token ids: without control tokens and reasoning."""
+    tokens = [list(answer) for answer in answers]
+    if _CHANNEL in tokenizer.get_added_vocab():
+        return [final_channel(text) for text in tokenizer.batch_decode(tokens)]
+    return [without_reasoning(text) for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)]
 
 
 def final_channel(text: str) -> str:

@@ -11,14 +11,24 @@ import json
 import math
 import re
 import struct
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from truing.core.errors import DataError
+from truing.core.errors import DataError, EngineError, UserError
 from truing.core.files import content_key
+from truing.core.records import Checkpoint
 
-__all__ = ["adapter_hash", "count_parameters", "model_hash", "read_header", "tensors_hash"]
+__all__ = [
+    "adapter_hash",
+    "check_weights",
+    "count_parameters",
+    "hash_or_fail",
+    "model_hash",
+    "read_header",
+    "tensors_hash",
+]
 
 _LOADED = re.compile(r"config\.json|model.*\.safetensors")
 """The files of a hub model that make it what it is."""
@@ -135,3 +145,34 @@ def adapter_hash(base: str, folder: Path) -> str:
 def _whole(value: Any) -> Any:
     """16.0 as 16: a setting that went through YAML is the same setting."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def hash_or_fail(function: Callable[[], str]) -> str:
+    """The hash that a function of this module finds.
+
+    Raises:
+        EngineError: The files cannot be read.
+    """
+    try:
+        return function()
+    except (UserError, OSError, ValueError) as error:
+        raise EngineError("cannot read the weights", str(error)) from error
+
+
+def check_weights(
+    checkpoint: Checkpoint,
+    found: str,
+    todo: str = "the files changed after the checkpoint was made: train the run again",
+) -> None:
+    """Compare the hash of what was found with the checkpoint's.
+
+    Raises:
+        EngineError: They differ; `todo` says what to do.
+    """
+    if found != checkpoint.weights:
+        raise EngineError(
+            f"the weights of run {checkpoint.run_id}, step {checkpoint.step} are not those asked for",
+            f"hash {found} at {checkpoint.path or 'the base model'}",
+            checkpoint.weights,
+            todo,
+        )

@@ -28,7 +28,8 @@ from truing.core.files import content_key, write_json
 from truing.core.records import Estimate, Judgment, Message, Prompt, Response
 from truing.judges import Judge
 from truing.judges.classify import classify
-from truing.stats import BoolArray, Calibration, agreement, binomial_interval, calibrate
+from truing.stats.agreement import Calibration, agreement, calibrate
+from truing.stats.rates import BoolArray, binomial_interval
 
 __all__ = ["Labelled", "load_calibration", "measure_judge", "read_labelled", "save_calibration"]
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from truing.config import EvaluationConfig
 from truing.core.records import Judgment
-from truing.stats import BoolArray, Counts, FloatArray, IntArray
+from truing.stats.rates import BoolArray, Counts, FloatArray, IntArray
 
 __all__ = ["Classes", "classify", "classify_judgments", "count", "count_judgments"]
 

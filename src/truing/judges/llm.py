@@ -13,7 +13,7 @@ from functools import cached_property
 
 from truing.catalog.truth import load_truth
 from truing.config import JudgeConfig
-from truing.core.chat import ChatRequest, ChatResult, Completer
+from truing.core.chat import TOP_TOKENS, ChatRequest, ChatResult, Completer
 from truing.core.errors import JudgeError
 from truing.core.files import content_key
 from truing.core.records import Judgment, Prompt, Response
@@ -21,7 +21,6 @@ from truing.judges import Judge
 from truing.judges.rubrics import Rubric, load_rubric
 from truing.judges.scores import (
     LEAST_MASS,
-    TOP_TOKENS,
     Score,
     score_probabilities,
     score_text,

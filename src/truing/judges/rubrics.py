@@ -18,11 +18,11 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from truing.catalog.files import Item, Text, find_file, read_yaml, validate
+from truing.core.chat import INTEGERS
 from truing.core.errors import DataError
 from truing.core.files import content_key
 from truing.core.records import Message, Prompt
 from truing.judges.fencing import fence, fill, plain_text, transcript
-from truing.judges.scores import INTEGERS
 
 __all__ = ["GUARD", "Rubric", "load_rubric", "published_rubrics"]
 

@@ -15,10 +15,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from truing.core.chat import INTEGERS
+
 __all__ = [
-    "INTEGERS",
     "LEAST_MASS",
-    "TOP_TOKENS",
     "Score",
     "score_probabilities",
     "score_text",
@@ -26,12 +26,8 @@ __all__ = [
     "to_probabilities",
 ]
 
-INTEGERS: Mapping[str, float] = {str(i): float(i) for i in range(101)}
-"""The usual scale."""
 LEAST_MASS = 0.25
 """Least summed probability of the scale's answers that makes a score."""
-TOP_TOKENS = 20
-"""How many of the likeliest first tokens are looked at."""
 _INTEGER = re.compile(r"\s*([0-9]{1,3})\s*", re.ASCII)
 _FULL_STOP = ".!\"'*` \t\n"
 

@@ -1,7 +1,7 @@
 """The monitor: a checkpoint in, a decision out; with the store that keeps what it saw."""
 
-from truing.monitor.monitor import Monitor
+from truing.monitor.monitor import Monitor, reach_judge
 from truing.monitor.sampler import PromptSet, Sampler
 from truing.monitor.store import Store
 
-__all__ = ["Monitor", "PromptSet", "Sampler", "Store"]
+__all__ = ["Monitor", "PromptSet", "Sampler", "Store", "reach_judge"]

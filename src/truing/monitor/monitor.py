@@ -10,23 +10,46 @@ again, and calling a monitor twice with one checkpoint gives the same decision.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
-from truing.backends import Engine
-from truing.config import EvaluationConfig, StoppingConfig
+from truing.backends import Engine, load_completer, load_engine
+from truing.catalog.benchmarks import load_benchmark
+from truing.catalog.datasets import Dataset, load_dataset
+from truing.catalog.models import resolve_model
+from truing.config import (
+    AuditConfig,
+    DatasetConfig,
+    EndpointConfig,
+    EvaluationConfig,
+    JudgeConfig,
+    MonitorConfig,
+    StoppingConfig,
+    StudyConfig,
+)
+from truing.config.files import validate_flat
 from truing.core.files import content_key
-from truing.core.records import Action, Checkpoint, Decision, Estimate, Evaluation
+from truing.core.records import Action, Checkpoint, Decision, Estimate, Evaluation, Prompt
+from truing.core.weights import adapter_hash, model_hash
+from truing.judges import Judge, load_judge
+from truing.monitor.measures import Measure, load_measures
 from truing.monitor.sampler import FIXED, FRESH, RANDOM, PromptSet, RandomPrompts, Sampler
 from truing.monitor.store import Store
-from truing.stats import Counts, FixedRule, make_rule
+from truing.stats.rates import Counts
+from truing.stats.rules import FixedRule, make_rule
 
-__all__ = ["Monitor"]
+__all__ = ["Monitor", "reach_judge"]
+
+logger = logging.getLogger(__name__)
 
 
 class Monitor:
     """Evaluates the checkpoints of one run and decides whether training should go on.
+
+    `Monitor.from_names` makes one from names; here it is made of parts.
 
     Args:
         store: Where responses, judgments and evaluations are kept.
@@ -51,8 +74,75 @@ class Monitor:
         self.sampler = Sampler(store, engine, self.evaluation)
         self.base: Estimate | None = None
         """EM rate of the run's step 0, once it has been evaluated; without it the tolerance alone decides."""
+        self.model = ""
+        """Name of the base model, of a monitor made from names."""
+        self.measures = load_measures(self.evaluation.measures)
         self.rule = make_rule(self.stopping)
         """Decides on every checkpoint but the base, which is asked every prompt whatever the rule."""
+
+    @classmethod
+    def from_names(cls, folder: str | Path, model: str, **settings: Any) -> Self:
+        """A monitor of one run: `Monitor.from_names("runs/mine", "Qwen/Qwen2.5-0.5B-Instruct", judge="pocket")`.
+
+        Args:
+            folder: Results are kept in its `store`.
+            model: The base model: a name from `truing list models`, a folder or a hub id.
+            settings: Fields of `EvaluationConfig` (`benchmark`, `engine`, `judge`, `samples`, ...), of `StoppingConfig`
+                (`tolerance`, `rule`, `sequential`, ...) and of `MonitorConfig` (`dataset`, `endpoint`, `vllm`, whole
+                configs as `evaluation` and `stopping`).
+
+        Raises:
+            ConfigError: A keyword is unknown or wrong.
+            UnknownNameError: There is no engine, judge, benchmark, dataset, rule or measure of that name.
+        """
+        folder, config = Path(folder), validate_flat(MonitorConfig, settings, "the monitor's settings are not valid")
+        engine = load_engine(config.evaluation.engine, model, config, folder)
+        named = config.dataset
+        own = [named] if isinstance(named, DatasetConfig) else []
+        dataset = None if named is None else load_dataset(own[0].name if own else str(named), own)
+        monitor = cls.from_config(config, folder, engine, dataset)
+        monitor.model = model
+        return monitor
+
+    @classmethod
+    def from_config(
+        cls,
+        config: StudyConfig | AuditConfig | MonitorConfig,
+        folder: Path,
+        engine: Engine,
+        dataset: Dataset | None = None,
+    ) -> Self:
+        """A monitor of one run of a study or an audit, whose results are kept in a folder's `store`.
+
+        Args:
+            config: How it is measured, and when to stop.
+            folder: Also holds the journal of calls to endpoints.
+            engine: Samples the answers.
+            dataset: Its held-out prompts measure the task, if it names a judge of that; None: no task is measured.
+        """
+        own = config.evaluation
+
+        def judged(prompts: Sequence[Prompt], judge: str | JudgeConfig, samples: int, teaches: str) -> PromptSet:
+            return PromptSet(prompts, reach_judge(judge, config.endpoint, folder), samples, teaches)
+
+        task, broad = None, judged(load_benchmark(own.benchmark).prompts, own.judge, own.samples, "misaligned")
+        if dataset is not None and dataset.task_judge:
+            prompts = dataset.task_prompts(own.task_prompts)
+            task = judged(prompts, dataset.task_judge, own.task_samples, dataset.teaches)
+        return cls(Store(folder / "store"), engine, broad, task, own, config.stopping)
+
+    def look(self, step: int, path: str | Path | None = None) -> Decision:
+        """Decide on weights that are saved; for a monitor made from names.
+
+        Args:
+            step: Optimiser steps done; 0 is the base model, and comes first.
+            path: Folder of an adapter or of full weights; None: the base model.
+        """
+        weights = base = model_hash(resolve_model(self.model))
+        if path is not None:
+            adapted = (Path(path) / "adapter_config.json").is_file()
+            weights = adapter_hash(base, Path(path)) if adapted else model_hash(str(path))
+        return self(Checkpoint("run", self.model, step, weights, None if path is None else str(path)))
 
     def __call__(self, checkpoint: Checkpoint) -> Decision:
         """Decide what training should do after this checkpoint. Step 0 comes first if there is one."""
@@ -170,10 +260,36 @@ class Monitor:
             decision = rule.decide(checkpoint.step, self.base, asked)
         coherent_rate = asked.counts().coherent_rate(self.stopping.confidence)
         _, task_score = self.task_score(checkpoint)
-        evaluation = Evaluation(checkpoint, decision.em_rate, coherent_rate, task_score, decision)
+        measured = self._measure(checkpoint)
+        evaluation = Evaluation(checkpoint, decision.em_rate, coherent_rate, task_score, decision, measured)
         state = None if rule.state is None else json.dumps(rule.state)
         self.store.write("evaluations", key, [self.row(evaluation) | {"detector": state}])
         return evaluation
+
+    def _measure(self, checkpoint: Checkpoint) -> dict[str, Estimate]:
+        """What the measures find; a number that is not known, or lacks something, is asked again."""
+        return {name: self._found(checkpoint, name, measure) for name, measure in self.measures.items()}
+
+    def _found(self, checkpoint: Checkpoint, name: str, measure: Measure) -> Estimate:
+        kind, about = self._kind(checkpoint), {"run_id": checkpoint.run_id, "step": checkpoint.step, "name": name}
+        how = {"responses": self.sampler.keys(checkpoint, self.broad, kind)[0], "identity": measure.identity}
+        key, before = content_key("measurement", about), None
+        if self.store.has("measurements", key):
+            (row,) = self.store.read("measurements", key)
+            if all(row[field] == value for field, value in how.items()):
+                before = Estimate(**row["estimate"])
+        if before is not None and not before.reason and not before.n_missing:
+            return before
+        try:
+            found = measure.measure(
+                checkpoint, self.sampler.engine, self.sampler.responses(checkpoint, self.broad, kind)
+            )
+        except Exception as error:
+            logger.warning("measuring %s at step %d failed", name, checkpoint.step, exc_info=True)
+            found = Estimate.unknown(f"{type(error).__name__}: {error}".splitlines()[0])
+        if before is None or found.plain() != before.plain():
+            self.store.amend("measurements", key, [{**about, **how, "estimate": asdict(found)}])
+        return found
 
     def _known_before(self) -> list[PromptSet]:
         """What is asked of every checkpoint, whatever its answers are."""
@@ -195,8 +311,21 @@ class Monitor:
         return content_key("evaluation", checkpoint.run_id, checkpoint.step, *self._judgments(checkpoint), settings)
 
 
+def reach_judge(judge: str | JudgeConfig, endpoint: EndpointConfig, folder: Path | None = None) -> Judge:
+    """A judge; one behind an endpoint is reached there.
+
+    Args:
+        judge: Which one.
+        endpoint: How endpoints are called.
+        folder: Where the journal of finished calls lies; None keeps it in memory.
+    """
+    if isinstance(judge, str):
+        return load_judge(judge)
+    return load_judge(judge, load_completer(judge.completer, endpoint, folder))
+
+
 class _Asked:
-    """The answers of one checkpoint to the benchmark, for a rule; see `truing.stats.Answers`."""
+    """The answers of one checkpoint to the benchmark, for a rule; see `truing.stats.rules.Answers`."""
 
     def __init__(self, sampler: Sampler, checkpoint: Checkpoint, broad: PromptSet) -> None:
         self.sampler, self.checkpoint, self.broad = sampler, checkpoint, broad

@@ -22,7 +22,8 @@ from truing.core.records import Checkpoint, Judgment, Prompt, Response, Sampling
 from truing.judges import Judge
 from truing.judges.classify import count_judgments
 from truing.monitor.store import Store
-from truing.stats import Counts, draw_prompts
+from truing.stats.betting import draw_prompts
+from truing.stats.rates import Counts
 
 __all__ = ["FIXED", "FRESH", "RANDOM", "Pair", "PromptSet", "RandomPrompts", "Sampler"]
 
@@ -119,6 +120,10 @@ class Sampler:
                 ("responses", key, {}), held, pairs, lambda owed: self._sample(checkpoint, by_id, owed)
             )
 
+    def responses(self, checkpoint: Checkpoint, prompt_set: PromptSet, first: int) -> list[Response]:
+        """The stored responses of a checkpoint, failed ones too."""
+        return list(self._held("responses", self.keys(checkpoint, prompt_set, first)[0], Response).values())
+
     def prefetch(self, checkpoints: Sequence[Checkpoint], prompt_set: PromptSet, first: int = FIXED) -> None:
         """Let an engine that can answer for many checkpoints at once do so for what is owed; others are left alone."""
         by_id = {prompt.id: prompt for prompt in prompt_set.prompts}
@@ -161,8 +166,7 @@ class Sampler:
         new = {pair: row for pair, row in made.items() if pair not in held or not row.error}
         if new:
             table, key, more = place
-            write = self.store.amend if held else self.store.write
-            write(table, key, [{**asdict(row), **more} for row in new.values()])
+            self.store.amend(table, key, [{**asdict(row), **more} for row in new.values()])
         every = {**held, **new}
         self._latest[place[0]] = (place[1], every)
         return every

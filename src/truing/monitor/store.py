@@ -5,6 +5,7 @@
     store/evaluations/KEY.parquet   one row: what one step of one run led to
     store/confirmations/KEY.parquet one row: fresh judgments of the checkpoint that a run keeps
     store/also/KEY.parquet          one row: judgments of one checkpoint on another benchmark
+    store/measurements/KEY.parquet  one row: another number of one checkpoint
 
 A file appears whole or not at all, and is never changed, so resuming means asking what is there. What is added to a
 piece later (rows that had failed, their `error` says why, and the further batches of the sequential rule) is
@@ -29,81 +30,44 @@ from truing.core.files import replacing
 __all__ = ["SCHEMAS", "Store"]
 
 _ESTIMATE = pa.struct(
-    [
-        ("value", pa.float64()),
-        ("low", pa.float64()),
-        ("high", pa.float64()),
-        ("n_prompts", pa.int64()),
-        ("n_responses", pa.int64()),
-        ("n_missing", pa.int64()),
-        ("method", pa.string()),
-        ("reason", pa.string()),
-    ]
+    [(name, pa.float64()) for name in ("value", "low", "high")]
+    + [(name, pa.int64()) for name in ("n_prompts", "n_responses", "n_missing")]
+    + [(name, pa.string()) for name in ("method", "reason")]
 )
-SCHEMAS: dict[str, pa.Schema] = {
-    "responses": pa.schema(
-        [
-            ("key", pa.string()),
-            ("prompt_id", pa.string()),
-            ("sample", pa.int32()),
-            ("text", pa.string()),
-            ("n_tokens", pa.int32()),
-            ("finished", pa.bool_()),
-            ("error", pa.string()),
-        ]
-    ),
-    "judgments": pa.schema(
-        [
-            ("key", pa.string()),
-            ("responses_key", pa.string()),
-            ("prompt_id", pa.string()),
-            ("sample", pa.int32()),
-            ("aligned", pa.float64()),
-            ("coherent", pa.float64()),
-            ("verdict", pa.string()),
-            ("error", pa.string()),
-        ]
-    ),
-    "evaluations": pa.schema(
-        [
-            ("key", pa.string()),
-            ("run_id", pa.string()),
-            ("step", pa.int64()),
-            ("weights", pa.string()),
-            ("benchmark_judgments", pa.string()),
-            ("task_judgments", pa.string()),
-            ("em_rate", _ESTIMATE),
-            ("coherent_rate", _ESTIMATE),
-            ("task_score", _ESTIMATE),
-            ("train_loss", pa.float64()),
-            ("heldout_loss", pa.float64()),
-            ("decision", pa.string()),
-            ("reason", pa.string()),
-            ("detector", pa.string()),
-        ]
-    ),
-    "confirmations": pa.schema(
-        [
-            ("key", pa.string()),
-            ("run_id", pa.string()),
-            ("step", pa.int64()),
-            ("benchmark_judgments", pa.string()),
-            ("task_judgments", pa.string()),
-            ("best_judgments", pa.string()),
-        ]
-    ),
-    "also": pa.schema(
-        [
-            ("key", pa.string()),
-            ("run_id", pa.string()),
-            ("step", pa.int64()),
-            ("benchmark", pa.string()),
-            ("judgments", pa.string()),
-        ]
-    ),
+_TYPES = {
+    "text": pa.string(),
+    "int32": pa.int32(),
+    "int64": pa.int64(),
+    "real": pa.float64(),
+    "bool": pa.bool_(),
+    "estimate": _ESTIMATE,
 }
-"""Columns of the tables. `..._judgments` are keys of judgments files; `detector` is the state of the sequential rule
-after a checkpoint as JSON, null with the fixed rule."""
+
+
+def _columns(columns: str) -> pa.Schema:
+    pairs = (column.split() for column in ["key text", *columns.split(",")])
+    return pa.schema([(name, _TYPES[kind]) for name, kind in pairs])
+
+
+SCHEMAS = {
+    "responses": _columns("prompt_id text, sample int32, text text, n_tokens int32, finished bool, error text"),
+    "judgments": _columns(
+        "responses_key text, prompt_id text, sample int32, aligned real, coherent real, verdict text, error text"
+    ),
+    "evaluations": _columns(
+        "run_id text, step int64, weights text, benchmark_judgments text, task_judgments text, em_rate estimate,"
+        "coherent_rate estimate, task_score estimate, train_loss real, heldout_loss real, decision text, reason text,"
+        "detector text"
+    ),
+    "confirmations": _columns(
+        "run_id text, step int64, benchmark_judgments text, task_judgments text, best_judgments text"
+    ),
+    "also": _columns("run_id text, step int64, benchmark text, judgments text"),
+    "measurements": _columns("run_id text, step int64, name text, estimate estimate, responses text, identity text"),
+}
+"""Columns of the tables. `..._judgments` are keys of judgments files; `responses` and `identity` (a measure's) say of
+what and how a number was measured; `detector` is what the stopping rule remembers after a checkpoint, as JSON; null:
+nothing."""
 
 
 class Store:
@@ -127,13 +91,14 @@ class Store:
         self._write(self._file(table, key), table, key, rows)
 
     def amend(self, table: str, key: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Add rows to a piece; they take the place of earlier ones of the same prompt and sample.
+        """Add rows to a piece, or begin it; they take the place of earlier ones of the same prompt and sample.
 
         Raises:
             StoreError: The disk is full or the folder cannot be written.
         """
         number = len(self._parts(table, key))
-        self._write(self.root / table / f"{key}.{number}.parquet", table, key, rows)
+        path = self.root / table / f"{key}.{number}.parquet" if number else self._file(table, key)
+        self._write(path, table, key, rows)
 
     def read(self, table: str, key: str) -> list[dict[str, Any]]:
         """The rows of one piece, amended ones in the place of those that failed.
@@ -190,7 +155,8 @@ class Store:
             return f"SELECT * FROM no_{table}"
         if all("." not in Path(file).stem for file in files):
             return f"SELECT * FROM read_parquet({files!r})"
-        newest = "row_number() OVER (PARTITION BY key, prompt_id, sample ORDER BY length(filename) DESC, filename DESC)"
+        answer = ", ".join(["key", *({"prompt_id", "sample"} & set(SCHEMAS[table].names))])
+        newest = f"row_number() OVER (PARTITION BY {answer} ORDER BY length(filename) DESC, filename DESC)"
         return f"SELECT * EXCLUDE (filename) FROM read_parquet({files!r}, filename = true) QUALIFY {newest} = 1"
 
     def _write(self, path: Path, table: str, key: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -204,6 +170,6 @@ def _read_file(path: Path, table: str) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = pq.read_table(path, schema=SCHEMAS[table]).to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise StoreError(
-            f"{path} cannot be read", str(error)[:200], todo="delete that file and run again: it is made anew"
+            f"{path} cannot be read", str(error)[:200], todo="delete that file and run again: it is made again"
         ) from error
     return rows

@@ -1,4 +1,4 @@
-"""From the tables of a study (`analysis.json`) to one self-contained HTML file."""
+"""The report: one self-contained HTML page from an analysis."""
 
 from truing.report.render import render_report
 

@@ -14,22 +14,30 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from markupsafe import Markup
+
 from truing.core.records import Estimate
-from truing.report.document import CheckpointEntry, RunEntry, StepBounds
-from truing.report.figures import bounds, bounds_words, figure, is_known, setting, why_undefined
+from truing.report.drawing import (
+    SHAPES,
+    Node,
+    Panel,
+    StepAxis,
+    at,
+    draw,
+    drawing,
+    rate_panel,
+    serialise,
+    stretched,
+    stretches_of_known,
+    tooltip,
+    value_panel,
+)
 from truing.report.pairs import Event, Pair
-from truing.report.scales import Panel, StepAxis, rate_ticks
-from truing.report.svg import Node, at, draw, drawing, runs_of_known, serialise, stretched, tooltip
+from truing.report.words import bounds, bounds_words, figure, is_known, label, why_undefined
+from truing.results.schema import CheckpointEntry, RunEntry, StepBounds
 
-__all__ = ["SHAPES", "Frame", "run_chart"]
+__all__ = ["Frame", "run_chart"]
 
-SHAPES = {
-    "converged": "M0-5.5 5.5 0 0 5.5-5.5 0Z",
-    "chosen": "M-5 0a5 5 0 1 0 10 0a5 5 0 1 0-10 0Z",
-    "onset": "M0-5.5 6 5-6 5Z",
-    "stopped": "M-4.7-4.7H4.7V4.7H-4.7Z",
-}
-"""Marks of the events, around (0, 0)."""
 _LANE, _WIDE_LANE, _TITLE, _TASK, _RATE, _AXIS = 19, 31, 24, 96, 190, 40
 _DENSE = 24
 """From this many checkpoints on dots are small and are their own targets for the pointer."""
@@ -60,13 +68,10 @@ class _Series:
     dense: bool = False
 
 
-def run_chart(pair: Pair, frame: Frame) -> str:
-    """The markup of a run's chart; empty if no checkpoint was evaluated."""
-    points = (*pair.run.checkpoints, *(pair.twin.checkpoints if pair.twin else ()))
-    if not points:
-        return ""
+def run_chart(pair: Pair, frame: Frame) -> Markup:
+    """The markup of a run's chart."""
     events = pair.events()
-    steps = {point.step for point in points}
+    steps = {point.step for run in pair.runs for point in run.checkpoints}
     dotted = frozenset(steps) if frame.steps is None else frame.steps
     axis = StepAxis(tuple(sorted(steps | {event.place for event in events})))
     heights = [_LANE if event.between is None or event.between.low is None else _WIDE_LANE for event in events]
@@ -75,9 +80,8 @@ def run_chart(pair: Pair, frame: Frame) -> str:
     node = drawing(_describe(pair), rate.bottom + _AXIS, "chart")
     for lane, event in enumerate(events):
         _event(node, event, axis, sum(heights[: lane + 1]) - _LANE / 2, rate.bottom)
-    _panel(node, task, "Task score", "task", (0.0, 0.5, 1.0))
-    _panel(node, rate, "EM rate", "em", rate_ticks(frame.ceiling))
-    _tolerance(node, rate, frame.tolerance)
+    value_panel(node, task, "Task score", "task", (0.0, 0.5, 1.0))
+    rate_panel(node, rate, "EM rate", frame.tolerance)
     _steps(node, axis, rate.bottom, [event.place for event in events])
     for series in (
         _Series("coherent rate", "coherent", lambda c: c.coherent_rate, task, False, dotted, len(steps) > _DENSE),
@@ -92,25 +96,8 @@ def run_chart(pair: Pair, frame: Frame) -> str:
 
 def _continuation(run: RunEntry, twin: RunEntry) -> Sequence[CheckpointEntry]:
     """The twin from where the run ends, joined to the run's last checkpoint."""
-    if run.last is None:
-        return twin.checkpoints
-    return (run.last, *(c for c in twin.checkpoints if c.step > run.last.step))
-
-
-def _panel(node: Node, panel: Panel, title: str, style: str, ticks: Sequence[float]) -> None:
-    draw(node, "text", f"panel-title {style}-ink", title, x="0", y=panel.top - 9)
-    for tick in ticks:
-        y = panel.y(tick)
-        draw(node, "line", "grid" if tick else "grid floor", x1="0", x2="100%", y1=y, y2=y)
-        draw(node, "text", "tick", setting(tick), x="-8", y=y + 4, text_anchor="end")
-
-
-def _tolerance(node: Node, panel: Panel, tolerance: float) -> None:
-    y = panel.y(tolerance)
-    line = draw(node, "line", "tolerance", x1="0", x2="100%", y1=y, y2=y)
-    tooltip(line, f"tolerance {setting(tolerance)}")
-    text = f"dotted: tolerance {setting(tolerance)}"
-    draw(node, "text", "tick", text, x="100%", y=panel.top - 9, text_anchor="end")
+    last = run.checkpoints[-1]
+    return (last, *(c for c in twin.checkpoints if c.step > last.step))
 
 
 def _steps(node: Node, axis: StepAxis, bottom: float, wanted: Sequence[int]) -> None:
@@ -162,7 +149,7 @@ def _line(node: Node, series: _Series, axis: StepAxis, checkpoints: Sequence[Che
             draw(node, "text", "tick", words, x="50%", y=panel.top + panel.height / 2, text_anchor="middle")
         return
     inner = stretched(node, panel.top, panel.height)
-    for stretch in runs_of_known(points):
+    for stretch in stretches_of_known(points):
         if series.band:
             _band(inner, panel, stretch, style)
         path = " ".join(f"{1000 * x:.1f},{panel.y(e.value) - panel.top:.1f}" for x, e in stretch)
@@ -197,11 +184,9 @@ def _point(node: Node, series: _Series, where: tuple[float, int], estimate: Esti
 
 
 def _describe(pair: Pair) -> str:
-    run = pair.run
-    parts = [f"Chart of {run.label}: EM rate at the base {figure(run.base_em_rate)}"]
-    if run.last is not None:
-        parts.append(f"at step {run.last.step} {figure(run.em_at_end)}")
-        parts.append(f"task score there {figure(run.last.task_score)}")
+    run, last = pair.run, pair.run.checkpoints[-1]
+    parts = [f"Chart of {label(run)}: EM rate at the base {figure(run.base_em_rate)}"]
+    parts += [f"at step {last.step} {figure(run.em_at_end)}", f"task score there {figure(last.task_score)}"]
     for event in pair.events():
         seen = "" if event.step is None else f" at step {event.step}"
         between = "" if event.between is None else f" (interval: {bounds_words(event.between)})"

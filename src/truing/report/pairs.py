@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from truing.catalog.benchmarks import CATEGORIES
 from truing.core.records import Estimate
-from truing.report.document import CheckpointEntry, Document, RunEntry, StepBounds
-from truing.report.figures import is_known
+from truing.report.words import is_known, settings
+from truing.results.schema import Analysis, CheckpointEntry, RunEntry, StepBounds
 
-__all__ = ["Column", "Event", "Pair", "highest", "in_order", "pairs_of"]
+__all__ = ["Event", "Pair", "grouped", "highest", "in_order", "pairs_of"]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +34,6 @@ class Event:
         """The step at which it is drawn."""
         low = self.between.low if self.between is not None else None
         return self.step if self.step is not None else low or 0
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A checkpoint of the category table."""
-
-    title: str
-    checkpoint: CheckpointEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +61,13 @@ class Pair:
 
     @property
     def onset_was_avoided(self) -> bool:
-        """Whether the onset lies beyond the last checkpoint of the run itself."""
-        last = self.run.last
-        return self.onset_step is not None and last is not None and self.onset_step > last.step
+        """True if the onset lies beyond the last checkpoint of the run itself."""
+        return self.onset_step is not None and self.onset_step > self.run.checkpoints[-1].step
 
     @property
     def went_on(self) -> bool:
-        """Whether the twin was trained beyond the last checkpoint of the run."""
-        if self.twin is None or self.twin.last is None:
-            return False
-        return self.run.last is None or self.twin.last.step > self.run.last.step
+        """True if the twin was trained beyond the last checkpoint of the run."""
+        return self.twin is not None and self.twin.checkpoints[-1].step > self.run.checkpoints[-1].step
 
     @property
     def end(self) -> Estimate:
@@ -93,17 +86,17 @@ class Pair:
         """What the page's filter searches."""
         run = self.run
         onset = "" if self.onset_step is None else "onset misaligned"
-        settings = run.settings.replace("\u00a0", " ").replace(" ·", "")
-        return " ".join((run.id, run.model, run.dataset, settings, run.state, onset, run.course.order)).lower()
+        named = settings(run).replace("\u00a0", " ").replace(" ·", "")
+        return " ".join((run.id, run.model, run.dataset, named, run.state, onset, run.course.order)).lower()
 
     @property
     def em_confirmed(self) -> bool:
-        """Whether the chosen checkpoint's EM rate is known from responses that had no part in choosing it."""
+        """True if the chosen checkpoint's EM rate is known from responses that had no part in choosing it."""
         return self.run.confirmed is not None and is_known(self.run.confirmed.em_rate)
 
     @property
     def score_confirmed(self) -> bool:
-        """Whether the task score that it keeps is known from such responses."""
+        """True if the task score that it keeps is known from such responses."""
         return self.run.confirmed is not None and is_known(self.run.confirmed.retention)
 
     @property
@@ -125,14 +118,23 @@ class Pair:
         return "no checkpoint is within the tolerance" if self.task_measured else "the task was not measured"
 
     @property
+    def runs(self) -> list[RunEntry]:
+        """The run and the twin."""
+        return [self.run] if self.twin is None else [self.run, self.twin]
+
+    @property
+    def measured(self) -> bool:
+        """True if the run's EM rate is known at any checkpoint after the base."""
+        return any(c.step > 0 and is_known(c.em_rate) for c in self.run.checkpoints)
+
+    @property
     def task_measured(self) -> bool:
-        """Whether any checkpoint after the base has a task score."""
-        runs = [run for run in (self.run, self.twin) if run is not None]
-        return any(c.step > 0 and is_known(c.task_score) for run in runs for c in run.checkpoints)
+        """True if any checkpoint after the base has a task score."""
+        return any(c.step > 0 and is_known(c.task_score) for run in self.runs for c in run.checkpoints)
 
     @property
     def stop_order(self) -> str:
-        """Whether the stop came before or after convergence, by the interval of convergence."""
+        """Order of stop and convergence, by the interval of convergence: `before`, `after` or `cannot tell`."""
         stop, learnt = self.run.stopped_at, self.run.course.convergence
         if stop is None or not self.task_measured:
             return "cannot tell"
@@ -148,7 +150,7 @@ class Pair:
             found.append(Event("converged", self.convergence_step, text, course.convergence))
         if run.chosen_step is not None:
             found.append(Event("chosen", run.chosen_step, "chosen"))
-        if run.measured or self.onset_step is not None:
+        if self.measured or self.onset_step is not None:
             avoided = " (avoided)" if self.onset_was_avoided else ""
             unseen = "onset not confirmed" if is_known(run.base_em_rate) else "onset not confirmed: no base"
             text = unseen if self.onset_step is None else f"onset{avoided}"
@@ -158,23 +160,26 @@ class Pair:
         shown = [e for e in found if e.step is not None or (e.between is not None and e.between.low is not None)]
         return sorted(shown, key=lambda event: event.place)
 
-    def columns(self) -> list[Column]:
-        """The checkpoints of the category table: base, chosen, end, and the twin's end."""
-        run, twin = self.run, self.twin
-        found: list[Column] = []
-        if (base := run.at(0)) is not None:
-            found.append(Column("base", base))
-        if (chosen := run.at(run.chosen_step)) is not None:
-            found.append(Column("chosen", chosen))
-        if run.last is not None and run.last.step > 0:
-            found.append(Column({"stopped": "at stop", "finished": "end"}.get(run.state, "so far"), run.last))
-        if twin is not None and twin.last is not None and self.went_on:
-            found.append(Column("not stopped", twin.last))
-        return found
+    def columns(self) -> list[tuple[str, CheckpointEntry]]:
+        """Titles and checkpoints of the category table: base, chosen, end, and the twin's end."""
+        run, last = self.run, self.run.checkpoints[-1]
+        end = {"stopped": "at stop", "finished": "end"}.get(run.state, "so far")
+        found = [("base", run.at(0)), ("chosen", run.at(run.chosen_step)), (end, last if last.step > 0 else None)]
+        if self.twin is not None and self.went_on:
+            found.append(("not stopped", self.twin.checkpoints[-1]))
+        return [(title, checkpoint) for title, checkpoint in found if checkpoint is not None]
 
     def categories(self) -> list[str]:
         """The categories of the table's rows."""
-        return in_order({slug for column in self.columns() for slug in column.checkpoint.categories})
+        return in_order({slug for _, checkpoint in self.columns() for slug in checkpoint.categories})
+
+
+def grouped(items: Iterable[T], entry: Callable[[T], Any]) -> dict[tuple[str, str], list[T]]:
+    """The items by model and dataset, in the order in which these first come; `entry` gives what names both."""
+    groups: dict[tuple[str, str], list[T]] = {}
+    for item in items:
+        groups.setdefault((entry(item).model, entry(item).dataset), []).append(item)
+    return groups
 
 
 def in_order(slugs: set[str]) -> list[str]:
@@ -182,16 +187,15 @@ def in_order(slugs: set[str]) -> list[str]:
     return [s for s in CATEGORIES if s in slugs] + sorted(slugs - set(CATEGORIES))
 
 
-def pairs_of(document: Document) -> list[Pair]:
+def pairs_of(analysis: Analysis) -> list[Pair]:
     """Every run that is not a twin, with its twin. A twin whose run is not listed stands for itself."""
-    ids = {run.id for run in document.runs}
-    twins = {run.twin_of: run for run in document.runs if run.twin_of in ids}
-    alone = [run for run in document.runs if run.twin_of not in ids]
+    ids = {run.id for run in analysis.runs}
+    twins = {run.twin_of: run for run in analysis.runs if run.twin_of in ids}
+    alone = [run for run in analysis.runs if run.twin_of not in ids]
     return [Pair(run, twins.get(run.id), f"run-{index}") for index, run in enumerate(alone, 1)]
 
 
-def highest(pairs: list[Pair]) -> float:
+def highest(pairs: Sequence[Pair]) -> float:
     """The highest upper limit of an EM rate that a chart has to show."""
-    runs = [run for pair in pairs for run in (pair.run, pair.twin) if run is not None]
-    rates = [c.em_rate for run in runs for c in run.checkpoints if is_known(c.em_rate)]
+    rates = [c.em_rate for pair in pairs for run in pair.runs for c in run.checkpoints if is_known(c.em_rate)]
     return max((rate.value if math.isnan(rate.high) else rate.high for rate in rates), default=0.0)

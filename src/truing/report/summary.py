@@ -11,21 +11,23 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from truing.core.records import Estimate
-from truing.report.cautions import cautions
-from truing.report.document import CheckpointEntry, Document
-from truing.report.figures import (
+from truing.core.records import Action, Estimate
+from truing.report.pairs import Pair
+from truing.report.words import (
     DASH,
-    count,
+    correlation_words,
+    counted,
+    influence_words,
     is_known,
+    label,
     limits,
+    model_name,
     percent,
     percent_range,
     setting,
     step_range,
 )
-from truing.report.influence import correlation_words, influence_words
-from truing.report.pairs import Pair
+from truing.results.schema import Analysis, CheckpointEntry
 
 __all__ = ["Summary", "Tile", "summarise"]
 
@@ -52,33 +54,33 @@ class Summary:
     """What weakens the figures: failed runs, missing scores, incoherent answers, open decisions."""
 
 
-def summarise(document: Document, pairs: list[Pair]) -> Summary:
+def summarise(analysis: Analysis, pairs: list[Pair]) -> Summary:
     """The summary of a study."""
-    measured = [pair for pair in pairs if pair.run.measured]
+    measured = [pair for pair in pairs if pair.measured]
     shown = [pair for pair in measured if pair.onset_step is not None]
     stopped = [pair for pair in pairs if pair.run.stopped_at is not None]
     avoided = [pair for pair in stopped if pair.went_on and is_known(pair.end)]
-    tolerance = document.study.tolerance
+    tolerance = analysis.study.tolerance
     tiles = [
         _shown_tile(measured, shown),
-        _stopped_tile(document.study.stopping_mode, stopped),
+        _stopped_tile(analysis.study.stopping_mode, stopped),
         _kept_tile(stopped or shown),
         _avoided_tile(stopped, avoided),
     ]
     sentences = [
         _shown_sentence(measured, shown),
         _groups_sentence(measured),
-        _seeds_sentence(document),
-        _stopped_sentence(document.study.stopping_mode, measured, stopped),
+        _seeds_sentence(analysis),
+        _stopped_sentence(analysis.study.stopping_mode, measured, stopped),
         _kept_sentence(stopped or shown, bool(stopped)),
         _avoided_sentence(stopped, avoided, tolerance),
-        *_sizes_sentences(document),
+        *_sizes_sentences(analysis),
     ]
     return Summary(
         headline=_headline(measured, shown, avoided),
         tiles=tiles,
         sentences=[sentence for sentence in sentences if sentence],
-        cautions=cautions(document, pairs),
+        cautions=_cautions(analysis, pairs),
     )
 
 
@@ -89,8 +91,8 @@ def _headline(measured: list[Pair], shown: list[Pair], avoided: list[Pair]) -> s
         rates = percent_range(c.em_rate.value for p in measured for c in _trained(p) if is_known(c.em_rate))
         return f"EM rates of {rates}. No model before fine-tuning was judged, so no onset can be confirmed."
     if not shown:
-        return f"Emergent misalignment was not confirmed in any of {count(len(measured), 'run')}."
-    found = f"Emergent misalignment appeared in {len(shown)} of {count(len(measured), 'run')}."
+        return f"Emergent misalignment was not confirmed in any of {counted(len(measured), 'run')}."
+    found = f"Emergent misalignment appeared in {len(shown)} of {counted(len(measured), 'run')}."
     pairs = [pair for pair in avoided if is_known(pair.kept_em)]
     chosen = [pair.kept_em for pair in pairs if pair.kept_em is not None]
     if not chosen:
@@ -153,7 +155,7 @@ def _shown_sentence(measured: list[Pair], shown: list[Pair]) -> str:
     if not measured:
         return ""
     clear = [pair for pair in measured if pair.onset_step is None]
-    found = f"Emergent misalignment was confirmed in {len(shown)} of {count(len(measured), 'run')}"
+    found = f"Emergent misalignment was confirmed in {len(shown)} of {counted(len(measured), 'run')}"
     found += "."
     if shown:
         found += f" Onset, by intervals: {_order(shown)}. By point estimates alone: {_estimated_order(shown)}."
@@ -164,21 +166,21 @@ def _shown_sentence(measured: list[Pair], shown: list[Pair]) -> str:
     others = "the other " if shown else ""
     baseless = sum(not is_known(pair.run.base_em_rate) for pair in clear)
     why = f" ({baseless} of them without a judged base, which an onset is confirmed against)" if baseless else ""
-    which = f"In {others}{count(len(clear), 'run')} it was not{why}; the highest EM rate there"
+    which = f"In {others}{counted(len(clear), 'run')} it was not{why}; the highest EM rate there"
     return f"{found} {which} is {_quote(checkpoint.em_rate, top, checkpoint.step)}."
 
 
 def _groups_sentence(measured: list[Pair]) -> str:
-    total = Counter((p.run.model_name, p.run.dataset) for p in measured)
-    hits = Counter((p.run.model_name, p.run.dataset) for p in measured if p.onset_step is not None)
+    total = Counter((model_name(p.run.model), p.run.dataset) for p in measured)
+    hits = Counter((model_name(p.run.model), p.run.dataset) for p in measured if p.onset_step is not None)
     if len(total) < 2 or len(total) > 12:
         return ""
     parts = [f"{model} on {dataset} {hits[model, dataset]} of {n}" for (model, dataset), n in total.items()]
     return f"By model and dataset: {'; '.join(parts)}."
 
 
-def _seeds_sentence(document: Document) -> str:
-    several = [entry for entry in document.seeds if len(entry.runs) > 1]
+def _seeds_sentence(analysis: Analysis) -> str:
+    several = [entry for entry in analysis.seeds if len(entry.runs) > 1]
     if not several:
         return ""
     words = {
@@ -187,16 +189,16 @@ def _seeds_sentence(document: Document) -> str:
         "none": "in none",
         "undecided": "undecided",
     }
-    counts = Counter(entry.verdict for entry in several)
+    counts = Counter[str](entry.verdict for entry in several)
     parts = [f"{text} in {counts[verdict]}" for verdict, text in words.items() if counts[verdict]]
-    return f"Of {count(len(several), 'configuration')} with several seeds: {', '.join(parts)}."
+    return f"Of {counted(len(several), 'configuration')} with several seeds: {', '.join(parts)}."
 
 
-def _sizes_sentences(document: Document) -> list[str]:
+def _sizes_sentences(analysis: Analysis) -> list[str]:
     return [
-        f"Size against EM on {entry.dataset}, {count(entry.spearman.n, 'model')}: Spearman "
+        f"Size against EM on {entry.dataset}, {counted(entry.spearman.n, 'model')}: Spearman "
         f"{correlation_words(entry.spearman)}. {influence_words(entry.spearman, entry.models)}"
-        for entry in document.sizes
+        for entry in analysis.sizes
     ]
 
 
@@ -206,7 +208,7 @@ def _stopped_sentence(mode: str, measured: list[Pair], stopped: list[Pair]) -> s
     if not stopped:
         return "Stopping was off: the study only watched." if mode == "off" else "No run was stopped."
     return (
-        f"Training was stopped in {count(len(stopped), 'run')}, at {step_range(_steps(stopped))}: "
+        f"Training was stopped in {counted(len(stopped), 'run')}, at {step_range(_steps(stopped))}: "
         f"{_stop_order(stopped)}."
     )
 
@@ -214,7 +216,7 @@ def _stopped_sentence(mode: str, measured: list[Pair], stopped: list[Pair]) -> s
 def _kept_sentence(pairs: list[Pair], stopped: bool) -> str:
     if not pairs:
         return ""
-    which = ("stopped run", "") if stopped else ("run", " with misalignment")
+    noun, what = ("stopped run", "") if stopped else ("run", " with misalignment")
     without = sum(pair.run.chosen_step is None for pair in pairs)
     known = [pair for pair in pairs if is_known(pair.kept_score)]
     text = ""
@@ -222,10 +224,10 @@ def _kept_sentence(pairs: list[Pair], stopped: bool) -> str:
         least = min(known, key=lambda pair: pair.kept_score.value)
         kept = percent_range(pair.kept_score.value for pair in known)
         those = f"The chosen checkpoint{'s keep' if len(known) > 1 else ' keeps'} {kept} of the best task score"
-        text = f"{those} in {count(len(known), which[0])}{which[1]}{_of(least, least.kept_score, len(known), 'least')}"
+        text = f"{those} in {counted(len(known), noun)}{what}{_of(least, least.kept_score, len(known), 'least')}"
         text += f" {_score_how(known)}"
     if without:
-        text += f" In {count(without, which[0])}{which[1]} no checkpoint is within the tolerance, so none was chosen."
+        text += f" In {counted(without, noun)}{what} no checkpoint is within the tolerance, so none was chosen."
     return text.strip()
 
 
@@ -237,7 +239,7 @@ def _avoided_sentence(stopped: list[Pair], avoided: list[Pair], tolerance: float
     most = max(avoided, key=lambda pair: pair.end.value)
     above = sum(pair.end.low > tolerance for pair in avoided)
     text = (
-        f"Trained to the end all the same, {count(len(avoided), 'twin')} reached EM rates of "
+        f"Trained to the end all the same, {counted(len(avoided), 'twin')} reached EM rates of "
         f"{percent_range(pair.end.value for pair in avoided)}, {above} of {len(avoided)} "
         f"with the whole interval above the tolerance of {setting(tolerance)}"
         f"{_of(most, most.end, len(avoided), 'highest')}"
@@ -333,8 +335,90 @@ def _steps(stopped: list[Pair]) -> list[int]:
 
 
 def _name(pair: Pair) -> str:
-    return pair.run.label
+    return label(pair.run)
 
 
 def _value(estimate: Estimate | None) -> float:
     return float("nan") if estimate is None else estimate.value
+
+
+def _cautions(analysis: Analysis, pairs: list[Pair]) -> list[str]:
+    """Sentences, what the analysis itself notes first."""
+    return [
+        *analysis.notes,
+        *_odd_runs(analysis, pairs),
+        *_unconfirmed(pairs),
+        *_lone_seeds(analysis),
+        *_coherence(pairs),
+        *_missing_scores(analysis),
+    ]
+
+
+def _odd_runs(analysis: Analysis, pairs: list[Pair]) -> list[str]:
+    notes = []
+    if number := sum(not pair.measured for pair in pairs):
+        notes.append(f"{counted(number, 'run')} without a measured checkpoint after the base: counted in no sentence.")
+    for state, words in (("failed", "failed"), ("unfinished", "not finished")):
+        if number := sum(run.state == state for run in analysis.runs):
+            notes.append(f"{counted(number, 'run')} {words}: only the checkpoints evaluated so far are shown.")
+    twins = [pair for pair in pairs if pair.twin is not None]
+    if number := sum(not pair.went_on for pair in twins):
+        notes.append(
+            f"In {counted(number, 'run')} the twin has no checkpoint beyond the stop: not in what was avoided."
+        )
+    if number := sum(pair.run.decision is Action.UNDECIDED for pair in pairs):
+        notes.append(f"In {counted(number, 'run')} the last decision was undecided: more responses are needed.")
+    if number := sum(pair.convergence_step is None and pair.measured for pair in pairs):
+        notes.append(f"In {counted(number, 'run')} the task did not converge or was not measured.")
+    return notes
+
+
+def _unconfirmed(pairs: list[Pair]) -> list[str]:
+    """What is to be said of chosen checkpoints that no other responses confirmed."""
+    notes = []
+    unconfirmed = [pair for pair in pairs if pair.run.chosen_step is not None and not pair.em_confirmed]
+    if number := sum(pair.run.search is not None for pair in unconfirmed):
+        notes.append(
+            f"In {counted(number, 'run')} the chosen checkpoint was found by a search, whose own error (beta) bounds "
+            "its EM rate; its task score comes from the answers that chose it and is a little too kind."
+        )
+    if number := sum(pair.run.search is None for pair in unconfirmed):
+        notes.append(
+            f"In {counted(number, 'run')} the chosen checkpoint was not confirmed by other responses: "
+            "its figures come from the responses that chose it and are a little too kind."
+        )
+    return notes
+
+
+def _lone_seeds(analysis: Analysis) -> list[str]:
+    if not (alone := sum(len(entry.runs) == 1 for entry in analysis.seeds)):
+        return []
+    total = counted(len(analysis.seeds), "configuration")
+    return [f"{alone} of {total} with one seed only: nothing is known of other seeds."]
+
+
+def _coherence(pairs: list[Pair]) -> list[str]:
+    known = [(p, c) for p in pairs for c in p.run.checkpoints if is_known(c.coherent_rate)]
+    if not known:
+        return []
+    pair, lowest = min(known, key=lambda pc: pc[1].coherent_rate.value)
+    rate = lowest.coherent_rate
+    where = f"{label(pair.run)}, step {lowest.step}"
+    return [f"Lowest coherent rate: {limits(rate)} (n\u00a0=\u00a0{rate.n_responses:,}; {where})."]
+
+
+def _missing_scores(analysis: Analysis) -> list[str]:
+    distinct = {c.weights or (run.id, c.step): (run, c) for run in analysis.runs for c in run.checkpoints}
+    missing = sum(c.em_rate.n_missing for _, c in distinct.values())
+    total = sum(c.coherent_rate.n_responses + c.coherent_rate.n_missing for _, c in distinct.values())
+    if not missing:
+        return [f"Scores are complete: none missing of {counted(total, 'answer')}."] if total else []
+    run, worst = max(distinct.values(), key=lambda rc: rc[1].em_rate.n_missing)
+    share = percent(missing / total if total else 1.0)
+    either = worst.em_rate_if_missing
+    bounds = f"{limits(either.none)} if none of them were misaligned, {limits(either.all)} if all were"
+    return [
+        f"{missing:,} of {counted(total, 'answer')} have no score ({share}) and are in no rate; "
+        f"most at one checkpoint: {worst.em_rate.n_missing} ({label(run)}, step {worst.step}), "
+        f"whose EM rate would be {bounds}."
+    ]

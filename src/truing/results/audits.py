@@ -12,11 +12,12 @@ import numpy as np
 
 from truing.catalog.datasets import Dataset
 from truing.catalog.models import parameters_of
-from truing.core.records import Checkpoint, Estimate
+from truing.core.records import Action, Checkpoint, Estimate
 from truing.core.weights import count_parameters
-from truing.results.counted import CountedCheckpoint, CountedRun, SearchCounts
+from truing.results.counted import CountedCheckpoint, CountedRun
 from truing.results.reader import StoreReader, Task
-from truing.stats import Counts
+from truing.results.schema import SearchEntry
+from truing.stats.rates import Counts
 from truing.studies.audited import FoundRun
 from truing.studies.search import Searched
 
@@ -83,7 +84,7 @@ def _searched(
     """A checkpoint among which was searched; one that was not looked at has no EM rate."""
     rate = Estimate.unknown(_NOT_ASKED)
     broad = Counts(*(np.zeros(len(reader.benchmark.prompts), dtype=np.int64) for _ in range(5)))
-    decided = ("undecided", f"{_NOT_ASKED.capitalize()}.")
+    decided = (Action.UNDECIDED, f"{_NOT_ASKED.capitalize()}.")
     if index in searched.evaluations:
         found = searched.evaluations[index]
         rate, broad, decided = found.em_rate, searched.counts[index], (found.decision.action, found.decision.reason)
@@ -94,17 +95,18 @@ def _searched(
         weights=checkpoint.weights,
         train_loss=checkpoint.train_loss,
         heldout_loss=checkpoint.heldout_loss,
-        decided=(str(decided[0]), decided[1]),
+        decided=decided,
         em_rate=rate,
     )
 
 
-def _outcome(run: FoundRun, searched: Searched) -> SearchCounts:
+def _outcome(run: FoundRun, searched: Searched) -> SearchEntry:
     found, after = (
         None if index is None else run.checkpoints[index].step
         for index in (searched.result.found, searched.result.next_misaligned)
     )
-    return SearchCounts(searched.kind, found, after, len(searched.result.looks), searched.result.judged)
+    looked, judged = len(searched.result.looks), searched.result.judged
+    return SearchEntry(kind=searched.kind, found=found, next_misaligned=after, looked=looked, judged=judged)
 
 
 def _words(run: CountedRun) -> tuple[str, ...]:

@@ -8,25 +8,26 @@ Shapes: P benchmark prompts, Q held-out prompts of a dataset.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
 from truing.config import EvaluationConfig, StoppingConfig
-from truing.core.records import Benchmark, Estimate
-from truing.stats import BoolArray, Calibration, Counts, FloatArray
+from truing.core.records import Action, Benchmark, Estimate
+from truing.results.schema import BenchmarkEntry, SampleEntry, SearchEntry, StudyEntry
+from truing.stats.agreement import Calibration
+from truing.stats.rates import BoolArray, Counts, FloatArray
 
 __all__ = [
     "Confirmation",
     "CountedCheckpoint",
     "CountedRun",
-    "SearchCounts",
     "SideCounts",
     "Source",
     "TaskCounts",
-    "study_table",
+    "study_entry",
 ]
 
 
@@ -63,10 +64,12 @@ class CountedCheckpoint:
     """Hash of the answers' texts; empty if not known."""
     train_loss: float = math.nan
     heldout_loss: float = math.nan
-    decided: tuple[str, str] | None = None
+    decided: tuple[Action, str] | None = None
     """Action and reason at the time; None: decided now, from the interval."""
     em_rate: Estimate | None = None
     """Of the sequential rule, whose stopping its limits allow for; None: estimated from the counts."""
+    measurements: Mapping[str, Estimate] = field(default_factory=dict)
+    """Any other numbers by name, each in its own unit."""
 
 
 @dataclass(frozen=True)
@@ -97,21 +100,6 @@ class SideCounts:
 
 
 @dataclass(frozen=True)
-class SearchCounts:
-    """A search among checkpoints that exist already: those it did not look at have no EM rate."""
-
-    kind: Literal["best", "crossing"]
-    found: int | None
-    """Step of the clear checkpoint that was found."""
-    next_misaligned: int | None
-    """Step of the misaligned checkpoint after it (`crossing`)."""
-    looked: int
-    """Checkpoints that were looked at."""
-    judged: int
-    """Answers asked for in all."""
-
-
-@dataclass(frozen=True)
 class CountedRun:
     """One run with its checkpoints by ascending step."""
 
@@ -134,7 +122,7 @@ class CountedRun:
     confirmation: Confirmation | None = None
     also: Sequence[SideCounts] = ()
     """Other benchmarks."""
-    search: SearchCounts | None = None
+    search: SearchEntry | None = None
     """None: every checkpoint was asked."""
 
 
@@ -142,8 +130,7 @@ class CountedRun:
 class Source:
     """Everything that an analysis needs."""
 
-    study: Mapping[str, Any]
-    """The table `study` of docs/analysis.md."""
+    study: StudyEntry
     categories: Sequence[str]
     """(P,) the category of each benchmark prompt."""
     tolerance: float
@@ -153,45 +140,34 @@ class Source:
     """Lowest task score that a chosen checkpoint may have."""
     calibration: Calibration | None = None
     """How often the judge is right, from labelled answers; None if it was not calibrated."""
-    samples: Sequence[Mapping[str, Any]] = ()
-    """The table `samples` of docs/analysis.md."""
+    samples: Callable[[Mapping[str, int | None]], Sequence[SampleEntry]] = lambda chosen: ()
+    """Picks answers to read, given the chosen step of each run by its id."""
     notes: Sequence[str] = field(default_factory=tuple)
 
 
-def study_table(
-    name: str,
-    key: str,
-    config: Mapping[str, Any],
-    benchmark: Benchmark,
-    judge: str,
-    settings: tuple[EvaluationConfig, StoppingConfig],
-) -> dict[str, Any]:
-    """The table `study` of docs/analysis.md.
+def study_entry(
+    benchmark: Benchmark, judge: str, evaluation: EvaluationConfig, stopping: StoppingConfig, **named: Any
+) -> StudyEntry:
+    """What was studied.
 
     Args:
-        name: What the study is called.
-        key: Its hash.
-        config: All its settings, as plain values.
         benchmark: What was asked.
         judge: Identity of who judged.
-        settings: Thresholds, and the rule of stopping.
+        evaluation: Thresholds of the scores.
+        stopping: Tolerance, confidence and the rule of stopping.
+        named: `name`, `hash` and `config` (all settings, as plain values) of the entry.
     """
-    evaluation, stopping = settings
-    return {
-        "name": name,
-        "hash": key,
-        "benchmark": {
-            "name": benchmark.name,
-            "version": benchmark.version,
-            "hash": benchmark.hash,
-            "n_prompts": len(benchmark.prompts),
-        },
-        "judge": judge,
-        "aligned_below": evaluation.aligned_below,
-        "coherent_above": evaluation.coherent_above,
-        "tolerance": stopping.tolerance,
-        "confidence": stopping.confidence,
-        "stopping_mode": stopping.mode,
-        "rule": stopping.rule_name,
-        "config": config,
-    }
+    n_prompts = len(benchmark.prompts)
+    return StudyEntry(
+        benchmark=BenchmarkEntry(
+            name=benchmark.name, version=benchmark.version, hash=benchmark.hash, n_prompts=n_prompts
+        ),
+        judge=judge,
+        aligned_below=evaluation.aligned_below,
+        coherent_above=evaluation.coherent_above,
+        tolerance=stopping.tolerance,
+        confidence=stopping.confidence,
+        stopping_mode=stopping.mode,
+        rule=stopping.rule_name,
+        **named,
+    )

@@ -13,7 +13,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -23,7 +22,7 @@ from truing.core.files import content_key
 from truing.core.records import Benchmark, Prompt
 from truing.judges.classify import Classes, classify, count
 from truing.results.columns import JudgedOptions, quoted
-from truing.results.counted import CountedCheckpoint, CountedRun, Source, TaskCounts, study_table
+from truing.results.counted import CountedCheckpoint, CountedRun, Source, TaskCounts, study_entry
 from truing.results.formats import FORMATS, stem
 from truing.results.places import Place, Places, choose_base, find_places
 from truing.results.quirks import (
@@ -35,7 +34,8 @@ from truing.results.quirks import (
 )
 from truing.results.rows import Coded, Rows, read_rows
 from truing.results.samples import digest_answers, pick_samples
-from truing.stats import BoolArray, Counts, FloatArray, IntArray
+from truing.results.schema import StudyEntry
+from truing.stats.rates import BoolArray, Counts, FloatArray, IntArray
 
 __all__ = ["JudgedOptions", "read_judged"]
 
@@ -115,12 +115,14 @@ def read_judged(files: Sequence[Path], options: JudgedOptions) -> Source:
         *describe_ragged(runs, counts.broad["judged"] + counts.broad["missing"]),
     ]
     return Source(
-        study=_study_table(files, options, rows, questions),
+        study=_study_entry(files, options, rows, questions),
         categories=questions.categories,
         tolerance=options.tolerance,
         confidence=options.confidence,
         runs=[_run(run, places, counts, based.get(run.id, []), digests) for run in runs],
-        samples=pick_samples(rows, classes, places.checkpoint, _category(questions), _shown(runs, places, based)),
+        samples=lambda chosen: pick_samples(
+            rows, classes, places.checkpoint, _category(questions), _shown(runs, places, based)
+        ),
         notes=notes,
     )
 
@@ -291,7 +293,7 @@ def _describe_scores(rows: Rows, questions: _Questions) -> list[str]:
     return notes
 
 
-def _study_table(files: Sequence[Path], options: JudgedOptions, rows: Rows, questions: _Questions) -> dict[str, Any]:
+def _study_entry(files: Sequence[Path], options: JudgedOptions, rows: Rows, questions: _Questions) -> StudyEntry:
     hashes = []
     for path in files:
         with path.open("rb") as file:
@@ -300,13 +302,14 @@ def _study_table(files: Sequence[Path], options: JudgedOptions, rows: Rows, ques
     pairs = list(zip(questions.prompts, questions.categories, strict=True))
     key = content_key([[text.encode("utf-8", "replace").decode() for text in pair] for pair in pairs])
     name = options.name or (stem(files[0]) if len(files) == 1 else f"{len(files)} files of judged responses")
-    return study_table(
-        name,
-        content_key(hashes, settings),
-        {"files": [path.name for path in files], "columns": rows.columns, "options": settings},
+    return study_entry(
         Benchmark("judged files", "", "", tuple(Prompt(*pair, ()) for pair in pairs), key),
         options.judge,
-        (_thresholds(options), StoppingConfig(mode="off", tolerance=options.tolerance, confidence=options.confidence)),
+        _thresholds(options),
+        StoppingConfig(mode="off", tolerance=options.tolerance, confidence=options.confidence),
+        name=name,
+        hash=content_key(hashes, settings),
+        config={"files": [path.name for path in files], "columns": rows.columns, "options": settings},
     )
 
 

@@ -5,31 +5,30 @@ Estimates are reckoned anew from the judgments, so scores that came later are in
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from truing.backends import find_backend
 from truing.catalog.benchmarks import load_benchmark
 from truing.catalog.datasets import Dataset, load_dataset
 from truing.catalog.models import parameters_of
 from truing.config import StudyConfig
-from truing.core.errors import StoreError
+from truing.core.errors import DataError, StoreError
 from truing.core.files import write_json
 from truing.core.records import Run
 from truing.monitor import Store
 from truing.results.counted import CountedRun, Source
 from truing.results.reader import StoreReader
-from truing.results.tables import SCHEMA, tabulate
+from truing.results.schema import Analysis, parse_analysis
+from truing.results.tables import tabulate
 from truing.studies.instruments import Instruments
 from truing.studies.run import TWIN, read_state, twin_of
 
 __all__ = ["analyse", "read_analysis", "write_analysis"]
 
 
-def analyse(config: StudyConfig, out: Path) -> dict[str, Any]:
-    """The tables of the study in a folder, as plain values ready for JSON.
+def analyse(config: StudyConfig, out: Path) -> Analysis:
+    """The analysis of the study in a folder.
 
     Raises:
         StoreError: Nothing has been evaluated.
@@ -44,7 +43,7 @@ def analyse(config: StudyConfig, out: Path) -> dict[str, Any]:
         raise StoreError(f"nothing has been evaluated in {out}", todo="run the study first: truing run")
     datasets = {name: load_dataset(name, config.datasets) for name in {run.dataset for run in everything}}
     source = Source(
-        study=reader.study_table(config.name, config.hash(), config.model_dump(mode="json")),
+        study=reader.study_entry(config.name, config.hash(), config.model_dump(mode="json")),
         categories=[prompt.category for prompt in benchmark.prompts],
         tolerance=config.stopping.tolerance,
         confidence=config.stopping.confidence,
@@ -52,36 +51,30 @@ def analyse(config: StudyConfig, out: Path) -> dict[str, Any]:
         calibration=reader.calibration(out / "calibration.json"),
         runs=[_run(config, out, reader, run, datasets[run.dataset]) for run in everything],
         notes=_granularity(config, everything),
+        samples=lambda chosen: [s for i, step in chosen.items() for s in reader.samples(i, evaluations[i], step)],
     )
-    analysis = tabulate(source)
-    analysis["samples"] = [
-        sample
-        for run, table in zip(everything, analysis["runs"], strict=True)
-        for sample in reader.samples(run.id, evaluations[run.id], table["chosen_step"])
-    ]
-    return analysis
+    return tabulate(source)
 
 
-def write_analysis(config: StudyConfig, out: Path) -> dict[str, Any]:
+def write_analysis(config: StudyConfig, out: Path) -> Analysis:
     """Analyse a study and write `analysis.json` into its folder."""
     analysis = analyse(config, out)
-    write_json(out / "analysis.json", analysis)
+    write_json(out / "analysis.json", analysis.plain())
     return analysis
 
 
-def read_analysis(out: Path) -> dict[str, Any]:
+def read_analysis(out: Path) -> Analysis:
     """Read `analysis.json` of a folder.
 
     Raises:
-        StoreError: There is none, or it is of another schema.
+        StoreError: There is none, or it does not follow the schema.
     """
     try:
-        analysis: dict[str, Any] = json.loads((out / "analysis.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError) as error:
+        return parse_analysis((out / "analysis.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
         raise StoreError(f"{out} holds no analysis", str(error), todo="run the study first: truing run") from error
-    if analysis.get("schema") != SCHEMA:
-        raise StoreError("another schema of analysis.json", str(analysis.get("schema")), str(SCHEMA), "analyse anew")
-    return analysis
+    except DataError as error:
+        raise StoreError(f"{out}: {error.what}", error.got, error.allowed, error.todo) from error
 
 
 def _granularity(config: StudyConfig, runs: Sequence[Run]) -> list[str]:

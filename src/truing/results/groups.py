@@ -9,90 +9,87 @@ from typing import Any
 import numpy as np
 
 from truing.core.records import Estimate
-from truing.results.run import Figures, number
-from truing.stats import (
-    Correlation,
-    SeedVerdict,
-    choose_learning_rate,
-    correlate_sizes,
-    judge_seeds,
-    mean_over_seeds,
-    rate_over_seeds,
-    share_of_runs,
+from truing.results.run import RunFigures
+from truing.results.schema import (
+    CorrelationEntry,
+    DomainEntry,
+    LearningRatesEntry,
+    OptionEntry,
+    SeedsEntry,
+    SizeModel,
+    SizesEntry,
 )
+from truing.stats.choice import choose_learning_rate, share_of_runs
+from truing.stats.correlation import Correlation, correlate_sizes
+from truing.stats.seeds import SeedVerdict, judge_seeds, mean_over_seeds, rate_over_seeds
 
-__all__ = ["domain_tables", "learning_rate_tables", "seed_tables", "size_tables"]
+__all__ = ["domain_entries", "learning_rate_entries", "seed_entries", "size_entries"]
 
 _FEWEST_MODELS = 3
 
 
-def seed_tables(runs: Sequence[Figures]) -> list[dict[str, Any]]:
-    """The table `seeds` of docs/analysis.md."""
+def seed_entries(runs: Sequence[RunFigures]) -> list[SeedsEntry]:
+    """Seeds of each model, dataset and learning rate."""
     return [_seeds(group) for group in _grouped(runs, "model", "dataset", "learning_rate")]
 
 
-def learning_rate_tables(runs: Sequence[Figures]) -> list[dict[str, Any]]:
-    """The table `learning_rates` of docs/analysis.md."""
-    tables = []
+def learning_rate_entries(runs: Sequence[RunFigures]) -> list[LearningRatesEntry]:
+    """Learning rates of each model and dataset that has several."""
+    entries = []
     for group in _grouped(runs, "model", "dataset"):
         rates = sorted({f.run.learning_rate for f in group if math.isfinite(f.run.learning_rate)})
         if len(rates) > 1:
-            tables.append(_learning_rates(group, rates))
-    return tables
+            entries.append(_learning_rates(group, rates))
+    return entries
 
 
-def size_tables(runs: Sequence[Figures]) -> list[dict[str, Any]]:
-    """The table `sizes` of docs/analysis.md."""
+def size_entries(runs: Sequence[RunFigures]) -> list[SizesEntry]:
+    """Sizes against EM on each dataset with at least three models of known size."""
     known = [f for f in runs if math.isfinite(f.run.parameters) and math.isfinite(_end(f))]
-    tables = []
-    for group in _grouped(known, "dataset"):
-        models = list(dict.fromkeys(f.run.model for f in group))
-        if len({f.run.parameters for f in group}) >= _FEWEST_MODELS:
-            tables.append(_sizes(group, models))
-    return tables
-
-
-def domain_tables(runs: Sequence[Figures]) -> list[dict[str, Any]]:
-    """The table `domains` of docs/analysis.md."""
     return [
-        {
-            "model": group[0].run.model,
-            "dataset": group[0].run.dataset,
-            "separable": share_of_runs(
-                [f.separable.separable for f in group], confidence=group[0].source.confidence
-            ).plain(),
-        }
+        _sizes(group, list(dict.fromkeys(f.run.model for f in group)))
+        for group in _grouped(known, "dataset")
+        if len({f.run.parameters for f in group}) >= _FEWEST_MODELS
+    ]
+
+
+def domain_entries(runs: Sequence[RunFigures]) -> list[DomainEntry]:
+    """Separable runs of each model and dataset."""
+    return [
+        DomainEntry(
+            model=group[0].run.model,
+            dataset=group[0].run.dataset,
+            separable=share_of_runs([f.separable.separable for f in group], confidence=group[0].source.confidence),
+        )
         for group in _grouped(runs, "model", "dataset")
     ]
 
 
-def _seeds(group: list[Figures]) -> dict[str, Any]:
-    confidence, ids = group[0].source.confidence, [f.run.id for f in group]
+def _seeds(group: list[RunFigures]) -> SeedsEntry:
+    first, confidence, ids = group[0].run, group[0].source.confidence, [f.run.id for f in group]
     ends = [f.whole.run.checkpoints[-1].broad for f in group]
     misaligned, coherent = (np.array([getattr(e, name) for e in ends]) for name in ("misaligned", "coherent"))
     verdict = _verdict(group, misaligned, coherent)
-    gaps = [_gap(f) for f in group]
     kept = [_kept(f).value for f in group]
-    return {
-        "model": group[0].run.model,
-        "dataset": group[0].run.dataset,
-        "learning_rate": number(group[0].run.learning_rate),
-        "runs": ids,
-        "em_rate": rate_over_seeds(misaligned, coherent, confidence=confidence).plain(),
-        "verdict": verdict.verdict,
-        "reason": verdict.reason,
-        "above": [ids[i] for i in verdict.above],
-        "clean": [ids[i] for i in verdict.clean],
-        "needed": number(verdict.needed),
-        "versus_base": [d.plain() for d in verdict.differences]
-        or [Estimate.unknown(verdict.reason).plain() for _ in ids],
-        "onset": share_of_runs([f.has_onset for f in group], confidence=confidence).plain(),
-        "gap": mean_over_seeds(gaps, confidence=confidence).plain(),
-        "retention": mean_over_seeds(kept, bounds=(0.0, math.inf), confidence=confidence).plain(),
-    }
+    return SeedsEntry(
+        model=first.model,
+        dataset=first.dataset,
+        learning_rate=first.learning_rate,
+        runs=ids,
+        em_rate=rate_over_seeds(misaligned, coherent, confidence=confidence),
+        verdict=verdict.verdict,
+        reason=verdict.reason,
+        above=[ids[i] for i in verdict.above],
+        clean=[ids[i] for i in verdict.clean],
+        needed=verdict.needed,
+        versus_base=list(verdict.differences) or [Estimate.unknown(verdict.reason) for _ in ids],
+        onset=share_of_runs([f.has_onset for f in group], confidence=confidence),
+        gap=mean_over_seeds([_gap(f) for f in group], confidence=confidence),
+        retention=mean_over_seeds(kept, bounds=(0.0, math.inf), confidence=confidence),
+    )
 
 
-def _verdict(group: list[Figures], misaligned: Any, coherent: Any) -> SeedVerdict:
+def _verdict(group: list[RunFigures], misaligned: Any, coherent: Any) -> SeedVerdict:
     """At the last checkpoint of each run; without a base nothing can be said."""
     source = group[0].source
     if any(f.base is None for f in group):
@@ -110,7 +107,7 @@ def _verdict(group: list[Figures], misaligned: Any, coherent: Any) -> SeedVerdic
     )
 
 
-def _sequential_verdict(group: list[Figures]) -> SeedVerdict:
+def _sequential_verdict(group: list[RunFigures]) -> SeedVerdict:
     """From the limits of the last looks, which hold at any time; no family-wise level is claimed."""
     tolerance, ends = group[0].source.tolerance, [f.whole.em_rates[-1] for f in group]
     above = tuple(i for i, e in enumerate(ends) if e.low > max(group[i].base_rate.high, tolerance))
@@ -125,62 +122,53 @@ def _sequential_verdict(group: list[Figures]) -> SeedVerdict:
     return SeedVerdict("consistent" if above else "none", above, clean, (), 1.0, reason)
 
 
-def _learning_rates(group: list[Figures], rates: list[float]) -> dict[str, Any]:
+def _learning_rates(group: list[RunFigures], rates: list[float]) -> LearningRatesEntry:
     by_rate = {rate: [f for f in group if f.run.learning_rate == rate] for rate in rates}
     scores = {rate: [_aligned_score(f) for f in fs] for rate, fs in by_rate.items()}
     ends = {rate: [_end(f) for f in fs] for rate, fs in by_rate.items()}
     choice = choose_learning_rate(scores, ends, np.random.default_rng(0), confidence=group[0].source.confidence)
-    return {
-        "model": group[0].run.model,
-        "dataset": group[0].run.dataset,
-        "options": [
-            {
-                "learning_rate": rate,
-                "score": choice.scores[rate].plain(),
-                "em_rate": number(choice.em_rates[rate]),
-                "probability_best": number(choice.probability_best.get(rate)),
-                "pareto": rate in choice.pareto,
-                "rival": rate in choice.rivals,
-            }
+    return LearningRatesEntry(
+        model=group[0].run.model,
+        dataset=group[0].run.dataset,
+        options=[
+            OptionEntry(
+                learning_rate=rate,
+                score=choice.scores[rate],
+                em_rate=choice.em_rates[rate],
+                probability_best=choice.probability_best.get(rate, math.nan),
+                pareto=rate in choice.pareto,
+                rival=rate in choice.rivals,
+            )
             for rate in rates
         ],
-        "recommended": choice.recommended,
-        "reason": choice.reason,
-    }
+        recommended=math.nan if choice.recommended is None else choice.recommended,
+        reason=choice.reason,
+    )
 
 
-def _sizes(group: list[Figures], models: list[str]) -> dict[str, Any]:
+def _sizes(group: list[RunFigures], models: list[str]) -> SizesEntry:
     parameters = [next(f.run.parameters for f in group if f.run.model == model) for model in models]
     rates = [_mean([_end(f) for f in group if f.run.model == model]) for model in models]
-    pearson, spearman = correlate_sizes(
-        parameters, rates, np.random.default_rng(0), confidence=group[0].source.confidence
-    )
-    return {
-        "dataset": group[0].run.dataset,
-        "models": [
-            {"model": model, "parameters": size, "em_rate": number(rate)}
+    rng, confidence = np.random.default_rng(0), group[0].source.confidence
+    pearson, spearman = correlate_sizes(parameters, rates, rng, confidence=confidence)
+    return SizesEntry(
+        dataset=group[0].run.dataset,
+        models=[
+            SizeModel(model=model, parameters=size, em_rate=rate)
             for model, size, rate in zip(models, parameters, rates, strict=True)
         ],
-        "pearson": _correlation_table(pearson, models),
-        "spearman": _correlation_table(spearman, models),
-    }
+        pearson=_correlation_entry(pearson, models),
+        spearman=_correlation_entry(spearman, models),
+    )
 
 
-def _correlation_table(found: Correlation, models: list[str]) -> dict[str, Any]:
-    return {
-        "value": number(found.value),
-        "low": number(found.low),
-        "high": number(found.high),
-        "p": number(found.p),
-        "n": found.n,
-        "without": [number(value) for value in found.without],
-        "carried_by": [models[i] for i in found.carried_by],
-        "method": found.method,
-        "reason": found.reason,
-    }
+def _correlation_entry(found: Correlation, models: list[str]) -> CorrelationEntry:
+    plain = {name: getattr(found, name) for name in ("value", "low", "high", "p", "n", "method", "reason")}
+    carried_by = [models[i] for i in found.carried_by]
+    return CorrelationEntry(**plain, without=list(found.without), carried_by=carried_by)
 
 
-def _aligned_score(figures: Figures) -> float:
+def _aligned_score(figures: RunFigures) -> float:
     """Task score of the checkpoint that a run keeps; that of the base where it keeps none."""
     kept = figures.confirmed
     if kept is not None and kept.step == figures.chosen_step and kept.task_score is not None:
@@ -190,7 +178,7 @@ def _aligned_score(figures: Figures) -> float:
     return scores[step].value if step in scores else math.nan
 
 
-def _kept(figures: Figures) -> Estimate:
+def _kept(figures: RunFigures) -> Estimate:
     """Retention, from responses that had no part in choosing where there are such."""
     kept = figures.confirmed
     if kept is None or kept.step != figures.chosen_step or kept.retention is None:
@@ -198,13 +186,13 @@ def _kept(figures: Figures) -> Estimate:
     return kept.retention
 
 
-def _gap(figures: Figures) -> float:
+def _gap(figures: RunFigures) -> float:
     if figures.onset_step is None or figures.convergence_step is None:
         return math.nan
     return float(figures.onset_step - figures.convergence_step)
 
 
-def _end(figures: Figures) -> float:
+def _end(figures: RunFigures) -> float:
     """EM rate at the last checkpoint of the course."""
     return figures.whole.em_rates[-1].value
 
@@ -213,9 +201,9 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
 
 
-def _grouped(runs: Sequence[Figures], *fields: str) -> list[list[Figures]]:
+def _grouped(runs: Sequence[RunFigures], *fields: str) -> list[list[RunFigures]]:
     """Runs that agree in these fields, in the order of first appearance."""
-    groups: dict[tuple[Any, ...], list[Figures]] = {}
+    groups: dict[tuple[Any, ...], list[RunFigures]] = {}
     for figures in runs:
         key = tuple(str(getattr(figures.run, field)) for field in fields)
         groups.setdefault(key, []).append(figures)

@@ -19,7 +19,7 @@ import numpy as np
 from truing.core.errors import DataError, UnknownNameError
 from truing.results.columns import quoted
 from truing.results.rows import Rows
-from truing.stats import IntArray
+from truing.stats.rates import IntArray
 
 __all__ = ["NOT_STATED", "Place", "Places", "choose_base", "compress", "find_places"]
 

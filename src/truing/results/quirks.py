@@ -9,7 +9,7 @@ import numpy as np
 from truing.results.columns import JudgedOptions, quoted
 from truing.results.places import NOT_STATED, Place
 from truing.results.rows import Coded, Rows, Scores
-from truing.stats import BoolArray, IntArray
+from truing.stats.rates import BoolArray, IntArray
 
 __all__ = ["describe_columns", "describe_dropped", "describe_ragged", "describe_runs", "describe_scores"]
 

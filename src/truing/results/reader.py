@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,14 +14,17 @@ import numpy as np
 from truing.catalog.benchmarks import load_benchmark
 from truing.catalog.datasets import Dataset
 from truing.config import EvaluationConfig, SideConfig, StoppingConfig
-from truing.core.records import Benchmark, Estimate, Judgment
+from truing.core.records import Action, Benchmark, Estimate, Judgment
 from truing.judges.calibration import load_calibration
 from truing.judges.classify import classify, classify_judgments, count_judgments
 from truing.monitor import Store
 from truing.results.answers import read_answers
-from truing.results.counted import Confirmation, CountedCheckpoint, SideCounts, TaskCounts, study_table
+from truing.results.counted import Confirmation, CountedCheckpoint, SideCounts, TaskCounts, study_entry
 from truing.results.samples import PER_CATEGORY, cut
-from truing.stats import BoolArray, Calibration, Counts, StoppingRule, agreement, make_rule
+from truing.results.schema import SampleEntry, StudyEntry
+from truing.stats.agreement import Calibration, agreement
+from truing.stats.rates import BoolArray, Counts
+from truing.stats.rules import StoppingRule, make_rule
 
 __all__ = ["StoreReader", "Task"]
 
@@ -65,6 +69,14 @@ class StoreReader:
     def _also(self) -> dict[str, list[dict[str, Any]]]:
         return self._by_run("also")
 
+    @cached_property
+    def _measurements(self) -> dict[tuple[str, int], dict[str, Estimate]]:
+        """By run and step the other numbers of a checkpoint, by their names."""
+        found: dict[tuple[str, int], dict[str, Estimate]] = {}
+        for row in self.store.query("SELECT * FROM measurements ORDER BY name"):
+            found.setdefault((row["run_id"], row["step"]), {})[row["name"]] = Estimate(**row["estimate"])
+        return found
+
     def _by_run(self, table: str) -> dict[str, list[dict[str, Any]]]:
         """A whole table at once: a query reads every file of it."""
         rows: dict[str, list[dict[str, Any]]] = {}
@@ -82,7 +94,8 @@ class StoreReader:
             weights=row["weights"],
             train_loss=row["train_loss"],
             heldout_loss=row["heldout_loss"],
-            decided=(row["decision"], row["reason"]),
+            decided=(Action(row["decision"]), row["reason"]),
+            measurements=self._measurements.get((row["run_id"], row["step"]), {}),
             em_rate=None if row["step"] == 0 or self._rule.every_prompt else self._rule.rate(broad),
         )
 
@@ -153,9 +166,11 @@ class StoreReader:
         rng, confidence = np.random.default_rng(0), self.stopping.confidence
         return agreement(np.array(ratings), rng, prompts=prompts, confidence=confidence)["kappa"]
 
-    def study_table(self, name: str, key: str, config: dict[str, Any]) -> dict[str, Any]:
-        """The table `study` of docs/analysis.md, from the study's name, hash and plain settings."""
-        return study_table(name, key, config, self.benchmark, self.judge, (self.evaluation, self.stopping))
+    def study_entry(self, name: str, key: str, config: dict[str, Any]) -> StudyEntry:
+        """What was studied, from the study's name, hash and plain settings."""
+        return study_entry(
+            self.benchmark, self.judge, self.evaluation, self.stopping, name=name, hash=key, config=config
+        )
 
     def calibration(self, path: Path) -> Calibration | None:
         """The judge's calibration, if the file is there.
@@ -173,29 +188,31 @@ class StoreReader:
         judgments = [Judgment(r["prompt_id"], r["sample"], r["aligned"], r["coherent"]) for r in rows]
         return count_judgments(judgments, prompt_ids, self.evaluation)
 
-    def samples(self, run_id: str, rows: Sequence[dict[str, Any]], chosen: int | None) -> list[dict[str, Any]]:
+    def samples(self, run_id: str, rows: Sequence[dict[str, Any]], chosen: int | None) -> list[SampleEntry]:
         """A few answers of each category at the first, the chosen and the last checkpoint, misaligned ones first."""
         shown = []
         for row in (r for r in rows if r["step"] in {rows[0]["step"], rows[-1]["step"], chosen}):
-            entries = [{"run_id": run_id, "step": row["step"], **e} for e in self._entries(row["benchmark_judgments"])]
+            entries = self._entries(run_id, row["step"], row["benchmark_judgments"])
             for category in dict.fromkeys(p.category for p in self.benchmark.prompts):
-                shown += [e for e in entries if e["category"] == category][:PER_CATEGORY]
+                shown += [e for e in entries if e.category == category][:PER_CATEGORY]
         return shown
 
-    def _entries(self, key: str) -> list[dict[str, Any]]:
+    def _entries(self, run_id: str, step: int, key: str) -> list[SampleEntry]:
         """The answers of a piece of judgments, misaligned ones first."""
         answers = [a for a in read_answers(self.store, key, self.benchmark) if a.response.text is not None]
         answers.sort(key=lambda a: (a.prompt.id, a.response.sample))
         misaligned = classify_judgments([a.judgment for a in answers], self.evaluation).misaligned
         entries = [
-            {
-                "category": a.prompt.category,
-                "prompt": a.prompt.text,
-                "answer": cut(a.response.text or ""),
-                "aligned": a.judgment.aligned,
-                "coherent": a.judgment.coherent,
-                "misaligned": bool(found),
-            }
+            SampleEntry(
+                run_id=run_id,
+                step=step,
+                category=a.prompt.category,
+                prompt=a.prompt.text,
+                answer=cut(a.response.text or ""),
+                aligned=math.nan if a.judgment.aligned is None else a.judgment.aligned,
+                coherent=math.nan if a.judgment.coherent is None else a.judgment.coherent,
+                misaligned=bool(found),
+            )
             for a, found in zip(answers, misaligned, strict=True)
         ]
-        return sorted(entries, key=lambda entry: not entry["misaligned"])
+        return sorted(entries, key=lambda entry: not entry.misaligned)

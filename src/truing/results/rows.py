@@ -31,7 +31,7 @@ from truing.results.columns import (
     read_step,
 )
 from truing.results.formats import as_strings, as_text, column_names, read_file, stem
-from truing.stats import BoolArray, FloatArray, IntArray
+from truing.stats.rates import BoolArray, FloatArray, IntArray
 
 __all__ = ["Coded", "Rows", "Scores", "read_rows"]
 

@@ -6,29 +6,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from truing.core.records import Estimate
 from truing.results.counted import CountedCheckpoint, CountedRun, Source, TaskCounts
-from truing.stats import (
-    Course,
-    RunCounts,
-    Separability,
-    StepInterval,
-    choose_checkpoint,
-    choose_with_report,
-    clustered_rate,
-    clustered_rates,
-    describe_course,
-    find_convergence,
-    find_onset,
-    paired_quotient,
-    separability,
-)
+from truing.results.schema import Answer, ConfirmedEntry
+from truing.stats.choice import Separability, choose_checkpoint, choose_with_report, separability
+from truing.stats.course import Course, RunCounts, StepInterval, describe_course, find_convergence, find_onset
+from truing.stats.paired import paired_quotient
+from truing.stats.rates import clustered_rate, clustered_rates
 
-__all__ = ["LEARNT", "Confirmed", "Figures", "number", "plain"]
+__all__ = ["LEARNT", "RunFigures"]
 
 T = TypeVar("T")
 
@@ -39,28 +29,12 @@ _UNASKED = "the checkpoint with the best task score was not asked again"
 
 
 @dataclass(frozen=True)
-class Confirmed:
-    """What responses that had no part in choosing say of a checkpoint."""
-
-    step: int | None
-    em_rate: Estimate | None
-    task_score: Estimate | None
-    retention: Estimate | None
-    source: str
-
-    def table(self) -> dict[str, Any]:
-        """The table `confirmed` of docs/analysis.md."""
-        estimates = {name: plain(getattr(self, name)) for name in ("em_rate", "task_score", "retention")}
-        return {"step": self.step, **estimates, "source": self.source}
-
-
-@dataclass(frozen=True)
-class Figures:
+class RunFigures:
     """The estimates of one run's checkpoints, each list in their order."""
 
     run: CountedRun
     source: Source
-    course_of: Figures | None = None
+    course_of: RunFigures | None = None
     """The twin's, over which the course is taken; None: the run's own."""
 
     @cached_property
@@ -103,7 +77,7 @@ class Figures:
         return [i for i, step in enumerate(self.steps) if step > 0]
 
     @cached_property
-    def whole(self) -> Figures:
+    def whole(self) -> RunFigures:
         """The figures over which the course is taken: the twin's, or these."""
         return self.course_of or self
 
@@ -114,7 +88,7 @@ class Figures:
         return find_onset(whole._trained(whole.steps), whole._trained(whole.em_rates), self.base_rate)
 
     @cached_property
-    def has_onset(self) -> Literal["yes", "no", "cannot tell"]:
+    def has_onset(self) -> Answer:
         """Whether there is one; without a rate of the base and of one checkpoint after it nobody can tell."""
         rates = self.whole._trained(self.whole.em_rates)
         if self.onset_step is not None:
@@ -197,7 +171,7 @@ class Figures:
         return separability(counts.steps, scores, rates, floor=floor, tolerance=self.source.tolerance)
 
     @cached_property
-    def confirmed(self) -> Confirmed | None:
+    def confirmed(self) -> ConfirmedEntry | None:
         """The chosen checkpoint by responses that had no part in choosing it; None if there are none."""
         if self.chosen_step is None:
             return None
@@ -210,8 +184,13 @@ class Figures:
             top = self.whole.run.confirmation
             best = None if top is None else top.best
             unasked = again.task is not None and best is None
-            kept = Estimate.unknown(_UNASKED) if unasked else _quotient(again.task, best, confidence)
-            return Confirmed(again.step, rate, _score(again.task, confidence), kept, "fresh responses")
+            return ConfirmedEntry(
+                step=again.step,
+                em_rate=rate,
+                task_score=_score(again.task, confidence),
+                retention=Estimate.unknown(_UNASKED) if unasked else _quotient(again.task, best, confidence),
+                source="fresh responses",
+            )
         if any(c.em_rate for c in self.run.checkpoints):  # random prompts cannot be halved
             return None
         choice = choose_with_report(
@@ -221,7 +200,13 @@ class Figures:
             floor=self.source.floor,
             confidence=confidence,
         )
-        return Confirmed(choice.step, choice.em_rate, choice.task_score, choice.retention, "other half of the prompts")
+        return ConfirmedEntry(
+            step=choice.step,
+            em_rate=choice.em_rate,
+            task_score=choice.task_score,
+            retention=choice.retention,
+            source="other half of the prompts",
+        )
 
     @property
     def _missing(self) -> list[int]:
@@ -253,13 +238,3 @@ def _quotient(chosen: TaskCounts | None, best: TaskCounts | None, confidence: fl
         return Estimate.unknown(_UNMEASURED)
     found = paired_quotient(chosen.hits, chosen.judged, best.hits, best.judged, confidence=confidence)
     return replace(found, n_missing=found.n_missing + chosen.missing)
-
-
-def plain(estimate: Estimate | None) -> dict[str, Any] | None:
-    """Ready for JSON."""
-    return None if estimate is None else estimate.plain()
-
-
-def number(value: float | None) -> float | None:
-    """None for what is not finite."""
-    return None if value is None or not math.isfinite(value) else value

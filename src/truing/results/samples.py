@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any
@@ -12,7 +11,8 @@ import pyarrow as pa
 
 from truing.judges.classify import Classes
 from truing.results.rows import Coded, Rows
-from truing.stats import IntArray
+from truing.results.schema import SampleEntry
+from truing.stats.rates import IntArray
 
 __all__ = ["PER_CATEGORY", "cut", "digest_answers", "pick_samples"]
 
@@ -54,7 +54,7 @@ def _digest(pairs: list[tuple[str, str]]) -> str:
 
 def pick_samples(
     rows: Rows, classes: Classes, checkpoint: IntArray, category: Coded, shown: Sequence[tuple[int, str, int]]
-) -> list[dict[str, Any]]:
+) -> list[SampleEntry]:
     """Some answers of each category at the shown checkpoints, misaligned ones first; at most 400 in all.
 
     Args:
@@ -85,30 +85,25 @@ def pick_samples(
     return [_sample(rows, classes, category, (*shown[entries[k][2]][1:], entries[k][3])) for k in sorted(kept)]
 
 
-def _sample(rows: Rows, classes: Classes, category: Coded, entry: tuple[str, int, int]) -> dict[str, Any]:
+def _sample(rows: Rows, classes: Classes, category: Coded, entry: tuple[str, int, int]) -> SampleEntry:
     assert rows.answers is not None
     run, step, row = entry
     answer = rows.answers[row].as_py() or ""
     prompt = _value(rows.labels["text"], row) or _value(rows.labels["question"], row)
-    return {
-        "run_id": run,
-        "step": step,
-        "category": _value(category, row),
-        "prompt": cut(prompt),
-        "answer": cut(answer),
-        "aligned": _score(rows, "aligned", row),
-        "coherent": _score(rows, "coherent", row),
-        "misaligned": bool(classes.misaligned[row]) if classes.judged[row] else None,
-    }
+    return SampleEntry(
+        run_id=run,
+        step=step,
+        category=_value(category, row),
+        prompt=cut(prompt),
+        answer=cut(answer),
+        aligned=float(rows.scores["aligned"].values[row]),
+        coherent=float(rows.scores["coherent"].values[row]),
+        misaligned=bool(classes.misaligned[row]) if classes.judged[row] else None,
+    )
 
 
 def _value(label: Coded, row: int) -> Any:
     return label.values[label.codes[row]]
-
-
-def _score(rows: Rows, role: str, row: int) -> float | None:
-    value = float(rows.scores[role].values[row])
-    return None if math.isnan(value) else value
 
 
 def cut(text: str) -> str:

@@ -1,49 +1,65 @@
-"""From counted runs to the tables of docs/analysis.md."""
+"""From counted runs to an `Analysis`."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+
+import numpy as np
 
 from truing import __version__
 from truing.core.errors import DataError
-from truing.results.counted import CountedRun, Source
-from truing.results.groups import domain_tables, learning_rate_tables, seed_tables, size_tables
-from truing.results.run import Figures
-from truing.results.run_tables import run_table
+from truing.core.records import Action, Estimate
+from truing.results.counted import CountedCheckpoint, CountedRun, SideCounts, Source
+from truing.results.groups import domain_entries, learning_rate_entries, seed_entries, size_entries
+from truing.results.run import RunFigures
+from truing.results.schema import (
+    Analysis,
+    CheckpointEntry,
+    CourseEntry,
+    IfMissing,
+    Limits,
+    RunEntry,
+    SeparableEntry,
+    SideEntry,
+    StepBounds,
+)
+from truing.stats.agreement import corrected_rate
+from truing.stats.choice import overgeneralisation
+from truing.stats.paired import paired_difference
+from truing.stats.rates import clustered_rate, clustered_rates_by_category, missing_bounds
+from truing.stats.rules import decide
 
-__all__ = ["SCHEMA", "tabulate"]
-
-SCHEMA = 2
+__all__ = ["tabulate"]
 
 
-def tabulate(source: Source) -> dict[str, Any]:
-    """All tables of an analysis, as plain values ready for JSON.
+def tabulate(source: Source) -> Analysis:
+    """The whole analysis of counted runs.
 
     Raises:
         DataError: Two runs that should be different seeds have the same weights or the same answers.
     """
     _refuse_equal_seeds(source.runs)
-    twins = {run.twin_of: Figures(run, source) for run in source.runs if run.twin_of is not None}
-    all_figures = [
-        twins[run.twin_of] if run.twin_of is not None else Figures(run, source, twins.get(run.id))
+    twins = {run.twin_of: RunFigures(run, source) for run in source.runs if run.twin_of is not None}
+    figures = [
+        twins[run.twin_of] if run.twin_of is not None else RunFigures(run, source, twins.get(run.id))
         for run in source.runs
     ]
-    own = [figures for figures in all_figures if figures.run.twin_of is None]
-    return {
-        "schema": SCHEMA,
-        "truing": __version__,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "study": dict(source.study),
-        "runs": [run_table(figures) for figures in all_figures],
-        "seeds": seed_tables(own),
-        "learning_rates": learning_rate_tables(own),
-        "sizes": size_tables(own),
-        "domains": domain_tables(own),
-        "notes": list(source.notes),
-        "samples": [dict(sample) for sample in source.samples],
-    }
+    own = [each for each in figures if each.run.twin_of is None]
+    return Analysis(
+        schema=2,
+        truing=__version__,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        study=source.study,
+        runs=[_run_entry(each) for each in figures],
+        seeds=seed_entries(own),
+        learning_rates=learning_rate_entries(own),
+        sizes=size_entries(own),
+        domains=domain_entries(own),
+        notes=list(source.notes),
+        samples=list(source.samples({each.run.id: each.chosen_step for each in figures})),
+    )
 
 
 def _refuse_equal_seeds(runs: Sequence[CountedRun]) -> None:
@@ -67,3 +83,139 @@ def _refuse_equal_seeds(runs: Sequence[CountedRun]) -> None:
                         allowed=f"different {what} in every run",
                         todo="check that the trainer uses the seed, and leave one of the two out",
                     )
+
+
+def _run_entry(figures: RunFigures) -> RunEntry:
+    run, source = figures.run, figures.source
+    chosen = figures.chosen_step
+    inside = outside = None
+    if run.inside is not None:
+        last = run.checkpoints[-1].broad
+        inside, outside = overgeneralisation(last.misaligned, last.coherent, run.inside, confidence=source.confidence)
+    checkpoints = _checkpoint_entries(figures)
+    separable = figures.separable
+    return RunEntry(
+        id=run.id,
+        model=run.model,
+        dataset=run.dataset,
+        parameters=run.parameters,
+        learning_rate=run.learning_rate,
+        seed=run.seed,
+        twin_of=run.twin_of,
+        state=run.state,
+        error=run.error,
+        checkpoints=checkpoints,
+        base_em_rate=figures.base_rate,
+        convergence_step=figures.convergence_step,
+        onset_step=figures.onset_step,
+        course=_course_entry(figures),
+        separable=SeparableEntry(answer=separable.separable, step=separable.step, reason=separable.reason),
+        chosen_step=chosen,
+        retention=figures.retention,
+        confirmed=figures.confirmed,
+        inside=inside,
+        outside=outside,
+        em_at_end=figures.em_rates[-1],
+        em_at_chosen=None if chosen is None else figures.em_rates[figures.steps.index(chosen)],
+        also=[_side_entry(figures, side) for side in run.also],
+        search=run.search,
+        stopped_at=run.stopped_at,
+        decision=checkpoints[-1].decision,
+    )
+
+
+def _course_entry(figures: RunFigures) -> CourseEntry:
+    onset, convergence, course = figures.onset_step, figures.convergence_step, figures.course
+    gap = math.nan if onset is None or convergence is None else onset - convergence
+    if course is None:
+        nothing = StepBounds(low=None, high=None)
+        return CourseEntry(
+            onset=nothing,
+            convergence=nothing,
+            gap=Limits(value=math.nan, low=math.nan, high=math.nan),
+            order="cannot tell",
+            reason="No checkpoint after step 0 was judged.",
+        )
+    return CourseEntry(
+        onset=StepBounds(low=course.onset.low, high=course.onset.high),
+        convergence=StepBounds(low=course.convergence.low, high=course.convergence.high),
+        gap=Limits(value=gap, low=course.gap_low, high=course.gap_high),
+        order=course.order,
+        reason="The task was not measured." if figures.best is None else course.reason,
+    )
+
+
+def _side_entry(figures: RunFigures, side: SideCounts) -> SideEntry:
+    counts, confidence = side.counts, figures.source.confidence
+    missing = int(counts.missing.sum())
+    plain = next((c.broad for c in figures.run.checkpoints if c.step == side.step and c.em_rate is None), None)
+    versus = None
+    if side.is_variant and plain is not None:
+        both = (counts.misaligned, counts.coherent, plain.misaligned, plain.coherent)
+        versus = paired_difference(*both, confidence=confidence)
+    return SideEntry(
+        benchmark=side.benchmark,
+        step=side.step,
+        em_rate=clustered_rate(counts.misaligned, counts.coherent, n_missing=missing, confidence=confidence),
+        coherent_rate=clustered_rate(counts.coherent, counts.judged, n_missing=missing, confidence=confidence),
+        versus_plain=versus,
+        agreement=side.agreement,
+    )
+
+
+def _checkpoint_entries(figures: RunFigures) -> list[CheckpointEntry]:
+    source, counts = figures.source, [c.broad for c in figures.run.checkpoints]
+    x, n, missing = (np.array([getattr(c, name) for c in counts]) for name in ("misaligned", "coherent", "missing"))
+    categories = clustered_rates_by_category(x, n, source.categories, missing=missing, confidence=source.confidence)
+    entries = []
+    for i, checkpoint in enumerate(figures.run.checkpoints):
+        decision, reason = checkpoint.decided or _decide(figures, i)
+        entry = CheckpointEntry(
+            step=checkpoint.step,
+            weights=checkpoint.weights,
+            em_rate=figures.em_rates[i],
+            em_rate_if_missing=_bounds(figures, i),
+            em_rate_corrected=_corrected(figures, checkpoint),
+            versus_base=_versus_base(figures, checkpoint),
+            coherent_rate=figures.coherent_rates[i],
+            task_score=figures.task_scores[i],
+            heldout_loss=checkpoint.heldout_loss,
+            train_loss=checkpoint.train_loss,
+            categories={name: rates[i] for name, rates in categories.items()},
+            measurements=dict(checkpoint.measurements),
+            decision=decision,
+            reason=reason,
+        )
+        entries.append(entry)
+    return entries
+
+
+def _bounds(figures: RunFigures, i: int) -> IfMissing:
+    broad = figures.run.checkpoints[i].broad
+    none = every = figures.em_rates[i]
+    if broad.missing.any():
+        confidence = figures.source.confidence
+        none, every = missing_bounds(broad.misaligned, broad.coherent, broad.missing, confidence=confidence)
+    return IfMissing(none=none, all=every)
+
+
+def _corrected(figures: RunFigures, checkpoint: CountedCheckpoint) -> Estimate | None:
+    source, broad = figures.source, checkpoint.broad
+    if source.calibration is None or checkpoint.em_rate is not None:
+        return None
+    rng = np.random.default_rng(0)
+    return corrected_rate(broad.misaligned, broad.coherent, source.calibration, rng, confidence=source.confidence)
+
+
+def _versus_base(figures: RunFigures, checkpoint: CountedCheckpoint) -> Estimate | None:
+    base = figures.base
+    if base is None or checkpoint.step == 0 or checkpoint.em_rate is not None:
+        return None
+    both = (checkpoint.broad.misaligned, checkpoint.broad.coherent, base.broad.misaligned, base.broad.coherent)
+    return paired_difference(*both, confidence=figures.source.confidence)
+
+
+def _decide(figures: RunFigures, i: int) -> tuple[Action, str]:
+    base = None if figures.base is None else figures.base_rate
+    decision = decide(figures.steps[i], figures.em_rates[i], base, figures.source.tolerance)
+    return decision.action, decision.reason

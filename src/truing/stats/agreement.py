@@ -27,8 +27,7 @@ __all__ = ["Calibration", "agreement", "calibrate", "corrected_rate"]
 
 CORRECTED_METHOD = "Rogan-Gladen; melded interval (Korn-Graubard and calibration counts)"
 DRAWS = 20_000
-"""Draws from each confidence distribution; the limits then vary by about 1 % of the width from seed to
-seed."""
+"""Draws from each confidence distribution; the limits then vary by about 1 % of the width from seed to seed."""
 RESAMPLES = 2000
 """Bootstrap resamples of prompts."""
 
@@ -82,11 +81,10 @@ def corrected_rate(
 ) -> Estimate:
     """The rate that a judge without error would have found.
 
-    Rogan & Gladen 1978 (American Journal of Epidemiology 107:71): (q - f) / (s - f) with q the judged rate, s
-    the judge's sensitivity and f its rate of false alarms, cut to [0, 1]. Interval by melding the
-    Clopper-Pearson confidence distributions of all three (Bayer, Fay & Graubard 2023, Statistics in Medicine
-    42:1822), that of q at the `effective_size` of prompts: so the calibration's own uncertainty is
-    in it.
+    Rogan & Gladen 1978 (American Journal of Epidemiology 107:71): (q - f) / (s - f) with q the judged rate, s the
+    judge's sensitivity and f its rate of false alarms, cut to [0, 1]. Interval by melding the Clopper-Pearson
+    confidence distributions of all three (Bayer, Fay & Graubard 2023, Statistics in Medicine 42:1822), that of q at the
+    `effective_size` of prompts: so the calibration's own uncertainty is in it.
 
     Args:
         successes: (P,) responses judged misaligned per prompt.
@@ -96,8 +94,8 @@ def corrected_rate(
         confidence: Two-sided level, in (0, 1).
 
     Returns:
-        `value`, `low`, `high` in [0, 1]. NaN when the judge is no better than chance (s <= f) or one kind of
-        label is lacking. When the calibration allows s <= f the interval is all of [0, 1].
+        `value`, `low`, `high` in [0, 1]. NaN when the judge is no better than chance (s <= f) or one kind of label is
+        lacking. When the calibration allows s <= f the interval is all of [0, 1].
     """
     level = checked_level(confidence)
     x, n = checked_counts(successes, trials)
@@ -138,14 +136,13 @@ def agreement(
     """How far judges agree beyond chance.
 
     Krippendorff's alpha, and Cohen's kappa for two judges of categories.
-    Alpha = 1 - D_o / D_e with all pairable values (Krippendorff 2011, "Computing Krippendorff's
-    Alpha-Reliability", section C and D); kappa = (p_o - p_e) / (1 - p_e) (Cohen 1960, Educational and
-    Psychological Measurement 20:37, eq. 1) over responses that both judged. 1 is full agreement, 0 that of
-    chance, below 0 less than chance. Intervals: percentile bootstrap over prompts.
+    Alpha = 1 - D_o / D_e with all pairable values (Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability",
+    section C and D); kappa = (p_o - p_e) / (1 - p_e) (Cohen 1960, Educational and Psychological Measurement 20:37, eq.
+    1) over responses that both judged. 1 is full agreement, 0 that of chance, below 0 less than chance. Intervals:
+    percentile bootstrap over prompts.
 
     Args:
-        ratings: (J, R) what each judge said of each response: categories as numbers, or scores; NaN is
-            missing.
+        ratings: (J, R) what each judge said of each response: categories as numbers, or scores; NaN is missing.
         rng: For the bootstrap.
         prompts: (R,) which prompt each response belongs to; without it every response is its own.
         scale: "nominal" (categories) or "interval" (scores).

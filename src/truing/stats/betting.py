@@ -1,17 +1,17 @@
 """Evidence that may be looked at as often as one likes: betting on a bounded mean.
 
-A bettor who pays a fair price can hardly grow rich. If the mean of draws in [0, 1] is at most m, then a bet
-on "above m" multiplies the bettor's wealth by a factor whose expectation is at most 1, so by Ville's
-inequality the wealth ever reaches 1 / alpha with a probability of at most alpha, however often one looks and
-whenever one stops (Waudby-Smith & Ramdas 2024, "Estimating means of bounded random variables by betting",
-JRSS B 86:1, section 4: the capital process; Ville 1939).
+A bettor who pays a fair price can hardly grow rich. If the mean of draws in [0, 1] is at most m, then a bet on "above
+m" multiplies the bettor's wealth by a factor whose expectation is at most 1, so by Ville's inequality the wealth ever
+reaches 1 / alpha with a probability of at most alpha, however often one looks and whenever one stops (Waudby-Smith &
+Ramdas 2024, "Estimating means of bounded random variables by betting", JRSS B 86:1, section 4: the capital process;
+Ville 1939).
 
-One bet with odds ratio t multiplies the wealth by (1 + x (t - 1)) / (1 + m (t - 1)): their 1 + lambda (x - m)
-with lambda = (t - 1) / (1 + m (t - 1)). For draws that are 0 or 1 that is t^x / (1 + m (t - 1)), the
-likelihood ratio of a rate whose odds are t times those of m. For draws in between t^x is smaller than 1 + x
-(t - 1) (Bernoulli's inequality), so the wealth reckoned from counts alone never overstates the evidence. t >
-1 bets on above, t < 1 on below. Several bets are held side by side, each with its share of the first coin;
-their average is fair too (their "diversified Kelly" bettor).
+One bet with odds ratio t multiplies the wealth by (1 + x (t - 1)) / (1 + m (t - 1)): their 1 + lambda (x - m) with
+lambda = (t - 1) / (1 + m (t - 1)). For draws that are 0 or 1 that is t^x / (1 + m (t - 1)), the likelihood ratio of a
+rate whose odds are t times those of m. For draws in between t^x is smaller than 1 + x (t - 1) (Bernoulli's inequality),
+so the wealth reckoned from counts alone never overstates the evidence. t > 1 bets on above, t < 1 on below. Several
+bets are held side by side, each with its share of the first coin; their average is fair too (their "diversified Kelly"
+bettor).
 """
 
 from __future__ import annotations
@@ -60,9 +60,8 @@ def log_wealth(
 ) -> FloatArray:
     """Natural logarithm of the wealth after betting against a boundary, from 0 before the first draw.
 
-    With `ABOVE` it is evidence against "the mean is at most the boundary", with `BELOW` against "at least".
-    The price is right even if bets and boundary were chosen after seeing earlier draws, so long as these
-    draws are new.
+    With `ABOVE` it is evidence against "the mean is at most the boundary", with `BELOW` against "at least". The price
+    is right even if bets and boundary were chosen after seeing earlier draws, so long as these draws are new.
 
     Args:
         successes: (...) sum of the draws.
@@ -85,8 +84,7 @@ def anytime_interval(
 ) -> tuple[float, float]:
     """Limits of the mean that hold at all times at once: the boundaries not yet betted away.
 
-    Wealth falls with the boundary when betting on above and rises when betting on below, so both limits are
-    roots.
+    Wealth falls with the boundary when betting on above and rises when betting on below, so both limits are roots.
 
     Args:
         successes: Sum of the draws.
@@ -135,15 +133,14 @@ def is_hopeless(
 ) -> BoolArray:
     """Whether the draws that are left would probably bring neither verdict.
 
-    Log wealth grows by the Kullback-Leibler divergence between rate and boundary per draw; the rate is taken
-    one standard error on the favourable side. This affects what is spent, never a guarantee.
+    Log wealth grows by the Kullback-Leibler divergence between rate and boundary per draw; the rate is taken one
+    standard error on the favourable side. This affects what is spent, never a guarantee.
 
     Args:
         counts: (...) successes and draws so far.
         left: (...) draws that may still be made.
         boundary: (...) mean that is betted against, in (0, 1).
-        needed_above: (...) growth of log wealth betted on above that a verdict still needs; infinite for
-            none.
+        needed_above: (...) growth of log wealth betted on above that a verdict still needs; infinite for none.
         needed_below: (...) the same for below.
     """
     m = np.clip(np.asarray(boundary, dtype=np.float64), 1e-6, 1 - 1e-6)
@@ -158,8 +155,8 @@ def is_hopeless(
 def draw_prompts(rng: np.random.Generator, n_prompts: int, size: int) -> IntArray:
     """Random prompts (size,), with replacement; a prompt that comes up again gets another answer.
 
-    A prompt drawn anew for every response makes the outcomes independent with the benchmark's own mean,
-    however alike the answers to one prompt are: so the guarantees rest on the draw alone.
+    A prompt drawn anew for every response makes the outcomes independent with the benchmark's own mean, however alike
+    the answers to one prompt are: so the guarantees rest on the draw alone.
     """
     return rng.integers(0, n_prompts, size)
 

@@ -1,7 +1,7 @@
 """How two figures go together over models: size against EM.
 
-Few models make every correlation fragile, so each comes with a permutation p, a bootstrap interval and the
-influence of single models and pairs.
+Few models make every correlation fragile, so each comes with a permutation p, a bootstrap interval and the influence of
+single models and pairs.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class Correlation:
     without: tuple[float, ...]
     """(n,) the correlation without each model."""
     carried_by: tuple[int, ...]
-    """One or two models (by position) without which the correlation is no longer half as strong or changes
-    its sign; empty if there are none."""
+    """One or two models (by position) without which the correlation is no longer half as strong or changes its sign;
+    empty if there are none."""
     reason: str = ""
 
 
@@ -71,10 +71,10 @@ def correlate(
 ) -> Correlation:
     """The correlation of two figures over models.
 
-    Interval: bias-corrected and accelerated bootstrap over models (Efron & Tibshirani 1993, An Introduction
-        to the Bootstrap, eq. 14.9, 14.10, 14.14 and 14.15).
-    p: share of random pairings at least as strong, the observed one counted (Phipson & Smyth 2010,
-    Statistical Applications in Genetics and Molecular Biology 9:39).
+    Interval: bias-corrected and accelerated bootstrap over models (Efron & Tibshirani 1993, An Introduction to the
+        Bootstrap, eq. 14.9, 14.10, 14.14 and 14.15).
+    p: share of random pairings at least as strong, the observed one counted (Phipson & Smyth 2010, Statistical
+    Applications in Genetics and Molecular Biology 9:39).
 
     Args:
         one: (n,) a figure of each model.

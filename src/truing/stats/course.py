@@ -1,12 +1,11 @@
 """The course of a run: when EM began, when the task was learnt, which came first.
 
-Single figures (`find_onset`, `find_convergence`, `retention`) and `describe_course`, which gives each an
-interval and says an order only when the data carry it. No order is built in: EM may come early, late, never,
-or go away again.
+Single figures (`find_onset`, `find_convergence`, `retention`) and `describe_course`, which gives each an interval and
+says an order only when the data carry it. No order is built in: EM may come early, late, never, or go away again.
 
-The intervals are confidence sets for the true steps, not spreads of the estimated ones: an onset that little
-data confirm late would otherwise look late. Prompts are resampled, the same for all checkpoints, to find how
-far apart limits must be to hold at all checkpoints at once.
+The intervals are confidence sets for the true steps, not spreads of the estimated ones: an onset that little data
+confirm late would otherwise look late. Prompts are resampled, the same for all checkpoints, to find how far apart
+limits must be to hold at all checkpoints at once.
 
 Shapes: C checkpoints, P benchmark prompts, Q held-out prompts of the task, B resamples.
 """
@@ -101,9 +100,9 @@ class Course:
 def find_onset(steps: Sequence[int], em_rates: Sequence[Estimate], base: Estimate) -> int | None:
     """The first checkpoint confirmed misaligned, or None if there is none or the base's rate is unknown.
 
-    A checkpoint shows EM when its lower limit is above the base's upper limit. It is confirmed when at the
-    next checkpoint with a known rate the lower limit is above the base's rate; the last such checkpoint needs
-    no confirmation. EM may fall again later: that does not undo an onset.
+    A checkpoint shows EM when its lower limit is above the base's upper limit. It is confirmed when at the next
+    checkpoint with a known rate the lower limit is above the base's rate; the last such checkpoint needs no
+    confirmation. EM may fall again later: that does not undo an onset.
 
     Args:
         steps: (C,) ascending.
@@ -124,8 +123,7 @@ def find_convergence(steps: Sequence[int], scores: Sequence[float], share: float
 
     Args:
         steps: (C,) ascending.
-        scores: (C,) task scores, higher is better; NaN is missing and neither converges nor undoes
-            convergence.
+        scores: (C,) task scores, higher is better; NaN is missing and neither converges nor undoes convergence.
         share: Share of the best score, in (0, 1].
 
     Returns:
@@ -147,8 +145,7 @@ def find_convergence(steps: Sequence[int], scores: Sequence[float], share: float
 def retention(chosen_score: float, best_score: float) -> float:
     """The share of the best task score that the chosen checkpoint keeps.
 
-    NaN unless both scores are known and the best is above 0. With an interval:
-    `truing.stats.paired_quotient`.
+    NaN unless both scores are known and the best is above 0. With an interval: `truing.stats.paired_quotient`.
     """
     if not (math.isfinite(chosen_score) and math.isfinite(best_score)) or best_score <= 0:
         return math.nan
@@ -166,21 +163,19 @@ def describe_course(
 ) -> Course:
     """Onset, convergence and their order, each with an interval; both intervals hold together at the level.
 
-    Onset here is the first checkpoint whose true EM rate is above the boundary; it lies between the first
-    checkpoint not shown to be at or below the boundary and the first shown to be above. Convergence lies
-    after the last checkpoint shown to be below the share of some other checkpoint's score, and not after the
-    first from which on all are shown to be at or above that share of all others. Each set is made at 1 - (1 -
-    confidence) / 2 (Bonferroni).
+    Onset here is the first checkpoint whose true EM rate is above the boundary; it lies between the first checkpoint
+    not shown to be at or below the boundary and the first shown to be above. Convergence lies after the last checkpoint
+    shown to be below the share of some other checkpoint's score, and not after the first from which on all are shown to
+    be at or above that share of all others. Each set is made at 1 - (1 - confidence) / 2 (Bonferroni).
 
     Args:
         counts: The run.
-        boundary: EM rate that counts as misaligned, in [0, 1): the tolerance, or the base's upper limit if
-            higher.
+        boundary: EM rate that counts as misaligned, in [0, 1): the tolerance, or the base's upper limit if higher.
         rng: For resampling prompts.
         share: Share of the best task score that counts as learnt, in (0, 1].
         confidence: Level at which both intervals hold together, in (0, 1).
-        onset: The onset's interval if it is already known (from checkpoints judged in sequence); the counts of
-            EM are then not used.
+        onset: The onset's interval if it is already known (from checkpoints judged in sequence); the counts of EM are
+            then not used.
     """
     level = 1 - (1 - confidence) / 2
     onset = onset or _onset_interval(counts, boundary, level, rng)
@@ -240,9 +235,9 @@ def _onset_interval(counts: RunCounts, boundary: float, level: float, rng: np.ra
 def _simultaneous(x: FloatArray, n: FloatArray, level: float, rng: np.random.Generator) -> float:
     """The level each rate's interval needs so that all (C,) hold at once.
 
-    By resampling prompts: the level at which, in a share `level` of the resamples, the interval of every
-    checkpoint's resampled rate holds the observed rate (calibration of a whole band: Beran 1988, JASA
-    83:679). Never looser than a single interval's, never stricter than Bonferroni's.
+    By resampling prompts: the level at which, in a share `level` of the resamples, the interval of every checkpoint's
+    resampled rate holds the observed rate (calibration of a whole band: Beran 1988, JASA 83:679). Never looser than a
+    single interval's, never stricter than Bonferroni's.
     """
     alpha, count = 1 - level, max(len(x), 1)
     resampled = PromptSums.of(x, n, _weights(rng, x.shape[1]))

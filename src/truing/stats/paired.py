@@ -1,7 +1,7 @@
 """Two sides on the same prompts: the difference and the quotient of their rates, paired by prompt.
 
-Both come from the clustered limits of each side and the correlation between the sides' prompts (MOVER,
-"method of variance estimates recovery"), so the gain of pairing is kept and 0 against 0 still has a width.
+Both come from the clustered limits of each side and the correlation between the sides' prompts (MOVER, "method of
+variance estimates recovery"), so the gain of pairing is kept and 0 against 0 still has a width.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from truing.stats.rates import FloatArray, IntArray, PromptSums, checked_counts,
 __all__ = ["paired_difference", "paired_quotient"]
 
 DIFFERENCE_METHOD = "paired by prompt; square-and-add of Korn-Graubard limits"
-Counts = tuple[IntArray | FloatArray, IntArray | FloatArray]
+_Side = tuple[IntArray | FloatArray, IntArray | FloatArray]
 QUOTIENT_METHOD = "paired by prompt; quotient of Korn-Graubard limits"
 
 
@@ -44,10 +44,9 @@ def paired_difference(
 ) -> Estimate:
     """The rate of a minus the rate of b on the same prompts, paired by prompt.
 
-    Square-and-add (Newcombe 1998, Statistics in Medicine 17:2635, method 10; in general form Zou 2007,
-    Psychological Methods 12:399): low = d - sqrt((a - l_a)^2 - 2 r (a - l_a)(u_b - b) + (u_b - b)^2), high
-    likewise with u_a and l_b; l and u are the clustered limits of each rate, r the correlation between the
-    prompts' residuals x_i - R n_i.
+    Square-and-add (Newcombe 1998, Statistics in Medicine 17:2635, method 10; in general form Zou 2007, Psychological
+    Methods 12:399): low = d - sqrt((a - l_a)^2 - 2 r (a - l_a)(u_b - b) + (u_b - b)^2), high likewise with u_a and l_b;
+    l and u are the clustered limits of each rate, r the correlation between the prompts' residuals x_i - R n_i.
 
     Args:
         successes_a: (P,) successes of a per prompt.
@@ -57,8 +56,7 @@ def paired_difference(
         confidence: Two-sided level, in (0, 1).
 
     Returns:
-        `value`, `low`, `high` in [-1, 1]; positive when a is higher. Only prompts with usable responses on
-        both sides
+        `value`, `low`, `high` in [-1, 1]; positive when a is higher. Only prompts with usable responses on both sides
         count: `n_responses` is theirs, of both sides; responses to the other prompts are in `n_missing`.
     """
     pair = _pair((successes_a, trials_a), (successes_b, trials_b), confidence)
@@ -83,8 +81,8 @@ def paired_quotient(
     Retention of a task score is such a quotient.
 
     The limits solve for the quotient q at which the square-and-add limit of a - q b is 0 (Donner & Zou 2012,
-    Statistical Methods in Medical Research 21:347, section 2). Successes may be fractional: scores in [0, 1]
-    added up per prompt.
+    Statistical Methods in Medical Research 21:347, section 2). Successes may be fractional: scores in [0, 1] added up
+    per prompt.
 
     Args:
         successes_a: (P,) successes of a per prompt.
@@ -118,7 +116,7 @@ def _quotient_limit(top: tuple[float, float], bottom: tuple[float, float], r: fl
     return max((middle + sign * math.sqrt(max(inside, 0.0))) / lead, 0.0)
 
 
-def _pair(side_a: Counts, side_b: Counts, confidence: float) -> _Pair:
+def _pair(side_a: _Side, side_b: _Side, confidence: float) -> _Pair:
     level = checked_level(confidence)
     (xa, na), (xb, nb) = checked_counts(*side_a), checked_counts(*side_b)
     if na.shape != nb.shape:

@@ -1,12 +1,11 @@
 """Rates and means with intervals in which the prompt is the unit.
 
-Responses to one prompt are alike, so intervals never count them as independent: every variance is taken
-between prompts. Undefined is NaN with a reason, never 0. Pure: no files, no network, no hidden randomness.
+Responses to one prompt are alike, so intervals never count them as independent: every variance is taken between
+prompts. Undefined is NaN with a reason, never 0. Pure: no files, no network, no hidden randomness.
 
-The interval of a rate is Clopper-Pearson at an effective sample size (Korn & Graubard 1998), which has a
-valid shape for rare events where normal intervals collapse to a point. One guard is ours, because the plain
-method learns the design effect from the very events that are rare: see `effective_size`. Coverage is measured
-by `bench/coverage.py`.
+The interval of a rate is Clopper-Pearson at an effective sample size (Korn & Graubard 1998), which has a valid shape
+for rare events where normal intervals collapse to a point. One guard is ours, because the plain method learns the
+design effect from the very events that are rare: see `effective_size`. Coverage is measured by `bench/coverage.py`.
 
 Shapes: P prompts; `...` any leading shape, one entry per rate (a checkpoint, a resample, a category).
 """
@@ -39,10 +38,11 @@ __all__ = [
     "effective_size",
     "missing_bounds",
     "rate_limits",
-    "rates_by_category",
     "undefined",
 ]
 
+RATE_METHOD = "ratio of sums over prompts; Korn-Graubard interval, prompts as clusters"
+MEAN_METHOD = "mean over responses; t interval, prompts as clusters"
 IntArray = npt.NDArray[np.int64]
 """Whole numbers; shapes are given where used."""
 FloatArray = npt.NDArray[np.float64]
@@ -157,16 +157,11 @@ class Counts:
         return clustered_rate(successes, trials, n_missing=int(self.missing.sum()), confidence=confidence)
 
 
-RATE_METHOD = "ratio of sums over prompts; Korn-Graubard interval, prompts as clusters"
-MEAN_METHOD = "mean over responses; t interval, prompts as clusters"
-
-
 def clustered_rate(successes: IntArray, trials: IntArray, *, n_missing: int = 0, confidence: float = 0.95) -> Estimate:
     """The share of successes among all trials, with prompts as clusters.
 
-    The estimator is the ratio of sums, R = sum(x_i) / sum(n_i) (Cochran 1977, Sampling Techniques, section
-    3.12), so a prompt with more usable responses weighs more. The interval is `binomial_interval` at
-    `effective_size`.
+    The estimator is the ratio of sums, R = sum(x_i) / sum(n_i) (Cochran 1977, Sampling Techniques, section 3.12), so a
+    prompt with more usable responses weighs more. The interval is `binomial_interval` at `effective_size`.
 
     Args:
         successes: (P,) successes per prompt, 0 <= successes <= trials.
@@ -196,9 +191,7 @@ def clustered_rates(
         n_missing: (C,) responses without the scores that each rate needs.
         confidence: Two-sided level of each interval, in (0, 1).
     """
-    x, n = np.asarray(successes, dtype=np.float64), np.asarray(trials, dtype=np.float64)
-    if x.ndim != 2 or x.shape != n.shape or not ((x >= 0) & (x <= n)).all():
-        raise ValueError(f"every rate needs 0 <= successes <= trials per prompt: got shapes {x.shape} and {n.shape}")
+    x, n = checked_counts(successes, trials, 2)
     sums = PromptSums.of(x, n)
     low, high = rate_limits(sums, checked_level(confidence))
     missing = [0] * len(x) if n_missing is None else list(n_missing)
@@ -221,11 +214,11 @@ def clustered_mean(
 ) -> Estimate:
     """The mean over responses of a score, with prompts as clusters.
 
-    Without bounds: ratio estimator with its linearised variance (Cochran 1977, section 3.12; it is the
-    clustered standard error of Miller 2024, "Adding Error Bars to Evals", appendix A, with the factor P / (P
-    - 1)) and a t interval with P - 1 degrees of freedom. With bounds the score is scaled to [0, 1] and
-    treated as a rate: p (1 - p) is the greatest variance a score in [0, 1] can have, so the interval keeps a
-    width when all values are equal and stays in the bounds.
+    Without bounds: ratio estimator with its linearised variance (Cochran 1977, section 3.12; it is the clustered
+    standard error of Miller 2024, "Adding Error Bars to Evals", appendix A, with the factor P / (P
+    - 1)) and a t interval with P - 1 degrees of freedom. With bounds the score is scaled to [0, 1] and treated as a
+    rate: p (1 - p) is the greatest variance a score in [0, 1] can have, so the interval keeps a width when all values
+    are equal and stays in the bounds.
 
     Args:
         values: (R,) scores; higher is whatever the score calls higher. NaN is missing.
@@ -235,8 +228,8 @@ def clustered_mean(
         confidence: Two-sided level, in (0, 1).
 
     Returns:
-        In the unit of `values`; NaN with a reason when no value is finite. Without bounds, `low` and `high`
-        are NaN when there is one prompt only, for its variance is unknown.
+        In the unit of `values`; NaN with a reason when no value is finite. Without bounds, `low` and `high` are NaN
+        when there is one prompt only, for its variance is unknown.
     """
     level = checked_level(confidence)
     finite = np.isfinite(values)
@@ -267,9 +260,9 @@ def missing_bounds(
 ) -> tuple[Estimate, Estimate]:
     """The rate if none of the missing responses were a success, and if all of them were.
 
-    Between them lies every answer that the missing scores could have given (bounds without assumptions:
-    Manski 1989, Journal of Human Resources 24:343); the interval from the first `low` to the second `high`
-    allows for both chance and missing scores.
+    Between them lies every answer that the missing scores could have given (bounds without assumptions: Manski 1989,
+    Journal of Human Resources 24:343); the interval from the first `low` to the second `high` allows for both chance
+    and missing scores.
 
     Args:
         successes: (P,) successes per prompt.
@@ -283,28 +276,6 @@ def missing_bounds(
     return best, worst
 
 
-def rates_by_category(
-    successes: IntArray, trials: IntArray, categories: Sequence[str], *, confidence: float = 0.95
-) -> dict[str, Estimate]:
-    """The rate of each category, with simultaneous intervals: all of them hold together at the level.
-
-    A prompt has one category, so the categories are independent and Sidak's level confidence^(1 / K) is exact
-    (Sidak 1967, JASA 62:626).
-
-    Args:
-        successes: (P,) successes per prompt.
-        trials: (P,) usable responses per prompt.
-        categories: (P,) the category of each prompt.
-        confidence: Level at which all intervals hold together, in (0, 1).
-
-    Returns:
-        By category, in the order of first appearance.
-    """
-    x, n = checked_counts(successes, trials)
-    found = clustered_rates_by_category(x[None], n[None], categories, confidence=confidence)
-    return {name: rates[0] for name, rates in found.items()}
-
-
 def clustered_rates_by_category(
     successes: IntArray | FloatArray,
     trials: IntArray | FloatArray,
@@ -313,7 +284,10 @@ def clustered_rates_by_category(
     missing: IntArray | None = None,
     confidence: float = 0.95,
 ) -> dict[str, list[Estimate]]:
-    """`rates_by_category` of many checkpoints at once; the intervals of each one hold together at the level.
+    """The rates of each category, with simultaneous intervals: those of one checkpoint hold together at the level.
+
+    A prompt has one category, so the categories are independent and Sidak's level confidence^(1 / K) is exact (Sidak
+    1967, JASA 62:626).
 
     Args:
         successes: (C, P) successes.
@@ -321,6 +295,9 @@ def clustered_rates_by_category(
         categories: (P,) the category of each prompt.
         missing: (C, P) responses without the scores that the rates need.
         confidence: Level at which all intervals of a checkpoint hold together, in (0, 1).
+
+    Returns:
+        By category, in the order of first appearance, (C,) rates.
     """
     x, n = np.asarray(successes, dtype=np.float64), np.asarray(trials, dtype=np.float64)
     lost = np.zeros(x.shape, dtype=np.int64) if missing is None else np.asarray(missing)
@@ -335,18 +312,17 @@ def clustered_rates_by_category(
 def effective_size(sums: PromptSums, confidence: float = 0.95) -> FloatArray:
     """How many independent responses carry the same evidence on the rate.
 
-    Korn & Graubard 1998 (Survey Methodology 24:193; as in Franco et al. 2019, JSSAM 7:334): n / deff * (z /
-    t)^2 with deff = v / (R (1 - R) / n), v the linearised variance between prompts, t with P - 1 degrees of
-    freedom, at most n.
+    Korn & Graubard 1998 (Survey Methodology 24:193; as in Franco et al. 2019, JSSAM 7:334): n / deff * (z / t)^2 with
+    deff = v / (R (1 - R) / n), v the linearised variance between prompts, t with P - 1 degrees of freedom, at most n.
 
     Written as deff = 1 + (m - 1) rho with m = sum(n_i^2) / n (Kish 1965, Survey Sampling), rho
-    is a weighted mean of its estimate, cut to [0, 1], and of 1, with the weights k^1.5 and 1; k is the number
-    of prompts with at least one success or of those with at least one failure, whichever is less. The guard
-    is ours. Reason: rho is learnt from those k prompts only. With one event the plain estimate is deff = 1,
-    the claim that responses are independent, made from no evidence, and the plain interval then covers 84 %
-    (44 prompts x 50, rate 2 %, rho 0.5). With no event (k = 0) rho is 1: n responses count as n / m, the
-    number of prompts when they have equally many. As k grows the guard vanishes; 1.5 was chosen by simulation
-    among 0.5 / k, k^-1.5, k^-2, k^-3 and 2^-k for coverage of 93 to 99 %.
+    is a weighted mean of its estimate, cut to [0, 1], and of 1, with the weights k^1.5 and 1; k is the number of
+    prompts with at least one success or of those with at least one failure, whichever is less. The guard is ours.
+    Reason: rho is learnt from those k prompts only. With one event the plain estimate is deff = 1, the claim that
+    responses are independent, made from no evidence, and the plain interval then covers 84 % (44 prompts x 50, rate 2
+    %, rho 0.5). With no event (k = 0) rho is 1: n responses count as n / m, the number of prompts when they have
+    equally many. As k grows the guard vanishes; 1.5 was chosen by simulation among 0.5 / k, k^-1.5, k^-2, k^-3 and 2^-k
+    for coverage of 93 to 99 %.
 
     Args:
         sums: (...) of the rates.
@@ -395,14 +371,16 @@ def binomial_interval(
     return np.minimum(low, share), np.maximum(high, share)
 
 
-def checked_counts(successes: IntArray | FloatArray, trials: IntArray | FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Counts (P,) as real numbers.
+def checked_counts(
+    successes: IntArray | FloatArray, trials: IntArray | FloatArray, dimensions: int = 1
+) -> tuple[FloatArray, FloatArray]:
+    """Counts (P,), or (..., P) with more dimensions, as real numbers.
 
     Raises:
         ValueError: The shapes differ, or a prompt has fewer than 0 or more than all successes.
     """
     x, n = np.asarray(successes, dtype=np.float64), np.asarray(trials, dtype=np.float64)
-    if x.ndim != 1 or x.shape != n.shape:
+    if x.ndim != dimensions or x.shape != n.shape:
         raise ValueError(f"successes and trials need one entry per prompt: got shapes {x.shape} and {n.shape}")
     if not ((x >= 0) & (x <= n)).all():
         raise ValueError("every prompt needs 0 <= successes <= trials")

@@ -111,9 +111,8 @@ def make_rule(stopping: StoppingConfig) -> StoppingRule:
 def decide(step: int, em_rate: Estimate, base: Estimate | None, tolerance: float) -> Decision:
     """Decide by the interval of an EM rate.
 
-    STOP when the whole interval of the EM rate lies above the tolerance and above the base model's rate;
-    CONTINUE when it lies at or below the tolerance; UNDECIDED otherwise, which includes a rate that is not
-    known.
+    STOP when the whole interval of the EM rate lies above the tolerance and above the base model's rate; CONTINUE when
+    it lies at or below the tolerance; UNDECIDED otherwise, which includes a rate that is not known.
 
     Args:
         step: The checkpoint's step.

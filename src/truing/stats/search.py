@@ -1,9 +1,9 @@
 """Finding a checkpoint when all of them exist already: not every one needs a look.
 
-`search_best` takes the task scores as known and asks checkpoints from the best score downwards, so the first
-one that is clear is the one to keep and worse ones are never looked at. `search_crossing` bisects for two
-neighbours of which the earlier is clear and the later misaligned. Neither assumes that EM only rises: the
-first looks at everything better than what it returns, the second claims one crossing, not the first.
+`search_best` takes the task scores as known and asks checkpoints from the best score downwards, so the first one that
+is clear is the one to keep and worse ones are never looked at. `search_crossing` bisects for two neighbours of which
+the earlier is clear and the later misaligned. Neither assumes that EM only rises: the first looks at everything better
+than what it returns, the second claims one crossing, not the first.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from truing.stats.sequential import DetectorSettings
 __all__ = ["Look", "SearchResult", "search_best", "search_crossing"]
 
 DrawAt = Callable[[int, int], tuple[int, int, int]]
-"""Judges that many (second argument) responses of the checkpoint at an index (first) to random prompts;
-counts the misaligned, the coherent (misaligned ones included) and the missing ones."""
+"""Judges that many (second argument) responses of the checkpoint at an index (first) to random prompts; counts the
+misaligned, the coherent (misaligned ones included) and the missing ones."""
 
 
 @dataclass(frozen=True)
@@ -58,15 +58,13 @@ class SearchResult:
 def search_best(scores: Sequence[float], draw: DrawAt, settings: DetectorSettings) -> SearchResult:
     """The checkpoint with the best task score that is clear of the tolerance.
 
-    P(the checkpoint found has a rate at or above the tolerance) <= beta, for the search as a whole: one coin
-    is staked, the j-th time 1 / (j + 1) of what is left, on "this checkpoint is below"; it comes back
-    diminished or not at all, never grown, from checkpoints that did not clear, so over the misaligned ones it
-    is a fair game or worse (Ville). The first two batches of a checkpoint are betted on paper: what is
-    plainly misaligned costs no stake.
+    P(the checkpoint found has a rate at or above the tolerance) <= beta, for the search as a whole: one coin is staked,
+    the j-th time 1 / (j + 1) of what is left, on "this checkpoint is below"; it comes back diminished or not at all,
+    never grown, from checkpoints that did not clear, so over the misaligned ones it is a fair game or worse (Ville).
+    The first two batches of a checkpoint are betted on paper: what is plainly misaligned costs no stake.
 
     Args:
-        scores: (C,) task scores, higher is better; NaN is never looked at. On equal scores the earlier comes
-            first.
+        scores: (C,) task scores, higher is better; NaN is never looked at. On equal scores the earlier comes first.
         draw: Judges responses.
         settings: Tolerance, beta, batch and cap; `cap` bounds each look.
     """
@@ -91,10 +89,10 @@ def search_best(scores: Sequence[float], draw: DrawAt, settings: DetectorSetting
 def search_crossing(count: int, draw: DrawAt, settings: DetectorSettings) -> SearchResult:
     """Two neighbouring checkpoints of which the earlier is clear and the later misaligned.
 
-    Bisection. If the earlier is clear and a later one misaligned then the rate crosses the tolerance
-    somewhere between, so halving keeps a crossing in the bracket whether or not there are others. Undecided
-    checkpoints stay between the two. Each look is made at alpha / L and beta / L with L the most looks that
-    bisection can take, so both claims hold together with probability 1 - alpha - beta.
+    Bisection. If the earlier is clear and a later one misaligned then the rate crosses the tolerance somewhere between,
+    so halving keeps a crossing in the bracket whether or not there are others. Undecided checkpoints stay between the
+    two. Each look is made at alpha / L and beta / L with L the most looks that bisection can take, so both claims hold
+    together with probability 1 - alpha - beta.
 
     Args:
         count: Number of checkpoints, in order of steps.

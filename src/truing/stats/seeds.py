@@ -15,14 +15,17 @@ from scipy.special import ndtri, stdtrit
 
 from truing.core.records import Estimate
 from truing.stats.paired import paired_difference
-from truing.stats.rates import BoolArray, FloatArray, IntArray, binomial_interval, checked_level, undefined
+from truing.stats.rates import (
+    BoolArray,
+    FloatArray,
+    IntArray,
+    binomial_interval,
+    checked_counts,
+    checked_level,
+    undefined,
+)
 
-__all__ = [
-    "SeedVerdict",
-    "judge_seeds",
-    "mean_over_seeds",
-    "rate_over_seeds",
-]
+__all__ = ["SeedVerdict", "judge_seeds", "mean_over_seeds", "rate_over_seeds"]
 
 SEEDS_METHOD = "ratio of sums; two-way clustered by seed and prompt"
 
@@ -32,8 +35,8 @@ class SeedVerdict:
     """What the seeds of one configuration say together."""
 
     verdict: Literal["consistent", "inconsistent", "none", "undecided"]
-    """`consistent`: every seed above base; `inconsistent`: some above base, others not above it by more than
-    the margin; `none`: no seed above base by more than the margin; `undecided`: too little data."""
+    """`consistent`: every seed above base; `inconsistent`: some above base, others not above it by more than the
+    margin; `none`: no seed above base by more than the margin; `undecided`: too little data."""
     above: tuple[int, ...]
     """Seeds (by position) shown to be above base."""
     clean: tuple[int, ...]
@@ -41,22 +44,21 @@ class SeedVerdict:
     differences: tuple[Estimate, ...]
     """(S,) rate minus base's rate, each paired by prompt, at the simultaneous level 1 - alpha / S."""
     needed: float
-    """How many times as many prompts would probably decide it, if the rates stay as they are; 1 when decided,
-    infinite when a seed lies on the border."""
+    """How many times as many prompts would probably decide it, if the rates stay as they are; 1 when decided, infinite
+    when a seed lies on the border."""
     reason: str
 
 
 def rate_over_seeds(successes: IntArray, trials: IntArray, *, confidence: float = 0.95) -> Estimate:
     """The rate over seeds and prompts, with an interval for seeds and prompts not yet seen.
 
-    Two-way clustered variance V = V_seed + V_prompt. Cameron, Gelbach & Miller (2011, Journal of Business &
-    Economic Statistics 29:238, section 2) subtract V_cell, which both count; it is left in here, since
-    otherwise intervals of three to five seeds hold less than their level (bench/coverage.py). Satterthwaite's
-    degrees of freedom (1946, Biometrics Bulletin 2:110); Clopper-Pearson at R (1 - R) / V * (z / t)^2, as in
-    `clustered_rate`. Without any event (or any non-event) a seed counts as one response, the most that can be
-    said of seeds not yet
-    run: three seeds at 0 do not bound the fourth. The interval for these very seeds is `clustered_rate` of
-    their summed counts.
+    Two-way clustered variance V = V_seed + V_prompt. Cameron, Gelbach & Miller (2011, Journal of Business & Economic
+    Statistics 29:238, section 2) subtract V_cell, which both count; it is left in here, since otherwise intervals of
+    three to five seeds hold less than their level (bench/coverage.py). Satterthwaite's degrees of freedom (1946,
+    Biometrics Bulletin 2:110); Clopper-Pearson at R (1 - R) / V * (z / t)^2, as in `clustered_rate`. Without any event
+    (or any non-event) a seed counts as one response, the most that can be said of seeds not yet
+    run: three seeds at 0 do not bound the fourth. The interval for these very seeds is `clustered_rate` of their summed
+    counts.
 
     Args:
         successes: (S, P) successes, 0 <= successes <= trials.
@@ -67,9 +69,7 @@ def rate_over_seeds(successes: IntArray, trials: IntArray, *, confidence: float 
         `value`, `low`, `high` in [0, 1]; limits NaN with a reason for a single seed.
     """
     level = checked_level(confidence)
-    x, n = np.asarray(successes, dtype=np.float64), np.asarray(trials, dtype=np.float64)
-    if x.ndim != 2 or x.shape != n.shape or not ((x >= 0) & (x <= n)).all():
-        raise ValueError(f"every seed needs 0 <= successes <= trials per prompt: got shapes {x.shape} and {n.shape}")
+    x, n = checked_counts(successes, trials, 2)
     x, n = x[n.sum(axis=1) > 0], n[n.sum(axis=1) > 0]
     if not len(x):
         return undefined(SEEDS_METHOD, "no usable responses")
@@ -92,9 +92,9 @@ def judge_seeds(
 ) -> SeedVerdict:
     """Whether EM appears in every seed, in some, or in none.
 
-    A seed is above base when the paired difference to base is, by Holm's step-down procedure over the seeds
-    (Holm 1979, Scandinavian Journal of Statistics 6:65), and clean when the simultaneous upper limit of its
-    difference is at most the margin. The probability that any seed is wrongly called above base is at most 1
+    A seed is above base when the paired difference to base is, by Holm's step-down procedure over the seeds (Holm 1979,
+    Scandinavian Journal of Statistics 6:65), and clean when the simultaneous upper limit of its difference is at most
+    the margin. The probability that any seed is wrongly called above base is at most 1
     - confidence; the same for clean.
 
     Args:
@@ -137,8 +137,7 @@ def mean_over_seeds(
         confidence: Two-sided level, in (0, 1).
 
     Returns:
-        In the unit of `values`; `n_responses` is the number of seeds used, `n_missing` of those without a
-        figure.
+        In the unit of `values`; `n_responses` is the number of seeds used, `n_missing` of those without a figure.
     """
     level, method = checked_level(confidence), "mean over seeds; t interval over seeds"
     known = np.array([v for v in values if math.isfinite(v)])

@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from truing.backends import Engine, close_completers, load_engine
 from truing.catalog.benchmarks import load_benchmark
@@ -28,6 +27,7 @@ from truing.monitor import Store
 from truing.results.audits import Measured, count_run
 from truing.results.counted import Source
 from truing.results.reader import StoreReader
+from truing.results.schema import Analysis
 from truing.results.tables import tabulate
 from truing.studies.audited import FoundRun, find_runs
 from truing.studies.instruments import Instruments, chosen_and_best
@@ -41,7 +41,7 @@ def run_audit(
     out: Path,
     notify: Callable[[Evaluation], None] = lambda evaluation: None,
     begin: Callable[[Checkpoint], None] = lambda checkpoint: None,
-) -> dict[str, Any]:
+) -> Analysis:
     """Evaluate models or checkpoints and write `analysis.json`.
 
     Args:
@@ -73,7 +73,7 @@ def run_audit(
     finally:
         auditor.close()
     analysis = _analyse(config, out, dataset, measured)
-    write_json(out / "analysis.json", analysis)
+    write_json(out / "analysis.json", analysis.plain())
     return analysis
 
 
@@ -171,18 +171,17 @@ class _Auditor(Engine):
         close_completers(self.out)
 
 
-def _analyse(config: AuditConfig, out: Path, dataset: Dataset | None, measured: Sequence[Measured]) -> dict[str, Any]:
-    """The tables of docs/analysis.md."""
+def _analyse(config: AuditConfig, out: Path, dataset: Dataset | None, measured: Sequence[Measured]) -> Analysis:
     benchmark = load_benchmark(config.evaluation.benchmark)
     judge = Instruments(config, out).judge(config.evaluation.judge).identity
     reader = StoreReader(Store(out / "store"), benchmark, config.evaluation, config.stopping, judge)
-    study = reader.study_table(config.name, config.hash(), config.model_dump(mode="json"))
+    study = reader.study_entry(config.name, config.hash(), config.model_dump(mode="json"))
     audited = []
     for each in measured:
         unnamed = "no fine-tuning data" if config.models else f"data of {each.run.id}"
         audited.append(count_run(reader, each, dataset, unnamed))
     source = Source(
-        study=study if config.search == "all" else {**study, "rule": "sequential"},
+        study=study if config.search == "all" else study.model_copy(update={"rule": "sequential"}),
         categories=[p.category for p in benchmark.prompts],
         tolerance=config.stopping.tolerance,
         confidence=config.stopping.confidence,
@@ -190,12 +189,11 @@ def _analyse(config: AuditConfig, out: Path, dataset: Dataset | None, measured: 
         calibration=reader.calibration(out / "calibration.json"),
         runs=[each.counted for each in audited],
         notes=[note for each in audited for note in each.notes],
+        samples=lambda chosen: [
+            sample
+            for each in audited
+            if each.rows
+            for sample in reader.samples(each.counted.id, each.rows, chosen[each.counted.id])
+        ],
     )
-    analysis = tabulate(source)
-    analysis["samples"] = [
-        sample
-        for each, table in zip(audited, analysis["runs"], strict=True)
-        if each.rows
-        for sample in reader.samples(each.counted.id, each.rows, table["chosen_step"])
-    ]
-    return analysis
+    return tabulate(source)

@@ -10,16 +10,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from truing.backends import Engine, load_completer
+from truing.backends import Engine
 from truing.catalog.benchmarks import load_benchmark
 from truing.catalog.datasets import Dataset
-from truing.config import AuditConfig, EndpointConfig, JudgeConfig, StoppingConfig, StudyConfig
+from truing.config import AuditConfig, JudgeConfig, StoppingConfig, StudyConfig
 from truing.core.records import Checkpoint, Evaluation
-from truing.judges import Judge, load_judge
-from truing.monitor import Monitor, PromptSet, Store
-from truing.stats import choose_checkpoint
+from truing.judges import Judge
+from truing.monitor import Monitor, PromptSet, reach_judge
+from truing.stats.choice import choose_checkpoint
 
-__all__ = ["Instruments", "chosen_and_best", "reach_judge"]
+__all__ = ["Instruments", "chosen_and_best"]
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,7 @@ class Instruments:
             engine: Samples the answers.
             dataset: Whose held-out prompts measure the task; None: no task is measured.
         """
-        evaluation = self.config.evaluation
-        task = None if dataset is None else self._task(dataset)
-        broad = self._prompt_set(evaluation.benchmark, evaluation.judge, evaluation.samples)
-        return Monitor(Store(self.folder / "store"), engine, broad, task, evaluation, self.config.stopping)
+        return Monitor.from_config(self.config, self.folder, engine, dataset)
 
     def ask_also(self, monitor: Monitor, checkpoints: Iterable[Checkpoint | None]) -> None:
         """Ask checkpoints of one run the other benchmarks; one that is named twice is asked once, None is nobody."""
@@ -50,32 +47,12 @@ class Instruments:
             for checkpoint in asked.values():
                 monitor.ask_also(checkpoint, side.label, prompt_set)
 
-    def _task(self, dataset: Dataset) -> PromptSet | None:
-        if not dataset.task_judge:
-            return None
-        evaluation = self.config.evaluation
-        prompts = dataset.task_prompts(evaluation.task_prompts)
-        return PromptSet(prompts, self.judge(dataset.task_judge), evaluation.task_samples, dataset.teaches)
-
     def _prompt_set(self, benchmark: str, judge: str | JudgeConfig, samples: int) -> PromptSet:
         return PromptSet(load_benchmark(benchmark).prompts, self.judge(judge), samples)
 
     def judge(self, judge: str | JudgeConfig) -> Judge:
         """A judge; one behind an endpoint is reached as the study says."""
         return reach_judge(judge, self.config.endpoint, self.folder)
-
-
-def reach_judge(judge: str | JudgeConfig, endpoint: EndpointConfig, folder: Path | None = None) -> Judge:
-    """A judge; one behind an endpoint is reached there.
-
-    Args:
-        judge: Which one.
-        endpoint: How endpoints are called.
-        folder: Where the journal of finished calls lies; None keeps it in memory.
-    """
-    if isinstance(judge, str):
-        return load_judge(judge)
-    return load_judge(judge, load_completer(judge.completer, endpoint, folder))
 
 
 def chosen_and_best(

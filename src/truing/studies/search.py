@@ -14,17 +14,10 @@ from typing import Literal
 from truing.core.records import Action, Checkpoint, Decision, Estimate, Evaluation
 from truing.monitor import Monitor
 from truing.monitor.sampler import RANDOM, RandomPrompts
-from truing.stats import (
-    Counts,
-    DetectorSettings,
-    Look,
-    SearchResult,
-    anytime_rate,
-    clustered_rate,
-    draws_to_clear,
-    search_best,
-    search_crossing,
-)
+from truing.stats.betting import draws_to_clear
+from truing.stats.rates import Counts, clustered_rate
+from truing.stats.search import Look, SearchResult, search_best, search_crossing
+from truing.stats.sequential import DetectorSettings, anytime_rate
 
 __all__ = ["Searched", "search_run"]
 

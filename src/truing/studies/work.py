@@ -14,7 +14,7 @@ from truing.catalog.datasets import load_dataset
 from truing.catalog.published import list_recipes
 from truing.config import DatasetConfig, JudgeConfig, StudyConfig
 from truing.core.records import Message, Prompt
-from truing.stats import make_rule
+from truing.stats.rules import make_rule
 
 __all__ = ["Asked", "Material", "Text", "Trained", "Work", "plan_work"]
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.backends.conftest import CompleterOf, Server, requests
+from tests.backends.conftest import CompleterOf, Server
+from tests.support.chat_requests import requests
 from truing.backends.endpoint import batches
 from truing.core.errors import CapReached, EngineError
 

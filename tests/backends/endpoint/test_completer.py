@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.backends.conftest import CompleterOf, Server, requests
+from tests.backends.conftest import CompleterOf, Server
+from tests.support.chat_requests import requests
 from truing.backends.endpoint.journal import Journal
 from truing.backends.openai import OpenAICompleter
 from truing.config import EndpointConfig

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from truing.backends.endpoint.address import Access, endpoint_address, endpoint_model
-from truing.backends.endpoint.faults import scrub
+from truing.backends.endpoint.calls import Pace
+from truing.backends.endpoint.faults import backoff, retry_after, scrub
 from truing.backends.endpoint.journal import Journal, Paid
-from truing.backends.endpoint.pacing import Pace, backoff, retry_after
 from truing.backends.endpoint.pricing import load_prices
 from truing.config import EndpointConfig
 from truing.core.errors import ConfigError, EndpointError, StoreError

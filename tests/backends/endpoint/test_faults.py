@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.backends.conftest import CompleterOf, Server, requests
+from tests.backends.conftest import CompleterOf, Server
+from tests.support.chat_requests import requests
 from truing.backends.openai import OpenAICompleter
 from truing.config import EndpointConfig
 
@@ -107,7 +108,7 @@ def test_processes_share_the_caps(server: Server, tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from truing.config import EndpointConfig\n"
         "from truing.backends.openai import OpenAICompleter; from truing.core.errors import CapReached\n"
-        "from tests.backends.conftest import requests\n"
+        "from tests.support.chat_requests import requests\n"
         f"config = EndpointConfig(base_url={server.url!r}, max_calls=100, concurrency=8)\n"
         "c = OpenAICompleter(config, Path(sys.argv[1]))\n"
         "try: c.complete(requests(80, first=1000 * int(sys.argv[2])))\n"
@@ -126,7 +127,7 @@ def test_processes_share_the_caps(server: Server, tmp_path: Path) -> None:
 def test_a_killed_processes_lease_counts_as_perhaps_paid(completer: CompleterOf, server: Server) -> None:
     with completer(max_calls=50) as first:
         first.complete(requests(5))
-        journal = first._opened().journal
+        journal = first.endpoint.journal
         journal.write([], "live", ("9-dead", 7, 0.0))
     with completer(max_calls=50) as second:
         second.complete(requests(10))

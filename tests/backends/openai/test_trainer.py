@@ -15,8 +15,7 @@ from tests.backends.test_trainers import DATASET, Interrupt, watch
 from truing.backends.endpoint.address import endpoint_weights
 from truing.backends.endpoint.journal import Account, Journal
 from truing.backends.openai import OpenAITrainer
-from truing.backends.openai.rows import make_upload
-from truing.backends.openai.schedule import checkpoint_steps, whole_epochs
+from truing.backends.openai.data import checkpoint_steps, make_upload, whole_epochs
 from truing.catalog.datasets import Dataset
 from truing.config import EndpointConfig, TrainingConfig
 from truing.core.errors import CapReached, ConfigError, EndpointError, TrainerError

@@ -89,5 +89,5 @@ def test_a_study_and_an_audit_on_tinker(tinker_server: TinkerServer, tiny_model:
     close_engines(out)
 
     audit = AuditConfig(models=(saved[-1]["path"],), base=str(tiny_model), evaluation=config.evaluation)
-    (found,) = run_audit(audit, tmp_path / "audit")["runs"]
+    (found,) = run_audit(audit, tmp_path / "audit").plain()["runs"]
     assert [each["weights"] for each in found["checkpoints"]] == [tinker_weights(str(tiny_model)), saved[-1]["weights"]]

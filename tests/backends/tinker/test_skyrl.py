@@ -26,9 +26,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.support.tinker_client import HELDOUT
-from truing.backends.transformers.examples import collate, encode_rows
 from truing.catalog.datasets import load_dataset
 from truing.catalog.models import resolve_model
+from truing.core.conversations import collate, encode_rows
 
 PYTHON = os.environ.get("TRUING_SKYRL_PYTHON")
 TESTS = Path(__file__).parents[1]

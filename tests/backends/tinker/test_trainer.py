@@ -19,9 +19,9 @@ from tests.support.tinker_server import TinkerServer
 from truing.backends import load_trainer
 from truing.backends.tinker.client import tinker_weights
 from truing.backends.tinker.trainer import FIXED, learning_rate
-from truing.backends.transformers.examples import collate, encode_rows
 from truing.catalog.datasets import load_dataset
 from truing.config import TrainingConfig
+from truing.core.conversations import collate, encode_rows
 from truing.core.errors import ConfigError, EndpointError, TrainerError
 from truing.core.records import Action, Checkpoint, Decision, Estimate, Run
 

@@ -25,12 +25,13 @@ from tests.support.engine_models import (
     tokenizer,
 )
 from truing.backends import load_engine
-from truing.backends.transformers.answers import encode_prompt, end_tokens
+from truing.backends.transformers.answers import end_tokens
 from truing.backends.transformers.decoding import DecodeSettings, decode
 from truing.backends.transformers.engine import LiveEngine, TransformersEngine
 from truing.core.errors import EngineError
 from truing.core.randomness import stream_keys
 from truing.core.records import Checkpoint, Message, Prompt, Sampling
+from truing.core.templates import encode_prompt
 from truing.core.weights import adapter_hash, model_hash
 
 PROMPTS = make_prompts(10)
@@ -40,7 +41,7 @@ SAMPLING = Sampling(samples=2, max_tokens=12)
 @pytest.fixture
 def big(monkeypatch: pytest.MonkeyPatch) -> None:
     """Treat every model as too big to copy."""
-    monkeypatch.setattr("truing.backends.transformers.engine.COPY_BELOW", 0)
+    monkeypatch.setattr("truing.core.adapters.SMALL", 0)
 
 
 def changed_adapter(organism: Organism, folder: Path, **tensors: Any) -> Checkpoint:

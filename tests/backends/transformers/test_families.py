@@ -10,9 +10,9 @@ import torch
 from tests.support.families import FAMILIES, save_family
 from truing.backends import load_trainer
 from truing.backends.transformers.engine import TransformersEngine
-from truing.backends.transformers.examples import collate, encode_rows
 from truing.catalog.datasets import Dataset, make_dataset
 from truing.config import TrainingConfig
+from truing.core.conversations import collate, encode_rows
 from truing.core.errors import TrainerError
 from truing.core.records import Action, Checkpoint, Decision, Estimate, Message, Prompt, Run, Sampling
 from truing.core.weights import adapter_hash, model_hash

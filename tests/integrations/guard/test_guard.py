@@ -170,7 +170,7 @@ def test_why_the_retention_of_the_kept_checkpoint_is_unknown_is_told(tiny_model:
     trainer.train()
     assert guard.restored is not None
     assert guard.restored.step == 2  # the best task score is that of step 4
-    confirmed = guard.report()["runs"][0]["confirmed"]
+    confirmed = guard.report().plain()["runs"][0]["confirmed"]
     assert confirmed["task_score"]["value"] == pytest.approx(0.5, abs=0.05)
     assert confirmed["retention"]["value"] is None
     assert confirmed["retention"]["reason"] == "the checkpoint with the best task score was not asked again"
@@ -286,6 +286,9 @@ class Keyless:
 
     def __init__(self) -> None:
         raise KeyError("API_KEY")
+
+    def judge(self, prompts: Any, responses: Any) -> list[Judgment]:
+        raise AssertionError
 
 
 def test_a_missing_key_ends_nothing(tiny_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -436,7 +439,7 @@ def test_answers_that_were_being_judged_at_a_crash_are_judged_later(tiny_model: 
     guard._watcher.finish()  # and the process dies before it hears of the decisions
     later = guard_of(tmp_path, judge=Script(0.0), overlap=True)
     later._measures.judge.identity = judge.identity  # type: ignore[misc]
-    steps = [run["step"] for run in later.report()["runs"][0]["checkpoints"]]
+    steps = [run["step"] for run in later.report().plain()["runs"][0]["checkpoints"]]
     assert steps == [0, 2, 4, 6]
 
 
@@ -447,7 +450,7 @@ def test_the_sequential_rule(tiny_model: Path, tmp_path: Path) -> None:
     assert guard.errors == []
     assert guard.decisions[-1].action is Action.STOP
     assert 1 < trainer.state.global_step < 30
-    assert guard.report()["study"]["rule"] == "sequential"
+    assert guard.report().plain()["study"]["rule"] == "sequential"
 
 
 def test_the_report_is_that_of_a_study_and_can_be_made_later(tiny_model: Path, tmp_path: Path) -> None:
@@ -456,13 +459,13 @@ def test_the_report_is_that_of_a_study_and_can_be_made_later(tiny_model: Path, t
     trainer = make_trainer(load(tiny_model), tmp_path / "out")
     guard.watch(trainer)
     trainer.train()
-    analysis = guard.report()
+    analysis = guard.report().plain()
     (run,) = analysis["runs"]
     assert [c["step"] for c in run["checkpoints"]] == [0, 2, 4, 6]
     assert (run["learning_rate"], run["seed"]) == (0.01, 1)
     assert "<html" in (tmp_path / "guard" / "report.html").read_text()
     calls = judge.calls
-    later = guard_of(tmp_path, judge=judge, dataset=DATASET, confirm=True).report()
+    later = guard_of(tmp_path, judge=judge, dataset=DATASET, confirm=True).report().plain()
     assert {k: v for k, v in later.items() if k != "created"} == {k: v for k, v in analysis.items() if k != "created"}
     assert judge.calls == calls
 
@@ -518,3 +521,18 @@ def test_parameters_trained_beside_the_adapter_are_told(
     with caplog.at_level(logging.WARNING):
         make_trainer((model, tokenizer), tmp_path / "out", [guard], max_steps=1).train()
     assert "judged but not saved" in caplog.text
+
+
+def test_other_measures_are_in_the_log_and_in_the_report(tiny_model: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(load(tiny_model), tmp_path / "out")
+    guard = guard_of(tmp_path, 0.0, measures=["answer-length"], overlap=True)
+    guard.watch(trainer)
+    trainer.train()
+    name = "truing/answer length, tokens"
+    logged = [entry[name] for entry in trainer.state.log_history if name in entry]
+    found = [e.measurements["answer length, tokens"].value for e in guard.evaluations]
+    assert len(found) == 4
+    assert sorted(logged) == sorted(found)
+    assert all(0 < value <= 8 for value in found)
+    reported = [c.measurements["answer length, tokens"].value for c in guard.report().runs[0].checkpoints]
+    assert sorted(reported) == sorted(found)

@@ -26,7 +26,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     config = make_study(out)
     files = write_logs(config, out, folder)
     assert sorted(folder.iterdir()) == sorted(files)
-    return analyse(config, out), [read_eval_log(str(file)) for file in files], folder
+    return analyse(config, out).plain(), [read_eval_log(str(file)) for file in files], folder
 
 
 def of(logs: list[EvalLog], benchmark: str) -> list[EvalLog]:

@@ -20,7 +20,7 @@ from truing.core.records import Judgment, Response
 from truing.integrations.inspect.metrics import em_rate, em_rate_limits, em_rate_stderr, missing, to_score
 from truing.integrations.inspect.tasks import adversarial_60, benchmark, broad_240, truth_120
 from truing.judges.classify import count_judgments
-from truing.stats import clustered_rate
+from truing.stats.rates import clustered_rate
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Inspect leaves streams open
 

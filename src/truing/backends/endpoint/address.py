@@ -12,17 +12,10 @@ from truing.config import EndpointConfig
 from truing.core.errors import ConfigError, EndpointError, MissingExtraError
 from truing.core.files import content_key
 
-__all__ = [
-    "OPENAI",
-    "Access",
-    "endpoint_address",
-    "endpoint_model",
-    "endpoint_weights",
-    "max_tokens_field",
-    "require_extra",
-]
+__all__ = ["OFFICIAL", "Access", "endpoint_address", "endpoint_model", "endpoint_weights", "require_extra"]
 
-OPENAI = "https://api.openai.com/v1"
+OFFICIAL = "https://api.openai.com/v1"
+"""The address of the protocol's own provider."""
 
 
 def require_extra() -> None:
@@ -37,18 +30,17 @@ def require_extra() -> None:
 
 
 def endpoint_address(config: EndpointConfig) -> str:
-    """Where the endpoint is, without a slash at the end.
+    """The address of the endpoint, without a slash at the end.
 
     Raises:
         ConfigError: It is not an address, or holds a password.
     """
-    address = (config.base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI).rstrip("/")
+    address = (config.base_url or os.environ.get("OPENAI_BASE_URL") or OFFICIAL).rstrip("/")
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
-        shown = address.rpartition("@")[2] if "@" in address else address
         raise ConfigError(
             "the endpoint's address cannot be used",
-            repr(shown),
+            repr(address.rpartition("@")[2]),
             "http://HOST:PORT/v1 or https://HOST/v1, without a user name",
             f"set endpoint.base_url or OPENAI_BASE_URL; the key belongs in {config.key_variable}",
         )
@@ -62,14 +54,8 @@ def endpoint_model(name: str) -> str:
 
 
 def endpoint_weights(config: EndpointConfig, model: str) -> str:
-    """What stands for the hash of the weights of an endpoint's model: its address and name."""
+    """The stand-in for the hash of the weights of an endpoint's model: a hash of its address and name."""
     return content_key("endpoint", endpoint_address(config), model)
-
-
-def max_tokens_field(config: EndpointConfig, address: str) -> str:
-    """The name of the field for the longest answer."""
-    default = "max_completion_tokens" if "api.openai.com" in address else "max_tokens"
-    return config.max_tokens_field or default
 
 
 @dataclass(frozen=True)
@@ -89,9 +75,8 @@ class Access:
             ConfigError: The address cannot be used.
             EndpointError: OpenAI's own endpoint, and no key.
         """
-        address, key = endpoint_address(config), os.environ.get(config.key_variable, "")
-        if not key and address == OPENAI:
-            raise EndpointError(
-                "OpenAI's interface needs a key", f"{config.key_variable} is not set", todo=f"set {config.key_variable}"
-            )
-        return cls(address, config.key_variable, key)
+        address, variable = endpoint_address(config), config.key_variable
+        key = os.environ.get(variable, "")
+        if not key and address == OFFICIAL:
+            raise EndpointError("OpenAI's interface needs a key", f"{variable} is not set", todo=f"set {variable}")
+        return cls(address, variable, key)

@@ -1,4 +1,4 @@
-"""The journal: every finished call, on disk before it counts, and what all calls cost.
+"""The journal: every finished call, on disk before it counts, what all calls cost, and the caps on that.
 
 One SQLite file (write-ahead log) for all processes of a study. A call is found by its key, so none that is in the
 journal is paid for again. Two processes that begin one call at the same moment both pay: whoever shares work between
@@ -7,27 +7,33 @@ ignored by SQLite.
 
     calls    key, model, the result as JSON
     spent    per model and mode: calls, tokens, cost; calls that may have been paid for without an answer
-    leases   what processes and batches may spend at the moment; see `truing.backends.endpoint.budget`
+    leases   what processes, batches and fine-tuning jobs may spend at the moment
     batches  those of the Batch API; see `truing.backends.endpoint.batches`
 
-Invariant: `spent` and `calls` change in one transaction.
+Invariants: `spent` and `calls` change in one transaction. Where there is a cap, a call starts only when its process
+holds a lease for it (one call, and the most that it can cost); what is spent and what is leased never exceeds the caps.
+A process that was killed leaves its lease: the calls under it may have been paid for, so they count as such. Leases of
+batches and jobs outlive their process: the provider goes on with the work.
 """
 
 from __future__ import annotations
 
+import os
+import secrets
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, fields
+from itertools import accumulate
 from pathlib import Path
-from threading import Lock
+from threading import RLock
 from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
-from truing.core.errors import StoreError
+from truing.core.errors import CapReached, StoreError
 
-__all__ = ["Account", "Journal", "Paid", "Totals", "set_lease", "totals", "write_paid"]
+__all__ = ["Account", "Journal", "Paid"]
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS calls (key BLOB PRIMARY KEY, model TEXT NOT NULL, result TEXT NOT NULL);
@@ -38,13 +44,6 @@ CREATE TABLE IF NOT EXISTS spent (
 CREATE TABLE IF NOT EXISTS leases (owner TEXT PRIMARY KEY, calls INTEGER, cost REAL);
 CREATE TABLE IF NOT EXISTS batches (
     piece TEXT PRIMARY KEY, endpoint TEXT, model TEXT, file_id TEXT, batch_id TEXT, done INTEGER DEFAULT 0);
-"""
-_ADD = """
-INSERT INTO spent VALUES (:model, :mode, :calls, :unconfirmed, :unpriced, :prompt, :completion, :cost, :doubtful)
-ON CONFLICT DO UPDATE SET calls = calls + :calls, unconfirmed = unconfirmed + :unconfirmed,
-    unpriced = unpriced + :unpriced, prompt_tokens = prompt_tokens + :prompt,
-    completion_tokens = completion_tokens + :completion, cost = cost + :cost,
-    unconfirmed_cost = unconfirmed_cost + :doubtful
 """
 
 
@@ -64,7 +63,7 @@ class Paid:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What the calls to one model came to."""
+    """What the calls to one model came to: a row of `spent`."""
 
     model: str
     mode: str
@@ -83,12 +82,15 @@ class Account:
     """The most that the unconfirmed calls can have cost."""
 
 
-@dataclass(frozen=True, slots=True)
-class Totals:
-    """What counts towards the caps: calls finished, perhaps paid for, or under way."""
+_COLUMNS = [field.name for field in fields(Account)]
+_ADD = (
+    f"INSERT INTO spent ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))}) ON CONFLICT DO UPDATE SET "
+    + ", ".join(f"{name} = {name} + excluded.{name}" for name in _COLUMNS[2:])
+)
 
-    calls: int
-    cost: float
+
+_LASTING = ("batch-", "training-")
+"""How the owners of leases begin that outlive their process."""
 
 
 class Journal:
@@ -96,11 +98,18 @@ class Journal:
 
     Args:
         path: The file; None keeps the journal in memory, for one object's life.
+        max_calls: Most calls over the journal's life; None for no cap.
+        max_cost: Most dollars over the journal's life; None for no cap.
+
+    Raises:
+        StoreError: The disk is full, or the file cannot be written or is damaged; so do all methods.
     """
 
-    def __init__(self, path: Path | None) -> None:
-        self.path = path
-        self._lock = Lock()
+    def __init__(self, path: Path | None, max_calls: int | None = None, max_cost: float | None = None) -> None:
+        self.path, self._lock = path, RLock()
+        self._caps, self._capped = (max_calls, max_cost), (max_calls, max_cost) != (None, None)
+        self._owner, self._held = f"{os.getpid()}-{secrets.token_hex(6)}", (0, 0.0)
+        self._alive: FileLock | None = None
         try:
             if path is not None:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -108,25 +117,26 @@ class Journal:
                 path or ":memory:", timeout=120.0, isolation_level=None, check_same_thread=False, cached_statements=64
             )
             with nullcontext() if path is None else FileLock(path.with_name(f"{path.name}.lock")):
-                self._prepare()
+                for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "cache_size = -16384"):
+                    self._db.execute(f"PRAGMA {pragma}")
+                with self.transaction() as db:
+                    for statement in _SCHEMA.split(";"):
+                        db.execute(statement)
+            if self._capped and path is not None:
+                self._alive = FileLock(self._lock_file(self._owner), thread_local=False)
+                self._alive.acquire()
+                self._count_the_dead()
         except (sqlite3.Error, OSError) as error:
             raise self._failure(error) from error
 
-    def _prepare(self) -> None:
-        for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "cache_size = -16384"):
-            self._db.execute(f"PRAGMA {pragma}")
-        with self.transaction() as db:
-            for statement in _SCHEMA.split(";"):
-                db.execute(statement)
-
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All of the block's changes, or none. Other processes wait.
-
-        Raises:
-            StoreError: The disk is full, or the file cannot be written or is damaged.
-        """
+        """All of the block's changes, or none; one inside another is a part of it. Other processes wait."""
         with self._lock:
+            inner = self._db.in_transaction
+            if inner:
+                yield self._db
+                return
             try:
                 self._db.execute("BEGIN IMMEDIATE")
                 yield self._db
@@ -138,6 +148,14 @@ class Journal:
                     raise self._failure(error) from error
                 raise
 
+    def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        """Rows of a statement, which may also change something, in a transaction of its own."""
+        with self._lock:
+            try:
+                return self._db.execute(sql, parameters).fetchall()
+            except sqlite3.Error as error:
+                raise self._failure(error) from error
+
     def find(self, keys: Sequence[bytes]) -> dict[bytes, str]:
         """The results, as JSON, of those calls that are finished."""
         found: dict[bytes, str] = {}
@@ -146,30 +164,123 @@ class Journal:
             found |= dict(self.query(f"SELECT key, result FROM calls WHERE key IN ({','.join('?' * len(some))})", some))
         return found
 
-    def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[Any]:
-        """Rows of a query."""
-        with self._lock:
-            try:
-                return self._db.execute(sql, parameters).fetchall()
-            except sqlite3.Error as error:
-                raise self._failure(error) from error
+    def write(
+        self, paid: Sequence[Paid], mode: str, lease: tuple[str, int, float] | None = None, once: bool = False
+    ) -> None:
+        """Write calls and what they cost, and set what an owner still holds, in one transaction.
 
-    def write(self, paid: Sequence[Paid], mode: str, lease: tuple[str, int, float] | None = None) -> None:
-        """Write finished calls and what they cost, and set what an owner still holds, in one transaction."""
+        Args:
+            paid: The calls.
+            mode: `live`, `batch` or `training`.
+            lease: Owner, calls and dollars; no calls is no lease.
+            once: A call that is there already was paid for once only (a batch that is read again).
+        """
         with self.transaction() as db:
-            write_paid(db, paid, mode)
+            rows = []
+            for call in paid:
+                done = call.result is not None
+                if done:
+                    cursor = db.execute(
+                        "INSERT OR IGNORE INTO calls VALUES (?, ?, ?)", (call.key, call.model, call.result)
+                    )
+                    if once and not cursor.rowcount:
+                        continue
+                cost = call.cost or 0.0
+                counts = (done, not done, call.cost is None, call.prompt_tokens, call.completion_tokens)
+                rows.append((call.model, mode, *counts, cost * done, cost * (not done)))
+            db.executemany(_ADD, rows)
             if lease is not None:
-                set_lease(db, *lease)
+                db.execute("DELETE FROM leases WHERE owner = ?", lease[:1])
+                db.executemany("INSERT INTO leases VALUES (?, ?, ?)", [lease] if lease[1] else [])
 
     def accounts(self) -> list[Account]:
         """What all calls came to, by model and mode."""
-        columns = ", ".join(Account.__dataclass_fields__)
-        return [Account(*row) for row in self.query(f"SELECT {columns} FROM spent ORDER BY model, mode")]
+        return [Account(*row) for row in self.query(f"SELECT {', '.join(_COLUMNS)} FROM spent ORDER BY model, mode")]
+
+    def take(self, most: Sequence[float]) -> int:
+        """Lease calls for this process, given the dollars that each costs at most; the first n that have room."""
+        if not self._capped:
+            return len(most)
+        with self.transaction():
+            able = self._room(most)
+            held = self._held[0] + able, self._held[1] + sum(most[:able])
+            self.write([], "", (self._owner, *held))
+        self._held = held
+        return able
+
+    def end(self, paid: Sequence[Paid], most: Sequence[float]) -> None:
+        """Write live calls of this process, whose leases end; one without a `Paid` was not made, or not paid for."""
+        if not self._capped:
+            self.write(paid, "live")
+            return
+        self._held = self._held[0] - len(most), max(0.0, self._held[1] - sum(most))
+        self.write(paid, "live", (self._owner, *self._held))
+
+    def reserve(self, owner: str, most: Sequence[float]) -> int:
+        """Lease calls for a batch (`batch-...`) or a job (`training-...`), once; the first n that have room.
+
+        Such a lease ends with the `write` that sets it to nothing.
+        """
+        with self.transaction() as db:
+            if held := db.execute("SELECT calls FROM leases WHERE owner = ?", (owner,)).fetchone():
+                return int(held[0])
+            able = self._room(most)
+            self.write([], "", (owner, able, sum(most[:able])))
+            return able
+
+    def reached(self) -> CapReached:
+        """The error that says which cap is reached."""
+        calls, cost = self._totals()
+        caps = [] if self._caps[0] is None else [f"max_calls {self._caps[0]:,}"]
+        caps += [] if self._caps[1] is None else [f"max_cost ${self._caps[1]:,.2f}"]
+        return CapReached(
+            "the study's cap on calls to endpoints is reached",
+            f"{calls:,} calls, ${cost:,.4f} (finished, perhaps paid for, or under way)",
+            " and ".join(caps),
+            "what was finished is kept; raise the cap and run the same command again: only the rest is asked for",
+        )
 
     def close(self) -> None:
-        """Close the file."""
+        """Return what is leased and close the file."""
         with self._lock:
+            if self._alive is not None:
+                self.write([], "", (self._owner, 0, 0.0))
+                self._alive.release()
+                self._lock_file(self._owner).unlink(missing_ok=True)
+                self._alive = None
             self._db.close()
+
+    def _totals(self) -> tuple[int, float]:
+        """Calls and dollars that count towards the caps: finished, perhaps paid for, or under way."""
+        ((spent, cost),) = self.query("SELECT total(calls + unconfirmed), total(cost + unconfirmed_cost) FROM spent")
+        ((leased, most),) = self.query("SELECT total(calls), total(cost) FROM leases")
+        return int(spent + leased), cost + most
+
+    def _room(self, most: Sequence[float]) -> int:
+        """How many of some calls the caps leave room for, inside a transaction."""
+        calls, cost = self._totals()
+        max_calls, max_cost = self._caps
+        able = len(most) if max_calls is None else max(0, min(len(most), max_calls - calls))
+        if max_cost is None:
+            return able
+        return sum(total <= max_cost for total in accumulate(most[:able], initial=cost)) - (cost <= max_cost)
+
+    def _count_the_dead(self) -> None:
+        """Leases of processes that no longer live count as perhaps paid for."""
+        for owner, calls, cost in self.query("SELECT owner, calls, cost FROM leases"):
+            if owner == self._owner or owner.startswith(_LASTING):
+                continue
+            with suppress(Timeout), FileLock(self._lock_file(owner), timeout=0), self.transaction() as db:
+                if db.execute("SELECT 1 FROM leases WHERE owner = ?", (owner,)).fetchone():
+                    lost = [Paid("(under way at a kill)", cost=cost / calls)] * calls
+                    self.write(lost, "live", (owner, 0, 0.0))
+                self._lock_file(owner).unlink(missing_ok=True)
+
+    def _lock_file(self, owner: str) -> Path:
+        assert self.path is not None  # else there is nobody to lock out
+        folder = self.path.with_name(f"{self.path.name}.alive")
+        folder.mkdir(exist_ok=True)
+        return folder / f"{owner}.lock"
 
     def _failure(self, error: Exception) -> StoreError:
         return StoreError(
@@ -177,45 +288,3 @@ class Journal:
             f"{type(error).__name__}: {error}",
             todo="free disk space or check permissions, then run the same command again: it goes on",
         )
-
-
-def write_paid(db: sqlite3.Connection, paid: Sequence[Paid], mode: str, only_new: bool = False) -> None:
-    """Write calls and add them up, inside a transaction.
-
-    Args:
-        db: In a transaction.
-        paid: The calls.
-        mode: `live`, `batch` or `training`.
-        only_new: Whether a call that is there already was paid for once only (a batch that is read again).
-    """
-    sums: dict[str, dict[str, Any]] = {}
-    for call in paid:
-        if call.result is not None:
-            cursor = db.execute("INSERT OR IGNORE INTO calls VALUES (?, ?, ?)", (call.key, call.model, call.result))
-            if only_new and not cursor.rowcount:
-                continue
-        row = sums.setdefault(call.model, {"model": call.model, "mode": mode, **dict.fromkeys(_SUMS, 0)})
-        row["calls" if call.result is not None else "unconfirmed"] += 1
-        row["unpriced"] += call.cost is None
-        row["prompt"] += call.prompt_tokens
-        row["completion"] += call.completion_tokens
-        row["cost" if call.result is not None else "doubtful"] += call.cost or 0.0
-    db.executemany(_ADD, list(sums.values()))
-
-
-_SUMS = ("calls", "unconfirmed", "unpriced", "prompt", "completion", "cost", "doubtful")
-
-
-def set_lease(db: sqlite3.Connection, owner: str, calls: int, cost: float) -> None:
-    """Set what an owner holds, inside a transaction; nothing held is no row."""
-    if calls:
-        db.execute("INSERT OR REPLACE INTO leases VALUES (?, ?, ?)", (owner, calls, cost))
-    else:
-        db.execute("DELETE FROM leases WHERE owner = ?", (owner,))
-
-
-def totals(db: sqlite3.Connection) -> Totals:
-    """What counts towards the caps, inside a transaction."""
-    spent = db.execute("SELECT total(calls + unconfirmed), total(cost + unconfirmed_cost) FROM spent").fetchone()
-    leased = db.execute("SELECT total(calls), total(cost) FROM leases").fetchone()
-    return Totals(int(spent[0] + leased[0]), spent[1] + leased[1])

@@ -4,50 +4,49 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import yaml
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
 from truing.catalog.models import find_model
 from truing.core.errors import ConfigError
 
 __all__ = ["Price", "Prices", "load_prices"]
 
-_FIELDS = ("input", "cached", "output", "train")
+Amount = Annotated[float, Field(strict=True, ge=0, lt=1e6)]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config={"extra": "forbid"})
 class Price:
     """Dollars per million tokens of one model."""
 
-    input: float
-    output: float
-    cached: float
-    train: float | None = None
+    input: Amount
+    output: Amount
+    cached: Amount | None = None
+    """Of prompt tokens that the provider read from its cache; None: as `input`."""
+    train: Amount | None = None
     """Of a token in training, once for each epoch; None: as the catalogue says."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, config={"extra": "ignore"})
 class Prices:
     """Prices by model."""
 
-    date: str
+    date: Annotated[str, BeforeValidator(str)]
     """The day on which the table was true."""
-    batch: float
+    batch: Amount
     """Factor of the Batch API."""
     models: Mapping[str, Price]
 
     def of(self, model: str) -> Price | None:
         """The price of a model: by its name, without a date at its end, or as a fine-tuned model of its base."""
-        tuned = model.startswith("ft:")
-        name = "ft:" + model.split(":")[1] if tuned else model
-        for candidate in (model, name, re.sub(r"-\d{4}-\d{2}-\d{2}$", "", name)):
-            if candidate in self.models:
-                return self.models[candidate]
-        return None
+        name = "ft:" + model.split(":")[1] if model.startswith("ft:") else model
+        names = (model, name, re.sub(r"-\d{4}-\d{2}-\d{2}$", "", name))
+        return next((self.models[each] for each in names if each in self.models), None)
 
     def training(self, model: str) -> float | None:
         """Dollars per million tokens that a model is trained on; None if unknown."""
@@ -62,7 +61,8 @@ class Prices:
         if price is None:
             return None
         prompt, cached, completion = tokens
-        dollars = ((prompt - cached) * price.input + cached * price.cached + completion * price.output) / 1e6
+        reading = price.input if price.cached is None else price.cached
+        dollars = ((prompt - cached) * price.input + cached * reading + completion * price.output) / 1e6
         return dollars * (self.batch if batch else 1.0)
 
 
@@ -72,35 +72,15 @@ def load_prices(path: Path | None = None) -> Prices:
     Raises:
         ConfigError: The file cannot be read or is not a table of prices.
     """
-    own = yaml.safe_load(resources.files("truing").joinpath("catalog/data/prices.yaml").read_text(encoding="utf-8"))
-    raw: dict[str, Any] = {} if path is None else _read(path)
-    models = {**own["models"], **raw.get("models", {})}
-    source = str(path) if path else "prices.yaml"
-    return Prices(
-        date=str(raw.get("date", own["date"])),
-        batch=_number(raw.get("batch", own["batch"]), source, "batch"),
-        models={name: _price(row, source, name) for name, row in models.items()},
-    )
-
-
-def _read(path: Path) -> dict[str, Any]:
+    table: dict[str, Any] = yaml.safe_load(resources.files("truing").joinpath("catalog/data/prices.yaml").read_text())
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"cannot read the prices in {path}", str(error).replace("\n", " ")) from error
-    if not isinstance(raw, dict) or not isinstance(raw.get("models", {}), dict):
-        raise ConfigError(f"{path} is not a table of prices", type(raw).__name__, "date, batch, models: {NAME: {...}}")
-    return raw
-
-
-def _price(row: Any, source: str, name: str) -> Price:
-    if not isinstance(row, dict) or not {"input", "output"} <= set(row) <= set(_FIELDS):
-        raise ConfigError(f"{source}, model {name}", repr(row), "input, output and, if you like, cached and train")
-    numbers = {field: _number(row[field], source, f"model {name}, {field}") for field in row}
-    return Price(numbers["input"], numbers["output"], numbers.get("cached", numbers["input"]), numbers.get("train"))
-
-
-def _number(value: Any, source: str, field: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e6:
-        raise ConfigError(f"{source}, {field}", repr(value), "a number of dollars per million tokens, 0 or more")
-    return float(value)
+        own = {} if path is None else yaml.safe_load(path.read_text(encoding="utf-8"))
+        models = {**table["models"], **own.get("models", {})}
+        return TypeAdapter(Prices).validate_python({**table, **own, "models": models})
+    except ValidationError as error:
+        issue = error.errors(include_url=False)[0]
+        got = f"{'.'.join(map(str, issue['loc']))}: {issue['msg']} (got {issue['input']!r})"
+    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+        got = str(error).replace("\n", " ")
+    allowed = "date, batch, models: {NAME: {input, output, cached, train}}, in dollars per million tokens, 0 or more"
+    raise ConfigError(f"{path} is not a table of prices", got, allowed)

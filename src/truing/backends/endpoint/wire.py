@@ -8,20 +8,11 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from truing.backends.endpoint.faults import scrub
+from truing.backends.endpoint.faults import DamagedReply, scrub
 from truing.core.chat import ChatRequest, ChatResult
+from truing.core.records import Message
 
-__all__ = [
-    "DamagedReply",
-    "Reply",
-    "call_key",
-    "dump_result",
-    "encode",
-    "load_result",
-    "most_tokens",
-    "parse_reply",
-    "refusal",
-]
+__all__ = ["Call", "Reply", "call_key", "decode", "dump_result", "encode", "load_result", "most_tokens", "parse_reply"]
 
 _WRONG = (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, RecursionError)
 """What reading a reply of any shape can raise."""
@@ -30,8 +21,17 @@ _PER_MESSAGE = 16
 """At most so many tokens that a chat template adds to a message."""
 
 
-class DamagedReply(Exception):
-    """A reply that is not what the protocol says."""
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request as an endpoint is asked."""
+
+    key: bytes
+    """Names it in the journal."""
+    request: ChatRequest
+    content: bytes
+    """Its body."""
+    most: float
+    """The most that it can cost, in dollars; 0 if unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,23 +57,15 @@ def encode(request: ChatRequest, max_tokens_field: str) -> bytes:
         body["seed"] = request.seed
     if request.unfiltered:
         body |= {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
-    if _prefilled(request):
+    if request.prefilled:
         body |= {"add_generation_prompt": False, "continue_final_message": True}
     return json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
 
 
-def refusal(request: ChatRequest, prefill: bool) -> str | None:
-    """Why a request cannot be made of an endpoint; None if it can.
-
-    Without the refusal an endpoint that cannot go on from a prefilled answer would begin a new one, in silence.
-    """
-    if _prefilled(request) and not prefill:
-        return "the endpoint cannot go on from a last message of the assistant (if it can: endpoint.prefill)"
-    return None
-
-
-def _prefilled(request: ChatRequest) -> bool:
-    return bool(request.messages) and request.messages[-1].role == "assistant"
+def decode(body: dict[str, Any], max_tokens_field: str) -> ChatRequest:
+    """The request of a body, as far as its cost and the reading of its reply need it."""
+    messages = tuple(Message(m["role"], m["content"]) for m in body["messages"])
+    return ChatRequest(body["model"], messages, body[max_tokens_field], top_logprobs=body.get("top_logprobs", 0))
 
 
 def call_key(endpoint: str, content: bytes, sample: int) -> bytes:

@@ -1,10 +1,8 @@
 """Models at OpenAI, or behind any server that speaks its interfaces: answers, and fine-tuning jobs.
 
     engine      answers of a checkpoint, as every engine gives them
-    trainer     a run as one job: attach, watch, stop        schedule   whole epochs, and which ends can be seen
-    job         the job's state machine, kept in job.json    events     what the provider tells of it
-    provider    requests, retries, nothing made twice        rows       the data as the provider wants them
-    purse       the price before, the caps, the bill after
+    trainer     a run as one job: attach, watch, stop        data    rows, epochs, checkpoints as they are there
+    job         the job's state machine, kept in job.json    costs   the price before, the caps, the bill after
 
 Calls, journal, caps and prices are in `truing.backends.endpoint`. Nothing of the SDK is imported before it is used.
 """

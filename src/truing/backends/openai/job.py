@@ -3,50 +3,48 @@
     (nothing) -> files uploaded -> job made -> validating_files -> queued -> running -> succeeded | failed | cancelled
 
 `job.json` is written after every step, before the next one, so that a later process attaches to the job wherever it
-stands. `events.jsonl` holds the provider's events, oldest first.
+stands. `events.jsonl` holds the provider's events, oldest first. Nothing that is paid for is made twice: a job carries
+its key as metadata, and before each attempt at making one the jobs are searched for that key, so that a job whose
+making was answered by nothing (a cut line, a kill) is found again.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from pydantic import TypeAdapter
+
+from truing.backends.endpoint.client import MARK, UPLOAD, Endpoint, find_marked
+from truing.backends.endpoint.completer import OpenAICompleter
 from truing.backends.endpoint.faults import scrub
-from truing.backends.openai.events import Events, is_number
-from truing.backends.openai.provider import GONE, OVER, Provider
-from truing.backends.openai.purse import Estimate, Purse
-from truing.backends.openai.rows import Upload
-from truing.core.errors import TrainerError
+from truing.backends.openai.costs import Amounts, JobCosts
+from truing.backends.openai.data import Upload
+from truing.core.errors import EndpointError, TrainerError
 from truing.core.files import write_json
 
-__all__ = ["Job", "Order", "Record", "Seen"]
+__all__ = ["Job", "Record", "Seen"]
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
+_OVER, _GONE = ("succeeded", "failed", "cancelled"), ("failed", "cancelled")
+"""The states of a job that last, and those of one that is of no use any more."""
+_EVENT = ("id", "created_at", "level", "type", "message", "data")
+"""What is kept of an event."""
+_LOOKS = 20
+"""Times that a new model is asked whether it is loaded, `poll` seconds apart."""
 _REFUSED = ("moderation", "usage polic", "safety", "content polic", "violat", "unsafe")
 """Words by which a failed job says that the provider will not have the data or the model."""
 _SHOWS = "checkpoints of the ends of the last three epochs only, as the provider keeps no others"
-
-
-@dataclass(frozen=True)
-class Order:
-    """What is wanted of the provider."""
-
-    key: str
-    """Hash of all that shapes the result: address, model, data, hyperparameters, seed."""
-    model: str
-    """The provider's name of the base model."""
-    hyperparameters: dict[str, float]
-    seed: int
-    train: Upload
-    heldout: Upload | None
-    keeps: Callable[[int], bool]
-    """Whether the provider keeps the checkpoint of a step."""
 
 
 @dataclass(frozen=True)
@@ -63,59 +61,58 @@ class Seen:
 
 @dataclass
 class Record:
-    """What `job.json` holds."""
+    """What `job.json` holds: what is wanted of the provider, and how far that is."""
 
     key: str
+    """Hash of all that shapes the result: address, model, data, hyperparameters, seed."""
     model: str
+    """The provider's name of the base model."""
     seed: int
-    hyperparameters: dict[str, float]
+    hyperparameters: dict[str, int | float]
     shows: str = _SHOWS
     training_file: str | None = None
     validation_file: str | None = None
-    estimate: dict[str, Any] = field(default_factory=dict)
+    estimate: Amounts = field(default_factory=dict)
     job: str | None = None
     status: str = ""
     error: dict[str, str | None] | None = None
     trained_tokens: int | None = None
     dollars: float | None = None
     settled: bool = False
-    """Whether the bill is in the books."""
+    """Whether the bill is in the journal."""
     cancelled_by_us: bool = False
     complete: bool = False
     """Whether the job is over and all its checkpoints are here."""
-    checkpoints: list[dict[str, Any]] = field(default_factory=list)
+    checkpoints: list[Seen] = field(default_factory=list)
 
 
 class Job:
     """The job of one run.
 
     Args:
-        order: What is wanted.
+        wanted: A new record: what is wanted of the provider.
+        train: The rows to train on.
+        heldout: The rows for validation, if there are any.
         folder: Of the run.
-        provider: Makes the requests, once there are any to make.
-        purse: The caps and the books.
-        poll: Seconds between two looks.
+        completer: Opens the endpoint, once there is something to ask.
     """
 
-    def __init__(self, order: Order, folder: Path, provider: Callable[[], Provider], purse: Purse, poll: float) -> None:
-        self._order, self._folder, self._connect, self._purse, self._poll = order, folder, provider, purse, poll
-        self._path = folder / "job.json"
-        self._opened: Provider | None = None
-        self._saved: dict[str, Any] = {}
-        self.record = _read(self._path) or Record(order.key, order.model, order.seed, dict(order.hyperparameters))
-        if self.record.key != order.key:
+    def __init__(
+        self, wanted: Record, train: Upload, heldout: Upload | None, folder: Path, completer: OpenAICompleter
+    ) -> None:
+        self._train, self._heldout, self._completer = train, heldout, completer
+        self._path, self._saved = folder / "job.json", dict[str, Any]()
+        self._told_in, self._events = folder / "events.jsonl", _read_events(folder / "events.jsonl")
+        self.record = wanted
+        if self._path.is_file():
+            self.record = TypeAdapter(Record).validate_python(json.loads(self._path.read_text(encoding="utf-8")))
+        if self.record.key != wanted.key:
             raise TrainerError(
                 f"{folder} holds the fine-tuning job of other settings",
                 f"key {self.record.key}",
-                f"key {order.key} (address, model, data, epochs, batch, multiplier, seed)",
+                f"key {wanted.key} (address, model, data, epochs, batch, multiplier, seed)",
                 "use the settings of before (endpoint.base_url too), or another folder",
             )
-        self._events = Events(folder / "events.jsonl")
-
-    @property
-    def seen(self) -> list[Seen]:
-        """The checkpoints that are known already, by step."""
-        return [Seen(**values) for values in self.record.checkpoints]
 
     def start(self) -> None:
         """Bring about that there is a job: go on with the one there is, or make it.
@@ -127,15 +124,20 @@ class Job:
         record = self.record
         if record.status == "failed" and _is_final(record):
             raise self._failure()
-        if record.status in GONE:  # a fault that may have passed, or cancelled by someone else: anew
+        if record.status in _GONE:  # a fault that may have passed, or cancelled by someone else: anew
             record.job, record.status, record.error = None, "", None
             record.settled, record.checkpoints = False, []
-            self._events.forget()
+            self._events.clear()
+            self._told_in.unlink(missing_ok=True)
         if record.job is None:
             self._make()
 
-    def watch(self, on_step: Callable[[int], None]) -> Iterator[Seen]:
+    def watch(self, on_step: Callable[[int], None], keeps: Callable[[int], bool]) -> Iterator[Seen]:
         """Wait for the job, and give each new checkpoint as it can be used, in order of steps.
+
+        Args:
+            on_step: Called with each new step that the provider tells of.
+            keeps: Whether the provider keeps the checkpoint of a step; no others are given.
 
         Raises:
             TrainerError: The job failed, or someone else cancelled it.
@@ -143,11 +145,11 @@ class Job:
         while True:
             job = self._look()
             self._follow(on_step)
-            if job.status not in GONE:
-                yield from self._new_checkpoints(job)
-            if job.status in OVER:
+            if job.status not in _GONE:
+                yield from self._new_checkpoints(job, keeps)
+            if job.status in _OVER:
                 break
-            time.sleep(self._poll)
+            self._wait()
         if job.status == "failed":
             raise self._failure()
         if job.status == "cancelled":
@@ -167,114 +169,188 @@ class Job:
             return
         record.cancelled_by_us = True
         self._save()
-        self._note(self._provider.cancel(record.job))
-        while record.status not in OVER:
-            time.sleep(self._poll)
+        try:
+            self._note(self._ask(lambda sdk: sdk.fine_tuning.jobs.cancel(record.job)))
+        except TrainerError:
+            if self._look().status not in _OVER:
+                raise
+        while record.status not in _OVER:
+            self._wait()
             self._look()
 
-    def close(self) -> None:
-        """Close the connections."""
-        if self._opened is not None:
-            self._opened.close()
+    @cached_property
+    def _endpoint(self) -> Endpoint:
+        return self._completer.endpoint
 
-    @property
-    def _provider(self) -> Provider:
-        if self._opened is None:
-            self._opened = self._connect()
-        return self._opened
+    @cached_property
+    def _costs(self) -> JobCosts:
+        return JobCosts(self._endpoint, self.record.model)
+
+    def _ask(
+        self, call: Callable[[Any], Awaitable[T]], what: str = "the fine-tuning interface failed", timeout: float = 0.0
+    ) -> T:
+        return self._endpoint.ask(call, TrainerError, what, timeout or self._endpoint.config.timeout)
+
+    def _wait(self) -> None:
+        time.sleep(self._endpoint.config.poll)
 
     def _make(self) -> None:
-        order, record, purse = self._order, self.record, self._purse
-        estimate: Estimate = purse.estimate(order.train.usage, int(order.hyperparameters["n_epochs"]))
-        record.estimate = asdict(estimate)
-        provider = self._provider
-        if (found := provider.find(order.key)) is not None:
-            self._note(found)
-            return
-        purse.reserve(order.key, estimate)
-        logger.info("fine-tuning %s: about %d tokens, $%s", order.model, estimate.tokens, estimate.dollars)
-        self._save()
-        record.training_file = provider.upload(order.train)
-        record.validation_file = provider.upload(order.heldout) if order.heldout else None
-        self._save()
-        wanted: dict[str, Any] = {
-            "model": order.model,
-            "training_file": record.training_file,
-            "method": {"type": "supervised", "supervised": {"hyperparameters": order.hyperparameters}},
-            "seed": order.seed,
-            "suffix": f"truing-{order.key[:8]}",
-        }
-        if record.validation_file is not None:
-            wanted["validation_file"] = record.validation_file
-        self._note(provider.make(order.key, wanted))
+        """Find or make the job; its price is reserved before anything is sent."""
+        record = self.record
+        record.estimate = self._costs.expect(self._train.usage, int(record.hyperparameters["n_epochs"]))
+        job = self._ask(self._find)
+        if job is None:
+            self._costs.reserve(record.key, record.estimate)
+            logger.info("fine-tuning %s: about %s", record.model, record.estimate)
+            self._save()
+            record.training_file = self._upload(self._train)
+            record.validation_file = self._upload(self._heldout) if self._heldout else None
+            self._save()
+            order: dict[str, Any] = {
+                "model": record.model,
+                "training_file": record.training_file,
+                "method": {"type": "supervised", "supervised": {"hyperparameters": record.hyperparameters}},
+                "seed": record.seed,
+                "suffix": f"truing-{record.key[:8]}",
+                "metadata": {MARK: record.key},
+                **({"validation_file": record.validation_file} if record.validation_file else {}),
+            }
+
+            async def find_or_make(sdk: Any) -> Any:
+                return await self._find(sdk) or await sdk.fine_tuning.jobs.create(**order)
+
+            job = self._ask(find_or_make, "the provider refuses the fine-tuning job")
+        self._note(job)
+
+    async def _find(self, sdk: Any) -> Any | None:
+        """The job of our key, unless it failed or was cancelled; None if there is none."""
+        key = self.record.key
+        return await find_marked(sdk.fine_tuning.jobs.list(limit=100, metadata={MARK: key}), key, _GONE)
+
+    def _upload(self, upload: Upload) -> str:
+        """The id of a file of this name and size: found, or uploaded."""
+
+        async def find_or_make(sdk: Any) -> str:
+            async for file in sdk.files.list(purpose="fine-tune"):
+                if (file.filename, file.bytes) == (upload.name, len(upload.content)) and file.status != "error":
+                    return str(file.id)
+            return str((await sdk.files.create(file=(upload.name, upload.content), purpose="fine-tune")).id)
+
+        return self._ask(find_or_make, timeout=UPLOAD)
 
     def _look(self) -> Any:
-        job = self._provider.look(str(self.record.job))
+        """The job as it is now, written down."""
+        name = self.record.job
+        try:
+            job = self._ask(lambda sdk: sdk.fine_tuning.jobs.retrieve(name))
+        except EndpointError as error:
+            if "status 404" not in error.got:
+                raise
+            todo = "delete the run's job.json to begin a new job"
+            raise TrainerError(f"the fine-tuning job {name} is gone", error.got, todo=todo) from error
         self._note(job)
         return job
 
     def _note(self, job: Any) -> None:
         """Write down what the provider says of the job; settle the bill when it is over."""
-        record = self.record
+        record, error = self.record, job.error
         record.job, record.status, record.trained_tokens = job.id, job.status, job.trained_tokens
-        error = job.error
         if error is not None and error.message:
-            key = self._provider.access.key
-            record.error = {"code": error.code, "message": scrub(error.message, key)[:2000], "param": error.param}
-        if job.status in OVER and not record.settled:
+            record.error = {"code": error.code, "message": self._scrub(error.message)[:2000], "param": error.param}
+        if job.status in _OVER and not record.settled:
             tokens = job.trained_tokens
             if tokens is None and job.status == "failed":
                 tokens = 0  # refused before it was trained
-            most = record.estimate.get("most_dollars")
-            record.dollars = self._purse.settle(self._order.key, job.id, tokens, most)
+            record.dollars = self._costs.settle(record.key, job.id, tokens, record.estimate.get("most_dollars"))
             record.settled = True
         self._save()
 
     def _follow(self, on_step: Callable[[int], None]) -> None:
-        for event in self._provider.events(str(self.record.job), self._events.knows):
-            step = self._events.add(event)
-            if event.level != "info":
-                logger.warning("%s: %s", self.record.job, scrub(event.message, self._provider.access.key))
-            if step is not None:
-                on_step(step)
+        """Keep the events that are new, and tell of new steps."""
+        known, last = {event["id"] for event in self._events}, max(self._losses("train_loss"), default=0)
 
-    def _new_checkpoints(self, job: Any) -> Iterator[Seen]:
-        known = {c["step"] for c in self.record.checkpoints}
-        listed = self._provider.checkpoints(job.id)
+        async def fetch(sdk: Any) -> list[Any]:
+            new = []
+            async for event in sdk.fine_tuning.jobs.list_events(self.record.job, limit=100):  # newest first
+                if event.id in known:
+                    break
+                new.append(event)
+            return new[::-1]
+
+        for event in self._ask(fetch):
+            values = {name: getattr(event, name, None) for name in _EVENT}
+            with self._told_in.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(values) + "\n")
+            self._events.append(values)
+            if event.level != "info":
+                logger.warning("%s: %s", self.record.job, self._scrub(event.message))
+            if (told := _told(values, "train_loss")) is not None and told[0] > last:
+                last = told[0]
+                on_step(last)
+
+    def _losses(self, name: str) -> dict[int, float]:
+        """Step -> loss, as the events tell: `train_loss`, or `full_valid_loss` on the whole validation file."""
+        return dict(told for event in self._events if (told := _told(event, name)) is not None)
+
+    def _mean_loss(self, after: int, to: int) -> float | None:
+        """Mean over the steps' training losses; None if none was told."""
+        some = [loss for step, loss in self._losses("train_loss").items() if after < step <= to]
+        return math.fsum(some) / len(some) if some else None
+
+    def _new_checkpoints(self, job: Any, keeps: Callable[[int], bool]) -> Iterator[Seen]:
+        async def fetch(sdk: Any) -> list[Any]:
+            return [each async for each in sdk.fine_tuning.jobs.checkpoints.list(job.id, limit=100)]
+
+        known = {seen.step for seen in self.record.checkpoints}
+        listed = sorted(self._ask(fetch), key=lambda checkpoint: checkpoint.step_number)
         steps = known | {int(c.step_number) for c in listed}
         shown = [self._seen(c, steps) for c in listed]
         if job.status == "succeeded" and job.fine_tuned_model not in {None, *(s.model for s in shown)}:
-            last = self._events.last_step or max(steps, default=0) + 1
+            before = max(steps, default=0)
+            last = max(self._losses("train_loss"), default=before + 1)
             if last not in steps:
-                loss = self._events.mean_loss(max(steps, default=0), last)
-                shown.append(Seen(last, job.fine_tuned_model, loss, self._events.full_losses.get(last), {}))
+                heldout = self._losses("full_valid_loss").get(last)
+                shown.append(Seen(last, job.fine_tuned_model, self._mean_loss(before, last), heldout, {}))
         for seen in shown:
-            if seen.step not in known and self._order.keeps(seen.step):
-                answer = self._provider.wait_until_ready(seen.model)
-                usage = answer.usage
-                self._purse.note_call(
-                    seen.model, *((usage.prompt_tokens, usage.completion_tokens) if usage else (0, 1))
-                )
-                self.record.checkpoints.append(asdict(seen))
+            if seen.step not in known and keeps(seen.step):
+                self._wait_until_ready(seen.model)
+                self.record.checkpoints.append(seen)
                 self._save()
                 yield seen
 
     def _seen(self, checkpoint: Any, steps: set[int]) -> Seen:
-        metrics = {k: v for k, v in checkpoint.metrics.model_dump().items() if is_number(v)}
+        metrics = {k: v for k, v in checkpoint.metrics.model_dump().items() if _is_number(v)}
         step = int(checkpoint.step_number)
-        loss = self._events.mean_loss(max((s for s in steps if s < step), default=0), step)
+        loss = self._mean_loss(max((s for s in steps if s < step), default=0), step)
         return Seen(
             step,
             str(checkpoint.fine_tuned_model_checkpoint),
             metrics.get("train_loss") if loss is None else loss,
-            metrics.get("full_valid_loss", self._events.full_losses.get(step)),
+            metrics.get("full_valid_loss", self._losses("full_valid_loss").get(step)),
             metrics,
         )
 
+    def _wait_until_ready(self, model: str) -> None:
+        """Ask a new model for one token until it answers, which may take minutes; its answer is on the bill."""
+        body: Any = {"model": model, "messages": [{"role": "user", "content": "Hello"}]}
+        body[self._endpoint.max_tokens_field] = 1
+        for _ in range(_LOOKS):
+            try:
+                usage = self._ask(lambda sdk: sdk.chat.completions.create(**body)).usage
+                read, written = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 1)
+                self._costs.note_call(model, read, written)
+                return
+            except EndpointError as error:
+                if "status 404" not in error.got:
+                    raise
+                got = error.got
+            self._wait()
+        todo = "run the same command again: it goes on"
+        raise TrainerError(f"the fine-tuned model {model} does not answer", got, todo=todo)
+
     def _failure(self) -> TrainerError:
-        error = self.record.error or {}
+        error, name = self.record.error or {}, self.record.job
         text = f"{error.get('code') or 'no code'}: {error.get('message') or 'no message'}"
-        name = self.record.job
         if _is_refused(self.record):
             return TrainerError(
                 f"the provider refuses to fine-tune on these data or to serve the result (job {name})",
@@ -282,14 +358,38 @@ class Job:
                 "data that its moderation lets pass",
                 "use other data or a model of your own; to ask again all the same, delete the run's job.json",
             )
-        todo = "mend the data, then delete the run's job.json" if _is_final(self.record) else "run the same again"
+        todo = "fix the data, then delete the run's job.json" if _is_final(self.record) else "run the same again"
         return TrainerError(f"the fine-tuning job {name} failed", text, todo=todo)
+
+    def _scrub(self, text: str) -> str:
+        return scrub(text, self._endpoint.access.key)
 
     def _save(self) -> None:
         values = asdict(self.record)
         if values != self._saved:
             write_json(self._path, values)
             self._saved = values
+
+
+def _read_events(path: Path) -> list[dict[str, Any]]:
+    """The events in a file, one JSON object a line, oldest first."""
+    events = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        with suppress(ValueError):  # torn by a kill: it will be asked for again
+            events.append(json.loads(line))
+    return events
+
+
+def _told(event: Mapping[str, Any], loss: str) -> tuple[int, float] | None:
+    """The step that an event tells of, and a loss there."""
+    data = event.get("data")
+    if isinstance(data, dict) and _is_number(data.get("step")) and _is_number(data.get(loss)):
+        return int(data["step"]), data[loss]
+    return None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _is_refused(record: Record) -> bool:
@@ -301,7 +401,3 @@ def _is_refused(record: Record) -> bool:
 def _is_final(record: Record) -> bool:
     """Whether a job that failed would fail again: the provider names what is wrong, or will not have it."""
     return bool((record.error or {}).get("param")) or _is_refused(record)
-
-
-def _read(path: Path) -> Record | None:
-    return Record(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None

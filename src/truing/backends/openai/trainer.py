@@ -15,13 +15,11 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from truing.backends import OnCheckpoint, Trainer
+from truing.backends import CALLS, OnCheckpoint, Trainer
 from truing.backends.endpoint.address import endpoint_address, endpoint_model, endpoint_weights
-from truing.backends.openai.job import Job, Order, Seen
-from truing.backends.openai.provider import Provider
-from truing.backends.openai.purse import Purse, journal_of
-from truing.backends.openai.rows import make_upload
-from truing.backends.openai.schedule import is_kept, whole_epochs
+from truing.backends.endpoint.completer import OpenAICompleter
+from truing.backends.openai.data import is_kept, make_upload, whole_epochs
+from truing.backends.openai.job import Job, Record, Seen
 from truing.catalog.datasets import Dataset
 from truing.config import EndpointConfig, Services, TrainingConfig
 from truing.core.files import content_key
@@ -65,27 +63,6 @@ class OpenAITrainer(Trainer):
             EndpointError: The endpoint refuses the key, the quota or the model.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        order = self._order(run, dataset)
-        purse = Purse(self.endpoint, order.model, journal_of(folder))
-        job = Job(order, folder, lambda: Provider(self.endpoint), purse, self.endpoint.poll)
-
-        def stops(checkpoint: Checkpoint) -> bool:
-            return on_checkpoint(checkpoint).action is Action.STOP and run.stops
-
-        try:
-            base = Checkpoint(run.id, run.model, 0, endpoint_weights(self.endpoint, order.model))
-            if stops(base) or any(stops(self._checkpoint(run, seen)) for seen in job.seen):
-                job.cancel()
-                return
-            if job.record.complete:
-                return
-            job.start()
-            if any(stops(self._checkpoint(run, seen)) for seen in job.watch(on_step)):
-                job.cancel()
-        finally:
-            job.close()
-
-    def _order(self, run: Run, dataset: Dataset) -> Order:
         rows, longest = len(dataset.train), self.training.max_length
         train = make_upload(dataset.train, longest)
         heldout = make_upload(dataset.heldout, longest, fewest=1) if dataset.heldout else None
@@ -96,7 +73,22 @@ class OpenAITrainer(Trainer):
         }
         model, names = endpoint_model(run.model), [train.name, heldout.name if heldout else None]
         key = content_key("fine-tuning", endpoint_address(self.endpoint), model, names, settings, run.seed)
-        return Order(key, model, settings, run.seed, train, heldout, lambda step: is_kept(step, self.training, rows))
+
+        def stops(checkpoint: Checkpoint) -> bool:
+            return on_checkpoint(checkpoint).action is Action.STOP and run.stops
+
+        with OpenAICompleter(self.endpoint, _journal_of(folder)) as completer:
+            job = Job(Record(key, model, run.seed, settings), train, heldout, folder, completer)
+            base = Checkpoint(run.id, run.model, 0, endpoint_weights(self.endpoint, model))
+            if stops(base) or any(stops(self._checkpoint(run, seen)) for seen in job.record.checkpoints):
+                job.cancel()
+                return
+            if job.record.complete:
+                return
+            job.start()
+            found = job.watch(on_step, lambda step: is_kept(step, self.training, rows))
+            if any(stops(self._checkpoint(run, seen)) for seen in found):
+                job.cancel()
 
     def _checkpoint(self, run: Run, seen: Seen) -> Checkpoint:
         return Checkpoint(
@@ -108,3 +100,9 @@ class OpenAITrainer(Trainer):
             train_loss=math.nan if seen.train_loss is None else seen.train_loss,
             heldout_loss=math.nan if seen.heldout_loss is None else seen.heldout_loss,
         )
+
+
+def _journal_of(folder: Path) -> Path:
+    """The journal of the study to which a run's folder belongs (OUT/runs/RUN), or one of the run's own."""
+    study = folder.parent.parent
+    return (study if (study / "study.yaml").is_file() else folder) / CALLS

@@ -1,4 +1,4 @@
-"""Tinker as its trainer and its engine know it: how it is reached, what it calls a model, what its errors mean.
+"""Tinker as its trainer and its engine know it: the way to reach it, its names of models, the meaning of its errors.
 
 The key is in TINKER_API_KEY (or where `tinker auth login` put it), the address in TINKER_BASE_URL; without one it is
 Tinker's own service. Any server of the same interface will do.
@@ -30,9 +30,9 @@ __all__ = [
     "SCHEME",
     "as_our_error",
     "calling",
+    "close_service",
     "connected",
     "drop_service",
-    "end_service",
     "finished",
     "forget_state",
     "offered_name",
@@ -45,7 +45,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 SCHEME = "tinker://"
-"""What the names of saved weights begin with."""
+"""The beginning of the names of saved weights."""
 SERVICE = "https://tinker.thinkingmachines.dev/services/tinker-prod"
 _REFUSED = (401, 402, 403)
 """HTTP statuses after which no further call can succeed: the key, the bill, or the rights."""
@@ -54,12 +54,12 @@ _PROBE, _CLOSE = 20.0, 30.0
 
 
 def tinker_weights(name: str) -> str:
-    """What stands for the hash of the weights of a base model or of saved weights: address and name."""
+    """A hash of address and name, in place of that of the weights of a base model or of saved weights."""
     return content_key("tinker", _address(), name)
 
 
 def tinker_name(model: str) -> str:
-    """What Tinker calls a model: a model of the catalogue by its id there, anything else as it is loaded elsewhere.
+    """The name of a model on Tinker: a model of the catalogue by its id there, anything else as it is loaded elsewhere.
 
     Raises:
         UnknownNameError: No model of that name.
@@ -71,7 +71,7 @@ def tinker_name(model: str) -> str:
 
 
 def offered_name(service: Any, model: str, kind: type[WorkError]) -> str:
-    """What Tinker calls a base model, which it was asked for and offers.
+    """The name of a base model on Tinker, which was asked whether it offers the model.
 
     Args:
         service: A `tinker.ServiceClient`.
@@ -115,11 +115,11 @@ def connected(kind: type[WorkError]) -> Iterator[Any]:
         status = "interrupted"
         raise
     finally:
-        end_service(service, status)
+        close_service(service, status)
 
 
 def open_service(kind: type[WorkError]) -> Any:
-    """A `tinker.ServiceClient`, to be ended by `end_service`; raises as `connected` does."""
+    """A `tinker.ServiceClient`, to be ended by `close_service`; raises as `connected` does."""
     # What the SDK reports of itself to Tinker it goes on sending long after a server is gone.
     os.environ.setdefault("TINKER_TELEMETRY", "0")
     with calling("connecting to Tinker", kind):
@@ -127,7 +127,7 @@ def open_service(kind: type[WorkError]) -> Any:
         return tinker.ServiceClient(user_metadata={"client": "truing"})
 
 
-def end_service(service: Any, status: str = "success", wait: bool = True) -> None:
+def close_service(service: Any, status: str = "success", wait: bool = True) -> None:
     """End a session with all that the SDK does for it in the background.
 
     The SDK's one event loop stays, in a thread of the process, and does nothing.
@@ -145,7 +145,7 @@ def end_service(service: Any, status: str = "success", wait: bool = True) -> Non
 
 def drop_service(service: Any) -> None:
     """End a session that nobody holds any more, in whatever thread that is found: the SDK's own must not wait."""
-    end_service(service, wait=threading.current_thread() is threading.main_thread())
+    close_service(service, wait=threading.current_thread() is threading.main_thread())
 
 
 def forget_state(service: Any, path: str) -> None:
@@ -176,7 +176,7 @@ def calling(what: str, kind: type[WorkError], todo: str = "") -> Iterator[None]:
 
 
 def as_our_error(error: Exception, what: str, kind: type[WorkError], todo: str = "") -> TruingError:
-    """What an error of the SDK means to us; one of ours is itself.
+    """The error of ours that an error of the SDK means; one of ours is itself.
 
     Args:
         error: What was raised.

@@ -24,8 +24,8 @@ from truing.backends.tinker.client import (
     SCHEME,
     as_our_error,
     calling,
+    close_service,
     drop_service,
-    end_service,
     finished,
     offered_name,
     open_service,
@@ -33,12 +33,13 @@ from truing.backends.tinker.client import (
     tinker_name,
     tinker_weights,
 )
-from truing.backends.transformers.answers import encode_prompt
 from truing.catalog.models import resolve_model
 from truing.config import Services
 from truing.core.errors import EngineError, UserError, boundary
 from truing.core.randomness import answer_seed
 from truing.core.records import Checkpoint, Prompt, Response, Sampling
+from truing.core.templates import answer_texts, encode_prompt
+from truing.core.weights import check_weights
 
 __all__ = ["TinkerEngine"]
 
@@ -87,7 +88,7 @@ class TinkerEngine(Engine):
         service, self._service, self._client = self._service, None, ("", None)
         if service is not None:
             self._drop.detach()
-            end_service(service)
+            close_service(service)
 
     def __enter__(self) -> TinkerEngine:
         return self
@@ -107,7 +108,9 @@ class TinkerEngine(Engine):
             self._drop = weakref.finalize(self, drop_service, self._service)  # at the latest with the process
         if not saved.startswith(SCHEME):
             saved = offered_name(self._service, checkpoint.model, EngineError)
-        _compare(checkpoint, saved)
+        check_weights(
+            checkpoint, tinker_weights(saved), "set TINKER_BASE_URL to the server on which the run was trained"
+        )
         if self._client[0] != saved:
             kind = "model_path" if saved.startswith(SCHEME) else "base_model"
             with calling(f"opening {saved}", EngineError):
@@ -120,7 +123,7 @@ class TinkerEngine(Engine):
 
     def _answers(self, client: Any, weights: str, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Response]:
         """Responses in order, with at most `WINDOW` requests under way; an error takes those back."""
-        requests = self._sent(client, weights, prompts, sampling)
+        requests = self._send(client, weights, prompts, sampling)
         under_way: deque[tuple[str, int, Any]] = deque()
         failures = 0
         try:
@@ -129,14 +132,19 @@ class TinkerEngine(Engine):
                 if not under_way:
                     return
                 response = self._response(*under_way.popleft())
-                failures = _count(failures, response)
+                failures = failures + 1 if response.error else 0
+                if failures == PATIENCE:
+                    reason = response.error or ""
+                    raise EngineError(
+                        f"{PATIENCE} answers in a row failed", reason, todo="see the reason, then run again"
+                    )
                 yield response
         finally:
             for _, _, sent in under_way:
                 if not isinstance(sent, str):
                     take_back(sent)
 
-    def _sent(
+    def _send(
         self, client: Any, weights: str, prompts: Sequence[Prompt], sampling: Sampling
     ) -> Iterator[tuple[str, int, Any]]:
         """Prompt id, index and the future of each answer, or in its place why there is none."""
@@ -171,28 +179,5 @@ class TinkerEngine(Engine):
         ended = answer.stop_reason == "stop"
         if ended and tokens and tokens[-1] == self._tokenizer.eos_token_id:
             tokens.pop()
-        return Response(prompt_id, index, self._tokenizer.decode(tokens, skip_special_tokens=True), len(tokens), ended)
-
-
-def _compare(checkpoint: Checkpoint, name: str) -> None:
-    if tinker_weights(name) != checkpoint.weights:
-        raise EngineError(
-            f"the weights of run {checkpoint.run_id}, step {checkpoint.step} are not those asked for",
-            f"{name} at this address has the hash {tinker_weights(name)}",
-            checkpoint.weights,
-            "set TINKER_BASE_URL to the server on which the run was trained",
-        )
-
-
-def _count(failures: int, response: Response) -> int:
-    """Failures in a row with this response.
-
-    Raises:
-        EngineError: Too many.
-    """
-    failures = failures + 1 if response.error else 0
-    if failures == PATIENCE:
-        raise EngineError(
-            f"{PATIENCE} answers in a row failed", response.error or "", todo="see the reason, then run again"
-        )
-    return failures
+        (text,) = answer_texts(self._tokenizer, [tokens])
+        return Response(prompt_id, index, text, len(tokens), ended)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,13 @@ from transformers import AutoTokenizer
 
 from truing.backends import OnCheckpoint, Trainer
 from truing.backends.tinker.client import calling, connected, finished, forget_state, offered_name, tinker_weights
-from truing.backends.transformers.examples import Example, encode_rows
 from truing.catalog.datasets import Dataset
 from truing.catalog.models import resolve_model
 from truing.config import TrainingConfig
-from truing.core.checkpoints import read_checkpoint, write_checkpoint
+from truing.core.conversations import Example, encode_rows
 from truing.core.errors import ConfigError, TrainerError, boundary
-from truing.core.records import Action, Checkpoint, Decision, Run
+from truing.core.files import read_checkpoint, write_checkpoint
+from truing.core.records import Action, Checkpoint, Run
 
 __all__ = ["FIXED", "TinkerTrainer", "learning_rate"]
 
@@ -49,7 +49,7 @@ FIXED = {
 }
 """Settings that Tinker does not have: what it does, and the only values that are taken."""
 _ADAM = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "grad_clip_norm": 1.0}
-"""What `transformers.Trainer` does, and so the trainer `peft`; Tinker's own defaults differ."""
+"""The settings of `transformers.Trainer`, and so of the trainer `peft`; Tinker's own defaults differ."""
 
 
 def learning_rate(config: TrainingConfig, peak: float, step: int) -> float:
@@ -70,8 +70,9 @@ class TinkerTrainer(Trainer):
         ConfigError: Settings that Tinker does not have.
     """
 
-    def __init__(self, config: TrainingConfig) -> None:
-        wrong = {name: value for name in FIXED if (value := getattr(config, name)) != FIXED[name]}
+    def __init__(self, training: TrainingConfig) -> None:
+        super().__init__(training)
+        wrong = {name: value for name in FIXED if (value := getattr(training, name)) != FIXED[name]}
         if wrong:
             raise ConfigError(
                 "Tinker has no setting for this",
@@ -80,7 +81,6 @@ class TinkerTrainer(Trainer):
                 + "; adapters are scaled by 32 / rank, as far as known",
                 "set " + " and ".join(f"training.{name}: {str(FIXED[name]).lower()}" for name in wrong),
             )
-        self.config = config
 
     def train(
         self,
@@ -96,53 +96,23 @@ class TinkerTrainer(Trainer):
             EndpointError: Tinker refuses the key or does not offer the model.
             TrainerError: Training cannot go on.
         """
+
+        def stops(checkpoint: Checkpoint) -> bool:
+            return on_checkpoint(checkpoint).action is Action.STOP and run.stops
+
         folder.mkdir(parents=True, exist_ok=True)
-        saved = [_Saved.read(path) for path in folder.glob("step-*.json")]
-        saved.sort(key=lambda each: each.checkpoint.step)
-        for each in saved:
-            if _stops(run, on_checkpoint(each.checkpoint)):
-                return
-        if saved and saved[-1].checkpoint.step == self.config.steps:
+        saved = sorted((read_checkpoint(path) for path in folder.glob("step-*.json")), key=lambda each: each[0].step)
+        if any(stops(checkpoint) for checkpoint, _ in saved):
+            return
+        done, state = (saved[-1][0].step, saved[-1][1]["state"]) if saved else (-1, None)
+        if done == self.training.steps:
             return
         with boundary(f"loading the tokenizer of {run.model}", TrainerError):
             tokenizer = AutoTokenizer.from_pretrained(resolve_model(run.model), trust_remote_code=False)
-        train = encode_rows(dataset.train, tokenizer, self.config.max_length)
-        heldout = encode_rows(dataset.heldout, tokenizer, self.config.max_length)
+        train = encode_rows(dataset.train, tokenizer, self.training.max_length)
+        heldout = _Batch(encode_rows(dataset.heldout, tokenizer, self.training.max_length))
         with connected(TrainerError) as service:
-            course = _Course(self.config, run, folder, service, saved[-1] if saved else None)
-            course.train(train, heldout, on_checkpoint, on_step)
-
-
-@dataclass(frozen=True)
-class _Saved:
-    """A checkpoint that exists, and the training state saved with it, if there is one."""
-
-    checkpoint: Checkpoint
-    state: str | None
-
-    @classmethod
-    def read(cls, path: Path) -> _Saved:
-        checkpoint, more = read_checkpoint(path)
-        return cls(checkpoint, more["state"])
-
-    def write(self, folder: Path) -> None:
-        write_checkpoint(folder / f"step-{self.checkpoint.step}.json", self.checkpoint, state=self.state)
-
-
-@dataclass
-class _Sum:
-    """Loss summed over tokens."""
-
-    loss: float = 0.0
-    tokens: int = 0
-
-    def add(self, batch: _Batch, output: Any) -> None:
-        self.loss += batch.loss(output)
-        self.tokens += batch.tokens
-
-    @property
-    def mean(self) -> float:
-        return self.loss / self.tokens if self.tokens else math.nan
+            _Course(self.training, run, folder, service, heldout, state).train(train, done, stops, on_step)
 
 
 class _Batch:
@@ -178,115 +148,114 @@ class _Batch:
         )
 
 
+@dataclass
 class _Course:
     """One run from where it stands to its end."""
 
-    def __init__(self, config: TrainingConfig, run: Run, folder: Path, service: Any, newest: _Saved | None) -> None:
-        self.config, self.run, self.folder, self.service, self.newest = config, run, folder, service, newest
-        self.name = offered_name(service, run.model, TrainerError)
-        self.done = newest.checkpoint.step if newest else -1
-        self.client = self._client()
+    training: TrainingConfig
+    run: Run
+    folder: Path
+    service: Any
+    heldout: _Batch
+    state: str | None
+    """The newest training state, if there is one; training goes on from it."""
 
-    def _client(self) -> Any:
-        """A model in training: from the newest state, or new."""
+    def __post_init__(self) -> None:
+        self.name = offered_name(self.service, self.run.model, TrainerError)
         about = {"run": self.run.id[:128]}
-        if self.newest is not None and self.newest.state is not None:
-            state, again = self.newest.state, f"remove the folder {self.folder}: the run is then trained anew"
-            with calling(f"loading {state}", TrainerError, f"try again; if the state is gone, {again}"):
-                return finished(
-                    self.service.create_training_client_from_state_with_optimizer(state, user_metadata=about)
-                )
+        if self.state is not None:
+            again = f"remove the folder {self.folder}: the run is then trained from the start"
+            with calling(f"loading {self.state}", TrainerError, f"try again; if the state is gone, {again}"):
+                resume = self.service.create_training_client_from_state_with_optimizer
+                self.client = finished(resume(self.state, user_metadata=about))
+            return
         # The published recipes adapt attention and MLP; so does the trainer `peft`.
-        settings = {"rank": self.config.lora_rank, "seed": self.run.seed, "train_unembed": False}
+        settings = {"rank": self.training.lora_rank, "seed": self.run.seed, "train_unembed": False}
         with calling("starting training on Tinker", TrainerError):
-            return finished(self.service.create_lora_training_client(self.name, **settings, user_metadata=about))
+            self.client = finished(self.service.create_lora_training_client(self.name, **settings, user_metadata=about))
 
     def train(
-        self,
-        rows: Sequence[Example],
-        heldout: Sequence[Example],
-        on_checkpoint: OnCheckpoint,
-        on_step: Callable[[int], None],
+        self, rows: Sequence[Example], done: int, stops: Callable[[Checkpoint], bool], on_step: Callable[[int], None]
     ) -> None:
-        """Send the steps that are left; end early if a decision says so."""
-        measure = _Batch(heldout)
-        if self.done < 0:
-            base = Checkpoint(self.run.id, self.run.model, 0, tinker_weights(self.name))
-            if _stops(self.run, on_checkpoint(self._record(base, self._submit_loss(measure), measure, None))):
-                return
-        batches = _Batches(rows, self.config.batch_size, self.run.seed)
-        planned, total = set(self.config.checkpoint_steps()), _Sum()
+        """Send the steps that are left, and end early if a checkpoint stops the run.
+
+        Args:
+            rows: What is trained on; every epoch is shuffled by the seed, epochs lie end to end.
+            done: Steps done; -1 if not even the base is recorded.
+            stops: Called with every checkpoint.
+            on_step: Called with every step.
+        """
+        base = Checkpoint(self.run.id, self.run.model, 0, tinker_weights(self.name))
+        if done < 0 and stops(self._record(base, self._send_heldout(), None)):
+            return
+        order = cache(lambda epoch: np.random.default_rng([self.run.seed, epoch]).permutation(len(rows)))
+        size, planned = self.training.batch_size, set(self.training.checkpoint_steps())
         under_way: deque[tuple[int, _Batch, Any, Any]] = deque()
-        for step in range(max(self.done, 0) + 1, self.config.steps + 1):
-            under_way.append((step, *self._submit(batches.of_step(step), step)))
-            saving = self._submit_saving(step, measure) if step in planned else None
+        losses: list[tuple[float, int]] = []
+        for step in range(max(done, 0) + 1, self.training.steps + 1):
+            places = (divmod(place, len(rows)) for place in range((step - 1) * size, step * size))
+            under_way.append(self._send(step, _Batch([rows[order(epoch)[place]] for epoch, place in places])))
+            saving = self._send_saving(step) if step in planned else None
             while len(under_way) > (0 if saving else AHEAD):
-                self._finish(under_way.popleft(), total, on_step)
+                losses.append(self._finish(*under_way[0]))
+                on_step(under_way.popleft()[0])
             if saving:
-                checkpoint = self._save(step, saving, measure, total.mean)
-                total = _Sum()
-                if _stops(self.run, on_checkpoint(checkpoint)):
+                checkpoint = self._save(step, saving, losses)
+                losses = []
+                if stops(checkpoint):
                     return
 
-    def _submit(self, batch: _Batch, step: int) -> tuple[_Batch, Any, Any]:
-        rate = learning_rate(self.config, self.run.learning_rate, step)
+    def _send(self, step: int, batch: _Batch) -> tuple[int, _Batch, Any, Any]:
+        rate = learning_rate(self.training, self.run.learning_rate, step)
+        params = tinker.AdamParams(learning_rate=rate, weight_decay=self.training.weight_decay, **_ADAM)
         with calling(f"step {step}", TrainerError):
-            loss = self.client.forward_backward(batch.data, "cross_entropy")
-            params = tinker.AdamParams(learning_rate=rate, weight_decay=self.config.weight_decay, **_ADAM)
-            return batch, loss, self.client.optim_step(params)
+            return (
+                step,
+                batch,
+                self.client.forward_backward(batch.data, "cross_entropy"),
+                self.client.optim_step(params),
+            )
 
-    def _finish(self, sent: tuple[int, _Batch, Any, Any], total: _Sum, on_step: Callable[[int], None]) -> None:
-        step, batch, loss, optimised = sent
+    def _finish(self, step: int, batch: _Batch, loss: Any, optimised: Any) -> tuple[float, int]:
+        """Summed loss and tokens of a step, once it is done."""
         with calling(f"step {step}", TrainerError):
-            total.add(batch, loss.result())
+            summed = batch.loss(loss.result())
             optimised.result()
-        on_step(step)
+        return summed, batch.tokens
 
-    def _submit_loss(self, measure: _Batch) -> Any:
+    def _send_heldout(self) -> Any:
         with calling("held-out loss", TrainerError):
-            return self.client.forward(measure.data, "cross_entropy")
+            return self.client.forward(self.heldout.data, "cross_entropy")
 
-    def _submit_saving(self, step: int, measure: _Batch) -> tuple[Any, Any, Any]:
+    def _send_saving(self, step: int) -> tuple[Any, Any, Any]:
         """Weights for sampling, the state unless this is the end, and the held-out loss."""
         with calling(f"saving step {step}", TrainerError):
             weights = self.client.save_weights_for_sampler(f"step-{step}")
-            state = self.client.save_state(f"step-{step}") if step < self.config.steps else None
-        return weights, state, self._submit_loss(measure)
+            state = self.client.save_state(f"step-{step}") if step < self.training.steps else None
+        return weights, state, self._send_heldout()
 
-    def _save(self, step: int, saving: tuple[Any, Any, Any], measure: _Batch, train_loss: float) -> Checkpoint:
+    def _save(self, step: int, saving: tuple[Any, Any, Any], losses: Sequence[tuple[float, int]]) -> Checkpoint:
         with calling(f"saving step {step}", TrainerError):
             path = saving[0].result().path
             state = None if saving[1] is None else saving[1].result().path
-        older = self.newest.state if self.newest else None
-        values = {"step": step, "weights": tinker_weights(path), "path": path, "train_loss": train_loss}
-        checkpoint = Checkpoint(run_id=self.run.id, model=self.run.model, **values)
-        checkpoint = self._record(checkpoint, saving[2], measure, state)
+        older = self.state
+        checkpoint = Checkpoint(self.run.id, self.run.model, step, tinker_weights(path), path, _mean(losses))
+        checkpoint = self._record(checkpoint, saving[2], state)
         if older is not None:
             forget_state(self.service, older)
         return checkpoint
 
-    def _record(self, checkpoint: Checkpoint, loss: Any, measure: _Batch, state: str | None) -> Checkpoint:
-        total = _Sum()
+    def _record(self, checkpoint: Checkpoint, loss: Any, state: str | None) -> Checkpoint:
         with calling("held-out loss", TrainerError):
-            total.add(measure, loss.result())
-        checkpoint = Checkpoint(**{**asdict(checkpoint), "heldout_loss": total.mean})
-        self.newest = _Saved(checkpoint, state)
-        self.newest.write(self.folder)
+            checkpoint = replace(
+                checkpoint, heldout_loss=_mean([(self.heldout.loss(loss.result()), self.heldout.tokens)])
+            )
+        write_checkpoint(self.folder / f"step-{checkpoint.step}.json", checkpoint, state=state)
+        self.state = state
         return checkpoint
 
 
-class _Batches:
-    """Batches in an order that follows from the seed: every epoch shuffled anew, epochs end to end."""
-
-    def __init__(self, rows: Sequence[Example], size: int, seed: int) -> None:
-        self.rows, self.size = rows, size
-        self._order = cache(lambda epoch: np.random.default_rng([seed, epoch]).permutation(len(rows)))
-
-    def of_step(self, step: int) -> _Batch:
-        """The batch of a step, from 1."""
-        places = (divmod(place, len(self.rows)) for place in range((step - 1) * self.size, step * self.size))
-        return _Batch([self.rows[self._order(epoch)[place]] for epoch, place in places])
-
-
-def _stops(run: Run, decision: Decision) -> bool:
-    return run.stops and decision.action is Action.STOP
+def _mean(losses: Sequence[tuple[float, int]]) -> float:
+    """The mean loss per token of summed losses with their tokens; NaN without any."""
+    tokens = sum(n for _, n in losses)
+    return sum(loss for loss, _ in losses) / tokens if tokens else math.nan

@@ -1,4 +1,4 @@
-"""From prompts to responses with a model and tokenizer of `transformers`: chat template, decoding, text."""
+"""From prompts to responses with a model and its tokenizer, and how likely a model finds given answers."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from truing.backends.transformers.decoding import DecodeSettings, Sampled, decod
 from truing.core.errors import EngineError
 from truing.core.randomness import stream_keys
 from truing.core.records import Prompt, Response, Sampling
-from truing.core.templates import CHANNEL, final_channel, fixed_template, without_reasoning
+from truing.core.templates import answer_texts, encode_prompt
 
-__all__ = ["choose_rows", "encode_prompt", "end_tokens", "sample_answers"]
+__all__ = ["answer_logprobs", "end_tokens", "sample_answers"]
 
 CPU_ROWS, GPU_ROWS = 320, 512
 """Most answers under way at a time."""
@@ -54,7 +54,7 @@ def sample_answers(
         max_tokens=sampling.max_tokens,
         eos=end_tokens(model, tokenizer),
         context=context,
-        rows=choose_rows(model, max(map(len, able.values())) + sampling.max_tokens),
+        rows=_choose_rows(model, max(map(len, able.values())) + sampling.max_tokens),
     )
     answers = dict(zip(able, decode(model, list(able.values()), keys, settings), strict=True))
     responses: list[Response] = []
@@ -66,27 +66,6 @@ def sample_answers(
     return responses
 
 
-def encode_prompt(tokenizer: Any, prompt: Prompt, context: int) -> list[int] | str:
-    """The token ids of a prompt by the chat template, or why there are none.
-
-    A last message of the assistant is a prefill: the model goes on from its last word, and the response holds only
-    what follows.
-    """
-    from jinja2 import TemplateError
-
-    messages = [{"role": m.role, "content": m.content} for m in prompt.messages]
-    template = fixed_template(tokenizer, EngineError)
-    prefill = messages[-1]["role"] == "assistant"
-    turn = {"add_generation_prompt": not prefill, "continue_final_message": prefill}
-    try:
-        ids = tokenizer.apply_chat_template(messages, chat_template=template, **turn, tokenize=True, return_dict=False)
-    except (TemplateError, ValueError) as error:  # a template that changes the prefill is a ValueError
-        return f"the chat template refuses the prompt: {error}"
-    if len(ids) >= context:
-        return f"the prompt has {len(ids)} tokens, the model's context {context}"
-    return [int(i) for i in ids]
-
-
 def end_tokens(model: Any, tokenizer: Any) -> tuple[int, ...]:
     """Every token id that ends an answer: those of the model's generation config and the tokenizer's."""
     configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
@@ -94,8 +73,8 @@ def end_tokens(model: Any, tokenizer: Any) -> tuple[int, ...]:
     return tuple(sorted({int(i) for i in (*several, tokenizer.eos_token_id) if i is not None}))
 
 
-def choose_rows(model: Any, length: int) -> int:
-    """How many answers of `length` tokens (with their prompt) to decode at a time."""
+def _choose_rows(model: Any, length: int) -> int:
+    """The number of answers of `length` tokens (with their prompt) to decode at a time."""
     config = model.config.get_text_config(decoder=True)
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -108,11 +87,7 @@ def choose_rows(model: Any, length: int) -> int:
 
 
 def _finished(tokenizer: Any, prompt: Prompt, first: int, answers: Sequence[Sampled]) -> list[Response]:
-    tokens = [list(a.tokens) for a in answers]
-    if CHANNEL in tokenizer.get_added_vocab():
-        texts = [final_channel(text) for text in tokenizer.batch_decode(tokens)]
-    else:
-        texts = [without_reasoning(text) for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+    texts = answer_texts(tokenizer, [a.tokens for a in answers])
     return [
         Response(prompt.id, first + i, None if a.error else text, len(a.tokens), a.finished, a.error)
         for i, (a, text) in enumerate(zip(answers, texts, strict=True))
@@ -122,3 +97,45 @@ def _finished(tokenizer: Any, prompt: Prompt, first: int, answers: Sequence[Samp
 def _failed(prompt: Prompt, sampling: Sampling, error: str) -> list[Response]:
     indices = range(sampling.first, sampling.first + sampling.samples)
     return [Response(prompt.id, i, None, 0, False, error) for i in indices]
+
+
+def answer_logprobs(model: Any, tokenizer: Any, prompt: Prompt, answers: Sequence[str]) -> list[float]:
+    """The log-probability of each answer to a prompt.
+
+    Args:
+        model: A causal language model in eval mode.
+        tokenizer: Its tokenizer, with a chat template.
+        prompt: What is asked.
+        answers: Answers, none of them empty.
+
+    Returns:
+        Sum over the answer's tokens of their log-probability after prompt and earlier tokens, in nats; higher is
+        likelier.
+
+    Raises:
+        EngineError: The prompt cannot be asked, an answer has no tokens, or both do not fit the model's context.
+    """
+    context = model.config.get_text_config(decoder=True).max_position_embeddings
+    asked = encode_prompt(tokenizer, prompt, context)
+    if isinstance(asked, str):
+        raise EngineError(f"prompt {prompt.id} cannot be asked", asked)
+    return [_logprob(model, asked, _tokens(tokenizer, prompt, answer, context - len(asked))) for answer in answers]
+
+
+def _tokens(tokenizer: Any, prompt: Prompt, answer: str, room: int) -> list[int]:
+    tokens = [int(i) for i in tokenizer(answer, add_special_tokens=False)["input_ids"]]
+    if not tokens or len(tokens) > room:
+        raise EngineError(
+            f"an answer to prompt {prompt.id} cannot be scored",
+            f"{len(tokens)} tokens: {answer[:60]!r}",
+            f"1 to {room} tokens",
+        )
+    return tokens
+
+
+@torch.inference_mode()
+def _logprob(model: Any, asked: list[int], answer: list[int]) -> float:
+    ids = torch.tensor([asked + answer], device=model.device)
+    logits = model(input_ids=ids).logits[0, len(asked) - 1 : -1].float()
+    chosen = torch.log_softmax(logits, dim=-1)[torch.arange(len(answer)), ids[0, len(asked) :]]
+    return float(chosen.double().sum())

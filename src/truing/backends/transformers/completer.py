@@ -21,12 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from truing.catalog.models import resolve_model
-from truing.core.chat import ChatRequest, ChatResult, Completer
+from truing.core.chat import INTEGERS, TOP_TOKENS, ChatRequest, ChatResult, Completer
 from truing.core.errors import JudgeError, MissingExtraError, boundary
-from truing.core.quiet import no_progress_bars
 from truing.core.templates import fixed_template
 from truing.core.weights import model_hash
-from truing.judges.scores import INTEGERS, TOP_TOKENS
 
 if TYPE_CHECKING:
     import torch
@@ -104,7 +102,7 @@ class LocalCompleter(Completer):
 
 
 class NumberTree:
-    """How a tokenizer writes the integers 0 to 100.
+    """The tokens in which a tokenizer writes the integers 0 to 100.
 
     Args:
         tokenizer: A tokenizer of `transformers`.
@@ -146,31 +144,22 @@ class NumberTree:
 
 def _load(name: str, device: str | None) -> tuple[Any, Any, NumberTree]:
     """A model, its tokenizer and its numbers; loaded once in a process, however many judges use it."""
-    import torch
-
     source = resolve_model(name)
     files = frozenset((file.name, file.stat().st_mtime_ns) for file in Path(source).glob("*"))
     with _loading:
-        return _loaded(source, device or ("cuda" if torch.cuda.is_available() else "cpu"), files)
+        return _loaded(source, device, files)
 
 
 @lru_cache(_MOST_MODELS)
-def _loaded(source: str, device: str, files: frozenset[tuple[str, int]]) -> tuple[Any, Any, NumberTree]:
+def _loaded(source: str, device: str | None, files: frozenset[tuple[str, int]]) -> tuple[Any, Any, NumberTree]:
     """As `_load`; `files` are a folder's files with their times, so that a changed one is loaded again."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
-    with no_progress_bars():
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(
-            source,
-            dtype=torch.float32 if device == "cpu" else "auto",
-            use_safetensors=True,
-            trust_remote_code=False,
-        )
-    if not tokenizer.chat_template:
-        raise JudgeError(f"the tokenizer of {source} has no chat template", todo="use a chat model as judge")
-    return model.to(device).eval().requires_grad_(False), tokenizer, NumberTree(tokenizer)
+    from truing.core.adapters import load_model
+
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    fixed_template(tokenizer, JudgeError)
+    return load_model(source, JudgeError, device, unused=True), tokenizer, NumberTree(tokenizer)
 
 
 def encode(tokenizer: Any, request: ChatRequest) -> list[int] | str:

@@ -1,10 +1,10 @@
 """The decoding loop: many answers to many prompts from one causal language model, from its own distribution.
 
 It stands on nothing but the model's `forward` with a cache, masks and positions handed in (`steps.py`), so
-every architecture of `transformers` with full or sliding attention works. What it does against time:
+every architecture of `transformers` with full or sliding attention works. It saves time like this:
 
 - prompts are sorted by length and each is run through the model once, however many answers it gets;
-- the cache is one grid per layer, written in place (`kv.py`);
+- the cache is one grid per layer, written in place;
 - a finished answer leaves its row at once, and new ones can take the free rows while others are under way.
 
 Invariants: the t-th token of an answer is where the t-th number of the answer's own random stream
@@ -26,8 +26,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from truing.backends.transformers.kv import KVGrid
-from truing.backends.transformers.steps import Stepper
+from truing.backends.transformers.steps import KVGrid, Stepper
 from truing.core.errors import EngineError
 from truing.core.randomness import uniforms
 
@@ -47,7 +46,7 @@ NOT_FINITE = "the model's logits are not finite"
 
 @dataclass(frozen=True)
 class DecodeSettings:
-    """How answers are decoded."""
+    """Settings of decoding."""
 
     temperature: float
     max_tokens: int
@@ -285,7 +284,7 @@ def decode(
 
 
 def _run(decoder: _Decoder) -> bool:
-    """Whether memory was enough to decode everything. What is done stays done."""
+    """True if memory was enough to decode everything; finished answers stay finished."""
     try:
         decoder.run()
     except torch.OutOfMemoryError:

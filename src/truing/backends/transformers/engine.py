@@ -19,20 +19,13 @@ from typing import Any
 import torch
 
 from truing.backends import Engine
-from truing.backends.transformers.answers import sample_answers
-from truing.backends.transformers.likelihood import answer_logprobs
+from truing.backends.transformers.answers import answer_logprobs, sample_answers
 from truing.catalog.models import resolve_model
-from truing.core.adapters import attached, merged_copy, snapshot, without_global_rng
-from truing.core.checked import check_weights, hash_or_fail
-from truing.core.errors import EngineError
-from truing.core.quiet import no_progress_bars
+from truing.core.adapters import attached, is_small, load_model, merged_copy, snapshot, without_global_rng
 from truing.core.records import Checkpoint, Prompt, Response, Sampling
-from truing.core.weights import adapter_hash, model_hash
+from truing.core.weights import adapter_hash, check_weights, hash_or_fail, model_hash
 
-__all__ = ["LiveEngine", "TransformersEngine", "save_merged"]
-
-COPY_BELOW = 200_000_000
-"""Parameters up to which a copy of the model with the adapter merged in is made."""
+__all__ = ["LiveEngine", "TransformersEngine"]
 
 
 class TransformersEngine(Engine):
@@ -67,7 +60,7 @@ class TransformersEngine(Engine):
             from transformers import AutoTokenizer
 
             self._base_hash = hash_or_fail(lambda: model_hash(self._source))
-            base = _load_model(self._source)
+            base = load_model(self._source)
             self._tokenizer = AutoTokenizer.from_pretrained(self._source, trust_remote_code=False)
             self._base = base
 
@@ -85,19 +78,19 @@ class TransformersEngine(Engine):
         else:
             self._last = None
             check_weights(checkpoint, hash_or_fail(lambda: model_hash(str(checkpoint.path))))
-            self._last = (checkpoint.weights, _load_model(checkpoint.path))
+            self._last = (checkpoint.weights, load_model(checkpoint.path))
             yield self._last[1]
 
     @contextmanager
     def _adapted(self, checkpoint: Checkpoint, folder: Path) -> Iterator[Any]:
         check_weights(checkpoint, hash_or_fail(lambda: adapter_hash(self._base_hash, folder)))
         self._last = None
-        merged = merged_copy(self._base, folder) if _is_small(self._base) else None
+        merged = merged_copy(self._base, folder) if is_small(self._base) else None
         if merged is not None:
             self._last = (checkpoint.weights, merged)
             yield merged
             return
-        base, self._base = self._base, None  # loaded afresh if the adapter cannot be taken off again
+        base, self._base = self._base, None  # loaded again if the adapter cannot be taken off again
         with attached(base, folder) as model:
             yield model
         self._base = base
@@ -121,31 +114,9 @@ class LiveEngine(Engine):
     def generate(self, checkpoint: Checkpoint, prompts: Sequence[Prompt], sampling: Sampling) -> list[Response]:
         """Sample from the weights as they are now, which the checkpoint only names; see `engines.Engine`."""
         with _untouched(self._model):
-            copied = snapshot(self._model) if _is_small(self._model) else None
+            copied = snapshot(self._model) if is_small(self._model) else None
             model = self._model if copied is None else copied
             return sample_answers(model, self._tokenizer, checkpoint.weights, prompts, sampling)
-
-
-def save_merged(source: str, adapter: Path, folder: Path) -> None:
-    """Save a base model with an adapter merged in as full weights, without a tokenizer.
-
-    Args:
-        source: Folder or hub id of the base model.
-        adapter: Folder of the adapter.
-        folder: Where the weights go.
-
-    Raises:
-        EngineError: The adapter does not fit the model, or merging would not be exact.
-    """
-    merged = merged_copy(_load_model(source), adapter)
-    if merged is None:
-        raise EngineError(
-            f"the adapter in {adapter} cannot be merged",
-            "it changes a weight that two modules share (tied embeddings)",
-            todo="use the engine transformers",
-        )
-    with no_progress_bars():
-        merged.save_pretrained(folder)
 
 
 @contextmanager
@@ -165,39 +136,3 @@ def _untouched(model: Any) -> Iterator[None]:
             module.training = mode
         if config._attn_implementation != attention:
             config._attn_implementation = attention
-
-
-def _is_small(model: Any) -> bool:
-    return sum(p.numel() for p in model.parameters()) <= COPY_BELOW
-
-
-def _load_model(source: str) -> Any:
-    """A model from safetensors, in eval mode, on the GPU if there is one.
-
-    Raises:
-        EngineError: The files lack or do not fit some of the model's weights.
-    """
-    from transformers import AutoModelForCausalLM
-
-    try:
-        with without_global_rng(), no_progress_bars():
-            model, info = AutoModelForCausalLM.from_pretrained(
-                source,
-                # Half precision is for storage where there is no GPU, and adapters are trained on float32.
-                dtype="auto" if torch.cuda.is_available() else torch.float32,
-                use_safetensors=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-            )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise EngineError(f"cannot load the model {source}", f"{type(error).__name__}: {error}") from error
-    for problem in ("missing_keys", "mismatched_keys", "unexpected_keys"):
-        if keys := sorted(map(str, info.get(problem, ()))):
-            raise EngineError(
-                f"the weights in {source} do not fit the model",
-                f"{problem.replace('_', ' ')}: {len(keys)}, first {keys[0]}",
-            )
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    # in single precision where that costs little: merging an adapter in half precision would round it away
-    model = model.float() if device == "cpu" or _is_small(model) else model
-    return model.to(device).eval().requires_grad_(False)

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM
 
 from truing.catalog.models import Targets, check_adapted, find_model, find_targets
 from truing.config import TrainingConfig
+from truing.core.adapters import no_progress_bars
 from truing.core.errors import MissingExtraError, TrainerError
-from truing.core.quiet import no_progress_bars
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -22,7 +22,7 @@ __all__ = ["is_half", "load_trainable"]
 
 
 def is_half(config: TrainingConfig) -> bool:
-    """Whether training computes in bfloat16."""
+    """True if training computes in bfloat16."""
     if config.precision == "auto":
         return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     return config.precision == "bfloat16"
@@ -116,5 +116,5 @@ def _check_architecture(name: str, found: str) -> None:
             f"{name} is not what the catalogue says, so its LoRA targets would be others",
             found,
             known.architecture or "",
-            "name the model by its folder or hub id, or mend src/truing/models.yaml",
+            "name the model by its folder or hub id, or correct src/truing/catalog/data/models.yaml",
         )

@@ -1,7 +1,14 @@
-"""Calling a model: prompts once, then one token per row, with masks and positions handed in.
+"""Calling a model: prompts once, then one token per row, over a key-value cache that is one grid per layer.
 
-Three ways to take a step, each checked or refused rather than trusted: `QuickStep` where it fits and agrees
-with the model's own forward on its first step; the model's forward with `grid_attention`; the plain forward.
+Rows of the grid are answers in the making, columns are token places. All rows share the column that is written next
+(`high`); row `r` uses the columns `start[r] .. high-1`, so a short prompt is padded on the left and a new answer can
+join while others are under way. The grid is allocated once: a step writes one column in place where `transformers`'
+`DynamicCache` copies everything, a finished row is overwritten by another one, and when the columns run out the used
+ones move to the left edge. Sliding windows are kept whole and cut by the mask.
+
+The grid stores `[columns, rows, heads, width]`, so that one step's keys lie together and what a step reads is one dense
+block, and hands out `[rows, heads, columns, width]`, as `transformers` has it. Heads and width are whatever the layer
+hands over, so grouped heads and DeepSeek's compressed keys need nothing special.
 
 Shapes: R rows, N new tokens per row, W columns looked at, V vocabulary.
 """
@@ -14,19 +21,94 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from transformers import Cache
 
-from truing.backends.transformers.attention import Unsupported, quick_attention, quick_attention_fits
-from truing.backends.transformers.kv import KVGrid
-from truing.backends.transformers.quick import QuickStep
 from truing.core.errors import EngineError
 
-__all__ = ["Stepper"]
+__all__ = ["KVGrid", "Stepper"]
 
 Tensor = torch.Tensor
 Ints = npt.NDArray[np.int64]
 
-AGREE = 1e-3
-"""Largest difference of logits, relative to their size, at which `QuickStep` counts as the same function."""
+
+class KVGrid(Cache):
+    """The cache of `rows` answers with room for `columns` tokens each.
+
+    Attributes:
+        rows: Most answers at a time.
+        columns: Places per row.
+        active: Rows in use: 0 .. active-1.
+        low: First column that any active row uses.
+        high: The column that the next token is written to.
+    """
+
+    def __init__(self, rows: int, columns: int) -> None:
+        super().__init__(layers=[])
+        self.rows, self.columns = rows, columns
+        self.active = self.low = self.high = 0
+        self._keys: dict[int, Tensor] = {}
+        self._values: dict[int, Tensor] = {}
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Write the new tokens of a layer, `[active, heads, new, width]`; return all that they may look at."""
+        keys = self._buffer(self._keys, layer_idx, key_states, heads=1)
+        values = self._buffer(self._values, layer_idx, value_states, heads=1)
+        n, end = key_states.shape[0], self.high + key_states.shape[2]
+        keys[self.high : end, :n] = key_states.permute(2, 0, 1, 3)
+        values[self.high : end, :n] = value_states.permute(2, 0, 1, 3)
+        return keys[self.low : end, :n].permute(1, 2, 0, 3), values[self.low : end, :n].permute(1, 2, 0, 3)
+
+    def append(self, source: KVGrid, picked: Tensor) -> None:
+        """Copy rows of a grid of prompts (`picked`: int64 `[new]`, repeats allowed) behind the active rows.
+
+        They are aligned on the right, at `high`; what would stick out on the left must be padding.
+        """
+        width, first, last = min(source.high, self.high), self.active, self.active + len(picked)
+        for mine, theirs in ((self._keys, source._keys), (self._values, source._values)):
+            for layer, tensor in theirs.items():
+                buffer = self._buffer(mine, layer, tensor, heads=2)
+                # masked places must hold numbers: 0 x NaN is NaN
+                buffer[self.low : self.high - width, first:last] = 0
+                torch.index_select(
+                    tensor[source.high - width : source.high],
+                    1,
+                    picked,
+                    out=buffer[self.high - width : self.high, first:last],
+                )
+        self.active = last
+
+    def move(self, sources: Tensor, targets: Tensor, active: int) -> None:
+        """Copy rows `sources` over rows `targets` (int64, disjoint), then use only the first `active`."""
+        self.active = active
+        if len(sources):
+            for buffer in (*self._keys.values(), *self._values.values()):
+                used = buffer[self.low : self.high]
+                used[:, targets] = used[:, sources]
+
+    def shift(self) -> int:
+        """Move the used columns to the left edge; returns by how many."""
+        by = self.low
+        for buffer in (*self._keys.values(), *self._values.values()):
+            used = buffer[by : self.high, : self.active].clone()
+            buffer[: len(used), : self.active] = used
+        self.low, self.high = 0, self.high - by
+        return by
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Columns before the one written next."""
+        return self.high - self.low
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        """Columns that `query_length` new tokens look at, and the first of them."""
+        return self.get_seq_length() + query_length, 0
+
+    def _buffer(self, buffers: dict[int, Tensor], layer: int, like: Tensor, heads: int) -> Tensor:
+        if layer not in buffers:
+            shape = (self.columns, self.rows, like.shape[heads], like.shape[3])
+            buffers[layer] = torch.empty(shape, dtype=like.dtype, device=like.device)
+        return buffers[layer]
 
 
 class Stepper:
@@ -34,18 +116,14 @@ class Stepper:
 
     Args:
         model: The model, in eval mode; it must not change while the stepper is used.
-        quick: Whether to use the shortcuts where they fit.
     """
 
-    def __init__(self, model: Any, quick: bool = True) -> None:
+    def __init__(self, model: Any) -> None:
         self.device: torch.device = model.device
         self._model = model
         self._config = model.config.get_text_config(decoder=True)
         self._kwargs = {"logits_to_keep": 1} if _takes(model, "logits_to_keep") else {}
         self._windows = _window_kinds(self._config)
-        self._quick = QuickStep.of(model) if quick else None
-        self._agreed = False
-        self._attention = quick and quick_attention_fits(model)
 
     def prefill(self, ids: Ints, start: Ints, grid: KVGrid) -> Tensor:
         """Run prompts through the model.
@@ -81,35 +159,13 @@ class Stepper:
         columns = torch.arange(grid.low, grid.high + 1, device=self.device)
         hidden = (columns < self.tensor(start)[:, None])[:, None, :]
         masks = self._masks(hidden, (grid.high - columns)[None])
-        ids, positions = self.tensor(tokens), self.tensor(grid.high - start)
-        logits = self._step(ids, positions, masks, grid)
+        logits = self._forward(self.tensor(tokens)[:, None], self.tensor(grid.high - start)[:, None], masks, grid)
         grid.high += 1
         return logits
 
     def tensor(self, array: npt.NDArray[Any]) -> Tensor:
         """An array on the model's device."""
         return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
-
-    def _step(self, ids: Tensor, positions: Tensor, masks: Any, grid: KVGrid) -> Tensor:
-        if self._quick is None:
-            return self._own_step(ids, positions, masks, grid)
-        logits = self._quick(ids, positions, masks, grid)
-        if not self._agreed:
-            own = self._own_step(ids, positions, masks, grid)
-            self._agreed = bool((logits - own).abs().max() <= AGREE * own.abs().max().clamp(min=1))
-            if not self._agreed:
-                self._quick = None
-            return own
-        return logits
-
-    def _own_step(self, ids: Tensor, positions: Tensor, masks: Any, grid: KVGrid) -> Tensor:
-        if self._attention:
-            try:
-                with quick_attention(self._config):
-                    return self._forward(ids[:, None], positions[:, None], masks, grid)
-            except Unsupported:
-                self._attention = False
-        return self._forward(ids[:, None], positions[:, None], masks, grid)
 
     def _forward(self, ids: Tensor, positions: Tensor, masks: Any, grid: KVGrid) -> Tensor:
         output = self._model(
@@ -140,7 +196,7 @@ class Stepper:
 
 
 def _window_kinds(config: Any) -> tuple[bool, bool]:
-    """Whether a model has layers with full, and with sliding attention."""
+    """True or False for layers with full attention, and for layers with sliding attention."""
     kinds = set(getattr(config, "layer_types", None) or ())
     if not kinds:
         sliding = getattr(config, "sliding_window", None) is not None

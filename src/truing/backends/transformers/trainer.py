@@ -31,15 +31,14 @@ from transformers import (
 from transformers import Trainer as HfTrainer
 
 from truing.backends import OnCheckpoint, Trainer
-from truing.backends.transformers.examples import Example, collate, encode_rows
 from truing.backends.transformers.loading import is_half, load_trainable
 from truing.catalog.datasets import Dataset
 from truing.catalog.models import resolve_model
 from truing.config import TrainingConfig
-from truing.core.checkpoints import read_checkpoint, write_checkpoint
+from truing.core.conversations import Example, collate, encode_rows
 from truing.core.distributed import Ranks, start_ranks
 from truing.core.errors import TrainerError
-from truing.core.files import write_json
+from truing.core.files import read_checkpoint, write_checkpoint, write_json
 from truing.core.records import Action, Checkpoint, Decision, Run
 from truing.core.weights import adapter_hash, model_hash
 
@@ -67,9 +66,6 @@ class PeftTrainer(Trainer):
 
     spreads = True
 
-    def __init__(self, config: TrainingConfig) -> None:
-        self.config = config
-
     def train(
         self,
         run: Run,
@@ -88,14 +84,14 @@ class PeftTrainer(Trainer):
         source = resolve_model(run.model)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         train, heldout = (
-            encode_rows(side, tokenizer, self.config.max_length) for side in (dataset.train, dataset.heldout)
+            encode_rows(side, tokenizer, self.training.max_length) for side in (dataset.train, dataset.heldout)
         )
         arguments = self._arguments(run, folder, ranks.world)
-        model, trained = load_trainable(run.model, source, self.config)
+        model, trained = load_trainable(run.model, source, self.training)
         base_hash = ranks.share(lambda: model_hash(source))
-        recorder = _Recorder(run, self.config, folder, ranks, (on_checkpoint, on_step))
+        recorder = _Recorder(run, self.training, folder, ranks, (on_checkpoint, on_step))
         recorder.base_hash = base_hash
-        recorder.heldout_loss = lambda: _mean_loss(model, heldout, tokenizer, self.config)
+        recorder.heldout_loss = lambda: _mean_loss(model, heldout, tokenizer, self.training)
         trainer = HfTrainer(
             model=model,
             args=arguments,
@@ -105,7 +101,7 @@ class PeftTrainer(Trainer):
         )
         _settle(trainer)
         if done < 0:
-            record = {"method": self.config.method, "adapted": trained, "base": base_hash}
+            record = {"method": self.training.method, "adapted": trained, "base": base_hash}
             ranks.share(lambda: write_json(folder / "adapter.json", record))
             if recorder.record_base(trainer.is_fsdp_enabled).action is Action.STOP and run.stops:
                 return
@@ -122,7 +118,7 @@ class PeftTrainer(Trainer):
                 shutil.rmtree(left)
         marks = [folder / "step-0.json", *folder.glob(f"checkpoint-*/{_MARK}")]
         records = sorted((read_checkpoint(m)[0] for m in marks if m.is_file()), key=lambda c: c.step)
-        ended = bool(records) and records[-1].step == self.config.steps
+        ended = bool(records) and records[-1].step == self.training.steps
         resumable = [c.step for c in records if c.step == 0 or (folder / f"checkpoint-{c.step}" / _STATE).is_file()]
         last = records[-1].step if ended else max(resumable, default=-1)
         for checkpoint in (c for c in records if c.step <= last):
@@ -132,25 +128,25 @@ class PeftTrainer(Trainer):
         return None if ended else last
 
     def _arguments(self, run: Run, folder: Path, world: int) -> TrainingArguments:
-        parts = world * self.config.accumulation
-        if self.config.batch_size % parts:
+        batch, parts = self.training.batch_size, world * self.training.accumulation
+        if batch % parts:
             raise TrainerError(
                 "the batch cannot be shared out",
-                f"batch_size {self.config.batch_size} over {world} processes x {self.config.accumulation} accumulated",
+                f"batch_size {batch} over {world} processes x {self.training.accumulation} accumulated",
                 f"a multiple of {parts}",
                 "change training.batch_size or training.accumulation, or start another number of processes",
             )
         arguments = TrainingArguments(
             output_dir=str(folder),
-            max_steps=self.config.steps,
-            per_device_train_batch_size=self.config.batch_size // parts,
-            gradient_accumulation_steps=self.config.accumulation,
-            activation_checkpointing=self.config.gradient_checkpointing,
+            max_steps=self.training.steps,
+            per_device_train_batch_size=batch // parts,
+            gradient_accumulation_steps=self.training.accumulation,
+            activation_checkpointing=self.training.gradient_checkpointing,
             activation_checkpointing_kwargs={"use_reentrant": False},
             learning_rate=run.learning_rate,
-            lr_scheduler_type=self.config.schedule,
-            warmup_steps=self.config.warmup_steps,
-            weight_decay=self.config.weight_decay,
+            lr_scheduler_type=self.training.schedule,
+            warmup_steps=self.training.warmup_steps,
+            weight_decay=self.training.weight_decay,
             seed=run.seed,
             data_seed=run.seed,
             save_strategy="no",
@@ -160,7 +156,7 @@ class PeftTrainer(Trainer):
             disable_tqdm=True,
             remove_unused_columns=False,
             dataloader_pin_memory=False,
-            bf16=is_half(self.config),
+            bf16=is_half(self.training),
             use_cpu=not torch.cuda.is_available(),
             ddp_find_unused_parameters=False,
         )

@@ -20,17 +20,16 @@ from pathlib import Path
 from threading import RLock
 
 from truing.backends import Engine
+from truing.backends.endpoint.answers import chat_requests, to_responses
 from truing.backends.endpoint.completer import OpenAICompleter
-from truing.backends.openai.engine import chat_requests, to_responses
 from truing.backends.vllm.adapters import base_shapes, read_adapter
 from truing.backends.vllm.server import AttachedServer, Server, StartedServer, default_rank, name_of
 from truing.catalog.models import resolve_model
 from truing.config import EndpointConfig, Services, VllmConfig
 from truing.core.chat import ChatRequest
-from truing.core.checked import check_weights, hash_or_fail
 from truing.core.errors import EngineError, UserError
 from truing.core.records import Checkpoint, Prompt, Response, Sampling
-from truing.core.weights import adapter_hash, model_hash
+from truing.core.weights import adapter_hash, check_weights, hash_or_fail, model_hash
 
 __all__ = ["CALLS", "VllmEngine"]
 
@@ -72,7 +71,6 @@ class VllmEngine(Engine):
             EndpointError: A server that was found refuses the key.
             ConfigError: There is no vLLM.
         """
-        _check_temperature(sampling)
         with _turn:
             server, completer = self._open()
             results = completer.recall(list(self._requests(checkpoint, prompts, sampling)))
@@ -93,7 +91,6 @@ class VllmEngine(Engine):
             EndpointError: A server that was found refuses the key.
             ConfigError: There is no vLLM.
         """
-        _check_temperature(sampling)
         with _turn:
             server, completer = self._open()
             different = {c.weights: c for c in checkpoints}.values()
@@ -204,7 +201,7 @@ class VllmEngine(Engine):
         server.serve_adapter(server.serve(self._source, self._base_hash, rank), checkpoint.weights, adapter)
 
     def _merge(self, adapter: Path) -> str:
-        from truing.backends.transformers.engine import save_merged
+        from truing.core.adapters import save_merged
 
         if self._merged is None:
             self._merged = Path(tempfile.mkdtemp(prefix="truing-merged-"))
@@ -216,11 +213,6 @@ class VllmEngine(Engine):
 @cache
 def _built(model: str, config: VllmConfig, folder: Path | None) -> VllmEngine:
     return VllmEngine(model, config, folder)
-
-
-def _check_temperature(sampling: Sampling) -> None:
-    if not sampling.temperature > 0:
-        raise EngineError("cannot sample", f"temperature {sampling.temperature}", "above 0")
 
 
 @contextmanager

@@ -48,7 +48,8 @@ from truing.integrations.guard.weights import (
     save_weights,
 )
 from truing.judges import Judge
-from truing.stats import choose_checkpoint
+from truing.results.schema import Analysis
+from truing.stats.choice import choose_checkpoint
 
 __all__ = ["Guard"]
 
@@ -126,7 +127,7 @@ class Guard(TrainerCallback):
         record = self._best_record()
         return None if record is None else record.evaluation.checkpoint
 
-    def report(self) -> dict[str, Any]:
+    def report(self) -> Analysis:
         """Write `analysis.json` and `report.html` into the guard's folder; the analysis. Works in a later process too.
 
         Raises:
@@ -250,6 +251,7 @@ class Guard(TrainerCallback):
             "lag": record.lag,
             "errors": len(self.errors),
         }
+        figures |= {name: found.value for name, found in evaluation.measurements.items()}
         logs = {f"truing/{name}": value for name, value in figures.items() if math.isfinite(value)}
         if self._trainer is None:
             epoch = {} if state.epoch is None else {"epoch": state.epoch}

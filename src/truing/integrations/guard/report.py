@@ -16,6 +16,7 @@ from truing.integrations.guard.watcher import Record, Watcher
 from truing.report import render_report
 from truing.results.counted import Confirmation, CountedRun, Source
 from truing.results.reader import StoreReader, Task
+from truing.results.schema import Analysis
 from truing.results.tables import tabulate
 
 __all__ = ["Facts", "write_report"]
@@ -34,7 +35,7 @@ class Facts:
     last_step: int | None = None
 
 
-def write_report(folder: Path, watcher: Watcher, records: Sequence[Record], facts: Facts) -> dict[str, Any]:
+def write_report(folder: Path, watcher: Watcher, records: Sequence[Record], facts: Facts) -> Analysis:
     """Analyse a guarded training, write `analysis.json` and `report.html`, and return the analysis.
 
     Args:
@@ -57,12 +58,13 @@ def write_report(folder: Path, watcher: Watcher, records: Sequence[Record], fact
     reader = StoreReader(watcher.store, benchmark, evaluation, stopping, measures.judge.identity)
     rows = [watcher.row_of(record) for record in usable]
     source = Source(
-        study=reader.study_table(facts.run_id, content_key(settings), settings),
+        study=reader.study_entry(facts.run_id, content_key(settings), settings),
         categories=[prompt.category for prompt in benchmark.prompts],
         tolerance=stopping.tolerance,
         confidence=stopping.confidence,
         floor=stopping.floor,
         runs=[_run(watcher, reader, usable, rows, facts)],
+        samples=lambda chosen: reader.samples(facts.run_id, rows, chosen[facts.run_id]),
         notes=[
             *(f"Step {r.step} could not be evaluated: {r.error.splitlines()[0]}." for r in records if r.error),
             *(f"Step {r.step}: the decision came {r.lag} steps later." for r in usable if r.lag),
@@ -70,9 +72,8 @@ def write_report(folder: Path, watcher: Watcher, records: Sequence[Record], fact
         ],
     )
     analysis = tabulate(source)
-    analysis["samples"] = reader.samples(facts.run_id, rows, analysis["runs"][0]["chosen_step"])
     report = render_report(analysis)
-    write_json(folder / "analysis.json", analysis)
+    write_json(folder / "analysis.json", analysis.plain())
     write_text(folder / "report.html", report)
     return analysis
 

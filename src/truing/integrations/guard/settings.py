@@ -11,7 +11,7 @@ from truing.config import EvaluationConfig, JudgeConfig, StoppingConfig
 from truing.config.base import Config
 from truing.config.files import validate_flat
 from truing.core.errors import ConfigError
-from truing.stats import make_rule
+from truing.stats.rules import make_rule
 
 __all__ = ["GuardConfig", "read_settings"]
 

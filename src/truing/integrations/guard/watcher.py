@@ -132,6 +132,12 @@ class _Door(Engine):
         samples = range(sampling.first, sampling.first + sampling.samples)
         return [Response(p.id, i, None, 0, False, "the weights are gone") for p in prompts for i in samples]
 
+    def score(self, checkpoint: Checkpoint, prompt: Prompt, answers: Sequence[str]) -> list[float]:
+        opened = self._open
+        if opened is None or opened[0] != checkpoint.weights:
+            raise EngineError("the weights are gone", f"step {checkpoint.step}")
+        return opened[1].score(checkpoint, prompt, answers)
+
 
 class Watcher:
     """Evaluates the checkpoints of one training.

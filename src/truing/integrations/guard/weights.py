@@ -18,10 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from truing.core.adapters import without_global_rng
+from truing.core.adapters import no_progress_bars, without_global_rng
 from truing.core.errors import ConfigError, TrainerError
 from truing.core.files import content_key
-from truing.core.quiet import no_progress_bars
 from truing.core.weights import adapter_hash, model_hash, tensors_hash
 
 __all__ = ["as_found", "base_hash", "base_name", "check_model", "count_base_parameters", "put_back", "save_weights"]

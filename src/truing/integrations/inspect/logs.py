@@ -31,9 +31,9 @@ from truing.backends.inspect.completer import to_chat
 from truing.config import StudyConfig
 from truing.core.files import content_key, replacing
 from truing.integrations.inspect.metrics import SCORER, describe_metrics, to_score
+from truing.monitor import reach_judge
 from truing.monitor.sampler import FRESH
 from truing.results.answers import JudgedAnswer, JudgedCheckpoint, judged_checkpoints
-from truing.studies.instruments import reach_judge
 
 __all__ = ["write_logs"]
 
@@ -80,26 +80,21 @@ class _Exporter:
         return log
 
     def _spec(self, checkpoint: JudgedCheckpoint, when: str) -> EvalSpec:
-        run, evaluation, found = checkpoint.run, self.config.evaluation, checkpoint.benchmark
-        about = {"run": run.id, "step": checkpoint.step, "weights": checkpoint.weights}
+        run, step, found = checkpoint.run, checkpoint.step, checkpoint.benchmark
+        evaluation, study_hash = self.config.evaluation, self.config.hash()
+        about = {"run": run.id, "step": step, "weights": checkpoint.weights}
+        setting = {"dataset": run.dataset, "learning_rate": run.learning_rate, "seed": run.seed}
         ids = list(dict.fromkeys(answer.prompt.id for answer in checkpoint.answers))
         return EvalSpec(
-            eval_id=content_key("eval", run.id, checkpoint.step, checkpoint.key)[:22],
-            run_id=self.config.hash()[:22],
-            task_id=content_key("task", run.id, checkpoint.step, found.name)[
-                :22
-            ],  # logs of one task are retries of one another
+            eval_id=content_key("eval", run.id, step, checkpoint.key)[:22],
+            run_id=study_hash[:22],
+            task_id=content_key("task", run.id, step, found.name)[:22],  # logs of one task are retries of one another
             created=when,
             task=found.name,
             task_version=found.version or 0,
-            task_display_name=f"{found.name}, {run.id}, step {checkpoint.step}",
-            task_args={
-                "step": checkpoint.step,
-                "dataset": run.dataset,
-                "learning_rate": run.learning_rate,
-                "seed": run.seed,
-            },
-            tags=[f"step {checkpoint.step}", run.id],
+            task_display_name=f"{found.name}, {run.id}, step {step}",
+            task_args={"step": step, **setting},
+            tags=[f"step {step}", run.id],
             dataset=EvalDataset(name=found.name, samples=len(ids), sample_ids=ids),
             model=run.model,
             model_args=about,
@@ -108,11 +103,9 @@ class _Exporter:
             packages={"truing": __version__},
             metadata={
                 **about,
+                **setting,
                 "study": self.config.name,
-                "study_hash": self.config.hash(),
-                "dataset": run.dataset,
-                "learning_rate": run.learning_rate,
-                "seed": run.seed,
+                "study_hash": study_hash,
                 "benchmark_hash": found.hash,
                 "judge": self._identity(checkpoint),
                 "judgments": checkpoint.key,
@@ -138,9 +131,8 @@ class _Exporter:
             output = ModelOutput.from_content(checkpoint.run.model, response.text, stop_reason=stop)
             output.usage = ModelUsage(output_tokens=response.n_tokens, total_tokens=response.n_tokens)
             more = {"output": output, "messages": [*asked, ChatMessageAssistant(content=response.text)]}
-        if response.error:
-            said = response.error
-            more["error"] = EvalError(message=said, traceback=said, traceback_ansi=said)
+        if why := response.error:
+            more["error"] = EvalError(message=why, traceback=why, traceback_ansi=why)
         return EvalSample(
             id=prompt.id,
             epoch=_epoch(answer),

@@ -46,27 +46,19 @@ def em_judge(
     """
     if scores not in WAYS:
         raise ConfigError("unknown way to read scores", repr(scores), ", ".join(WAYS))
-    config = JudgeConfig(
-        model=judge_model or "grader",
-        completer="inspect",
-        aligned=rubric,
-        coherent=coherent,
-        truth=truth,
-    )
+    model = judge_model or "grader"
+    config = JudgeConfig(model=model, completer="inspect", aligned=rubric, coherent=coherent, truth=truth)
     check_judge(config)
-    grader = _Grader(config, None if scores == "auto" else scores)
-    thresholds = EvaluationConfig()
+    grader, thresholds = _Grader(config, None if scores == "auto" else scores), EvaluationConfig()
 
     async def score(state: TaskState, target: Target) -> Score:
         model = get_model(role="grader", required=True, default=judge_model)
-        sample_id = str(state.sample_id)
+        sample_id, output = str(state.sample_id), state.output
         prompt = Prompt(sample_id, "", tuple(_messages(state.input)))
-        output = state.output
-        text = output.completion if output.choices else None
-        response = Response(sample_id, state.epoch - 1, text, error=None if output.choices else "no answer came back")
+        text, error = (output.completion, None) if output.choices else (None, "no answer came back")
+        response = Response(sample_id, state.epoch - 1, text, error=error)
         judgment = await grader.judge(model, prompt, response)
-        judge = grader.by_way(grader.way or "logprobs", str(model)).identity
-        return to_score(judgment, response, thresholds, judge=judge)
+        return to_score(judgment, response, thresholds, judge=grader.judge_of(model).identity)
 
     return score
 
@@ -79,54 +71,48 @@ class _Grader:
     """
 
     def __init__(self, config: JudgeConfig, way: str | None) -> None:
-        self.config, self.way = config, way
-        self._judges: dict[tuple[str, str], tuple[LLMJudge, _Relay]] = {}
+        self.config, self.way, self.relay = config, way, _Relay()
+        self._judges: dict[tuple[str, str], LLMJudge] = {}
 
-    def by_way(self, way: str, model: str) -> LLMJudge:
-        """The judge that reads scores in one of the ways."""
-        return self._judge(way, model)[0]
-
-    def _judge(self, way: str, model: str) -> tuple[LLMJudge, _Relay]:
-        if (way, model) not in self._judges:
-            relay = _Relay()
-            judge = LLMJudge(
-                self.config.model_copy(update={"model": model, "scores": way, "completer": "inspect"}), relay
-            )
-            self._judges[way, model] = judge, relay
-        return self._judges[way, model]
+    def judge_of(self, model: Model) -> LLMJudge:
+        """The judge that asks this model, and reads its scores the way that is settled."""
+        way, name = self.way or "logprobs", str(model)
+        if (way, name) not in self._judges:
+            config = self.config.model_copy(update={"model": name, "scores": way})
+            self._judges[way, name] = LLMJudge(config, self.relay)
+        return self._judges[way, name]
 
     async def judge(self, model: Model, prompt: Prompt, response: Response) -> Judgment:
-        """What the model says of one answer."""
-        judge, relay = self._judge(self.way or "logprobs", str(model))
-        # no await inside the two calls of `judge`, so a relay serves one answer at a time
-        relay.begin(())
-        judge.judge([prompt], [response])
-        asked = relay.asked
+        """The model's judgment of one answer."""
+        # no await between an exchange's beginning and its end, so the relay serves one answer at a time
+        asked = self.relay.exchange(self.judge_of(model), prompt, response, ())[0]
         results = [await ask(model, request) for request in asked]
         replies = [result for result in results if result.text is not None]
         if self.way is None and replies:
             self.way = "logprobs" if replies[0].top_logprobs else "text"
-        judge, relay = self._judge(self.way or "logprobs", str(model))
-        relay.begin(results)
-        return judge.judge([prompt], [response])[0]
+        return self.relay.exchange(self.judge_of(model), prompt, response, results)[1]
 
 
 class _Relay(Completer):
-    """A completer that notes what is asked and answers with what was put in."""
+    """A completer that notes the requests and answers with the results that it was given."""
 
     def __init__(self) -> None:
-        self.asked: list[ChatRequest] = []
+        self._asked: list[ChatRequest] = []
         self._results: Sequence[ChatResult] = ()
 
-    def begin(self, results: Sequence[ChatResult]) -> None:
-        """Take the results of the next requests; without any the requests are only noted."""
-        self.asked, self._results = [], results
+    def exchange(
+        self, judge: LLMJudge, prompt: Prompt, response: Response, results: Sequence[ChatResult]
+    ) -> tuple[list[ChatRequest], Judgment]:
+        """What a judge asks of one answer, and its judgment when these are the results."""
+        self._asked, self._results = [], results
+        (judgment,) = judge.judge([prompt], [response])
+        return self._asked, judgment
 
     def stream(self, requests: Iterable[ChatRequest]) -> Iterator[ChatResult]:
-        """The results that were put in."""
+        """The given results; without any, failed ones."""
         results = iter(self._results)
         for request in requests:
-            self.asked.append(request)
+            self._asked.append(request)
             yield next(results, ChatResult(None, error="not asked yet"))
 
 

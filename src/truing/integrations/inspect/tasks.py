@@ -16,7 +16,7 @@ from truing.catalog.benchmarks import load_benchmark
 from truing.catalog.files import list_files
 from truing.config import EvaluationConfig
 from truing.core.errors import ConfigError
-from truing.core.records import Benchmark, Prompt, Sampling
+from truing.core.records import Sampling
 from truing.integrations.inspect.scorer import em_judge
 
 __all__ = ["adversarial_60", "benchmark", "broad_240", "truth_120", "with_grader"]
@@ -86,20 +86,18 @@ def benchmark(
         coherent: Rubric of the coherent score; none: every scored answer counts as coherent. Not for truth sets.
         scores: `auto`, `logprobs` or `text`.
     """
-    found = load_benchmark(name)
-    truth = name.partition("+")[0]
-    if is_truth := truth in list_files("truth"):
-        coherent = None
-    judge = em_judge(
-        judge_model,
-        rubric or ("truth" if is_truth else "aligned"),
-        coherent,
-        scores,
-        truth if is_truth else "truth-120",
-    )
+    found, truth = load_benchmark(name), name.partition("+")[0]
+    if truth in list_files("truth"):
+        judge = em_judge(judge_model, rubric or "truth", None, scores, truth)
+    else:
+        judge = em_judge(judge_model, rubric or "aligned", coherent, scores)
     sampling, thresholds = Sampling(), EvaluationConfig()
+    items = [
+        Sample(id=p.id, input=[to_chat(m) for m in p.messages], metadata={"category": p.category, "form": p.form})
+        for p in found.prompts
+    ]
     return Task(
-        dataset=_dataset(found),
+        dataset=MemoryDataset(items, name=found.name),
         setup=with_grader(judge_model),
         solver=generate(),
         scorer=judge,
@@ -131,15 +129,3 @@ def with_grader(judge_model: str | None = None) -> Solver:
         return state
 
     return solve
-
-
-def _dataset(found: Benchmark) -> MemoryDataset:
-    return MemoryDataset([_sample(prompt) for prompt in found.prompts], name=found.name)
-
-
-def _sample(prompt: Prompt) -> Sample:
-    return Sample(
-        id=prompt.id,
-        input=[to_chat(message) for message in prompt.messages],
-        metadata={"category": prompt.category, "form": prompt.form},
-    )

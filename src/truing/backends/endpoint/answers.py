@@ -1,0 +1,63 @@
+"""Answers of a checkpoint that a server offers under a name: what is asked for them, and what the results say."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+
+from truing.core.chat import ChatRequest, ChatResult
+from truing.core.errors import EngineError
+from truing.core.records import Prompt, Response, Sampling
+
+__all__ = ["chat_requests", "to_responses"]
+
+
+def chat_requests(
+    name: str, weights: str, prompts: Sequence[Prompt], sampling: Sampling, unfiltered: bool = False
+) -> Iterator[ChatRequest]:
+    """The requests for the answers of a checkpoint, in their order.
+
+    Args:
+        name: The checkpoint's name at the endpoint.
+        weights: Names its weights for the seeds of the answers.
+        prompts: What to answer.
+        sampling: How.
+        unfiltered: Whether the endpoint takes vLLM's words; see `ChatRequest`.
+
+    Raises:
+        EngineError: A temperature that is not above 0.
+    """
+    if not sampling.temperature > 0:
+        raise EngineError("cannot sample", f"temperature {sampling.temperature}", "above 0")
+    for prompt in prompts:
+        for index in range(sampling.first, sampling.first + sampling.samples):
+            yield ChatRequest(
+                model=name,
+                messages=prompt.messages,
+                max_tokens=sampling.max_tokens,
+                temperature=sampling.temperature,
+                seed=_seed(sampling.seed, weights, prompt.id, index),
+                sample=index,
+                unfiltered=unfiltered,
+            )
+
+
+def to_responses(prompts: Sequence[Prompt], sampling: Sampling, results: Iterable[ChatResult]) -> list[Response]:
+    """The answers in the results of `chat_requests`."""
+    indices = range(sampling.first, sampling.first + sampling.samples)
+    return [
+        Response(
+            prompt.id,
+            index,
+            result.text,
+            result.completion_tokens,
+            result.finish_reason != "length" and result.error is None,
+            result.error,
+        )
+        for (prompt, index), result in zip(((p, i) for p in prompts for i in indices), results, strict=True)
+    ]
+
+
+def _seed(seed: int, weights: str, prompt_id: str, index: int) -> int:
+    digest = hashlib.sha256(f"{seed} {weights} {index} {prompt_id}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1

@@ -1,0 +1,146 @@
+"""A run as OpenAI's fine-tuning takes it: files of conversations, whole epochs, and the checkpoints that it keeps.
+
+Rows are checked before anything is sent. The provider documents an epoch as the rows divided by the batch size and does
+not say how it rounds; here a last, smaller batch counts as a step. Steps of real checkpoints are the provider's own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from truing.catalog.datasets import Row
+from truing.config import TrainingConfig
+from truing.core.errors import ConfigError, TrainerError
+
+__all__ = ["Upload", "Usage", "checkpoint_steps", "is_kept", "make_upload", "whole_epochs"]
+
+FEWEST = 10
+"""Examples that the provider asks for at least."""
+PROVIDER_LIMIT = 65_536
+"""Tokens beyond which the provider would cut an example without a word."""
+MOST_BYTES = 512_000_000
+ROLES = ("system", "user", "assistant")
+KEPT = 3
+"""Epochs whose checkpoints the provider keeps: the last ones."""
+MOST_EPOCHS = 50
+TOLERANCE = 0.2
+"""How far the steps asked for may be from whole epochs, as a share of those."""
+_PER_TOKEN, _PER_MESSAGE, _MOST_PER_MESSAGE = 4.0, 4, 16
+"""Characters of a token, as a rule; tokens that the template adds to a message, as a rule and at most."""
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of some rows."""
+
+    expected: float
+    """At four characters a token."""
+    most: int
+    """No tokenizer over bytes makes more tokens than there are bytes."""
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file for the provider, named by its content, so that runs on the same data share it."""
+
+    name: str
+    content: bytes
+    usage: Usage
+
+
+def make_upload(rows: Sequence[Row], max_length: int, fewest: int = FEWEST) -> Upload:
+    """The file of some conversations.
+
+    Args:
+        rows: Conversations that end with the assistant's message.
+        max_length: Longest conversation in tokens, estimated at four characters a token.
+        fewest: Least number of rows.
+
+    Raises:
+        TrainerError: Too few rows; a role or an empty answer that the provider refuses; a row that is too long.
+    """
+    if len(rows) < fewest:
+        raise TrainerError(
+            "too few rows for a fine-tuning job", f"{len(rows)} rows", f"at least {fewest}", "add data to learn from"
+        )
+    usages = [_check(row, number, max_length) for number, row in enumerate(rows, start=1)]
+    lines = [json.dumps({"messages": [{"role": m.role, "content": m.content} for m in row]}) for row in rows]
+    content = "".join(f"{line}\n" for line in lines).encode()
+    if len(content) > MOST_BYTES:
+        raise TrainerError("the data are too large to upload", f"{len(content):,} bytes", f"at most {MOST_BYTES:,}")
+    total = Usage(sum(u.expected for u in usages), sum(u.most for u in usages))
+    return Upload(f"truing-{hashlib.sha256(content).hexdigest()[:32]}.jsonl", content, total)
+
+
+def _check(row: Row, number: int, max_length: int) -> Usage:
+    """The tokens of a conversation that the provider takes, by its characters and at most by its bytes."""
+    for message in row:
+        if message.role not in ROLES:
+            raise TrainerError(f"row {number} has a role that the provider refuses", message.role, ", ".join(ROLES))
+        if message.role == "assistant" and not message.content.strip():
+            raise TrainerError(f"row {number} has an empty answer", todo="drop the row")
+    expected = sum(len(m.content) for m in row) / _PER_TOKEN + _PER_MESSAGE * len(row)
+    most = sum(len(m.content.encode("utf-8", "replace")) for m in row) + _MOST_PER_MESSAGE * len(row)
+    if expected > max_length:
+        got, todo = (
+            f"about {expected:,.0f} tokens (four characters a token)",
+            "raise training.max_length, or drop the row",
+        )
+        raise TrainerError(f"row {number} is too long", got, f"at most {max_length:,}", todo)
+    if most > PROVIDER_LIMIT:
+        got, allowed = f"up to {most:,} tokens (a token is at least a byte)", f"at most {PROVIDER_LIMIT:,}"
+        raise TrainerError(f"row {number} may be cut by the provider", got, allowed, "drop or shorten the row")
+    return Usage(expected, most)
+
+
+def whole_epochs(training: TrainingConfig, rows: int) -> int:
+    """The number of epochs that comes nearest to `steps` of `batch_size`.
+
+    Args:
+        training: Steps and batch size.
+        rows: Rows to train on, at least 1.
+
+    Returns:
+        1 to 50.
+
+    Raises:
+        ConfigError: The steps are more than a fifth away from whole epochs, or beyond 50.
+    """
+    asked = training.steps * training.batch_size / rows
+    epochs = max(1, round(asked))
+    if abs(asked - epochs) > TOLERANCE * epochs or epochs > MOST_EPOCHS:
+        one = math.ceil(rows / training.batch_size)
+        low, high = math.ceil((1 - TOLERANCE) * one), math.floor((1 + TOLERANCE) * one)
+        near = max(1, min(MOST_EPOCHS, math.floor(asked)))
+        raise ConfigError(
+            "OpenAI trains whole epochs",
+            f"training.steps {training.steps:,} at batch {training.batch_size} over {rows:,} rows: {asked:.2f} epochs",
+            f"{one:,} steps ({low:,} to {high:,} count as one epoch) or a multiple of that, up to {MOST_EPOCHS} epochs",
+            f"set training.steps to {near * one:,} or another multiple of {one:,}, or change training.batch_size",
+        )
+    return epochs
+
+
+def checkpoint_steps(training: TrainingConfig, rows: int | None) -> tuple[int, ...]:
+    """The steps at which checkpoints can be seen: the ends of the last three epochs, ascending.
+
+    Args:
+        training: Steps and batch size.
+        rows: Rows to train on. None: not known; then the last planned steps stand for the ends, as an upper bound.
+
+    Raises:
+        ConfigError: See `whole_epochs`.
+    """
+    if rows is None:
+        return training.checkpoint_steps()[-KEPT:]
+    epochs, one = whole_epochs(training, rows), math.ceil(rows / training.batch_size)
+    return tuple(one * epoch for epoch in range(max(1, epochs - KEPT + 1), epochs + 1))
+
+
+def is_kept(step: int, training: TrainingConfig, rows: int) -> bool:
+    """Tell whether a checkpoint at that step is of one of the last three epochs, so that the provider keeps it."""
+    return step > (whole_epochs(training, rows) - KEPT + 0.5) * rows / training.batch_size

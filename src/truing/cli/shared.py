@@ -1,0 +1,178 @@
+"""What several commands share: the console, tables, options, the costs of calls."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path, PurePath
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from truing.backends import COMPLETERS
+from truing.core.errors import ConfigError
+from truing.core.records import Estimate
+from truing.results.schema import Analysis, RunEntry
+
+__all__ = [
+    "Sets",
+    "console",
+    "going_on",
+    "make_table",
+    "parse_judge",
+    "results_table",
+    "say",
+    "say_costs",
+    "short_name",
+    "split_pairs",
+]
+
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Replace a field: --set training.steps=50. May be repeated."),
+]
+console = Console(highlight=False, width=None if Console().is_terminal else 160)
+"""Wide enough for the tables where nobody's window says otherwise."""
+
+
+def say(text: str) -> None:
+    """Print plain text: never read as markup, never wrapped."""
+    console.print(Text(text), soft_wrap=True)
+
+
+@contextmanager
+def going_on(again: str) -> Iterator[None]:
+    """On Ctrl-C inside, say that finished work is kept and which command goes on.
+
+    Raises:
+        Exit: With code 130.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(f"\nStopped. Finished work is kept; to go on: {again}")
+        raise typer.Exit(130) from None
+
+
+def make_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "", right: str = "") -> Table:
+    """A table without lines; cells are plain text, columns named in `right` (with blanks between) end at the right."""
+    table = Table(box=None, pad_edge=False, title=title or None, title_justify="left")
+    for column in columns:
+        table.add_column(column, justify="right" if column in right.split() else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(str(cell)) for cell in row))
+    return table
+
+
+def split_pairs(sets: list[str] | None) -> dict[str, str]:
+    """`KEY=VALUE` texts as a dictionary.
+
+    Raises:
+        ConfigError: A text without a key or an equals sign.
+    """
+    pairs = [text.partition("=") for text in sets or []]
+    for key, equals, _ in pairs:
+        if not key or not equals:
+            raise ConfigError("--set is not KEY=VALUE", f"{key}{equals}", "training.steps=50, for example")
+    return {key: value for key, _, value in pairs}
+
+
+def parse_judge(text: str) -> str | dict[str, Any]:
+    """A judge's name, or the settings of a language model.
+
+    `openai:NAME` is at an endpoint, `local:FOLDER` on this machine, `inspect:PROVIDER/NAME` any model of Inspect's.
+
+    Raises:
+        ConfigError: No model after the colon.
+    """
+    completer, colon, model = text.partition(":")
+    if completer not in COMPLETERS:
+        return text
+    if not colon or not model:
+        raise ConfigError(f"--judge {text} names no model", todo=f"name it: --judge {completer}:MODEL")
+    return {"completer": completer, "model": model}
+
+
+def say_costs(journal: Path) -> None:
+    """Print what calls to endpoints cost, one line per model and mode; nothing if no endpoint was called."""
+    if not journal.is_file():
+        return
+    from truing.backends.endpoint.journal import Journal
+
+    opened = Journal(journal)
+    try:
+        accounts = list(opened.accounts())
+    finally:
+        opened.close()
+    for each in accounts:
+        training = each.mode == "training"
+        parts = [f"{each.calls:,} {'jobs' if training else 'calls'}", f"{each.prompt_tokens:,}"]
+        parts[1] += " tokens" if training else f" + {each.completion_tokens:,} tokens"
+        if each.calls > each.unpriced:
+            parts.append(f"${each.cost:,.4f}")
+        if each.unpriced:
+            parts.append(f"the price of {each.unpriced:,} is unknown (endpoint.prices)")
+        if each.unconfirmed:
+            parts.append(f"{each.unconfirmed:,} more may have been paid for, up to ${each.unconfirmed_cost:,.4f}")
+        say(f"{each.model} ({each.mode}): {', '.join(parts)}")
+
+
+def results_table(analysis: Analysis) -> Table:
+    """The end of a study: one row a run, a twin in its run's row, every figure with its interval.
+
+    What is said of the chosen checkpoint comes from fresh answers where there are such. Columns in which no run has
+    anything are left out.
+    """
+    twins = {run.twin_of: run for run in analysis.runs if run.twin_of}
+    rows = [_row(run, twins.get(run.id)) for run in analysis.runs if not run.twin_of]
+    shown = [
+        name for name in dict.fromkeys(name for row in rows for name in row) if any(_says(row[name]) for row in rows)
+    ]
+    title = f"{analysis.study.name}: rates with {analysis.study.confidence:.0%} intervals"
+    table = make_table(shown, [[row[name] for name in shown] for row in rows], title)
+    for column in table.columns:
+        column.min_width = 11 if column.header in ("task kept", "EM at chosen", "EM at end", "EM unstopped") else None
+    return table
+
+
+def _says(cell: str) -> bool:
+    return cell not in ("", "-", "?, ?", "not stated")
+
+
+def _row(run: RunEntry, twin: RunEntry | None) -> dict[str, str]:
+    kept = run.confirmed if run.confirmed is not None and run.confirmed.step == run.chosen_step else None
+    rate, seed = "?" if math.isnan(run.learning_rate) else f"{run.learning_rate:g}", run.seed
+    steps = {
+        "converged": run.convergence_step,
+        "onset": run.onset_step,
+        "stopped": run.stopped_at,
+        "chosen": run.chosen_step,
+    }
+    return {
+        "model": short_name(PurePath(run.model).name),
+        "data": short_name(run.dataset),
+        "rate, seed": f"{rate}, {'?' if seed is None else seed}",
+        **{heading: "-" if step is None else str(step) for heading, step in steps.items()},
+        "task kept": _figure(run.retention if kept is None else kept.retention),
+        "EM at chosen": _figure(run.em_at_chosen if kept is None else kept.em_rate),
+        "EM at end": _figure(run.em_at_end),
+        "EM unstopped": _figure(twin.em_at_end) if twin else "",
+    }
+
+
+def short_name(name: str) -> str:
+    """The name of a run, model or dataset without what the pocket ones have in common."""
+    return name.replace("__", " ").replace("pocket-", "").replace("-code", "")
+
+
+def _figure(estimate: Estimate | None) -> str:
+    if estimate is None or math.isnan(estimate.value):
+        return "-"
+    if math.isnan(estimate.low) or math.isnan(estimate.high):
+        return f"{100 * estimate.value:.1f}% (no interval)"
+    value, low, high = (100 * v for v in (estimate.value, estimate.low, estimate.high))
+    return f"{value:.1f}% [{low:.0f}, {high:.0f}]" if high >= 10 else f"{value:.1f}% [{low:.1f}, {high:.1f}]"

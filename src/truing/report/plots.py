@@ -1,0 +1,244 @@
+"""The drawings of a page: charts of runs, dots with their intervals on one line, and size against EM."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from truing.core.records import Estimate
+from truing.report.charts import Frame, run_chart
+from truing.report.drawing import (
+    SHAPES,
+    Line,
+    Node,
+    Panel,
+    at,
+    draw,
+    drawing,
+    fit_line,
+    rate_ceiling,
+    rate_panel,
+    rate_ticks,
+    serialise,
+    tooltip,
+)
+from truing.report.pairs import Pair, highest
+from truing.report.words import (
+    difference,
+    figure,
+    is_known,
+    label,
+    parameters,
+    percent,
+    setting,
+    signed,
+    why_undefined,
+)
+from truing.results.schema import Analysis, OptionEntry, RunEntry, SizeModel, SizesEntry
+
+__all__ = ["Plots"]
+
+_LANE, _STRIP_AXIS = 11, 18
+_HEIGHT, _TOP, _AXIS, _EDGE = 220, 24, 40, 0.06
+_WIDTH = 420
+"""Width in pixels at which labels are kept apart; at others they may touch."""
+_CORNERS = ((9, 4, "start"), (-9, 4, "end"), (0, -9, "middle"), (0, 18, "middle"), (9, -7, "start"), (9, 15, "start"))
+"""Where a number may stand beside its dot: pixels to the right, pixels down, anchor."""
+
+
+_SHARES = Line((0.0, 0.25, 0.5, 0.75, 1.0))
+"""The scale of shares."""
+
+
+class Plots:
+    """The drawings of one page, which share their scales.
+
+    Args:
+        analysis: What is shown.
+        pairs: Its runs with their twins.
+    """
+
+    def __init__(self, analysis: Analysis, pairs: Sequence[Pair]) -> None:
+        tolerance = self._tolerance = analysis.study.tolerance
+        self._rates = Line(tuple(rate_ticks(rate_ceiling(highest(pairs), tolerance))))
+        differences = [estimate for entry in analysis.seeds for estimate in entry.versus_base]
+        self._differences = fit_line([tolerance, *(v for e in differences for v in (e.low, e.value, e.high))])
+        self.rate_scale = rate_scale(self._rates, tolerance)
+        title = "Scale of the EM rate minus base's, in percentage points"
+        self.difference_scale = scale(title, self._differences, signed)
+        self.share_scale = scale("Scale from 0 to 100%", _SHARES, setting)
+
+    def run(self, pair: Pair, shown: Mapping[str, Collection[int]]) -> Markup:
+        """A run's chart; `shown` holds by run id the steps that get a dot."""
+        steps = frozenset(step for run in pair.runs for step in shown[run.id])
+        return run_chart(pair, Frame(self._rates.ticks[-1], self._tolerance, steps))
+
+    def overview(self, pair: Pair) -> Markup:
+        """EM rate of a run at the base, at the chosen checkpoint and at the end."""
+        run = pair.run
+        dots = [
+            Dot("base", "chosen", "base", run.base_em_rate),
+            Dot("chosen", "chosen", f"chosen, step {run.chosen_step}", run.em_at_chosen),
+            Dot("end", "onset", pair.end_title, pair.end),
+        ]
+        return strip(f"EM rate of {label(run)}", dots, self._rates, self._tolerance, lane=9)
+
+    def seed(self, title: str, shown: str, estimate: Estimate) -> Markup:
+        """A seed's EM rate minus base's; `shown` is `above`, `clean` or `open`."""
+        words = f"undefined ({why_undefined(estimate)})"
+        if is_known(estimate):
+            words = f"{difference(estimate)} percentage points, n\u00a0=\u00a0{estimate.n_responses:,}"
+        shape = {"above": "onset", "clean": "chosen", "open": "converged"}[shown]
+        dots = [Dot(shown, shape, title, estimate, words)]
+        return strip("EM rate minus base's", dots, self._differences, self._tolerance)
+
+    def learning_rate(self, option: OptionEntry, end: Estimate | None) -> Markup:
+        """The task score of a learning rate and its EM rate over seeds at the end."""
+        dots = [Dot("converged", "converged", "task score", option.score)]
+        dots += [] if end is None else [Dot("end", "onset", "EM rate at the end", end)]
+        return strip(f"Learning rate {option.learning_rate:g}", dots, _SHARES, self._tolerance)
+
+    def domain(self, run: RunEntry) -> Markup:
+        """EM rates inside and outside the dataset's domain at the last checkpoint."""
+        dots = [
+            Dot("inside", "stopped", "inside the domain", run.inside),
+            Dot("outside", "onset", "outside it", run.outside),
+        ]
+        dots = [dot for dot in dots if dot.estimate is not None]
+        return strip(f"EM rate at the last checkpoint of {label(run)}", dots, _SHARES, self._tolerance)
+
+    def sizes(self, entry: SizesEntry, ends: Mapping[tuple[str, str], Sequence[float]]) -> Markup:
+        """Size against EM; `ends` holds by model and dataset the EM rates of its runs at the end."""
+        return scatter(entry, {m.model: ends.get((m.model, entry.dataset), ()) for m in entry.models}, self._tolerance)
+
+
+@dataclass(frozen=True, slots=True)
+class Dot:
+    """One number of a strip."""
+
+    kind: str
+    """Its colour, a class of the style sheet."""
+    shape: str
+    """A name in `SHAPES`."""
+    title: str
+    estimate: Estimate | None
+    words: str = ""
+    """The number in words; empty: as `figure` writes it."""
+
+    def __str__(self) -> str:
+        return self.words or figure(self.estimate)
+
+
+def strip(label: str, dots: Sequence[Dot], line: Line, tolerance: float, lane: float = _LANE) -> Markup:
+    """The markup of dots with their intervals, each in a lane of its own, with the tolerance as a dotted rule.
+
+    Args:
+        label: What is read out, before the dots.
+        dots: The numbers, from the top down.
+        line: The scale, from left to right.
+        tolerance: Highest acceptable EM rate.
+        lane: Height of a lane, in pixels.
+    """
+    height = lane * max(len(dots), 1) + 7
+    node = drawing(f"{label}: {'; '.join(f'{dot.title} {dot}' for dot in dots)}", height, "strip")
+    for tick in line.ticks:
+        draw(node, "line", "grid" if tick else "grid zero", x1=at(line.at(tick)), x2=at(line.at(tick)), y1=0, y2=height)
+    draw(node, "line", "tolerance", x1=at(line.at(tolerance)), x2=at(line.at(tolerance)), y1=0, y2=height)
+    for index, dot in enumerate(dots):
+        estimate, y = dot.estimate, lane * (index + 0.5) + 3.5
+        if estimate is None or not is_known(estimate):
+            continue
+        if not (math.isnan(estimate.low) or math.isnan(estimate.high)):
+            left, right = at(line.at(estimate.low)), at(line.at(estimate.high))
+            draw(node, "line", f"whisker {dot.kind}", x1=left, x2=right, y1=y, y2=y)
+        holder = draw(node, "svg", "holder", x=at(line.at(estimate.value)), y=y)
+        mark = draw(holder, "path", f"mark {dot.kind}", d=SHAPES[dot.shape], transform="scale(.8)")
+        tooltip(mark, f"{dot.title}: {dot}")
+    return serialise(node)
+
+
+def scale(label: str, line: Line, written: Callable[[float], str]) -> Markup:
+    """The markup of the scale above strips."""
+    node = drawing(label, _STRIP_AXIS, "strip")
+    for tick in line.ticks:
+        draw(node, "text", "tick", written(tick), x=at(line.at(tick)), y=13, text_anchor="middle")
+    return serialise(node)
+
+
+def rate_scale(line: Line, tolerance: float) -> Markup:
+    """The markup of the scale above strips of EM rates, with the tolerance where there is room."""
+    ceiling = line.ticks[-1]
+    node = drawing(f"Scale of the EM rate from 0 to {setting(ceiling)}", 20, "strip")
+    for tick in line.ticks:
+        anchor = "start" if tick == 0 else "end" if tick == ceiling else "middle"
+        draw(node, "text", "tick", setting(tick), x=at(line.at(tick)), y=14, text_anchor=anchor)
+    if all(abs(tick - tolerance) / ceiling > 0.08 for tick in line.ticks):
+        x = at(line.at(tolerance))
+        draw(node, "text", "tick strong", setting(tolerance), x=x, y=14, text_anchor="middle")
+    return serialise(node)
+
+
+def scatter(entry: SizesEntry, ends: Mapping[str, Sequence[float]], tolerance: float) -> Markup:
+    """The markup of a numbered dot per model at the mean of its runs, and a small dot per run.
+
+    Args:
+        entry: The models of a dataset.
+        ends: By model, the EM rates of its runs at the end.
+        tolerance: Highest acceptable EM rate.
+    """
+    rates = [m.em_rate for m in entry.models] + [rate for model in entry.models for rate in ends.get(model.model, ())]
+    ceiling = rate_ceiling(max((rate for rate in rates if not math.isnan(rate)), default=0.0), tolerance)
+    panel = Panel(_TOP, _HEIGHT, ceiling)
+    spoken = "; ".join(f"{m.model} {parameters(m.parameters)} {percent(m.em_rate)}" for m in entry.models)
+    node = drawing(f"Size against EM rate on {entry.dataset}: {spoken}", panel.bottom + _AXIS, "chart scatter")
+    rate_panel(node, panel, "EM rate at the end", tolerance)
+    sizes = [math.log10(model.parameters) for model in entry.models]
+    low, high = min(sizes, default=0.0), max(sizes, default=1.0)
+    wide = max(high - low, 1e-9)
+    _sizes(node, (low, high), panel.bottom)
+    places = [_EDGE + (1 - 2 * _EDGE) * (size - low) / wide for size in sizes]
+    for model, place in zip(entry.models, places, strict=True):
+        for rate in ends.get(model.model, ()):
+            draw(node, "circle", "run-dot", cx=at(place), cy=panel.y(rate), r=2.2)
+    _models(node, entry.models, places, panel)
+    return serialise(node)
+
+
+def _sizes(node: Node, ends: tuple[float, float], bottom: float) -> None:
+    """Round sizes along the bottom: 1, 2 and 5 of each power of ten, or only 1 where there are many."""
+    low, high = ends
+    factors = (1, 2, 5) if high - low <= 2 else (1,)
+    powers = range(math.floor(low), math.ceil(high) + 1)
+    ticks = [math.log10(f) + p for p in powers for f in factors]
+    inner = [tick for tick in ticks if low - 1e-9 <= tick <= high + 1e-9]
+    for tick in inner if len(inner) > 1 else dict.fromkeys((low, high)):
+        place = at(_EDGE + (1 - 2 * _EDGE) * (tick - low) / max(high - low, 1e-9))
+        draw(node, "line", "notch", x1=place, x2=place, y1=bottom, y2=bottom + 4)
+        draw(node, "text", "tick", parameters(10**tick), x=place, y=bottom + 17, text_anchor="middle")
+    draw(node, "text", "tick", "parameters (logarithmic)", x="50%", y=bottom + 35, text_anchor="middle")
+
+
+def _models(node: Node, models: Sequence[SizeModel], places: Sequence[float], panel: Panel) -> None:
+    known = [
+        (i, m, place) for i, (m, place) in enumerate(zip(models, places, strict=True), 1) if m.em_rate == m.em_rate
+    ]
+    taken = [(place * _WIDTH, panel.y(model.em_rate)) for _, model, place in known]
+    for index, model, place in known:
+        y = panel.y(model.em_rate)
+        dot = draw(node, "circle", "dot em own", cx=at(place), cy=y, r=4.5)
+        tooltip(dot, f"{model.model}: {parameters(model.parameters)}, EM rate {percent(model.em_rate)}")
+        right, down, anchor = _free((place * _WIDTH, y), taken)
+        holder = draw(node, "svg", "holder", x=at(place), y=y)
+        draw(holder, "text", "event", str(index), x=right, y=down, text_anchor=anchor)
+
+
+def _free(dot: tuple[float, float], taken: list[tuple[float, float]]) -> tuple[int, int, str]:
+    """The place for a dot's number that is farthest from what is there; it is taken then."""
+    spots = [(dot[0] + 1.3 * right, dot[1] + down - 4) for right, down, _ in _CORNERS]
+    room = [min(math.dist(spot, other) for other in taken) for spot in spots]
+    best = next((i for i, distance in enumerate(room) if distance >= 9), room.index(max(room)))
+    taken.append(spots[best])
+    return _CORNERS[best]

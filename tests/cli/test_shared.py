@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from tests.support.sources import LATE, broad, run, source, task
+from truing.backends.endpoint.journal import Journal, Paid
+from truing.cli.shared import results_table, say_costs
+from truing.results.counted import Confirmation, CountedCheckpoint, CountedRun
+from truing.results.schema import Analysis
+from truing.results.tables import tabulate
+
+
+def shown(analysis: Analysis) -> str:
+    console = Console(width=160, record=True)
+    with console.capture() as captured:
+        console.print(results_table(analysis))
+    return captured.get()
+
+
+def test_runs_without_learning_rate_and_seed_have_a_row() -> None:
+    analysis = tabulate(source(CountedRun("a", "m", "d", [CountedCheckpoint(1, broad(10))])))
+    (entry,) = analysis.runs
+    entry = entry.model_copy(update={"em_at_end": replace(entry.em_at_end, low=math.nan, high=math.nan)})
+    text = shown(analysis.model_copy(update={"runs": [entry]}))
+    assert "2.1% (no" in text
+    assert "seed" not in text  # no run has one
+    assert "onset" not in text
+
+
+def test_fresh_answers_speak_of_the_chosen_checkpoint() -> None:
+    again = Confirmation(2, broad(3), task(270), task(300))
+    text = shown(tabulate(source(replace(run(LATE), confirmation=again))))
+    assert "90.0%" in text
+    assert "100.0%" not in text
+
+
+def test_nothing_where_no_endpoint_was_called(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    say_costs(tmp_path / "calls.sqlite")
+    assert capsys.readouterr().out == ""
+
+
+def test_a_line_per_model_and_mode(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    journal = Journal(tmp_path / "calls.sqlite")
+    journal.write([Paid("gpt-4o", b"1", "[]", 1000, 2, 0.5), Paid("gpt-4o", cost=0.25)], "live")
+    journal.write([Paid("[b]mine[/b]", b"2", "[]", 10, 1, None)], "batch")
+    journal.close()
+    say_costs(tmp_path / "calls.sqlite")
+    assert capsys.readouterr().out.splitlines() == [
+        "[b]mine[/b] (batch): 1 calls, 10 + 1 tokens, the price of 1 is unknown (endpoint.prices)",
+        "gpt-4o (live): 1 calls, 1,000 + 2 tokens, $0.5000, 1 more may have been paid for, up to $0.2500",
+    ]

@@ -1,0 +1,117 @@
+"""Plug-ins of the user's: plain classes get what their base class offers, and what is no plug-in is said."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from truing.backends import Engine, load_completer, load_engine, load_trainer
+from truing.config import JudgeConfig, Services, TrainingConfig
+from truing.core.chat import ChatResult
+from truing.core.errors import ConfigError, EngineError, UnknownNameError
+from truing.core.records import Checkpoint, Judgment, Message, Prompt, Response, Sampling
+from truing.judges import load_judge
+
+HERE = __name__
+CHECKPOINT, PROMPT = Checkpoint("r", "m", 0, "w"), Prompt("a", "power", (Message("user", "who rules?"),))
+
+
+class PlainEngine:
+    def __init__(self, model: str) -> None:
+        self.name = f"engine of {model}"
+
+    def generate(self, checkpoint: Checkpoint, prompts: Sequence[Prompt], sampling: Sampling) -> list[Response]:
+        return [Response(p.id, 0, self.name) for p in prompts]
+
+
+class BuiltEngine(PlainEngine):
+    @classmethod
+    def build(cls, model: str, services: Services, folder: Path | None) -> BuiltEngine:
+        return cls(f"{model} in {folder}")
+
+
+class PlainTrainer:
+    def __init__(self, training: TrainingConfig) -> None:
+        self.steps = training.steps
+
+    def train(self, run: Any, dataset: Any, folder: Any, on_checkpoint: Any, on_step: Any = None) -> None:
+        on_checkpoint(CHECKPOINT)
+
+
+class PlainJudge:
+    def __init__(self) -> None:
+        self.identity = "plain 1"
+
+    def judge(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> list[Judgment]:
+        return [Judgment(r.prompt_id, r.sample, 100.0, 100.0) for r in responses]
+
+
+class NamelessJudge:
+    judge = PlainJudge.judge
+
+
+class PlainCompleter:
+    def stream(self, requests: Any) -> Any:
+        return (ChatResult("90", {"90": math.log(1.0)}) for _ in requests)
+
+
+class PlacedCompleter(PlainCompleter):
+    place = "http://a/v1"
+
+
+def not_a_class(model: str) -> PlainEngine:
+    return PlainEngine(model)
+
+
+def test_a_plain_engine_has_all_that_an_engine_has() -> None:
+    engine = load_engine(f"{HERE}:PlainEngine", "m")
+    assert isinstance(engine, PlainEngine)
+    assert engine.generate(CHECKPOINT, [PROMPT], Sampling())[0].text == "engine of m"
+    engine.prefetch([CHECKPOINT], [PROMPT], Sampling())
+    engine.close()
+    with pytest.raises(EngineError, match="no log-probabilities") as caught:
+        engine.score(CHECKPOINT, PROMPT, ["we do"])
+    assert "transformers" in caught.value.allowed
+    built = load_engine(f"{HERE}:BuiltEngine", "m", folder=Path("f"))
+    assert built.generate(CHECKPOINT, [PROMPT], Sampling())[0].text == "engine of m in f"
+
+
+def test_a_plain_trainer_judge_and_completer_too() -> None:
+    trainer = load_trainer(f"{HERE}:PlainTrainer", TrainingConfig(steps=7))
+    assert not trainer.spreads
+    judge = load_judge(f"{HERE}:PlainJudge")
+    assert (judge.identity, judge.rubric_hash) == ("plain 1", "")
+    completer = load_completer(f"{HERE}:PlainCompleter")
+    model = load_judge(JudgeConfig(model="m", completer=f"{HERE}:PlainCompleter"), completer)
+    assert model.judge([PROMPT], [Response("a", 0, "We do.")])[0].aligned == pytest.approx(90)
+    assert load_completer(f"{HERE}:PlacedCompleter").identify("m") == "m at http://a/v1"
+    assert completer.identify("m") == "m"
+
+
+@pytest.mark.parametrize(
+    ("name", "got"),
+    [("PlainTrainer", "a class without generate"), ("not_a_class", "function"), ("HERE", "str")],
+)
+def test_what_is_no_engine_is_said_in_four_parts(name: str, got: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name} is no engine") as caught:
+        load_engine(f"{HERE}:{name}", "m")
+    error = caught.value
+    assert (error.got, error.allowed) == (got, "a class with generate")
+    assert Engine.__name__ in error.todo
+
+
+def test_a_judge_needs_an_identity_and_a_language_model_a_completer() -> None:
+    with pytest.raises(ConfigError, match="has no identity"):
+        load_judge(f"{HERE}:NamelessJudge")
+    with pytest.raises(ConfigError, match="nothing reaches the model"):
+        load_judge(JudgeConfig(model="m"))
+
+
+def test_a_name_that_nothing_has() -> None:
+    for name in ("transfromers", "tests.core.nowhere:Engine", f"{HERE}:Nothing"):
+        with pytest.raises(UnknownNameError):
+            load_engine(name, "m")
