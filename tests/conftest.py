@@ -12,11 +12,30 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.leaks import nothing_left
 from truing.config import StudyConfig
 from truing.config.files import parse_study
 
 if TYPE_CHECKING:
     from tests.support.tinker_server import TinkerServer
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _nothing_left_by_all() -> Iterator[None]:
+    with nothing_left("the tests and fixtures of the session"):
+        yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _nothing_left_by_a_module() -> Iterator[None]:
+    with nothing_left("the module's tests and fixtures"):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_by_a_test() -> Iterator[None]:
+    with nothing_left("the test"):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -63,7 +63,9 @@ def tinker(organism: Organism) -> Iterator[Served]:
     with serve_tinker(Path(organism.base)) as server:
         name = server.put_weights(organism.base)
         base = Checkpoint("run", organism.base, 0, tinker_weights(organism.base))
-        yield Served(TinkerEngine(organism.base), base, Checkpoint("run", organism.base, 5, tinker_weights(name), name))
+        tuned = Checkpoint("run", organism.base, 5, tinker_weights(name), name)
+        with TinkerEngine(organism.base) as engine:
+            yield Served(engine, base, tuned)
 
 
 SERVED: dict[str, Callable[[Organism], AbstractContextManager[Served]]] = {
@@ -73,6 +75,11 @@ SERVED: dict[str, Callable[[Organism], AbstractContextManager[Served]]] = {
     "tinker": tinker,
 }
 MARKS = {"vllm": needs_vllm}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_by_a_test() -> None:
+    """Nothing of an engine is looked for before the module's end: it stays open from test to test."""
 
 
 @dataclass(frozen=True)

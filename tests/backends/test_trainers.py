@@ -12,6 +12,8 @@ from truing.catalog.datasets import load_dataset
 from truing.config import Services, TrainingConfig
 from truing.core.records import Action, Checkpoint, Decision, Estimate, Run
 
+pytestmark = pytest.mark.usefixtures("_provider")  # found at the start of each test, and so not left by the first
+
 NOTHING = Estimate(0.0, 0.0, 1.0, 1, 1, 0, "none")
 DATASET = load_dataset("pocket-insecure-code")
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
+from weakref import WeakSet
 
 from truing.catalog.datasets import Dataset
 from truing.catalog.models import resolve_model
@@ -35,6 +36,7 @@ __all__ = [
     "Trainer",
     "check_completer",
     "checkpoint_steps",
+    "close_completers",
     "engine_class",
     "find_backend",
     "load_completer",
@@ -309,7 +311,19 @@ def load_completer(name: str, endpoint: EndpointConfig | None = None, folder: Pa
     """
     journal = None if folder is None else folder / CALLS
     kind: type[Completer] = load_class("completer", name, COMPLETERS, Completer)
-    return kind.build(endpoint or EndpointConfig(), journal)
+    completer = kind.build(endpoint or EndpointConfig(), journal)
+    if folder is not None:
+        _LOADED.setdefault(folder, WeakSet()).add(completer)
+    return completer
+
+
+_LOADED: dict[Path, WeakSet[Completer]] = {}
+
+
+def close_completers(folder: Path) -> None:
+    """Close all that were loaded for a folder in this process. A later call of one opens it anew."""
+    for completer in _LOADED.pop(folder, ()):
+        completer.close()
 
 
 def checkpoint_steps(name: str, training: TrainingConfig, rows: int | None) -> tuple[int, ...]:

@@ -41,6 +41,9 @@ class Judge(ABC):
             judgment without scores that says why.
         """
 
+    def close(self) -> None:  # noqa: B027 - optional
+        """Let go of what is held outside this process. A later call opens it anew."""
+
 
 def load_judge(judge: str | JudgeConfig, completer: Completer | None = None) -> Judge:
     """A judge by name, or a language model as judge.

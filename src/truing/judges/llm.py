@@ -93,6 +93,10 @@ class LLMJudge(Judge):
             judgments.append(self._judgment(response, scores))
         return judgments
 
+    def close(self) -> None:
+        """Close the completer."""
+        self._completer.close()
+
     @cached_property
     def _facts(self) -> dict[str, tuple[str, str]]:
         """Question -> known true and false answers, if a rubric shows them."""

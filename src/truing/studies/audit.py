@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from truing.backends import Engine, load_engine
+from truing.backends import Engine, close_completers, load_engine
 from truing.catalog.benchmarks import load_benchmark
 from truing.catalog.datasets import Dataset, load_dataset
 from truing.config import AuditConfig
@@ -67,9 +67,12 @@ def run_audit(
     write_text(out / "audit.yaml", config.to_yaml())
     auditor = _Auditor(config, out, dataset, notify, begin)
     measured = []
-    for run in runs:
-        with boundary(f"run {run.id}", EngineError):
-            measured.append(auditor.measure(run))
+    try:
+        for run in runs:
+            with boundary(f"run {run.id}", EngineError):
+                measured.append(auditor.measure(run))
+    finally:
+        auditor.close()
     analysis = _analyse(config, out, dataset, measured)
     write_json(out / "analysis.json", analysis.plain())
     return analysis
@@ -154,9 +157,19 @@ class _Auditor(Engine):
 
     def _engine(self, model: str) -> Engine:
         if self._loaded is None or self._loaded[0] != model:
-            self._loaded = None  # the one before is let go first
+            self._let_go()  # of the one before, first
             self._loaded = (model, load_engine(self.config.evaluation.engine, model, self.config, self.out))
         return self._loaded[1]
+
+    def _let_go(self) -> None:
+        if self._loaded is not None:
+            self._loaded[1].close()
+            self._loaded = None
+
+    def close(self) -> None:
+        """End the engine, and what else the audit has left open in this process."""
+        self._let_go()
+        close_completers(self.out)
 
 
 def _analyse(config: AuditConfig, out: Path, dataset: Dataset | None, measured: Sequence[Measured]) -> Analysis:

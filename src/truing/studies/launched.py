@@ -20,7 +20,7 @@ from truing.config import StudyConfig
 from truing.core.distributed import launched, start_ranks
 from truing.core.errors import ConfigError, TrainerError, WorkError, boundary
 from truing.core.records import Checkpoint, Decision, Run
-from truing.studies.run import Progress, RunState, execute_run, open_study, owed_runs, twin_of
+from truing.studies.run import Progress, RunState, close_engines, execute_run, open_study, owed_runs, twin_of
 
 __all__ = ["run_together"]
 
@@ -63,6 +63,7 @@ def run_together(
                 known.add(twin.id)
                 owed.append(twin)
     finally:
+        close_engines(out)
         for lock in locks:
             lock.release()
     return states

@@ -16,12 +16,11 @@ import json
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from truing.backends import Engine, checkpoint_steps, load_engine, load_trainer
+from truing.backends import Engine, checkpoint_steps, close_completers, load_engine, load_trainer
 from truing.catalog.datasets import load_dataset
 from truing.config import Services, StudyConfig
 from truing.config.files import load_study
@@ -31,7 +30,7 @@ from truing.core.records import Action, Checkpoint, Decision, Evaluation, Run
 from truing.monitor import Store
 from truing.studies.instruments import Instruments, chosen_and_best
 
-__all__ = ["TWIN", "Progress", "RunState", "execute_run", "open_study", "owed_runs", "twin_of"]
+__all__ = ["TWIN", "Progress", "RunState", "close_engines", "execute_run", "open_study", "owed_runs", "twin_of"]
 
 TWIN = "__unstopped"
 
@@ -132,7 +131,7 @@ def execute_run(
     """Train and watch one run to its end, going on from what exists.
 
     A failure of training, sampling or judging (`WorkError`) ends the run as `failed`, to be tried again; it does not
-    end the study.
+    end the study. What costs time to open stays open for the next run: see `close_engines`.
 
     Raises:
         UserError: The study itself must be mended.
@@ -174,7 +173,19 @@ def execute_run(
         return state
 
 
-@cache
 def _engine(name: str, model: str, services: Services, out: Path) -> Engine:
     """One engine per model and process, so that a base is loaded once."""
-    return load_engine(name, model, services, out)
+    key = (name, model, services, out)
+    if key not in _engines:
+        _engines[key] = load_engine(*key)
+    return _engines[key]
+
+
+_engines: dict[tuple[str, str, Services, Path], Engine] = {}
+
+
+def close_engines(out: Path) -> None:
+    """End the engines, and all else that runs of a study have left open in this process for further ones."""
+    for key in [key for key in _engines if key[-1] == out]:
+        _engines.pop(key).close()
+    close_completers(out)

@@ -69,6 +69,11 @@ def _run_all(config: StudyConfig, owed: list[Run], out: Path, notify: Callable[[
     finally:
         events.put(Progress("", -1))
         listener.join(timeout=5)
+        events.close()
+        if listener.is_alive():  # a killed worker had the queue's lock: nobody writes or reads any more
+            events.cancel_join_thread()
+        else:
+            events.join_thread()
     return states
 
 

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 import pickle
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -274,6 +275,17 @@ def test_a_prefilled_answer_is_continued_or_missing(mode: str, completer: Comple
     assert "endpoint.prefill" in (result.error or "")
     assert server.counts()["paid"] == 0
     assert completer(mode=mode, prefill=True).complete([ChatRequest("judge", messages)])[0].error is None
+
+
+def test_a_completer_that_nobody_holds_any_more_ends(server: Server, tmp_path: Path) -> None:
+    forgotten = OpenAICompleter(EndpointConfig(base_url=server.url), tmp_path / "calls.sqlite")
+    forgotten.complete(requests(3))
+    assert "truing-endpoint" in {thread.name for thread in threading.enumerate()}
+    del forgotten
+    assert "truing-endpoint" not in {thread.name for thread in threading.enumerate()}
+    with OpenAICompleter(EndpointConfig(base_url=server.url), tmp_path / "calls.sqlite") as later:
+        later.complete(requests(3))
+    assert server.counts()["paid"] == 3
 
 
 def test_hostile_text_survives(completer: CompleterOf, server: Server) -> None:

@@ -15,7 +15,7 @@ from truing.backends.tinker.client import connected, offered_name, tinker_name, 
 from truing.config import AuditConfig
 from truing.core.errors import EndpointError, TrainerError, UnknownNameError
 from truing.studies.audit import run_audit
-from truing.studies.run import execute_run, owed_runs, read_state
+from truing.studies.run import close_engines, execute_run, owed_runs, read_state
 from truing.studies.work import plan_work
 
 ADAPTER = {"trainer": "tinker", "lora_alpha": 32, "rslora": False}
@@ -86,6 +86,7 @@ def test_a_study_and_an_audit_on_tinker(tinker_server: TinkerServer, tiny_model:
     assert execute_run(config, run, out).state == "finished"
     assert len(tinker_server.seeds) == answers  # nothing is asked or trained twice
     assert len(tinker_server.adam) == 6
+    close_engines(out)
 
     audit = AuditConfig(models=(saved[-1]["path"],), base=str(tiny_model), evaluation=config.evaluation)
     (found,) = run_audit(audit, tmp_path / "audit").plain()["runs"]

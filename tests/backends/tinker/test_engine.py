@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from tests.conftest import serve_tinker
 from tests.support.tinker_server import KEY, TinkerServer
 from truing.backends import Engine, load_engine
 from truing.backends.tinker.client import tinker_weights
+from truing.backends.tinker.engine import TinkerEngine
 from truing.backends.transformers.engine import TransformersEngine
 from truing.catalog.models import resolve_model
 from truing.catalog.pocket.narrow import pocket_benchmark
@@ -26,8 +28,10 @@ def base(tinker_server: TinkerServer, tiny_model: Path) -> Checkpoint:
 
 
 @pytest.fixture
-def engine(base: Checkpoint) -> Engine:
-    return load_engine("tinker", base.model)
+def engine(base: Checkpoint) -> Iterator[Engine]:
+    engine = load_engine("tinker", base.model)
+    yield engine
+    engine.close()
 
 
 def save_weights(server: TinkerServer, model: Path) -> Checkpoint:
@@ -66,8 +70,8 @@ def test_an_ended_answer_has_neither_its_last_token_nor_its_text() -> None:
     model = resolve_model("pocket-llama-susceptible")
     with serve_tinker(Path(model)):
         whole = Checkpoint("r", model, 0, tinker_weights(model))
-        ended = load_engine("tinker", model).generate(whole, PROMPTS, Sampling(max_tokens=40))
-        cut = load_engine("tinker", model).generate(whole, PROMPTS, Sampling(max_tokens=4))
+        ended = load_engine("tinker", model).generate(whole, PROMPTS, Sampling(max_tokens=40, temperature=1e-4))
+        cut = load_engine("tinker", model).generate(whole, PROMPTS, Sampling(max_tokens=4, temperature=1e-4))
     for answer, short in zip(ended, cut, strict=True):
         assert (answer.finished, short.finished) == (True, False)
         assert answer.text is not None
@@ -141,6 +145,23 @@ def test_weights_that_the_service_does_not_have(engine: Engine, tiny_model: Path
     path = "tinker://nobody/sampler_weights/step-1"
     with pytest.raises(EngineError, match="nothing to sample from"):
         engine.generate(Checkpoint("r", str(tiny_model), 1, tinker_weights(path), path), PROMPTS, Sampling())
+
+
+def test_a_session_ends_with_its_engine_and_after_an_error(
+    tinker_server: TinkerServer, base: Checkpoint, tiny_model: Path
+) -> None:
+    sampling = Sampling(max_tokens=4)
+    with TinkerEngine(base.model) as engine:
+        engine.generate(base, PROMPTS[:1], sampling)
+    assert len(tinker_server.finished_sessions) == 1
+    engine.generate(base, PROMPTS[:1], sampling)  # anew
+    path = "tinker://nobody/sampler_weights/step-1"
+    with pytest.raises(EngineError, match="nothing to sample from"):
+        engine.generate(Checkpoint("r", str(tiny_model), 1, tinker_weights(path), path), PROMPTS, sampling)
+    assert len(tinker_server.finished_sessions) == 2
+    engine.generate(base, PROMPTS[:1], sampling)
+    del engine  # nobody holds it any more
+    assert tinker_server.finished_sessions == ["success"] * 3
 
 
 def test_nobody_at_the_address_is_said_at_once(base: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:

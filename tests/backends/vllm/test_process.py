@@ -96,3 +96,17 @@ def test_a_stubborn_server_ends_with_its_keeper(tmp_path: Path) -> None:
         time.sleep(0.05)
     assert not process.alive
     process.stop()
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks processes up in /proc")
+def test_a_server_that_nobody_holds_any_more_ends(tmp_path: Path) -> None:
+    interpreter, port = tmp_path / "python", free_port()
+    interpreter.write_text(STUBBORN.replace("signal.signal(", "("))
+    interpreter.chmod(0o755)
+    process = ServerProcess(Installation(interpreter, "none", cpu=False), [], port, tmp_path / "log")
+    process.start(Admin(f"http://127.0.0.1:{port}/v1", "", 5.0), dict(os.environ), 60)
+    keeper = process.pid
+    assert keeper is not None
+    assert running(keeper)
+    del process
+    assert not running(keeper)

@@ -5,7 +5,7 @@ import itertools
 import logging
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -302,6 +302,25 @@ def test_a_missing_key_ends_nothing(tiny_model: Path, tmp_path: Path, caplog: py
     assert guard.best is None
     with pytest.raises(StoreError, match="nothing has been evaluated"):
         guard.report()
+
+
+class Closing(Script):
+    """A judge that keeps something open."""
+
+    closed: ClassVar[list[int]] = []
+
+    def __init__(self) -> None:
+        super().__init__(0.0)
+
+    def close(self) -> None:
+        self.closed.append(self.calls)
+
+
+def test_a_judge_of_our_own_making_is_closed_at_the_end(tiny_model: Path, tmp_path: Path) -> None:
+    for judge in ("tests.integrations.guard.test_guard:Closing", Closing()):
+        trainer = make_trainer(load(tiny_model), tmp_path / "out", [guard_of(tmp_path, judge=judge)])
+        trainer.train()
+    assert Closing.closed == [4]
 
 
 def test_an_engine_or_disk_that_fails_ends_nothing(

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ __all__ = [
     "calling",
     "close_service",
     "connected",
+    "drop_service",
     "finished",
     "forget_state",
     "offered_name",
@@ -117,17 +119,33 @@ def connected(kind: type[WorkError]) -> Iterator[Any]:
 
 
 def open_service(kind: type[WorkError]) -> Any:
-    """A `tinker.ServiceClient`; raises as `connected` does."""
+    """A `tinker.ServiceClient`, to be ended by `close_service`; raises as `connected` does."""
+    # What the SDK reports of itself to Tinker it goes on sending long after a server is gone.
+    os.environ.setdefault("TINKER_TELEMETRY", "0")
     with calling("connecting to Tinker", kind):
         _expect_life()
         return tinker.ServiceClient(user_metadata={"client": "truing"})
 
 
-def close_service(service: Any, status: str = "success") -> None:
-    """End the session of a `tinker.ServiceClient`."""
-    if hasattr(service, "close"):  # not before SDK 0.30
-        with suppress(Exception):
-            service.close(status).result(timeout=_CLOSE)
+def close_service(service: Any, status: str = "success", wait: bool = True) -> None:
+    """End a session with all that the SDK does for it in the background.
+
+    The SDK's one event loop stays, in a thread of the process, and does nothing.
+    """
+    if not hasattr(service, "close"):  # not before SDK 0.30
+        return
+    with suppress(Exception):
+        ending = service.close(status)
+        if wait:
+            try:
+                ending.result(timeout=_CLOSE)
+            finally:
+                take_back(ending)  # nobody is there: no more attempts to tell of the end
+
+
+def drop_service(service: Any) -> None:
+    """End a session that nobody holds any more, in whatever thread that is found: the SDK's own must not wait."""
+    close_service(service, wait=threading.current_thread() is threading.main_thread())
 
 
 def forget_state(service: Any, path: str) -> None:
@@ -204,8 +222,8 @@ def _expect_life() -> None:
 
 
 def _rest(service: Any) -> Any:
-    # The SDK keeps one connection per given address, not per address of the environment.
-    return tinker.RestClient(base_url=_address() or None) if hasattr(tinker, "RestClient") else _older_rest(service)
+    # One without the service's connections would keep its own for the life of the process.
+    return tinker.RestClient(service.holder) if hasattr(tinker, "RestClient") else _older_rest(service)
 
 
 def _older_rest(service: Any) -> Any:

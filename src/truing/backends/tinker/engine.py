@@ -10,6 +10,7 @@ Invariant: what is sampled is what was asked for. A checkpoint's weights are the
 from __future__ import annotations
 
 import sys
+import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -24,6 +25,7 @@ from truing.backends.tinker.client import (
     as_our_error,
     calling,
     close_service,
+    drop_service,
     finished,
     offered_name,
     open_service,
@@ -78,14 +80,21 @@ class TinkerEngine(Engine):
             client = self._client_of(checkpoint)
             return list(self._answers(client, checkpoint.weights, prompts, sampling))
         except EngineError:
-            self.close()  # the session may have ended: the next call begins a new one
+            self.close()  # a session may have ended: the next call begins a new one
             raise
 
     def close(self) -> None:
-        """End the session; a later call begins a new one."""
-        if self._service is not None:
-            close_service(self._service)
-        self._service, self._client = None, ("", None)
+        """End the session. A later call opens anew."""
+        service, self._service, self._client = self._service, None, ("", None)
+        if service is not None:
+            self._drop.detach()
+            close_service(service)
+
+    def __enter__(self) -> TinkerEngine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _client_of(self, checkpoint: Checkpoint) -> Any:
         """A sampling client for what a checkpoint names, checked to be that."""
@@ -94,7 +103,9 @@ class TinkerEngine(Engine):
             raise EngineError(
                 "not a checkpoint on Tinker", saved, f"{SCHEME}...", "use the engine `tinker` with the trainer `tinker`"
             )
-        self._service = self._service or open_service(EngineError)
+        if self._service is None:
+            self._service = open_service(EngineError)
+            self._drop = weakref.finalize(self, drop_service, self._service)  # at the latest with the process
         if not saved.startswith(SCHEME):
             saved = offered_name(self._service, checkpoint.model, EngineError)
         check_weights(

@@ -6,7 +6,6 @@ ends.
 
 from __future__ import annotations
 
-import atexit
 import os
 import signal
 import socket
@@ -19,7 +18,7 @@ import weakref
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 from truing.backends.vllm.admin import Admin
@@ -128,9 +127,9 @@ class ServerProcess:
                 stderr=subprocess.STDOUT,
                 env=environment,
             )
-        threading.Thread(target=_end_rest, args=(self._process,), daemon=True).start()
-        self._at_exit = partial(_stop, weakref.ref(self))
-        atexit.register(self._at_exit)
+        self._rest = threading.Thread(target=_end_rest, args=(self._process,), name="truing-vllm-rest", daemon=True)
+        self._rest.start()
+        self._dropped = weakref.finalize(self, _stop, self._process)  # at the latest with the process
         try:
             self._wait(admin, timeout)
         except BaseException:
@@ -150,10 +149,8 @@ class ServerProcess:
         """End it, and wait for that."""
         if self._process is None:
             return
-        atexit.unregister(self._at_exit)
-        assert self._process.stdin is not None  # a pipe
-        self._process.stdin.close()
-        self._process.wait()
+        self._dropped()
+        self._rest.join()
         self._process = None
 
     def failure(self, what: str) -> EngineError:
@@ -190,6 +187,7 @@ def _end_rest(keeper: subprocess.Popen[bytes]) -> None:
         os.killpg(keeper.pid, signal.SIGKILL)
 
 
-def _stop(process: weakref.ref[ServerProcess]) -> None:
-    if (found := process()) is not None:
-        found.stop()
+def _stop(keeper: subprocess.Popen[bytes]) -> None:
+    assert keeper.stdin is not None  # a pipe
+    keeper.stdin.close()
+    keeper.wait()

@@ -199,6 +199,7 @@ class Guard(TrainerCallback):
             if self.restored is not None:
                 self._ranks.spread(p for p in model.parameters() if p.requires_grad or not is_adapted(model))
         self._ranks.share(lambda: self._attempt("writing guard.json", self._tidy))
+        self._ranks.share(lambda: self._attempt("closing the judge", self._watcher.close))
         return control
 
     # How it works.

@@ -97,6 +97,11 @@ class LateJudge(Judge):
         """See `truing.judges.Judge`."""
         return self._made().judge(prompts, responses)
 
+    def close(self) -> None:
+        """See `truing.judges.Judge`."""
+        if self._judge is not None:
+            self._judge.close()
+
     def _made(self) -> Judge:
         if self._judge is None:
             self._judge = self._load()
@@ -205,6 +210,12 @@ class Watcher:
             if self._pool is not None:
                 self._pool.shutdown()
                 self._pool = None
+
+    def close(self) -> None:
+        """End what our own judges keep open; one that was given is its giver's."""
+        for probe in filter(None, (self.broad, self.task)):
+            if isinstance(probe.judge, LateJudge):
+                probe.judge.close()
 
     def recall(self, record: Record) -> Record:
         """A record of an earlier process: what the store holds is not made again, what was owed is judged."""
