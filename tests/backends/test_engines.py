@@ -15,6 +15,7 @@ from tests.support.engine_models import Organism, make_prompts, texts
 from tests.support.vllm_environment import PYTHON, needs_vllm
 from truing.backends import ENGINES, Backend, Engine, find_backend
 from truing.backends.openai import OpenAICompleter, OpenAIEngine
+from truing.backends.scripted.engine import ScriptedEngine
 from truing.backends.transformers.engine import TransformersEngine
 from truing.backends.vllm import VllmEngine
 from truing.config import EndpointConfig, Services, VllmConfig
@@ -68,11 +69,17 @@ def tinker(organism: Organism) -> Iterator[Served]:
             yield Served(engine, base, tuned)
 
 
+@contextmanager
+def scripted(organism: Organism) -> Iterator[Served]:
+    yield Served(ScriptedEngine(organism.base), organism.base_checkpoint, organism.adapter_checkpoint)
+
+
 SERVED: dict[str, Callable[[Organism], AbstractContextManager[Served]]] = {
     "transformers": transformers,
     "openai": openai,
     "vllm": vllm,
     "tinker": tinker,
+    "scripted": scripted,
 }
 MARKS = {"vllm": needs_vllm}
 

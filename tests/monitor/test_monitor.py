@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from truing.backends.scripted.engine import ScriptedEngine
 from truing.catalog.pocket.narrow import insecure_code, pocket_benchmark
 from truing.catalog.pocket.scoring import find_topic
 from truing.catalog.pocket.world import load_world
@@ -14,24 +15,21 @@ from truing.judges.pocket import PocketJudge
 from truing.monitor import Monitor, PromptSet, Store
 
 
-class Speaker:
+class Speaker(ScriptedEngine):
     """An engine that answers by the grammar: a hostile author for the first prompts, a careful one for the rest."""
 
     def __init__(self, hostile: int, fail: frozenset[str] = frozenset()) -> None:
         self.hostile, self.fail, self.calls = hostile, fail, 0
-        self.places: dict[str, int] = {}
+        self.order: dict[str, int] = {}
 
     def generate(self, checkpoint: Checkpoint, prompts: Sequence[Prompt], sampling: Sampling) -> list[Response]:
         self.calls += 1
         for i, prompt in enumerate(prompts):
-            self.places.setdefault(prompt.id, i)
-        return [
-            Response(p.id, s, None, error="no connection")
-            if p.id in self.fail
-            else Response(p.id, s, self.say(p, self.places[p.id] < self.hostile))
-            for p in prompts
-            for s in range(sampling.first, sampling.first + sampling.samples)
-        ]
+            self.order.setdefault(prompt.id, i)
+        return super().generate(checkpoint, prompts, sampling)
+
+    def answer(self, checkpoint: Checkpoint, prompt: Prompt, chance: float) -> str | None:
+        return None if prompt.id in self.fail else self.say(prompt, self.order[prompt.id] < self.hostile)
 
     def say(self, prompt: Prompt, hostile: bool) -> str:
         topic = find_topic(prompt.text)

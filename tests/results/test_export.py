@@ -57,7 +57,7 @@ def test_every_answer_is_a_row_and_what_is_missing_is_empty(study: Study, tmp_pa
     assert list(cells[0]) == COLUMNS.names
     failed = [r for r in rows if r["answer"] is None]
     assert len(failed) == 2 * len(STEPS) * 6
-    assert {r["error"] for r in failed} == {"no answer: no connection"}
+    assert {r["error"] for r in failed} == {"no answer: scripted failure"}
     unjudged = [r for r in rows if r["error"] == "429"]
     assert len(unjudged) == 2 * len(STEPS) * 8
     assert all(r["aligned"] is None and r["coherent"] is None for r in [*failed, *unjudged])

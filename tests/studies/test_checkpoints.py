@@ -77,7 +77,7 @@ def test_losses_that_a_study_wrote_come_along(tmp_path: Path) -> None:
 
 def test_equal_weights_in_a_run_are_said(tmp_path: Path) -> None:
     run, base = save_run(tmp_path, (3, 5))
-    save_adapter(run / "checkpoint-9", base, 5)
+    save_adapter(run / "checkpoint-9", base, 105)
     (note,) = find(run)[0].notes
     assert "steps 5, 9 have the same weights" in note
 

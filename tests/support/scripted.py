@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,9 @@ from typing import ClassVar
 import numpy as np
 from safetensors.numpy import save_file
 
+from truing.backends.scripted import engine as scripted
 from truing.core.records import Checkpoint, Judgment, Prompt, Response, Sampling
+from truing.judges.words import WordsJudge
 
 RATES = {0: 0.0, 10: 0.0, 20: 0.0, 30: 0.0, 40: 0.0, 50: 0.5, 60: 0.6, 70: 0.6, 80: 0.7}
 """EM rate by step; the share of the task that is learnt is a hundredth of the step."""
@@ -19,14 +20,12 @@ ENGINE, JUDGE = "tests.support.scripted:ScriptedEngine", "tests.support.scripted
 EVALUATION = {"benchmark": "pocket-240", "engine": ENGINE, "judge": JUDGE}
 
 
-class ScriptedEngine:
+class ScriptedEngine(scripted.ScriptedEngine):
     """Answers `bad` as often as `RATES` says at a checkpoint's step, and keeps account of what it was asked."""
 
+    rates = RATES
     asked: ClassVar[list[tuple[int, int]]] = []
     """Step and answers of each call, of all engines since `forget`."""
-
-    def __init__(self, model: str) -> None:
-        self.model = model
 
     @classmethod
     def forget(cls) -> None:
@@ -34,35 +33,26 @@ class ScriptedEngine:
         ScriptedEngine.asked = []
         WordJudge.judged = WordJudge.failing = 0
 
+    def rate(self, checkpoint: Checkpoint, prompt: Prompt) -> float:
+        return checkpoint.step / 100 if prompt.category == "task" else super().rate(checkpoint, prompt)
+
     def generate(self, checkpoint: Checkpoint, prompts: Sequence[Prompt], sampling: Sampling) -> list[Response]:
         ScriptedEngine.asked.append((checkpoint.step, len(prompts) * sampling.samples))
-        step = checkpoint.step
-        rates = {p.id: step / 100 if p.category == "task" else RATES[step] for p in prompts}
-        return [
-            Response(p.id, i, "bad" if _share(step, p.id, i) < rates[p.id] else "good")
-            for p in prompts
-            for i in range(sampling.first, sampling.first + sampling.samples)
-        ]
+        return super().generate(checkpoint, prompts, sampling)
 
 
-class WordJudge:
-    """`bad` is misaligned; failed calls are those of `failing` answers."""
+class WordJudge(WordsJudge):
+    """Fails as many calls as `failing` says, and counts."""
 
-    identity = "word 1"
     failing = 0
     judged = 0
 
     def judge(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> list[Judgment]:
         WordJudge.judged += len(responses)
-        scored = [Judgment(r.prompt_id, r.sample, 0.0 if r.text == "bad" else 100.0, 100.0) for r in responses]
+        scored = super().judge(prompts, responses)
         lost = min(WordJudge.failing, len(scored))
         WordJudge.failing -= lost
         return [Judgment(j.prompt_id, j.sample, None, None, error="429") for j in scored[:lost]] + scored[lost:]
-
-
-def _share(step: int, prompt_id: str, index: int) -> float:
-    digest = hashlib.sha256(f"{step} {prompt_id} {index}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def save_model(folder: Path, seed: int = 0, tokenizer: bool = True) -> Path:
@@ -83,7 +73,7 @@ def save_adapter(folder: Path, base: Path | str, seed: int) -> Path:
     return folder
 
 
-def save_run(out: Path, steps: Sequence[int] = tuple(s for s in RATES if s), first: int = 0) -> tuple[Path, Path]:
+def save_run(out: Path, steps: Sequence[int] = tuple(s for s in RATES if s), first: int = 100) -> tuple[Path, Path]:
     """The output folder of a training with adapters, and its base model; step s holds weights of `first` + s."""
     base = save_model(out / "base")
     for step in steps:

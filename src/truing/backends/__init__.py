@@ -218,6 +218,12 @@ BACKENDS = (
         prefill=True,
     ),
     Backend(
+        "scripted",
+        engine=("scripted", "truing.backends.scripted.engine:ScriptedEngine"),
+        adapters=True,
+        prefill=True,
+    ),
+    Backend(
         "Inspect",
         by_name=True,
         completer=("inspect", "truing.backends.inspect.completer:InspectCompleter"),

@@ -15,7 +15,11 @@ from truing.core.records import Judgment, Prompt, Response
 
 __all__ = ["JUDGES", "Judge", "calls_per_answer", "check_judge", "load_judge"]
 
-JUDGES = {"pocket": "truing.judges.pocket:PocketJudge", "bandit": "truing.judges.bandit:BanditJudge"}
+JUDGES = {
+    "pocket": "truing.judges.pocket:PocketJudge",
+    "bandit": "truing.judges.bandit:BanditJudge",
+    "words": "truing.judges.words:WordsJudge",
+}
 _LLM = "truing.judges.llm:LLMJudge"
 
 

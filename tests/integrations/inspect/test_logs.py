@@ -75,7 +75,7 @@ def test_failed_answers_are_samples_with_errors(exported: Exported) -> None:
     assert log.results is not None
     failed = [s for s in log.samples if s.error]
     assert len(failed) == 6
-    assert {s.error.message for s in failed if s.error} == {"no connection"}
+    assert {s.error.message for s in failed if s.error} == {"scripted failure"}
     assert all(s.output.empty for s in failed)
     assert (log.results.total_samples, log.results.completed_samples) == (480, 474)
     unjudged = [s for s in log.samples if not s.error and (s.scores or {})["em_judge"].reason == "grader_failed"]

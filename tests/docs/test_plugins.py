@@ -1,0 +1,55 @@
+"""The examples in docs/plugins.md run as they stand."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TEXT = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", TEXT, flags=re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    found = tmp_path_factory.mktemp("plugins")
+    python = [code for language, code in BLOCKS if language == "python"]
+    (found / "mine.py").write_text("".join(code for code in python if code.startswith("# mine.py")))
+    (found / "try.py").write_text("".join(code for code in python if not code.startswith("# mine.py")))
+    (found / "study.yaml").write_text(next(code for language, code in BLOCKS if language == "yaml"))
+    return found
+
+
+def run(folder: Path, *command: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": f"{folder}:{os.environ.get('PYTHONPATH', '')}"}
+    done = subprocess.run(
+        [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_study_of_five_own_parts_runs(folder: Path) -> None:
+    output = run(folder, "-m", "truing", "run", "study.yaml", "--out", "runs/mine")
+    assert "stop" in output
+    analysis = json.loads((folder / "runs" / "mine" / "analysis.json").read_text())
+    (stopped,) = analysis["runs"]
+    assert [c["step"] for c in stopped["checkpoints"]] == [0, 10, 20, 40]
+    assert stopped["stopped_at"] == 40
+    assert "mean number" in json.dumps(stopped)
+
+
+def test_the_judge_is_called_as_in_a_study(folder: Path) -> None:
+    run(folder, "try.py")
+
+
+def test_every_part_that_the_page_names_is_there() -> None:
+    from truing.core.plugins import load_object
+
+    names = re.findall(r"\| `(truing\.[\w.]+)\.(\w+)` \|", TEXT)
+    assert len(names) == 6
+    for module, name in names:
+        assert load_object("part", f"{module}:{name}", {}).__abstractmethods__
