@@ -48,6 +48,6 @@ def make_study(out: Path) -> StudyConfig:
             weights = "base" if step == 0 else f"{run.seed}-{step}"
             checkpoint = Checkpoint(run.id, run.model, step, weights, train_loss=1.0)
             monitor(checkpoint)
-        engine.places.clear()
+        engine.order.clear()
         monitor.ask_also(checkpoint, SIDE, PromptSet(load_benchmark(SIDE).prompts, judge, 1))
     return config
