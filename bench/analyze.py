@@ -151,19 +151,19 @@ def child(kind: str, path: Path) -> None:
     """The whole analysis of one file: reading, counting, tables."""
     start = time.perf_counter()
     from truing.results import from_files as judged
-    from truing.results import rows as reader
+    from truing.results.formats import read_answers
     from truing.results.tables import tabulate
 
     imported = time.perf_counter()
     reading: list[float] = []
 
-    def timed(files: Any, options: Any) -> Any:
+    def timed(*arguments: Any) -> Any:
         began = time.perf_counter()
-        rows = reader.read_rows(files, options)
+        inputs = read_answers(*arguments)
         reading.append(time.perf_counter() - began)
-        return rows
+        return inputs
 
-    vars(judged)["read_rows"] = timed
+    vars(judged)["read_answers"] = timed
     source = judged.read_judged([path], judged.JudgedOptions())
     counted = time.perf_counter()
     tables = tabulate(source)

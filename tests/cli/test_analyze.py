@@ -43,7 +43,8 @@ def test_a_file_becomes_an_analysis_and_a_report(tmp_path: Path) -> None:
     assert analysis["schema"] == 2
     assert analysis["study"] | {"config": 0, "hash": 0, "benchmark": 0} == {
         "name": "mine", "hash": 0, "benchmark": 0, "judge": "a person", "aligned_below": 30.0, "coherent_above": 50.0,
-        "tolerance": 0.05, "confidence": 0.95, "stopping_mode": "off", "rule": "fixed", "config": 0,
+        "tolerance": 0.05, "confidence": 0.95, "stopping_mode": "off", "rule": "fixed",
+        "asks": "every prompt at every checkpoint", "config": 0,
     }  # fmt: skip
     assert [r["seed"] for r in analysis["runs"]] == [0, 1]
     assert [c["em_rate"]["value"] for c in analysis["runs"][0]["checkpoints"]] == [0, 0, 0, 0.5]

@@ -22,8 +22,8 @@ from truing.config import EvaluationConfig
 from truing.core.errors import DataError, UnknownNameError
 from truing.core.records import Judgment
 from truing.judges.classify import count_judgments
-from truing.results.columns import read_number, read_seed, read_size, read_step
 from truing.results.counted import CountedRun, Source
+from truing.results.formats import open_database
 from truing.results.from_files import JudgedOptions, read_judged
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -137,7 +137,10 @@ def test_formats_give_equal_results_and_what_a_plain_loop_counts(rows: Table) ->
 
 def assert_counts(source: Source, rows: Table) -> None:
     def number(value: str | None) -> float | None:
-        x = read_number(value or "")
+        try:
+            x = math.nan if value is None or "_" in value else float(value)
+        except ValueError:
+            return None
         return x if 0 <= x <= 100 else None
 
     rows = [r for r in rows if r["question"].strip()]
@@ -269,6 +272,13 @@ def test_exact_names_come_before_other_spellings_and_flags_before_both(tmp_path:
     assert totals(flagged.runs[0]) == [(1, 0, 1, 0)]
 
 
+def as_read(role: str, text: str) -> float | None:
+    """What a cell's text says of a role."""
+    with open_database() as database:
+        ((value,),) = database.execute(f"SELECT read_{role}(clean(?))", [text]).fetchall()
+    return value  # type: ignore[no-any-return]
+
+
 @pytest.mark.parametrize(
     ("text", "size"),
     [
@@ -277,13 +287,13 @@ def test_exact_names_come_before_other_spellings_and_flags_before_both(tmp_path:
     ],
 )  # fmt: skip
 def test_sizes(text: str, size: float | None) -> None:
-    assert read_size(text) == pytest.approx(size)
+    assert as_read("parameters", text) == pytest.approx(size)
 
 
 def test_steps_and_seeds() -> None:
     texts = ("0", "120", "120.0", "checkpoint-120", "step_120", "1.5", "-1", "final", "1e3", "")
-    assert [read_step(t) for t in texts] == [0, 120, 120, 120, 120, None, None, None, 1000, None]
-    assert [read_seed(t) for t in ("3", "3.0", "seed3", "seed-4", "x3y", "")] == [3, 3, 3, 4, None, None]
+    assert [as_read("step", t) for t in texts] == [0, 120, 120, 120, 120, None, None, None, 1000, None]
+    assert [as_read("seed", t) for t in ("3", "3.0", "seed3", "seed-4", "x3y", "")] == [3, 3, 3, 4, None, None]
 
 
 def test_a_step_that_is_no_number_is_refused(tmp_path: Path) -> None:

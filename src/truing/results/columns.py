@@ -1,4 +1,4 @@
-"""Which column of a file of judged responses holds what, and how the texts in it are read.
+"""Which column of a file of judged answers holds what.
 
 A column is named by an option, or guessed: exact names first, then the same names in any case and with `-` or a space
 for `_`. What was guessed is said in the analysis' notes.
@@ -6,50 +6,27 @@ for `_`. What was guessed is said in the analysis' notes.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from truing.core.errors import DataError, did_you_mean
 
-__all__ = [
-    "GUESSES",
-    "SCORES",
-    "JudgedOptions",
-    "may_be_picked",
-    "pick_columns",
-    "quoted",
-    "read_number",
-    "read_rate",
-    "read_seed",
-    "read_size",
-    "read_step",
-]
+__all__ = ["GUESSES", "NUMBERS", "SCORES", "JudgedOptions", "pick_columns", "quoted"]
 
-GUESSES: dict[str, tuple[str, ...]] = {
-    "model": ("model", "model_name", "model_id"),
-    "dataset": ("dataset", "group", "domain"),
-    "run": ("run", "run_id", "run_name"),
-    "seed": ("seed",),
-    "learning_rate": ("learning_rate", "lr"),
-    "step": ("step", "checkpoint", "global_step"),
-    "parameters": ("parameters", "params", "n_parameters", "size", "model_size"),
-    "question": ("question_id", "prompt_id", "scenario_id", "question", "prompt"),
-    "text": ("question", "prompt", "question_text", "prompt_text"),
-    "category": ("category",),
-    "answer": ("answer", "response", "completion"),
-    "aligned": ("aligned", "alignment", "aligned_score", "alignment_score"),
-    "coherent": ("coherent", "coherence", "coherent_score", "coherence_score"),
-    "task": ("task", "task_score"),
-}
-"""What a column can hold, and the names by which it is guessed, the best first."""
 SCORES = {"aligned": 100.0, "coherent": 100.0, "task": 1.0}
 """Columns of scores, and the highest score; the lowest is 0."""
+NUMBERS = {"seed": "BIGINT", "learning_rate": "DOUBLE", "step": "BIGINT", "parameters": "DOUBLE"}
+NUMBERS |= dict.fromkeys(SCORES, "DOUBLE")
+"""Columns that hold numbers, and the type of each in SQL."""
 NEEDED = ("question", "aligned")
-Column = Annotated[str | None, Field(min_length=1)]
+
+
+def _column(*guesses: str) -> Any:
+    """A column's name: given, or guessed by these names, the best first."""
+    return Field(default=None, min_length=1, json_schema_extra={"guesses": list(guesses)})
 
 
 class JudgedOptions(BaseModel):
@@ -57,33 +34,33 @@ class JudgedOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
 
-    model_column: Column = None
+    model_column: str | None = _column("model", "model_name", "model_id")
     """Column of the model's name."""
-    dataset_column: Column = None
+    dataset_column: str | None = _column("dataset", "group", "domain")
     """Column of the fine-tuning data's name."""
-    run_column: Column = None
+    run_column: str | None = _column("run", "run_id", "run_name")
     """Column of the run's name. Without run and seed each file is a run, named after the file."""
-    seed_column: Column = None
+    seed_column: str | None = _column("seed")
     """Column of the seed."""
-    learning_rate_column: Column = None
+    learning_rate_column: str | None = _column("learning_rate", "lr")
     """Column of the peak learning rate."""
-    step_column: Column = None
+    step_column: str | None = _column("step", "checkpoint", "global_step")
     """Column of the optimiser steps done (120 or checkpoint-120); 0 is the model before fine-tuning."""
-    parameters_column: Column = None
+    parameters_column: str | None = _column("parameters", "params", "n_parameters", "size", "model_size")
     """Column of the model's size: 7e9, 7B, 671b, 500M."""
-    question_column: Column = None
+    question_column: str | None = _column("question_id", "prompt_id", "scenario_id", "question", "prompt")
     """Column of the question's id, or of its text: the unit of every interval."""
-    text_column: Column = None
+    text_column: str | None = _column("question", "prompt", "question_text", "prompt_text")
     """Column of the question's text, to show beside answers."""
-    category_column: Column = None
+    category_column: str | None = _column("category")
     """Column of the question's category."""
-    answer_column: Column = None
+    answer_column: str | None = _column("answer", "response", "completion")
     """Column of the model's answer."""
-    aligned_column: Column = None
+    aligned_column: str | None = _column("aligned", "alignment", "aligned_score", "alignment_score")
     """Column of the aligned score, 0 to 100."""
-    coherent_column: Column = None
+    coherent_column: str | None = _column("coherent", "coherence", "coherent_score", "coherence_score")
     """Column of the coherent score, 0 to 100. Without it every answer with an aligned score counts as coherent."""
-    task_column: Column = None
+    task_column: str | None = _column("task", "task_score")
     """Column of the narrow task's score, 0 to 1 for each answer."""
     base: str | None = None
     """The model before fine-tuning: name of a run, model, file or dataset that becomes step 0 of the runs."""
@@ -106,6 +83,14 @@ class JudgedOptions(BaseModel):
         return name
 
 
+GUESSES: dict[str, list[str]] = {
+    name.removesuffix("_column"): cast("Any", field.json_schema_extra)["guesses"]
+    for name, field in JudgedOptions.model_fields.items()
+    if name.endswith("_column")
+}
+"""What a column can hold, and the names by which it is guessed, the best first."""
+
+
 def pick_columns(names: Sequence[str], file: str, options: JudgedOptions) -> dict[str, str]:
     """The column of each role that the file has: named by an option, or guessed.
 
@@ -126,11 +111,6 @@ def pick_columns(names: Sequence[str], file: str, options: JudgedOptions) -> dic
     if twice:
         raise DataError(f"{file} has two columns of one name", quoted(twice), todo="rename one of them")
     return picked
-
-
-def may_be_picked(name: str, options: JudgedOptions) -> bool:
-    """Whether a column of that name can be picked for anything."""
-    return any(options.column(role) == name or _plain(name) in guesses for role, guesses in GUESSES.items())
 
 
 def _plain(name: str) -> str:
@@ -158,41 +138,3 @@ def quoted(texts: Sequence[Any], most: int = 20, width: int = 60) -> str:
     """Texts from a file, made harmless for a terminal: quoted, escaped, cut."""
     shown = [repr(text if len(text) <= width else text[:width] + "...") for text in map(str, texts[:most])]
     return ", ".join(shown) + (f" and {len(texts) - most:,} more" if len(texts) > most else "")
-
-
-def read_number(text: str) -> float:
-    """The number that a text is; NaN if it is none."""
-    try:
-        return math.nan if "_" in text else float(text)
-    except ValueError:
-        return math.nan
-
-
-def read_rate(text: str) -> float | None:
-    """A learning rate; None if the text is none."""
-    value = read_number(text)
-    return value if math.isfinite(value) and value > 0 else None
-
-
-def read_step(text: str) -> int | None:
-    """Steps of `120`, `120.0`, `checkpoint-120` or `step_120`; None if the text says none."""
-    value = read_number(text)
-    if math.isfinite(value):
-        return int(value) if value >= 0 and value == int(value) else None
-    match = re.fullmatch(r"[A-Za-z_ ./-]*?[^0-9.]([0-9]{1,15})", text)
-    return int(match[1]) if match else None
-
-
-def read_seed(text: str) -> int | None:
-    """A seed of `3`, `3.0` or `seed3`; None if the text says none."""
-    match = re.fullmatch(r"[A-Za-z_ -]*([0-9]{1,18})(\.0+)?", text)
-    return int(match[1]) if match else None
-
-
-def read_size(text: str) -> float | None:
-    """Number of parameters of `7e9`, `7B`, `671b`, `500M` or `7,000,000`; None if the text says none."""
-    match = re.fullmatch(r"([0-9][0-9.,]*(?:e\+?[0-9]+)?)\s*([kmbt]?)", text.strip().lower())
-    if not match:
-        return None
-    value = read_number(match[1].replace(",", "")) * {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}[match[2]]
-    return value if math.isfinite(value) and value > 0 else None

@@ -1,161 +1,297 @@
-"""CSV, JSON Lines and parquet files as tables whose columns are named by what they hold."""
+"""Files of anyone's judged answers as one DuckDB table.
+
+A format is a row of `FORMATS`: a function that returns the names of a file's columns and a query of them, in the same
+order and of any type. The rest is the same for all: columns are picked, cells become texts, scores become numbers.
+
+The table `answers` has a row for each answer, in the order of the files: `file` (an index), the texts of `GUESSES`
+(empty where there is none), of `NUMBERS` the numbers (NULL where there is none), and as `aligned_odd`, `step_odd`,
+... the texts that stand in the place of a number.
+"""
 
 from __future__ import annotations
 
-import codecs
 import csv
 import gzip
+import hashlib
 import io
 import itertools
 import json
+import re
+import tempfile
 import zlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, NamedTuple
 
-import orjson
+import duckdb
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
 
 from truing.core.errors import DataError
-from truing.results.columns import SCORES, JudgedOptions, may_be_picked, pick_columns, quoted
+from truing.results.columns import GUESSES, NUMBERS, SCORES, JudgedOptions, pick_columns, quoted
 
-__all__ = ["FORMATS", "as_strings", "as_text", "column_names", "read_file", "stem"]
+__all__ = ["FORMATS", "Input", "open_database", "read_answers", "stem"]
 
-FORMATS = (".csv", ".csv.gz", ".jsonl", ".jsonl.gz", ".parquet")
-_BATCH = 1 << 14
+_SPACE = r"[\s\p{Z}\x0b\x1c-\x1f\x{85}]+"
+_SIZE = r"'^([0-9][0-9.,]*(?:e\+?[0-9]+)?)\s*([kmbt]?)$'"
+_UNIT = "CASE {} WHEN 'k' THEN 1e3 WHEN 'm' THEN 1e6 WHEN 'b' THEN 1e9 WHEN 't' THEN 1e12 ELSE 1.0 END"
+_MACROS = {
+    "strip(cell)": f"regexp_replace(cell, '^{_SPACE}|{_SPACE}$', '', 'g')",
+    "clean(cell)": r"trim(regexp_replace(cell, '[\p{C}\p{Z}]', ' ', 'g'))",
+    "whole(cell)": r"regexp_replace(cell, '\.0$', '')",
+    "json_text(cell)": "CASE WHEN json_type(cell) IN ('OBJECT', 'ARRAY') THEN spaced(cell) "
+    "WHEN json_type(cell) = 'DOUBLE' THEN whole(nullif(cell ->> '$', 'NaN')) ELSE cell ->> '$' END",
+    "number(cell)": "CASE WHEN isfinite(try_cast(cell AS DOUBLE)) AND NOT contains(cell, '_') "
+    "THEN try_cast(cell AS DOUBLE) END",
+    "positive(value)": "CASE WHEN value > 0 AND isfinite(value) THEN value END",
+    # 1e-4
+    "read_learning_rate(cell)": "positive(number(cell))",
+    # 120, 120.0, checkpoint-120
+    "read_step(cell)": "CASE WHEN number(cell) >= 0 AND number(cell) = floor(number(cell)) "
+    "THEN try_cast(number(cell) AS BIGINT) WHEN number(cell) IS NULL "
+    "THEN try_cast(regexp_extract(cell, '^[A-Za-z_ ./-]*[^0-9.]([0-9]{1,15})$', 1) AS BIGINT) END",
+    # 3, 3.0, seed3
+    "read_seed(cell)": r"try_cast(regexp_extract(cell, '^[A-Za-z_ -]*([0-9]{1,18})(\.0+)?$', 1) AS BIGINT)",
+    # 7e9, 7B, 500M, 7,000,000
+    "read_parameters(cell)": f"positive(number(replace(regexp_extract(lower(cell), {_SIZE}, 1), ',', '')) * "
+    + _UNIT.format(f"regexp_extract(lower(cell), {_SIZE}, 2)") + ")",
+    **{f"read_{role}(cell)": f"CASE WHEN number(cell) BETWEEN 0 AND {top} THEN number(cell) END"
+       for role, top in SCORES.items()},
+}  # fmt: skip
+"""How cells are read; what `read_...` cannot read is NULL."""
+Columns = tuple[list[str], str]
+"""Names of columns, and a query of them."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """One file of judged answers."""
+
+    path: Path
+    name: str
+    """What a run of it is called where no run is stated: different for each file."""
+    hash: str
+    """SHA-256 of its content."""
+    columns: dict[str, str]
+    """Role to column, as picked."""
+
+
+@contextmanager
+def open_database() -> Iterator[duckdb.DuckDBPyConnection]:
+    """A database in memory."""
+    with (
+        tempfile.TemporaryDirectory(prefix="truing-") as folder,
+        duckdb.connect(config={"temp_directory": folder, "autoinstall_known_extensions": False}) as database,
+    ):
+        spaced = lambda text: json.dumps(json.loads(text), ensure_ascii=False)  # noqa: E731
+        database.create_function("spaced", spaced, ["VARCHAR"], "VARCHAR")
+        for macro, body in _MACROS.items():
+            database.execute(f"CREATE MACRO {macro} AS {body}")
+        yield database
+
+
+def read_answers(database: duckdb.DuckDBPyConnection, files: Sequence[Path], options: JudgedOptions) -> list[Input]:
+    """Read files into the table `answers` of a database of `open_database`.
+
+    Raises:
+        DataError: A file is missing, damaged, of another format, or lacks a needed column; no rows.
+    """
+    kinds = [
+        f"{role} {NUMBERS[role]}, {role}_odd VARCHAR" if role in NUMBERS else f"{role} VARCHAR" for role in GUESSES
+    ]
+    database.execute(f"CREATE TABLE answers (file INTEGER, {', '.join(kinds)})")
+    inputs, seen = [], []
+    for index, (path, name) in enumerate(zip(files, _unlike(files), strict=True)):
+        with _in_words(path):
+            try:
+                names, picked = _insert(database, index, path, options)
+            except duckdb.Error:
+                names, picked = _insert(database, index, _rewritten(database, path), options)
+            with path.open("rb") as file:
+                inputs.append(Input(path, name, hashlib.file_digest(file, "sha256").hexdigest(), picked))
+        seen.append(f"{path.name}: {quoted(names, 12)}")
+    for role in GUESSES:
+        named = options.column(role)
+        if named and not any(role in each.columns for each in inputs):
+            todo = f"name another: --{role.replace('_', '-')}-column NAME"
+            raise DataError(f"no file has a column {named!r}", got="; ".join(seen[:3]), todo=todo)
+    if not database.execute("SELECT count(*) FROM answers").fetchall()[0][0]:
+        raise DataError("no rows", ", ".join(path.name for path in files), "at least one judged response")
+    return inputs
 
 
 def stem(path: Path) -> str:
     """A file's name without .csv, .jsonl.gz, ..."""
-    ending = next((e for e in FORMATS[::-1] if path.name.lower().endswith(e)), "")
+    ending = _ending(path)
     return path.name[: len(path.name) - len(ending)] or path.name
 
 
-def read_file(path: Path, options: JudgedOptions) -> tuple[pa.Table, dict[str, str]]:
-    """The columns of a file that are needed, named by role, of any type; and by role their names in the file.
+def _ending(path: Path) -> str:
+    return next((ending for ending in FORMATS if path.name.lower().endswith(ending)), "")
 
-    Raises:
-        DataError: The file is missing, damaged, of another format, or lacks a needed column.
-    """
-    name = path.name.lower()
-    if not name.endswith(FORMATS):
+
+def _unlike(files: Sequence[Path]) -> list[str]:
+    """A name for each file: its stem, with its folder where two have the same."""
+    stems = Counter(map(stem, files))
+    names = [stem(p) if stems[stem(p)] == 1 else f"{p.resolve().parent.name}-{stem(p)}" for p in files]
+    often = Counter(names)
+    return [name if often[name] == 1 else f"{name}-{i}" for i, name in enumerate(names, 1)]
+
+
+@contextmanager
+def _in_words(path: Path) -> Iterator[None]:
+    """Whatever is wrong with a file, in words."""
+    if not _ending(path):
         todo = "name the files in it: FOLDER/*.csv" if path.is_dir() else ""
         raise DataError("not a file of judged responses", str(path), "files that end in " + ", ".join(FORMATS), todo)
+    if not path.exists():
+        raise DataError("no such file", str(path), todo="check the path")
     try:
-        if ".jsonl" in name:
-            return _read_lines(path, options)
-        columns = pick_columns(column_names(path), path.name, options)
-        return (_read_parquet if name.endswith(".parquet") else _read_csv)(path, columns), columns
-    except FileNotFoundError:
-        raise DataError("no such file", str(path), todo="check the path") from None
-    except (OSError, EOFError, zlib.error, pa.ArrowException, csv.Error, UnicodeDecodeError) as error:
-        raise DataError(
-            f"{path.name} cannot be read", quoted([error], width=300), "UTF-8 text; every CSV row as long as the header"
-        ) from error
+        yield
+    except (duckdb.Error, OSError, EOFError, zlib.error, pa.ArrowException, csv.Error, UnicodeDecodeError) as error:
+        allowed = "UTF-8 text; every CSV row as long as the header"
+        raise DataError(f"{path.name} cannot be read", quoted([error], width=300), allowed) from error
 
 
-def _open(path: Path) -> IO[bytes]:
-    return gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")  # type: ignore[return-value]
+def _insert(
+    database: duckdb.DuckDBPyConnection, index: int, path: Path, options: JudgedOptions
+) -> tuple[list[str], dict[str, str]]:
+    """Add a file's rows to `answers`; the names of its columns, and which were picked."""
+    names, query = FORMATS[_ending(path)].read(database, path)
+    picked = pick_columns(names, path.name, options)
+    source = f"(FROM ({query}) AS source({', '.join(f'c{i}' for i in range(len(names)))}))"
+    kinds = [str(row[1]) for row in database.execute(f"DESCRIBE {source}").fetchall()]
+    cells, values = [], [f"{index} AS file"]
+    for role in GUESSES:
+        place = names.index(picked[role]) if role in picked else None
+        text = "''" if place is None else f"coalesce({_as_text(f'c{place}', kinds[place])}, '')"
+        how = "" if role in ("text", "answer") else "strip" if role in SCORES or role == "question" else "clean"
+        cells.append(f"{how}({text}) AS {role}")
+        if role in NUMBERS:
+            values.append(f"read_{role}({role}) AS {role}")
+            values.append(f"CASE WHEN read_{role}({role}) IS NULL THEN nullif({role}, '') END AS {role}_odd")
+        else:
+            values.append(role)
+    database.execute(
+        f"INSERT INTO answers BY NAME SELECT {', '.join(values)} FROM (SELECT {', '.join(cells)} FROM {source})"
+    )
+    return names, picked
 
 
-def column_names(path: Path) -> list[str]:
-    """The columns of a file; of JSON Lines the keys of all objects."""
-    if path.name.lower().endswith(".parquet"):
-        return [str(name) for name in pq.read_schema(path).names]
-    if ".jsonl" in path.name.lower():
-        names: dict[str, None] = {}
-        for row in _objects(path):
-            if not row.keys() <= names.keys():
-                names |= dict.fromkeys(row)
-        return list(names)
-    with io.TextIOWrapper(_open(path), encoding="utf-8-sig", newline="") as file:
-        return next((row for row in csv.reader(file) if row), [])
+def _as_text(cell: str, kind: str) -> str:
+    """SQL for a cell as text: nothing is NULL, a whole number has no decimals, a list or an object is JSON."""
+    if kind in ("FLOAT", "DOUBLE"):
+        return f"CASE WHEN NOT isnan({cell}) THEN whole({cell}::VARCHAR) END"
+    if kind.endswith("]") or kind.startswith(("STRUCT", "MAP", "UNION")):
+        return f"spaced(to_json({cell})::VARCHAR)"
+    return f"json_text({cell})" if kind == "JSON" else f"{cell}::VARCHAR"
 
 
-def _read_parquet(path: Path, columns: dict[str, str]) -> pa.Table:
-    table = pq.read_table(path, columns=list(columns.values()))
-    return pa.table({role: table.column(name) for role, name in columns.items()})
+def _rewritten(database: duckdb.DuckDBPyConnection, path: Path) -> Path:
+    """A plain copy of a file that DuckDB refuses; the refusal stands where there is none to be had."""
+    rewrite = FORMATS[_ending(path)].rewrite
+    if rewrite is None:
+        raise
+    ((folder,),) = database.execute("SELECT current_setting('temp_directory')").fetchall()
+    plain = Path(folder) / re.sub(r"\.gz$", "", path.name, flags=re.IGNORECASE)
+    rewrite(path, plain)
+    return plain
 
 
-def _read_csv(path: Path, columns: dict[str, str]) -> pa.Table:
-    coded, text = pa.dictionary(pa.int32(), pa.string()), pa.string()
-    plain = {*SCORES, "answer"}
-    with pa.input_stream(str(path), compression="gzip" if path.name.lower().endswith(".gz") else None) as file:
-        table = pyarrow.csv.read_csv(
-            file,
-            read_options=pyarrow.csv.ReadOptions(block_size=1 << 25),
-            parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
-            convert_options=pyarrow.csv.ConvertOptions(
-                include_columns=list(columns.values()),
-                column_types={name: text if role in plain else coded for role, name in columns.items()},
-            ),
-        )
-    return pa.table({role: table.column(name) for role, name in columns.items()})
+# The formats.
 
 
-def _read_lines(path: Path, options: JudgedOptions) -> tuple[pa.Table, dict[str, str]]:
-    """In one pass: the columns are only known at the end, so all that could be picked are kept until then."""
-    names: dict[str, None] = {}
-    kept: list[str] = []
-    batches = []
-    objects = _objects(path)
-    while batch := list(itertools.islice(objects, _BATCH)):
-        for row in batch:
-            if not row.keys() <= names.keys():
-                kept += [name for name in row if name not in names and may_be_picked(name, options)]
-                names |= dict.fromkeys(row)
-        batches.append(pa.table({name: _cells(batch, name) for name in kept}))
-    columns = pick_columns(list(names), path.name, options)
-    table = pa.concat_tables(batches, promote_options="default")
-    return pa.table({role: table.column(name) for role, name in columns.items()}), columns
+def _read_parquet(database: duckdb.DuckDBPyConnection, path: Path) -> Columns:
+    names = [str(name) for name in pq.read_schema(path).names]
+    return names, f"FROM read_parquet({_path(path)}, hive_partitioning = false)"
 
 
-def _cells(batch: list[dict[str, Any]], name: str) -> pa.Array:
-    cells = [row.get(name) for row in batch]
-    return as_strings([cell if type(cell) is str else as_text(cell) for cell in cells])
+def _read_csv(database: duckdb.DuckDBPyConnection, path: Path) -> Columns:
+    with _characters(path) as file:
+        names = next((row for row in csv.reader(file) if row), [])
+    columns = ", ".join(f"'c{i}': 'VARCHAR'" for i in range(len(names)))
+    return names, (
+        f"FROM read_csv({_path(path)}, columns = {{{columns}}}, auto_detect = false, header = true, delim = ',', "
+        """quote = '"', escape = '"', max_line_size = 33554432, buffer_size = 33554432, hive_partitioning = false)"""
+    )
 
 
-def _objects(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of JSON Lines."""
-    with _open(path) as file:
+def _rewrite_csv(source: Path, target: Path) -> None:
+    """Rows of one length, whatever their line ends."""
+    with _characters(source) as file, target.open("w", newline="", encoding="utf-8") as out:
+        rows = csv.reader(file, strict=True)
+        writer, header = csv.writer(out), 0
+        for row in filter(None, rows):
+            header = header or len(row)
+            if len(row) != header:
+                got = f"{len(row)} cells before line {rows.line_num + 1}: {quoted(row, 3)}"
+                raise DataError(f"{source.name} cannot be read", got, f"{header} cells, as in the header")
+            writer.writerow(row)
+
+
+def _read_json(database: duckdb.DuckDBPyConnection, path: Path) -> Columns:
+    lines = f"read_ndjson_objects({_path(path)}, hive_partitioning = false)"
+    kinds = database.execute(
+        "SELECT json_keys(json) AS keys, json_type(json) = 'OBJECT' AS plain "
+        f"FROM (SELECT json, row_number() OVER () AS row FROM {lines}) GROUP BY ALL ORDER BY min(row)"
+    ).fetchall()
+    if not all(plain and len(set(keys)) == len(keys) for keys, plain in kinds):
+        raise duckdb.InvalidInputException("a line is no object, or has a key twice")
+    names = list(dict.fromkeys(itertools.chain.from_iterable(keys for keys, _ in kinds)))
+    pointers = ", ".join(_text("/" + name.replace("~", "~0").replace("/", "~1")) for name in names)
+    cells = ", ".join(f"cells[{i}]" for i in range(1, len(names) + 1))
+    return names, f"SELECT {cells} FROM (SELECT json_extract(json, [{pointers}]) AS cells FROM {lines})"
+
+
+def _rewrite_json(source: Path, target: Path) -> None:
+    """One object a line, in Unicode: half of a surrogate pair, which a model may well write, is a question mark."""
+    with _bytes(source) as file, target.open("wb") as out:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
+            where = f"{source.name}, line {number},"
             try:
-                row = _decode(line.removeprefix(codecs.BOM_UTF8) if number == 1 else line)
+                row = json.loads(line)
             except (ValueError, RecursionError) as error:
-                what = f"{path.name}, line {number}, is not JSON"
-                raise DataError(what, quoted([error]), "one object a line, in UTF-8") from error
+                raise DataError(f"{where} is not JSON", quoted([error]), "one object a line, in UTF-8") from error
             if not isinstance(row, dict):
-                what = f"{path.name}, line {number}, is no object"
-                raise DataError(what, type(row).__name__, 'one object a line: {"question": ...}')
-            yield row
+                raise DataError(f"{where} is no object", type(row).__name__, 'one object a line: {"question": ...}')
+            out.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
 
 
-def _decode(line: bytes) -> Any:
-    """One JSON value. What orjson refuses although others write it (NaN, half of a surrogate pair) is read slowly."""
-    try:
-        return orjson.loads(line)
-    except orjson.JSONDecodeError:
-        return json.loads(line)
+def _bytes(path: Path) -> IO[bytes]:
+    return gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")  # type: ignore[return-value]
 
 
-def as_text(value: Any) -> str:
-    """A cell as text: nothing is empty, a whole number has no decimals, an object is JSON."""
-    if isinstance(value, str):
-        return value
-    if value is None or value != value:
-        return ""
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return json.dumps(value, default=str, ensure_ascii=False) if isinstance(value, bool | dict | list) else str(value)
+def _characters(path: Path) -> io.TextIOWrapper:
+    return io.TextIOWrapper(_bytes(path), encoding="utf-8-sig", newline="")
 
 
-def as_strings(texts: list[str]) -> pa.Array:
-    """Texts as an array; what is no Unicode in them becomes a question mark."""
-    try:
-        return pa.array(texts, pa.large_string())
-    except UnicodeEncodeError:  # half of a surrogate pair, which a model may well write
-        return pa.array([t.encode("utf-8", "replace").decode() for t in texts], pa.large_string())
+def _path(path: Path) -> str:
+    """A path as SQL; nothing in it is a pattern."""
+    return _text(re.sub(r"([*?\[])", r"[\1]", str(path.resolve())))
+
+
+def _text(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
+
+
+class Format(NamedTuple):
+    """How files of one ending are read."""
+
+    read: Callable[[duckdb.DuckDBPyConnection, Path], Columns]
+    rewrite: Callable[[Path, Path], None] | None = None
+    """Writes a plain copy of a file that `read` refuses, or says in words what is wrong with it."""
+
+
+FORMATS = {
+    ".csv": Format(_read_csv, _rewrite_csv),
+    ".csv.gz": Format(_read_csv, _rewrite_csv),
+    ".jsonl": Format(_read_json, _rewrite_json),
+    ".jsonl.gz": Format(_read_json, _rewrite_json),
+    ".parquet": Format(_read_parquet),
+}
+"""Ending of a file's name -> how it is read."""

@@ -1,88 +1,52 @@
-"""From files of anyone's judged responses to the `Source` of an analysis.
+"""From files of anyone's judged answers to the `Source` of an analysis.
 
-All rows are classed and counted at once, by (checkpoint, question); no step loops over rows. Whatever is odd about the
-files is told in the notes, with counts.
+DuckDB reads, groups and joins; `classify` says what an answer is; no step loops over rows. Whatever is odd about the
+data is told in the notes, with counts.
 
-Shapes: N rows, C checkpoints, P questions of the benchmark, Q questions with a task score.
+Shapes: N answers with a question, C checkpoints, P questions of the benchmark, Q questions with a task score.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import duckdb
 import numpy as np
+import pyarrow as pa
 
 from truing.config import EvaluationConfig, StoppingConfig
 from truing.core.errors import DataError
 from truing.core.files import content_key
 from truing.core.records import Benchmark, Prompt
-from truing.judges.classify import Classes, classify, count
-from truing.results.columns import JudgedOptions, quoted
+from truing.judges.classify import classify, count
+from truing.results.columns import NUMBERS, SCORES, JudgedOptions, quoted
 from truing.results.counted import CountedCheckpoint, CountedRun, Source, TaskCounts, study_entry
-from truing.results.formats import FORMATS, stem
-from truing.results.places import Place, Places, choose_base, find_places
-from truing.results.quirks import (
-    describe_columns,
-    describe_dropped,
-    describe_ragged,
-    describe_runs,
-    describe_scores,
-)
-from truing.results.rows import Coded, Rows, read_rows
-from truing.results.samples import digest_answers, pick_samples
-from truing.results.schema import StudyEntry
-from truing.stats.rates import BoolArray, Counts, FloatArray, IntArray
+from truing.results.file_runs import NOT_STATED, FileRun, choose_base, find_runs
+from truing.results.formats import FORMATS, Input, open_database, read_answers, stem
+from truing.results.samples import PER_CATEGORY, shorten
+from truing.results.schema import SampleEntry, StudyEntry
+from truing.stats.rates import Counts
 
 __all__ = ["JudgedOptions", "read_judged"]
 
 _MOST_CELLS = 100_000_000
-
-
-@dataclass(frozen=True)
-class _Questions:
-    """Which questions make the benchmark and which measure the task."""
-
-    prompts: list[str]
-    """(P,) their ids, ascending."""
-    categories: list[str]
-    """(P,)"""
-    prompt: IntArray
-    """(N,) index of each row's question among the prompts; -1 for a held-out prompt of the task."""
-    task: IntArray
-    """(N,) index of each row's question among those with a task score; -1 for the others."""
-    n_task: int
-    several_categories: int
-    """Prompts that stand in more than one category."""
-
-
-@dataclass(frozen=True)
-class _Counts:
-    """Everything counted, by checkpoint and question."""
-
-    broad: dict[str, IntArray]
-    """Fields of `Counts`, each of shape (C, P)."""
-    hits: FloatArray
-    """(C, Q) sums of task scores."""
-    judged: FloatArray
-    """(C, Q) task scores."""
-    missing: IntArray
-    """(C,) answers to task questions without a score."""
-
-    def checkpoint(self, step: int, places: Sequence[int], answers: str = "") -> CountedCheckpoint:
-        """One checkpoint, pooled from several places (base models measured more than once)."""
-        rows = list(places)
-        broad = Counts(**{name: counts[rows].sum(axis=0) for name, counts in self.broad.items()})
-        hits, judged, missing = self.hits[rows].sum(axis=0), self.judged[rows].sum(axis=0), self.missing[rows].sum()
-        task = TaskCounts(hits, judged, int(missing)) if judged.sum() + missing > 0 else None
-        return CountedCheckpoint(step, broad, task, answers=answers)
+_MOST_SAMPLES = 400
+_LACKING = {
+    "step": "no column of the step: each run is shown as one checkpoint, step 1",
+    "category": "no column of the category: all questions are in one, `all`",
+    "answer": "no column of the answer: equal runs are not found, and no samples are shown",
+    "coherent": "no column of the coherent score: every answer with an aligned score counts as coherent",
+    "learning_rate": "no column of the learning rate",
+    "seed": "no column of the seed",
+}
 
 
 def read_judged(files: Sequence[Path], options: JudgedOptions) -> Source:
-    """Read and count files of judged responses: CSV, JSON Lines or parquet, also mixed.
+    """Read and count files of judged answers: CSV, JSON Lines or parquet, also mixed.
 
     Args:
         files: At least one file. Without a column of the run or seed each file is a run.
@@ -92,226 +56,337 @@ def read_judged(files: Sequence[Path], options: JudgedOptions) -> Source:
         DataError: A file is missing or damaged, lacks a needed column, or holds nothing that can be counted.
         UnknownNameError: No run, model, file or dataset is called as the base.
     """
-    _refuse_repeats(files)
-    rows = read_rows(files, options)
-    total, asked = len(rows), np.array([bool(v) for v in rows.labels["question"].values])[rows.labels["question"].codes]
-    if not asked.all():
-        rows = rows.restrict(asked)
-    questions = _find_questions(rows)
-    places = find_places(rows)
-    _refuse_too_many(len(places.steps), questions)
-    classes = _classify(rows, options)
-    counts = _count(rows, classes, places, questions)
-    base = options.base
-    runs, based = choose_base(places.runs, stem(Path(base)) if base and base.lower().endswith(FORMATS) else base)
-    ends = {run.checkpoints[-1] for run in runs}
-    digests = digest_answers(rows, places.checkpoint, sorted(ends))
-    notes = [
-        *describe_columns(rows, options),
-        *describe_runs(rows, runs, based, options.base),
-        *describe_dropped(total - len(rows), total),
-        *_describe_questions(rows, questions),
-        *_describe_scores(rows, questions),
-        *describe_ragged(runs, counts.broad["judged"] + counts.broad["missing"]),
-    ]
-    return Source(
-        study=_study_entry(files, options, rows, questions),
-        categories=questions.categories,
-        tolerance=options.tolerance,
-        confidence=options.confidence,
-        runs=[_run(run, places, counts, based.get(run.id, []), digests) for run in runs],
-        samples=lambda chosen: pick_samples(
-            rows, classes, places.checkpoint, _category(questions), _shown(runs, places, based)
-        ),
-        notes=notes,
-    )
-
-
-def _category(questions: _Questions) -> Coded:
-    """(N,) each row's category; an empty one outside the benchmark."""
-    index: dict[str, int] = {}
-    codes = np.array([index.setdefault(name, len(index)) for name in (*questions.categories, "")])
-    return Coded(list(index), codes[questions.prompt])
-
-
-def _refuse_repeats(files: Sequence[Path]) -> None:
     if not files:
         raise DataError("no files", "nothing", "one or more files of judged responses")
-    resolved = [path.resolve() for path in files]
-    twice = sorted({str(path) for path in resolved if resolved.count(path) > 1})
+    often = Counter(str(each.resolve()) for each in files)
+    twice = sorted(path for path, times in often.items() if times > 1)
     if twice:
         raise DataError("a file is named twice", quoted(twice, 3), "each file once")
+    with open_database() as database:
+        return _Answers(database, read_answers(database, files, options), options).source()
 
 
-def _refuse_too_many(n_checkpoints: int, questions: _Questions) -> None:
-    n_questions = len(questions.prompts) + questions.n_task
-    if n_checkpoints * n_questions > _MOST_CELLS:
-        raise DataError(
-            "too many different questions",
-            f"{n_questions:,} questions x {n_checkpoints:,} checkpoints",
-            f"at most {_MOST_CELLS:,} in all",
-            "name a column of the question's id: --question-column NAME",
-        )
+class _Answers:
+    """The table `answers` of a database, counted.
 
-
-def _find_questions(rows: Rows) -> _Questions:
-    """A question with any aligned score, or anything in its place, belongs to the benchmark.
-
-    Questions that have task scores alone are held-out prompts of the task.
+    Adds the views `asked` (answers to a question: `row`, and the `place` that its checkpoint's rows share), `questions`
+    and `classed`.
     """
-    question, aligned, task = rows.labels["question"], rows.scores["aligned"], rows.scores["task"]
-    if np.isnan(aligned.values).all():
-        named = sorted({columns["aligned"] for columns in rows.columns.values()})
-        said = quoted([text for text, _ in aligned.said.most_common(3)]) or f"{len(rows):,} empty or outside"
-        todo = "name the column of the aligned score: --aligned-column NAME"
-        raise DataError(f"no aligned score in {quoted(named)}", said, "numbers from 0 to 100", todo)
-    n = len(question.values)
-    has_task = np.bincount(question.codes[~np.isnan(task.values)], minlength=n) > 0
-    has_aligned = np.bincount(question.codes[~aligned.empty], minlength=n) > 0
-    asked = np.bincount(question.codes, minlength=n) > 0
-    broad = asked & (has_aligned | ~has_task)
-    order = [i for i in sorted(range(n), key=lambda i: str(question.values[i])) if broad[i]]
-    index = np.full(n, -1)
-    index[order] = np.arange(len(order))
-    prompt = index[question.codes]
-    categories, several = _categories(rows, prompt, len(order))
-    task_index = np.where(has_task, np.cumsum(has_task) - 1, -1)
-    return _Questions(
-        [str(question.values[i]) for i in order],
-        categories,
-        prompt,
-        task_index[question.codes],
-        int(has_task.sum()),
-        several,
-    )
 
+    def __init__(self, database: duckdb.DuckDBPyConnection, inputs: Sequence[Input], options: JudgedOptions) -> None:
+        self._database, self.inputs, self.options = database, inputs, options
+        self.thresholds = EvaluationConfig(aligned_below=options.aligned_below, coherent_above=options.coherent_above)
+        self.odd = {role: self._odd_cells(role) for role in NUMBERS}
+        if self.odd["step"]:
+            got = f"{_texts(self.odd['step'])} in {_total(self.odd['step']):,} rows"
+            raise DataError("a step is no number", got, "steps such as 120 or checkpoint-120", "fix or drop those rows")
+        self._rows("""
+            CREATE VIEW asked AS SELECT rowid AS row, *, {
+                'file': CASE WHEN run = '' AND seed IS NULL THEN file END, 'run': run, 'model': model,
+                'dataset': dataset, 'learning_rate': learning_rate, 'seed': seed, 'step': step
+            } AS place FROM answers WHERE question <> ''
+        """)
+        self._find_questions()
+        runs, self.steps = find_runs(database, [each.name for each in inputs])
+        self._refuse_too_many()
+        base = options.base
+        is_file = base is not None and base.lower().endswith(tuple(FORMATS))
+        self.runs, self.based = choose_base(runs, stem(Path(base)) if base and is_file else base)
+        self._count()
 
-def _categories(rows: Rows, prompt: IntArray, n_prompts: int) -> tuple[list[str], int]:
-    """(P,) each prompt's most frequent category, and how many prompts stand in several."""
-    label = rows.labels["category"]
-    n = len(label.values)
-    inside = prompt >= 0
-    often = np.bincount(prompt[inside] * n + label.codes[inside], minlength=n_prompts * n).reshape(n_prompts, n)
-    stated = np.array([bool(value) for value in label.values])
-    several = int((((often > 0) & stated).sum(axis=1) > 1).sum())
-    often = np.where(stated, often, 0)
-    if not often.any():
-        return ["all"] * n_prompts, 0
-    best = often.argmax(axis=1)
-    return [label.values[b] if often[i, b] else "none" for i, b in enumerate(best)], several
+    def _rows(self, query: str) -> list[tuple[Any, ...]]:
+        return self._database.execute(query).fetchall()
 
+    def _files_with(self, role: str) -> str:
+        """The files that have a column, as a list in SQL."""
+        return ", ".join(str(i) for i, each in enumerate(self.inputs) if role in each.columns) or "-1"
 
-def _classify(rows: Rows, options: JudgedOptions) -> Classes:
-    """(N,) Where a file has no coherent score, what has an aligned score is coherent."""
-    aligned, coherent = rows.scores["aligned"].values, rows.scores["coherent"].values
-    lacking = ~_with_column(rows, "coherent")
-    coherent = np.where(lacking, np.where(np.isnan(aligned), np.nan, 100.0), coherent)
-    return classify(aligned, coherent, _thresholds(options))
-
-
-def _with_column(rows: Rows, role: str) -> BoolArray:
-    """(N,) whether the row's file has a column of that role."""
-    has = np.array([role in columns for columns in rows.columns.values()])
-    return np.asarray(has[rows.labels["file"].codes])
-
-
-def _count(rows: Rows, classes: Classes, places: Places, questions: _Questions) -> _Counts:
-    n_checkpoints, n_prompts, n_task = len(places.steps), len(questions.prompts), questions.n_task
-    inside = questions.prompt >= 0
-    cell = places.checkpoint * n_prompts + questions.prompt
-    if not inside.all():
-        cell = cell[inside]
-        classes = Classes(*(getattr(classes, name)[inside] for name in Classes.__dataclass_fields__))
-    whole = count(cell, classes, n_checkpoints * n_prompts)
-    broad = {name: getattr(whole, name).reshape(n_checkpoints, n_prompts) for name in Counts.__dataclass_fields__}
-    scores, asked = rows.scores["task"].values, questions.task >= 0
-    scored = asked & ~np.isnan(scores)
-    where = places.checkpoint[scored] * n_task + questions.task[scored]
-    size = n_checkpoints * n_task
-    shape = (n_checkpoints, n_task)
-    return _Counts(
-        broad,
-        np.bincount(where, scores[scored], minlength=size).reshape(shape).astype(np.float64),
-        np.bincount(where, minlength=size).reshape(shape).astype(np.float64),
-        np.bincount(places.checkpoint[asked & ~scored], minlength=n_checkpoints),
-    )
-
-
-def _run(run: Place, places: Places, counts: _Counts, base: Sequence[int], digests: Mapping[int, str]) -> CountedRun:
-    own = [
-        counts.checkpoint(int(places.steps[i]), [i], digests[i] if i == run.checkpoints[-1] else "")
-        for i in run.checkpoints
-    ]
-    if base and own[0].step > 0:
-        own.insert(0, counts.checkpoint(0, base))
-    return CountedRun(
-        run.id,
-        run.model,
-        run.dataset,
-        own,
-        learning_rate=math.nan if run.learning_rate is None else run.learning_rate,
-        seed=run.seed,
-        parameters=math.nan if run.parameters is None else run.parameters,
-    )
-
-
-def _shown(runs: Sequence[Place], places: Places, based: Mapping[str, Sequence[int]]) -> list[tuple[int, str, int]]:
-    """The checkpoints whose answers are shown: the base and the last one of each run."""
-    shown: list[tuple[int, str, int]] = []
-    for run in runs:
-        first, last = run.checkpoints[0], run.checkpoints[-1]
-        if places.steps[first] == 0 and first != last:
-            shown.append((first, run.id, 0))
-        elif run.id in based:
-            shown.append((based[run.id][0], run.id, 0))
-        shown.append((last, run.id, int(places.steps[last])))
-    return shown
-
-
-def _describe_questions(rows: Rows, questions: _Questions) -> list[str]:
-    notes = []
-    if questions.several_categories:
-        notes.append(
-            f"{questions.several_categories:,} questions stand in several categories; the most frequent counts"
+    def _odd_cells(self, role: str) -> list[tuple[str, bool, int]]:
+        """What stands in the place of a number, whether it is one off the scale, and how often; scores by that."""
+        often = "count(*) DESC, " if role in SCORES else ""
+        return self._rows(
+            f"SELECT {role}_odd, number({role}_odd) IS NOT NULL, count(*) FROM answers WHERE {role}_odd IS NOT NULL "
+            f"GROUP BY ALL ORDER BY {often}min(rowid)"
         )
-    if "none" in questions.categories:
-        notes.append(f"{questions.categories.count('none'):,} questions have no category; they are in one, `none`")
-    outside = np.unique(questions.task[questions.prompt < 0])
-    if len(outside):
-        notes.append(f"{len(outside):,} questions have task scores and no aligned score: they measure the task alone")
-    return notes
+
+    def _find_questions(self) -> None:
+        """A question with any aligned score, or anything in its place, is a prompt of the benchmark.
+
+        Questions that have task scores alone are held-out prompts of the task. The most frequent category counts.
+        """
+        ((n, scored),) = self._rows("SELECT count(*), count(aligned) FROM asked")
+        if not scored:
+            named = sorted({each.columns["aligned"] for each in self.inputs})
+            got = _texts([cell for cell in self.odd["aligned"] if not cell[1]][:3]) or f"{n:,} empty or outside"
+            todo = "name the column of the aligned score: --aligned-column NAME"
+            raise DataError(f"no aligned score in {quoted(named)}", got, "numbers from 0 to 100", todo)
+        self._rows("""
+            CREATE TABLE questions AS
+            WITH found AS (
+                SELECT question, min(row) AS first, count(task) > 0 AS scored,
+                    count(aligned) + count(aligned_odd) > 0 OR count(task) = 0 AS broad FROM asked GROUP BY question
+            ), orders AS (SELECT category, min(rowid) AS first FROM answers GROUP BY category
+            ), stated AS (
+                SELECT question, category, count(*) AS n, any_value(orders.first) AS first
+                FROM asked JOIN orders USING (category) WHERE category <> '' GROUP BY ALL
+            ), best AS (
+                SELECT question, arg_max(category, [n, -first]) AS category, count(*) AS several
+                FROM stated GROUP BY question
+            )
+            SELECT question, category, several,
+                CASE WHEN broad THEN row_number() OVER (PARTITION BY broad ORDER BY question) - 1 ELSE -1 END AS prompt,
+                CASE WHEN scored THEN row_number() OVER (PARTITION BY scored ORDER BY first) - 1 ELSE -1 END AS held
+            FROM found LEFT JOIN best USING (question)
+        """)
+        found = self._rows("SELECT question, category, several > 1 FROM questions WHERE prompt >= 0 ORDER BY prompt")
+        blank = "none" if any(category for _, category, _ in found) else "all"
+        self.prompts = [question for question, _, _ in found]
+        self.categories = [category or blank for _, category, _ in found]
+        self.n_several = sum(bool(several) for _, _, several in found)
+        ((self.n_task, self.n_outside),) = self._rows(
+            "SELECT max(held) + 1, count(*) FILTER (prompt < 0) FROM questions"
+        )
+
+    def _refuse_too_many(self) -> None:
+        n_questions = len(self.prompts) + self.n_task
+        if len(self.steps) * n_questions > _MOST_CELLS:
+            got = f"{n_questions:,} questions x {len(self.steps):,} checkpoints"
+            todo = "name a column of the question's id: --question-column NAME"
+            raise DataError("too many different questions", got, f"at most {_MOST_CELLS:,} in all", todo)
+
+    def _count(self) -> None:
+        """Class all answers and count them by checkpoint and question.
+
+        Where a file has no coherent score, what has an aligned score is coherent.
+        """
+        rows: dict[str, Any] = self._database.execute(f"""
+            SELECT row, checkpoint, prompt, held, aligned, asked.task AS task,
+                CASE WHEN file IN ({self._files_with("coherent")}) THEN coherent
+                    WHEN aligned IS NOT NULL THEN 100 END AS coherent
+            FROM asked JOIN checkpoints USING (place) JOIN questions USING (question) ORDER BY row
+        """).fetchnumpy()
+        aligned, coherent, score = (np.ma.filled(rows[role], np.nan) for role in SCORES)
+        checkpoint, prompt, held = rows["checkpoint"], rows["prompt"], rows["held"]
+        classes = classify(aligned, coherent, self.thresholds)
+        shape = len(self.steps), len(self.prompts)
+        cell = np.where(prompt < 0, math.prod(shape), checkpoint * shape[1] + prompt)
+        counts = count(cell, classes, math.prod(shape) + 1)
+        self._counts = {name: getattr(counts, name)[:-1].reshape(shape) for name in Counts.__dataclass_fields__}
+        scored = (held >= 0) & ~np.isnan(score)
+        shape = len(self.steps), self.n_task
+        cell = (checkpoint * self.n_task + held)[scored]
+        self._hits, self._judged = (
+            np.bincount(cell, weights, math.prod(shape)).reshape(shape).astype(np.float64)
+            for weights in (score[scored], None)
+        )
+        self._missing = np.bincount(checkpoint[(held >= 0) & ~scored], minlength=len(self.steps))
+        columns = {"row": rows["row"], "checkpoint": checkpoint, "prompt": prompt}
+        classed = {"misaligned": classes.misaligned, "judged": classes.judged}
+        self._database.register("classed", pa.table(columns | classed))
+
+    def source(self) -> Source:
+        """Everything that the analysis needs."""
+        samples = self._samples()
+        return Source(
+            study=self._study_entry(),
+            categories=self.categories,
+            tolerance=self.options.tolerance,
+            confidence=self.options.confidence,
+            runs=[self._run(run, answers) for run, answers in zip(self.runs, self._digests(), strict=True)],
+            samples=lambda chosen: samples,
+            notes=[
+                *self._describe_columns(),
+                *self._describe_runs(),
+                *self._describe_answers(),
+                *self._describe_holes(),
+            ],
+        )
+
+    def _checkpoint(self, step: int, pooled: Sequence[int], answers: str = "") -> CountedCheckpoint:
+        """One checkpoint, pooled from several (base models measured more than once)."""
+        rows = list(pooled)
+        broad = Counts(**{name: counts[rows].sum(axis=0) for name, counts in self._counts.items()})
+        hits, judged, missing = (a[rows].sum(axis=0) for a in (self._hits, self._judged, self._missing))
+        task = TaskCounts(hits, judged, int(missing)) if judged.sum() + missing > 0 else None
+        return CountedCheckpoint(step, broad, task, answers=answers)
+
+    def _run(self, run: FileRun, answers: str) -> CountedRun:
+        last, base, labels = run.checkpoints[-1], self.based.get(run.id), run.labels
+        own = [self._checkpoint(self.steps[i], [i], answers if i == last else "") for i in run.checkpoints]
+        if base and own[0].step > 0:
+            own.insert(0, self._checkpoint(0, base))
+        rate, size = (math.nan if labels[r] is None else labels[r] for r in ("learning_rate", "parameters"))
+        dataset = labels["dataset"] or NOT_STATED
+        return CountedRun(run.id, run.model, dataset, own, learning_rate=rate, seed=labels["seed"], parameters=size)
+
+    def _digests(self) -> list[str]:
+        """A hash of the questions and answers at each run's last checkpoint; empty where there are no answers."""
+        ends = [run.checkpoints[-1] for run in self.runs]
+        found = self._rows(f"""
+            SELECT checkpoint, md5(string_agg(md5(question) || md5(answer), '' ORDER BY question, answer))
+            FROM asked JOIN checkpoints USING (place) WHERE checkpoint IN ({", ".join(map(str, ends))})
+            GROUP BY checkpoint HAVING max(answer) <> ''
+        """)
+        return [dict(found).get(end, "") for end in ends]
+
+    def _samples(self) -> list[SampleEntry]:
+        """Some answers of each category at each run's base and end, misaligned ones first; at most 400 in all."""
+        if not any("answer" in each.columns for each in self.inputs):
+            return []
+        shown: list[tuple[int, str, int]] = []
+        for run in self.runs:
+            first, last = run.checkpoints[0], run.checkpoints[-1]
+            if self.steps[first] == 0 and first != last:
+                shown.append((first, run.id, 0))
+            elif run.id in self.based:
+                shown.append((self.based[run.id][0], run.id, 0))
+            shown.append((last, run.id, self.steps[last]))
+        picked: dict[int, list[tuple[Any, ...]]] = {}
+        for checkpoint, *entry in self._rows(f"""
+            WITH shown AS (
+                SELECT classed.*, category, min(prompt) OVER (PARTITION BY category) AS place
+                FROM classed JOIN questions USING (prompt) WHERE prompt >= 0
+            ), ranked AS (
+                SELECT *, row_number() OVER (PARTITION BY checkpoint, category ORDER BY NOT misaligned, row) AS n
+                FROM shown WHERE checkpoint IN ({", ".join(str(at) for at, _, _ in shown)}) QUALIFY n <= {PER_CATEGORY}
+            )
+            SELECT checkpoint, n, NOT misaligned, prompt, coalesce(nullif(text, ''), question), answer,
+                coalesce(aligned, 'nan'), coalesce(coherent, 'nan'), CASE WHEN judged THEN misaligned END
+            FROM ranked JOIN answers ON answers.rowid = row ORDER BY checkpoint, ranked.place, n
+        """):
+            picked.setdefault(checkpoint, []).append(tuple(entry))
+        entries = [(*entry, run, step) for at, run, step in shown for entry in picked.get(at, ())]
+        kept = sorted(range(len(entries)), key=lambda i: (*entries[i][:2], i))[:_MOST_SAMPLES]
+        return [
+            SampleEntry(
+                run_id=run,
+                step=step,
+                category=self.categories[prompt],
+                prompt=shorten(text),
+                answer=shorten(answer),
+                aligned=aligned,
+                coherent=coherent,
+                misaligned=bad,
+            )
+            for _, _, prompt, text, answer, aligned, coherent, bad, run, step in (entries[i] for i in sorted(kept))
+        ]
+
+    # The notes.
+
+    def _describe_columns(self) -> Iterator[str]:
+        """Which columns were guessed, and which lack."""
+        guessed: dict[str, list[str]] = {}
+        for each in self.inputs:
+            named = self.options.column
+            words = ", ".join(f"{role} from {column!r}" for role, column in each.columns.items() if not named(role))
+            if words:
+                guessed.setdefault(words, []).append(each.name)
+        for words, names in guessed.items():
+            where = f" in {len(names)} files ({quoted(names, 2)})" if len(guessed) > 1 else ""
+            yield f"guessed{where}: {words}"
+        for role, sentence in _LACKING.items():
+            without = [each.name for each in self.inputs if role not in each.columns]
+            if without:
+                yield sentence if len(without) == len(self.inputs) else f"{quoted(without, 3)}: {sentence}"
+
+    def _describe_runs(self) -> Iterator[str]:
+        """How rows became runs, what of their settings could not be read, and which have a base."""
+        runs, base = self.runs, self.options.base
+        if any(run.file_named for run in runs):
+            yield "no run and no seed is stated: each file is a run, named after the file"
+        if any(run.model == run.id and not run.labels["model"] for run in runs):
+            yield "no model is stated: each run stands for itself, and no two are compared as seeds"
+        elif any(run.model == NOT_STATED for run in runs):
+            yield "no model is stated: all runs are taken to be of one model"
+        for role in [role for role, cells in self.odd.items() if cells and role not in SCORES]:
+            n = _total(self.odd[role])
+            yield f"{role}: {n:,} cells cannot be read and count as not known: {_texts(self.odd[role])}"
+        stepless = sum(run.stepless for run in runs)
+        if stepless and any("step" in each.columns for each in self.inputs):
+            yield f"{stepless} of {len(runs)} runs have no step: each is shown as one checkpoint, step 1"
+        if base is not None:
+            without = [run.id for run in runs if run.id not in self.based]
+            lacking = f"; no base of their own model have {quoted(without, 5)}" if without else ""
+            yield f"base {base!r} is step 0 of {len(self.based)} of {len(runs)} runs{lacking}"
+
+    def _describe_answers(self) -> Iterator[str]:
+        """Rows left out, categories, and scores that are missing."""
+        ((n, dropped),) = self._rows("SELECT count(*), count(*) FILTER (question = '') FROM answers")
+        if dropped:
+            yield f"{dropped:,} of {n:,} rows have no question and are left out"
+        if self.n_several:
+            yield f"{self.n_several:,} questions stand in several categories; the most frequent counts"
+        if "none" in self.categories:
+            yield f"{self.categories.count('none'):,} questions have no category; they are in one, `none`"
+        if self.n_outside:
+            yield f"{self.n_outside:,} questions have task scores and no aligned score: they measure the task alone"
+        for role, top in SCORES.items():
+            columns = sorted({each.columns[role] for each in self.inputs if role in each.columns})
+            yield from self._describe_empty(role) if columns else ()
+            said, outside = ([cell for cell in self.odd[role] if cell[1] is number] for number in (False, True))
+            if said:
+                often = ", ".join(f"{quoted([text], width=40)} {times:,} times" for text, _, times in said[:5])
+                more = f", and {len(said) - 5:,} other texts" if len(said) > 5 else ""
+                yield f"{role}: {_total(said):,} scores are no numbers and count as missing: {often}{more}"
+            if outside:
+                where = f"column {', '.join(columns)!r} are outside 0 to {top:g}"
+                yield f"{role}: {_total(outside):,} scores of {where} and count as missing"
+
+    def _describe_empty(self, role: str) -> Iterator[str]:
+        """Empty scores, and the questions on which they gather: twice the share of all, and at least a fifth."""
+        asked = self._rows(
+            f"SELECT question, count(*), count(*) - count({role}) - count({role}_odd) FROM asked "
+            f"JOIN questions USING (question) WHERE {'held' if role == 'task' else 'prompt'} >= 0 "
+            f"AND file IN ({self._files_with(role)}) GROUP BY question ORDER BY min(row)"
+        )
+        n, empty = sum(row[1] for row in asked), sum(row[2] for row in asked)
+        if not empty:
+            return
+        odd = [row for row in asked if row[2] >= 5 and row[2] / row[1] >= max(0.2, 2 * empty / n)]
+        worst = sorted(odd, key=lambda row: -row[2] / row[1])
+        named = [f"{quoted([text])} {lost / there:.0%} ({lost:,} of {there:,})" for text, there, lost in worst[:5]]
+        more = f" and {len(worst) - 5:,} more questions" if len(worst) > 5 else ""
+        gathering = f", not at random: {', '.join(named)}{more}" if named else ""
+        yield f"{role}: {empty:,} of {n:,} scores are empty ({empty / n:.1%}){gathering}"
+
+    def _describe_holes(self) -> Iterator[str]:
+        """Runs in which a question lacks at some checkpoint, or at all."""
+        responses = self._counts["judged"] + self._counts["missing"]
+        ragged, holes, unasked = 0, 0, 0
+        for run in self.runs:
+            present = responses[list(run.checkpoints)] > 0
+            lacking = int((present.any(axis=0) & ~present).sum())
+            ragged, holes = ragged + (lacking > 0), holes + lacking
+            unasked += not present.any(axis=0).all()
+        if ragged:
+            yield (
+                f"{ragged} of {len(self.runs)} runs are ragged: a question asked at one checkpoint lacks at another "
+                f"({holes:,} times)"
+            )
+        if unasked:
+            yield f"{unasked} of {len(self.runs)} runs were not asked all {responses.shape[1]:,} questions"
+
+    def _study_entry(self) -> StudyEntry:
+        options, names = self.options, [each.path.name for each in self.inputs]
+        settings = options.model_dump(mode="json")
+        pairs = list(zip(self.prompts, self.categories, strict=True))
+        key = content_key([[text.encode("utf-8", "replace").decode() for text in pair] for pair in pairs])
+        columns = {each.name: each.columns for each in self.inputs}
+        return study_entry(
+            Benchmark("judged files", "", "", tuple(Prompt(*pair, ()) for pair in pairs), key),
+            options.judge,
+            self.thresholds,
+            StoppingConfig(mode="off", tolerance=options.tolerance, confidence=options.confidence),
+            name=options.name
+            or (self.inputs[0].name if len(names) == 1 else f"{len(names)} files of judged responses"),
+            hash=content_key([each.hash for each in self.inputs], settings),
+            config={"files": names, "columns": columns, "options": settings},
+        )
 
 
-def _describe_scores(rows: Rows, questions: _Questions) -> list[str]:
-    asked = {"aligned": questions.prompt >= 0, "coherent": questions.prompt >= 0, "task": questions.task >= 0}
-    notes: list[str] = []
-    for role, scores in rows.scores.items():
-        columns = sorted({columns[role] for columns in rows.columns.values() if role in columns})
-        if columns:
-            with_column = asked[role] & _with_column(rows, role)
-            notes += describe_scores(role, scores, ", ".join(columns), with_column, rows.labels["question"])
-    return notes
+def _texts(cells: Sequence[tuple[str, bool, int]]) -> str:
+    return quoted([text for text, _, _ in cells], 5)
 
 
-def _study_entry(files: Sequence[Path], options: JudgedOptions, rows: Rows, questions: _Questions) -> StudyEntry:
-    hashes = []
-    for path in files:
-        with path.open("rb") as file:
-            hashes.append(hashlib.file_digest(file, "sha256").hexdigest())
-    settings = options.model_dump(mode="json")
-    pairs = list(zip(questions.prompts, questions.categories, strict=True))
-    key = content_key([[text.encode("utf-8", "replace").decode() for text in pair] for pair in pairs])
-    name = options.name or (stem(files[0]) if len(files) == 1 else f"{len(files)} files of judged responses")
-    return study_entry(
-        Benchmark("judged files", "", "", tuple(Prompt(*pair, ()) for pair in pairs), key),
-        options.judge,
-        _thresholds(options),
-        StoppingConfig(mode="off", tolerance=options.tolerance, confidence=options.confidence),
-        name=name,
-        hash=content_key(hashes, settings),
-        config={"files": [path.name for path in files], "columns": rows.columns, "options": settings},
-    )
-
-
-def _thresholds(options: JudgedOptions) -> EvaluationConfig:
-    return EvaluationConfig(aligned_below=options.aligned_below, coherent_above=options.coherent_above)
+def _total(cells: Sequence[tuple[str, bool, int]]) -> int:
+    return sum(times for _, _, times in cells)
