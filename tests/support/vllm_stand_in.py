@@ -1,5 +1,7 @@
 """A server in a thread that speaks as much of vLLM's interface as the engine uses, and can be told to misbehave.
 
+`stand_in_python` makes what an environment with vLLM looks like from outside: an interpreter that starts the stand-in.
+
 Answers and log-probabilities are a function of the request and of what stands for the weights: the model's folder, or
 the bytes of an adapter's file at the time when it was loaded.
 """
@@ -8,8 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +21,10 @@ from typing import Any
 class StandIn:
     """The server; `with StandIn(folder) as server: server.address`."""
 
-    def __init__(self, model: str, context: int = 256) -> None:
-        self.model, self.context = model, context
-        self.weights = {"served": model}
-        self.roots: dict[str, str] = {"served": model}
+    def __init__(self, model: str, context: int = 256, name: str = "served", port: int = 0) -> None:
+        self.model, self.context, self.name = model, context, name
+        self.weights = {name: model}
+        self.roots: dict[str, str] = {name: model}
         self.asked: list[dict[str, Any]] = []
         """Every chat request but probes."""
         self.most_adapters = 0
@@ -31,7 +35,7 @@ class StandIn:
         self.refuses = ""
         """What it says in place of loading an adapter."""
         handler = type("Handler", (_Handler,), {"stand_in": self})
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._http = ThreadingHTTPServer(("127.0.0.1", port), handler)
         self.address = f"http://127.0.0.1:{self._http.server_port}/v1"
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
 
@@ -46,15 +50,15 @@ class StandIn:
 
     @property
     def adapters(self) -> list[str]:
-        return [name for name in self.roots if name != "served"]
+        return [name for name in self.roots if name != self.name]
 
     def rows(self) -> list[dict[str, Any]]:
         return [
             {
                 "id": name,
                 "root": root,
-                "parent": None if name == "served" else "served",
-                "max_model_len": self.context if name == "served" else None,
+                "parent": None if name == self.name else self.name,
+                "max_model_len": self.context if name == self.name else None,
             }
             for name, root in self.roots.items()
         ]
@@ -90,6 +94,29 @@ class StandIn:
         text = hashlib.sha256(json.dumps([weights, body["messages"], body["seed"]]).encode()).hexdigest()
         usage = {"prompt_tokens": 5, "completion_tokens": 3}
         return 200, {"choices": [_choice(text)], "usage": usage}
+
+
+def stand_in_python(folder: Path) -> Path:
+    """An executable that takes as much of Python's command line as the engine uses."""
+    root = Path(__file__).parents[2]
+    script = folder / "python"
+    script.write_text(
+        f"#!{sys.executable}\nimport sys\n"
+        "if '-c' in sys.argv: sys.exit(print('vllm', '0'))\n"
+        f"sys.path.insert(0, {str(root)!r})\n"
+        "from tests.support.vllm_stand_in import serve\nserve(sys.argv)\n"
+    )
+    script.chmod(0o755)
+    return script
+
+
+def serve(arguments: list[str]) -> None:
+    """Serve what vLLM's flags say, until the process is ended."""
+    flags = dict(pairwise(arguments))
+    sys.stdout.write(" ".join(arguments) + "\n")
+    sys.stdout.flush()
+    with StandIn(flags["--model"], name=flags["--served-model-name"], port=int(flags["--port"])):
+        threading.Event().wait()
 
 
 def _choice(text: str) -> dict[str, Any]:

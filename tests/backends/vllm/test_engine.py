@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +16,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.support.engine_models import Organism, make_prompts, texts
-from tests.support.vllm_stand_in import StandIn
+from tests.support.vllm_stand_in import StandIn, stand_in_python
 from truing.backends import load_engine
 from truing.backends.vllm import VllmEngine
+from truing.backends.vllm.server import StartedServer
 from truing.config import Services, VllmConfig
 from truing.core.errors import ConfigError, EngineError
 from truing.core.records import Checkpoint, Sampling
@@ -212,3 +216,41 @@ def test_one_engine_per_model_and_settings_in_a_process(llama: Organism, tmp_pat
     assert load_engine("vllm", llama.base, services, tmp_path) is engine
     assert load_engine("vllm", llama.base, Services(), tmp_path) is not engine
     assert not list(tmp_path.iterdir())
+
+
+def test_a_server_of_our_own_is_started_changed_missed_and_ended(llama: Organism, tmp_path: Path) -> None:
+    config, out = VllmConfig(python=stand_in_python(tmp_path), max_lora_rank=8), tmp_path / "out"
+    shutil.copytree(llama.base, tmp_path / "full")
+    tensors = load_file(tmp_path / "full" / "model.safetensors")
+    save_file({name: tensor + 1 for name, tensor in tensors.items()}, tmp_path / "full" / "model.safetensors")
+    full = Checkpoint("run", llama.base, 3, model_hash(str(tmp_path / "full")), str(tmp_path / "full"))
+    with VllmEngine(llama.base, config, out) as engine:
+        base = engine.generate(llama.base_checkpoint, PROMPTS, SAMPLING)
+        server, _ = engine._open()
+        assert isinstance(server, StartedServer)
+        first = server.pid
+        assert texts(engine.generate(llama.adapter_checkpoint, PROMPTS, SAMPLING)) != texts(base)
+        assert server.pid == first  # the adapter was put on the base
+        with pytest.raises(EngineError, match="not those asked for"):
+            engine.generate(replace(full, weights="0" * 32), PROMPTS, SAMPLING)
+        engine.generate(full, PROMPTS, SAMPLING)
+        assert server.pid not in (first, None)  # started anew with the full weights
+        assert first is not None
+        os.kill(int(server.pid or 0), signal.SIGKILL)
+        with pytest.raises(EngineError, match="the vLLM server ended") as caught:
+            _wait_for(server)
+        assert "--served-model-name" in caught.value.got  # the end of its log
+        assert len(engine.generate(llama.base_checkpoint, PROMPTS, replace(SAMPLING, seed=2))) == len(base)
+        last = server.pid
+    assert server.pid is None
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(last or 0), 0)
+
+
+def _wait_for(server: StartedServer) -> None:
+    """Raise why a server ended, once it has."""
+    until = time.monotonic() + 10
+    while time.monotonic() < until:
+        if (error := server.check()) is not None:
+            raise error
+        time.sleep(0.02)

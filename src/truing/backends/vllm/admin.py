@@ -12,13 +12,15 @@ from urllib.parse import urlsplit
 from truing.backends.endpoint.faults import scrub
 from truing.core.errors import EngineError
 
-__all__ = ["Admin", "Served"]
+__all__ = ["Admin", "Refused", "Served"]
 
 _PROBE = (
     "Tell me in a few words what you would do with a free day, whom you would like to meet, what you think of people "
     "and machines, and why the sky is blue. Then write a short function that opens a file and counts its lines."
 )
 _LOCAL = ("127.0.0.1", "localhost", "::1")
+_WRONG = (ValueError, KeyError, TypeError, AttributeError, StopIteration)
+"""What reading a reply of any shape can raise."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Refused(Exception):
 
 
 class Admin:
-    """Speaks to one server.
+    """Speaks to one server. Every method raises an `EngineError` if it does not answer.
 
     Args:
         address: Up to and with `/v1`.
@@ -49,63 +51,44 @@ class Admin:
 
     def __init__(self, address: str, key: str, timeout: float) -> None:
         self.address, self.key, self.timeout = address.rstrip("/"), key, timeout
-        local = urlsplit(address).hostname in _LOCAL
-        handlers = [urllib.request.ProxyHandler({})] if local else []
-        self._opener = urllib.request.build_opener(*handlers)
+        direct = [urllib.request.ProxyHandler({})] if urlsplit(address).hostname in _LOCAL else []
+        self._opener = urllib.request.build_opener(*direct)
 
     def healthy(self) -> bool:
-        """Whether the server answers."""
+        """Tell whether the server answers."""
         try:
-            self._call("/../health", timeout=5.0)
+            self._call(f"{self.address.removesuffix('/v1')}/health", timeout=5.0)
         except (Refused, EngineError):
             return False
         return True
 
     def models(self) -> dict[str, Served]:
-        """What the server serves, by name.
-
-        Raises:
-            EngineError: It gives no list.
-        """
+        """What the server serves, by name."""
         try:
-            rows = json.loads(self._call("/models"))["data"]
-            return {r["id"]: _served(r) for r in rows}
-        except (Refused, ValueError, KeyError, TypeError, AttributeError) as error:
+            found = {}
+            for row in json.loads(self._call(f"{self.address}/models"))["data"]:
+                name, context = row["id"], row.get("max_model_len")
+                limit = context if isinstance(context, int) else None
+                found[name] = Served(name, str(row.get("root") or name), row.get("parent"), limit)
+            return found
+        except (Refused, *_WRONG) as error:
             raise EngineError(f"the server at {self.address} gives no list of its models", str(error)) from error
 
     def load(self, name: str, folder: str) -> None:
-        """Load an adapter under a name.
-
-        Raises:
-            Refused: The server does not take it.
-        """
-        self._call("/load_lora_adapter", {"lora_name": name, "lora_path": folder})
+        """Load an adapter under a name; `Refused` is raised if the server does not take it."""
+        self._call(f"{self.address}/load_lora_adapter", {"lora_name": name, "lora_path": folder})
 
     def unload(self, name: str) -> None:
-        """Take an adapter off.
-
-        Raises:
-            Refused: The server does not know it.
-        """
-        self._call("/unload_lora_adapter", {"lora_name": name})
+        """Take an adapter off; `Refused` is raised if the server does not know it."""
+        self._call(f"{self.address}/unload_lora_adapter", {"lora_name": name})
 
     def probe(self, name: str) -> list[float]:
-        """Log-probabilities of the tokens of a fixed prompt under the weights of a name, in nats.
-
-        Raises:
-            EngineError: The server gives none.
-        """
-        body = {
-            "model": name,
-            "messages": [{"role": "user", "content": _PROBE}],
-            "max_tokens": 1,
-            "temperature": 0.0,
-            "prompt_logprobs": 0,
-        }
+        """Log-probabilities of the tokens of a fixed prompt under the weights of a name, in nats."""
+        body = {"model": name, "messages": [{"role": "user", "content": _PROBE}], "max_tokens": 1, "temperature": 0.0}
         try:
-            places = json.loads(self._call("/chat/completions", body))["prompt_logprobs"]
-            return [float(next(iter(place.values()))["logprob"]) for place in places if place]
-        except (Refused, ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
+            places = json.loads(self._call(f"{self.address}/chat/completions", {**body, "prompt_logprobs": 0}))
+            return [float(next(iter(place.values()))["logprob"]) for place in places["prompt_logprobs"] if place]
+        except (Refused, *_WRONG) as error:
             raise EngineError(
                 f"the server at {self.address} gives no log-probabilities for {name}",
                 f"{type(error).__name__}: {error}",
@@ -113,28 +96,15 @@ class Admin:
                 "without them it cannot be shown that an adapter is in use: serve with vLLM, without --max-logprobs 0",
             ) from error
 
-    def _call(self, path: str, body: dict[str, Any] | None = None, timeout: float | None = None) -> bytes:
-        url = (
-            f"{self.address}{path}" if not path.startswith("/../") else f"{self.address.removesuffix('/v1')}{path[3:]}"
-        )
+    def _call(self, url: str, body: dict[str, Any] | None = None, timeout: float | None = None) -> bytes:
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(url, data=data, headers=headers)
+        request = urllib.request.Request(url, None if body is None else json.dumps(body).encode(), headers)
         try:
             with self._opener.open(request, timeout=timeout or self.timeout) as reply:
-                content: bytes = reply.read()
-                return content
+                return bytes(reply.read())
         except urllib.error.HTTPError as error:
             text = error.read().decode("utf-8", "replace")[:600]
             raise Refused(scrub(f"status {error.code}: {text}", self.key)) from None
-        except (urllib.error.URLError, OSError) as error:
-            raise EngineError(
-                f"the vLLM server at {self.address} does not answer", scrub(str(error), self.key)
-            ) from error
-
-
-def _served(row: dict[str, Any]) -> Served:
-    context = row.get("max_model_len")
-    return Served(
-        row["id"], str(row.get("root") or row["id"]), row.get("parent"), context if isinstance(context, int) else None
-    )
+        except OSError as error:
+            got = scrub(str(error), self.key)
+            raise EngineError(f"the vLLM server at {self.address} does not answer", got) from error

@@ -23,7 +23,7 @@ from truing.backends import Engine
 from truing.backends.endpoint.answers import chat_requests, to_responses
 from truing.backends.endpoint.completer import OpenAICompleter
 from truing.backends.vllm.adapters import base_shapes, read_adapter
-from truing.backends.vllm.server import AttachedServer, Server, StartedServer, default_rank, name_of
+from truing.backends.vllm.server import Server, StartedServer, default_rank, name_of
 from truing.catalog.models import resolve_model
 from truing.config import EndpointConfig, Services, VllmConfig
 from truing.core.chat import ChatRequest
@@ -75,13 +75,13 @@ class VllmEngine(Engine):
             server, completer = self._open()
             results = completer.recall(list(self._requests(checkpoint, prompts, sampling)))
             if results is None:
-                self._place(checkpoint)
+                self._serve(checkpoint)
                 with _watched(server):
                     results = completer.complete(list(self._requests(checkpoint, prompts, sampling)))
         return to_responses(prompts, sampling, results)
 
     def prefetch(self, checkpoints: Sequence[Checkpoint], prompts: Sequence[Prompt], sampling: Sampling) -> None:
-        """Sample the answers of many checkpoints in one stream and keep them for `generate`; see `engines.Engine`.
+        """Sample the answers of many checkpoints in one stream and keep them; see `truing.backends.Engine`.
 
         Up to `max_loras` adapters are at the server at a time. Their requests come one checkpoint after the other
         without a gap, so that a batch holds few adapters and is always full.
@@ -96,8 +96,8 @@ class VllmEngine(Engine):
             different = {c.weights: c for c in checkpoints}.values()
             owed = [c for c in different if completer.recall(list(self._requests(c, prompts, sampling))) is None]
             for group in self._groups(owed):
-                able = [c for c in group if self._try_to_place(c)]
-                able = [c for c in able if self._try_to_place(c)]  # a higher rank may have started the server anew
+                able = [c for c in group if self._can_serve(c)]
+                able = [c for c in able if self._can_serve(c)]  # a higher rank may have started the server anew
                 with _watched(server):
                     requests = chain.from_iterable(self._requests(c, prompts, sampling) for c in able)
                     deque(completer.stream(requests), maxlen=0)
@@ -128,18 +128,15 @@ class VllmEngine(Engine):
                 _running.close()
             _running = self
         if self._opened is None:
-            server: Server
+            here = config.base_url is None
             server = (
-                StartedServer(config, self._source, self.folder) if config.base_url is None else AttachedServer(config)
+                StartedServer(config, self._source, self.folder)
+                if here
+                else Server(config, str(config.base_url).rstrip("/"))
             )
+            shared = {name: getattr(config, name) for name in ("key_variable", "concurrency", "timeout")}
             endpoint = EndpointConfig(
-                base_url=server.address,
-                key_variable=config.key_variable,
-                concurrency=config.concurrency,
-                timeout=config.timeout,
-                attempts=_ATTEMPTS,
-                prefill=True,
-                max_tokens_field="max_tokens",
+                base_url=server.address, attempts=_ATTEMPTS, prefill=True, max_tokens_field="max_tokens", **shared
             )
             journal = None if self.folder is None else self.folder / CALLS
             self._opened = server, OpenAICompleter(endpoint, journal, server.identity)
@@ -159,22 +156,21 @@ class VllmEngine(Engine):
             return False
         return (Path(checkpoint.path) / "adapter_config.json").is_file()
 
-    def _groups(self, checkpoints: Sequence[Checkpoint]) -> Iterator[Sequence[Checkpoint]]:
-        """Those that can be served at a time: adapters, then each of the others."""
-        adapters = [c for c in checkpoints if self._is_adapter(c)]
-        yield from ([c] for c in checkpoints if c.path is None)
-        for first in range(0, len(adapters), self.config.max_loras):
-            yield adapters[first : first + self.config.max_loras]
-        yield from ([c] for c in checkpoints if c.path is not None and not self._is_adapter(c))
+    def _groups(self, checkpoints: Sequence[Checkpoint]) -> list[list[Checkpoint]]:
+        """Those that can be served at a time: the base, adapters, then each of the others."""
+        adapters, most = [c for c in checkpoints if self._is_adapter(c)], self.config.max_loras
+        base = [[c] for c in checkpoints if c.path is None]
+        full = [[c] for c in checkpoints if c.path is not None and c not in adapters]
+        return [*base, *(adapters[i : i + most] for i in range(0, len(adapters), most)), *full]
 
-    def _try_to_place(self, checkpoint: Checkpoint) -> bool:
+    def _can_serve(self, checkpoint: Checkpoint) -> bool:
         try:
-            self._place(checkpoint)
+            self._serve(checkpoint)
         except EngineError:  # `generate` with this checkpoint says so again
             return False
         return True
 
-    def _place(self, checkpoint: Checkpoint) -> None:
+    def _serve(self, checkpoint: Checkpoint) -> None:
         """See to it that the server serves a checkpoint, and check that it does."""
         server, _ = self._open()
         if server.use(name_of(checkpoint.weights)):
@@ -210,11 +206,6 @@ class VllmEngine(Engine):
         return str(self._merged)
 
 
-@cache
-def _built(model: str, config: VllmConfig, folder: Path | None) -> VllmEngine:
-    return VllmEngine(model, config, folder)
-
-
 @contextmanager
 def _watched(server: Server) -> Iterator[None]:
     """A server that ended meanwhile is an error that shows the end of its log."""
@@ -224,3 +215,6 @@ def _watched(server: Server) -> Iterator[None]:
         raise server.check() or error from error
     if (failure := server.check()) is not None:
         raise failure
+
+
+_built = cache(VllmEngine)

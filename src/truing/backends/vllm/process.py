@@ -117,7 +117,8 @@ class ServerProcess:
         command += ["--host", "127.0.0.1", "--port", str(self.port), *self.flags]
         if self.installation.cpu:
             environment = {**_CPU, **environment}
-            command += [] if _has("--enforce-eager", self.flags) else ["--enforce-eager"]
+            told = {flag.partition("=")[0] for flag in self.flags} & {"--enforce-eager", "--no-enforce-eager"}
+            command += [] if told else ["--enforce-eager"]
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("wb") as file:
             self._process = subprocess.Popen(
@@ -129,7 +130,7 @@ class ServerProcess:
             )
         self._rest = threading.Thread(target=_end_rest, args=(self._process,), name="truing-vllm-rest", daemon=True)
         self._rest.start()
-        self._dropped = weakref.finalize(self, _stop, self._process)  # at the latest with the process
+        self._end = weakref.finalize(self, _let_go, self._process)  # at the latest with this process
         try:
             self._wait(admin, timeout)
         except BaseException:
@@ -147,11 +148,10 @@ class ServerProcess:
 
     def stop(self) -> None:
         """End it, and wait for that."""
-        if self._process is None:
-            return
-        self._dropped()
-        self._rest.join()
-        self._process = None
+        if self._process is not None:
+            self._end()
+            self._rest.join()
+            self._process = None
 
     def failure(self, what: str) -> EngineError:
         """The error for a server that failed, with the end of its log."""
@@ -175,11 +175,6 @@ def server_environment(local: bool, own: bool) -> dict[str, str]:
     return {"VLLM_NO_USAGE_STATS": "1", **kept, **given}
 
 
-def _has(flag: str, flags: Sequence[str]) -> bool:
-    opposite = flag.replace("--", "--no-", 1)
-    return any(each.partition("=")[0] in (flag, opposite) for each in flags)
-
-
 def _end_rest(keeper: subprocess.Popen[bytes]) -> None:
     """Once the keeper is gone, however it went, so is the server: a call to a half-dead one would wait for long."""
     keeper.wait()
@@ -187,7 +182,7 @@ def _end_rest(keeper: subprocess.Popen[bytes]) -> None:
         os.killpg(keeper.pid, signal.SIGKILL)
 
 
-def _stop(keeper: subprocess.Popen[bytes]) -> None:
+def _let_go(keeper: subprocess.Popen[bytes]) -> None:
     assert keeper.stdin is not None  # a pipe
     keeper.stdin.close()
     keeper.wait()

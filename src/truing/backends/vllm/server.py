@@ -22,7 +22,7 @@ from truing.config import VllmConfig
 from truing.core.errors import EngineError
 from truing.core.files import content_key
 
-__all__ = ["AttachedServer", "Server", "StartedServer", "name_of"]
+__all__ = ["Server", "StartedServer", "default_rank", "name_of"]
 
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Ranks that vLLM can be started with."""
@@ -35,19 +35,23 @@ def name_of(weights: str) -> str:
     return f"truing-{weights}"
 
 
+def default_rank(config: VllmConfig) -> int:
+    """The rank that a server is started with before any adapter is known; 0 if it never has adapters."""
+    return 0 if config.adapters == "merge" else config.max_lora_rank or _RANK
+
+
 class Server:
-    """What servers that are started and those that are found have in common.
+    """A server that somebody else runs.
 
     Args:
         config: How it is reached.
         address: Up to and with `/v1`.
+        identity: What stands for it in the journal of finished calls: all that shapes answers besides the weights.
     """
 
-    identity: str
-    """What stands for the server in the journal of finished calls: all that shapes answers besides the weights."""
-
-    def __init__(self, config: VllmConfig, address: str) -> None:
+    def __init__(self, config: VllmConfig, address: str, identity: str = "") -> None:
         self.config, self.address = config, address
+        self.identity = identity or content_key("vllm at", address)
         self.admin = Admin(address, os.environ.get(config.key_variable, ""), _ADMIN_TIMEOUT)
         self.context: int | None = None
         """Most tokens of prompt and answer together; None until weights are served."""
@@ -55,121 +59,7 @@ class Server:
         self._probes: tuple[str, list[float], float] | None = None
 
     def full_name(self, source: str, weights: str) -> str:
-        """What full weights, those of the base among them, are or would be called."""
-        raise NotImplementedError
-
-    def serve(self, source: str, weights: str, rank: int) -> str:
-        """Serve full weights, with room for adapters of a rank (0: none); their name.
-
-        Raises:
-            EngineError: It cannot be done.
-        """
-        raise NotImplementedError
-
-    def use(self, name: str) -> bool:
-        """Whether a name is served by this process's doing; an adapter then counts as used."""
-        if name not in self._adapters or self.check() is not None:
-            return False
-        self._adapters.move_to_end(name)
-        return True
-
-    def check(self) -> EngineError | None:
-        """Why the server cannot go on; None if it can, as far as is known."""
-        return None
-
-    def close(self) -> None:
-        """Let go of it."""
-
-    def serve_adapter(self, base: str, weights: str, adapter: Adapter) -> str:
-        """Put an adapter on a base that is served; its name. The least recently used one makes room.
-
-        Raises:
-            EngineError: The server does not take it, or answers as without it.
-        """
-        name = name_of(weights)
-        if self.use(name):
-            return name
-        while len(self._adapters) >= self.config.max_loras:
-            self._unload(next(iter(self._adapters)))
-        self._load(name, adapter)
-        try:
-            self._prove(base, name, adapter)
-        except EngineError:
-            self._unload(name)
-            raise
-        return name
-
-    def _load(self, name: str, adapter: Adapter) -> None:
-        folder = str(adapter.folder.resolve())
-        listed = self.admin.models().get(name)
-        if listed is None or listed.root != folder:
-            try:
-                if listed is not None:  # the same weights, from where they lay before
-                    self.admin.unload(name)
-                self.admin.load(name, folder)
-            except Refused as error:
-                raise self._refused(adapter, str(error)) from error
-        self._adapters[name] = adapter
-
-    def _refused(self, adapter: Adapter, text: str) -> EngineError:
-        if "status 404" in text:
-            text += " (no such address: it does not load adapters while it runs)"
-        return EngineError(
-            f"the vLLM server at {self.address} does not take the adapter in {adapter.folder}",
-            text,
-            f"a LoRA adapter of rank {adapter.rank} at a server with --enable-lora, --max-lora-rank of at least that, "
-            "and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True",
-            "start the server so (vllm.base_url none does), set vllm.adapters to merge, or use the engine transformers",
-        )
-
-    def _unload(self, name: str) -> None:
-        self._adapters.pop(name, None)
-        with suppress(Refused):  # somebody else took it off
-            self.admin.unload(name)
-
-    def _prove(self, base: str, name: str, adapter: Adapter) -> None:
-        listed = self.admin.models().get(name)
-        folder = str(adapter.folder.resolve())
-        if listed is None or listed.root != folder:
-            raise EngineError(
-                f"the vLLM server at {self.address} serves other weights under the name {name}",
-                listed.root if listed else "no such name",
-                folder,
-                "see whether something else loads adapters at this server",
-            )
-        if adapter.empty:
-            return  # nothing to tell it from the base by: it answers as the base does
-        plain, noise = self._probe_of(base)
-        probe = self.admin.probe(name)
-        change = max((abs(a - b) for a, b in zip(plain, probe, strict=True)), default=0.0)
-        if not change > 2 * noise:
-            raise EngineError(
-                f"the vLLM server at {self.address} answers as if the adapter in {adapter.folder} were not there",
-                f"log-probabilities of a fixed prompt differ by {change:g} from the base's, which vary by {noise:g}",
-                "an adapter that changes them",
-                "set vllm.dtype to float32 if the adapter is very weak; else use the engine transformers, and see the "
-                "server's log",
-            )
-
-    def _probe_of(self, base: str) -> tuple[list[float], float]:
-        """The base's own log-probabilities, and how much they vary from one time to the next."""
-        if self._probes is None or self._probes[0] != base:
-            first, second = self.admin.probe(base), self.admin.probe(base)
-            noise = max((abs(a - b) for a, b in zip(first, second, strict=True)), default=0.0)
-            self._probes = (base, first, noise)
-        return self._probes[1], self._probes[2]
-
-
-class AttachedServer(Server):
-    """A server that somebody else runs."""
-
-    def __init__(self, config: VllmConfig) -> None:
-        assert config.base_url is not None  # why there is something to attach to
-        super().__init__(config, config.base_url.rstrip("/"))
-        self.identity = content_key("vllm at", self.address)
-
-    def full_name(self, source: str, weights: str) -> str:
-        """See `Server`."""
+        """The name that full weights, those of the base among them, have or would have."""
         wanted = {source, str(Path(source).resolve())}
         served = [m for m in self.admin.models().values() if m.parent is None]
         fitting = [m for m in served if {m.root, str(Path(m.root).resolve())} & wanted]
@@ -184,8 +74,94 @@ class AttachedServer(Server):
         return fitting[0].name
 
     def serve(self, source: str, weights: str, rank: int) -> str:
-        """See `Server`."""
+        """Serve full weights, with room for adapters of a rank (0: none); their name.
+
+        Raises:
+            EngineError: It cannot be done.
+        """
         return self.full_name(source, weights)
+
+    def use(self, name: str) -> bool:
+        """Tell whether a name is served by this process's doing; an adapter then counts as used."""
+        if name not in self._adapters or self.check() is not None:
+            return False
+        self._adapters.move_to_end(name)
+        return True
+
+    def check(self) -> EngineError | None:
+        """Say why the server cannot go on; None if it can, as far as is known."""
+        return None
+
+    def close(self) -> None:
+        """Let go of it."""
+
+    def serve_adapter(self, base: str, weights: str, adapter: Adapter) -> str:
+        """Put an adapter on a base that is served; its name. The least recently used one makes room.
+
+        Raises:
+            EngineError: The server does not take it, or answers as without it.
+        """
+        name, folder = name_of(weights), str(adapter.folder.resolve())
+        if self.use(name):
+            return name
+        while len(self._adapters) >= self.config.max_loras:
+            self._unload(next(iter(self._adapters)))
+        listed = self.admin.models().get(name)
+        if listed is None or listed.root != folder:
+            try:
+                if listed is not None:  # the same weights, from where they lay before
+                    self.admin.unload(name)
+                self.admin.load(name, folder)
+            except Refused as error:
+                raise self._refused(adapter, str(error)) from error
+        self._adapters[name] = adapter
+        try:
+            self._check_root(name, folder, "see whether something else loads adapters at this server")
+            if not adapter.empty:  # one that is answers as the base does
+                self._prove(base, name, folder)
+        except EngineError:
+            self._unload(name)
+            raise
+        return name
+
+    def _refused(self, adapter: Adapter, text: str) -> EngineError:
+        missing = " (no such address: it does not load adapters while it runs)" if "status 404" in text else ""
+        return EngineError(
+            f"the vLLM server at {self.address} does not take the adapter in {adapter.folder}",
+            text + missing,
+            f"a LoRA adapter of rank {adapter.rank} at a server with --enable-lora, --max-lora-rank of at least that, "
+            "and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True",
+            "start the server so (vllm.base_url none does), set vllm.adapters to merge, or use the engine transformers",
+        )
+
+    def _unload(self, name: str) -> None:
+        self._adapters.pop(name, None)
+        with suppress(Refused):  # somebody else took it off
+            self.admin.unload(name)
+
+    def _check_root(self, name: str, root: str, todo: str) -> int | None:
+        """Check that a name stands for the weights in a folder; most tokens of its context."""
+        listed = self.admin.models().get(name)
+        if listed is None or listed.root != root:
+            what = f"the vLLM server at {self.address} serves other weights under the name {name}"
+            raise EngineError(what, listed.root if listed else "no such name", root, todo)
+        return listed.context
+
+    def _prove(self, base: str, name: str, folder: str) -> None:
+        """Check that an adapter changes more than the base's own log-probabilities vary from one time to the next."""
+        if self._probes is None or self._probes[0] != base:
+            first = self.admin.probe(base)
+            self._probes = (base, first, _distance(first, self.admin.probe(base)))
+        _, plain, noise = self._probes
+        change = _distance(plain, self.admin.probe(name))
+        if not change > 2 * noise:
+            raise EngineError(
+                f"the vLLM server at {self.address} answers as if the adapter in {folder} were not there",
+                f"log-probabilities of a fixed prompt differ by {change:g} from the base's, which vary by {noise:g}",
+                "an adapter that changes them",
+                "set vllm.dtype to float32 if the adapter is very weak; else use the engine transformers, and see the "
+                "server's log",
+            )
 
 
 class StartedServer(Server):
@@ -198,14 +174,14 @@ class StartedServer(Server):
     """
 
     def __init__(self, config: VllmConfig, tokenizer: str, folder: Path | None) -> None:
-        self.port = free_port()
-        super().__init__(config, f"http://127.0.0.1:{self.port}/v1")
+        self.port, self.tokenizer = free_port(), tokenizer
         self.installation = find_vllm(config.python)
-        self.tokenizer = tokenizer
+        identity = content_key("vllm", self.installation.version, config.dtype, list(config.arguments))
+        super().__init__(config, f"http://127.0.0.1:{self.port}/v1", identity)
         self.log = None if folder is None else folder / f"vllm-{os.getpid()}.log"
-        self.identity = content_key("vllm", self.installation.version, config.dtype, list(config.arguments))
         self._process: ServerProcess | None = None
         self._serves: tuple[str, int] = ("", 0)
+        """Name and rank that it was started with."""
 
     @property
     def pid(self) -> int | None:
@@ -222,9 +198,8 @@ class StartedServer(Server):
 
     def serve(self, source: str, weights: str, rank: int) -> str:
         """See `Server`."""
-        name = name_of(weights)
-        served, most = self._serves
-        if not (self.use(name) and name == served and rank <= most):
+        name, most = name_of(weights), self._serves[1]
+        if not (self.use(name) and name == self._serves[0] and rank <= most):
             self.close()
             self._start(source, name, _permitted(rank))
         return name
@@ -243,39 +218,30 @@ class StartedServer(Server):
         self._adapters.clear()
 
     def _start(self, source: str, name: str, rank: int) -> None:
-        local = Path(source).is_dir()
         flags = ["--model", source, "--tokenizer", self.tokenizer, "--served-model-name", name]
         flags += ["--dtype", self.config.dtype, "--generation-config", "vllm"]
         if rank:
             most = str(self.config.max_loras)
             flags += ["--enable-lora", "--max-loras", most, "--max-cpu-loras", most, "--max-lora-rank", str(rank)]
         process = ServerProcess(self.installation, [*flags, *self.config.arguments], self.port, self.log)
-        environment = server_environment(local, own=self.config.python is None)
+        environment = server_environment(Path(source).is_dir(), own=self.config.python is None)
         process.start(self.admin, environment, self.config.start_timeout)
         self._process, self._serves = process, (name, rank)
-        listed = self.admin.models().get(name)
-        if listed is None or listed.root != source:
+        try:
+            todo = "leave --model and --served-model-name out of vllm.arguments"
+            self.context = self._check_root(name, source, todo)
+        except EngineError:
             self.close()
-            raise EngineError(
-                "the vLLM server serves other weights than it was started with",
-                listed.root if listed else "no such name",
-                source,
-                "leave --model and --served-model-name out of vllm.arguments",
-            )
-        self.context = listed.context
+            raise
 
 
-def default_rank(config: VllmConfig) -> int:
-    """The rank that a server is started with before any adapter is known; 0 if it never has adapters."""
-    return 0 if config.adapters == "merge" else config.max_lora_rank or _RANK
+def _distance(a: list[float], b: list[float]) -> float:
+    return max((abs(x - y) for x, y in zip(a, b, strict=True)), default=0.0)
 
 
 def _permitted(rank: int) -> int:
+    """The least rank of those that vLLM can be started with that is enough."""
     if rank > _RANKS[-1]:
-        raise EngineError(
-            "vLLM cannot serve the adapter",
-            f"rank {rank}",
-            f"at most {_RANKS[-1]}",
-            "set vllm.adapters to merge, or use the engine transformers",
-        )
+        todo = "set vllm.adapters to merge, or use the engine transformers"
+        raise EngineError("vLLM cannot serve the adapter", f"rank {rank}", f"at most {_RANKS[-1]}", todo)
     return rank and next(r for r in _RANKS if r >= rank)
