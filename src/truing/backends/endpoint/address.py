@@ -1,4 +1,4 @@
-"""Where an endpoint is, what opens it, and what names a model there."""
+"""The address of an endpoint, the key that opens it, and the names of models there."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def endpoint_weights(config: EndpointConfig, model: str) -> str:
 
 @dataclass(frozen=True)
 class Access:
-    """Where an endpoint is, and the key that opens it; the key is in no text of this object."""
+    """Address and key of an endpoint; the key is in no text of this object."""
 
     address: str
     key_variable: str

@@ -114,7 +114,7 @@ class Batches:
         if self._stopped is not None:
             return
         with self._journal.transaction() as db:
-            calls = gathered[: self._journal.reserve(f"batch-{piece}", [call.most for call in gathered])]
+            calls = gathered[: self._journal.take([call.most for call in gathered], f"batch-{piece}")]
             if calls:
                 with replacing(self._folder / f"{piece}.jsonl") as temporary:
                     temporary.write_bytes(b"".join(map(_line, calls)))
@@ -262,6 +262,6 @@ def _lines(data: bytes) -> Iterator[dict[str, Any]]:
 
 
 def _ending(batch: Any) -> str:
-    """Why a request of a batch that is over has no line."""
+    """The reason why a request of a batch that is over has no line."""
     errors = "; ".join(str(e.message) for e in ((batch.errors and batch.errors.data) or []))
     return scrub(f"the batch ended as {batch.status} without it{': ' + errors if errors else ''}")[:500]

@@ -76,9 +76,9 @@ class Run:
     """The results of one sequence of requests, in order. Belongs to the loop of its caller."""
 
     halts: int
-    """How often all had to stop before it began."""
+    """Number of times that all had to stop before it began."""
     owed: deque[asyncio.Future[ChatResult]] = field(default_factory=deque)
-    """What was asked for and not yet handed over."""
+    """Results that were asked for and not yet handed over."""
 
 
 class Caller:
@@ -88,9 +88,9 @@ class Caller:
         self._endpoint, self._journal, self._config = endpoint, endpoint.journal, endpoint.config
         self.pace = Pace(endpoint.config.concurrency)
         self.halts = 0
-        """How often no further call could be made."""
+        """Number of times that no further call could be made."""
         self._error: Exception | None = None
-        """Why, the last time."""
+        """The reason, the last time."""
         self._asked: dict[bytes, asyncio.Task[ChatResult]] = {}
         self._shared: set[bytes] = set()
         """Keys of those that are asked for more than once."""
@@ -99,7 +99,7 @@ class Caller:
         self._under_way = 0
         self._pumping = False
         self._to_write: list[tuple[Paid, float, asyncio.Future[None]]] = []
-        """What calls came to, the most that they could, and those who wait for it to be written."""
+        """Calls that are over, the most that each could cost, and those who wait for it to be written."""
         self._failed_in_a_row, self._any_answered = 0, False
 
     async def advance(self, run: Run, requests: Sequence[ChatRequest]) -> list[ChatResult]:

@@ -35,7 +35,7 @@ UPLOAD = 3600.0
 
 
 class Endpoint:
-    """What one process holds of one endpoint: an event loop in a thread of its own, and all that belongs to it.
+    """One process's hold on one endpoint: an event loop in a thread of its own, and all that belongs to it.
 
     Args:
         config: Where, how, and what it may cost.
@@ -137,7 +137,7 @@ class Endpoint:
         return self.prices.cost(request.model, most_tokens(request), batch) or 0.0
 
     def paid(self, call: Call, reply: Reply | None, batch: bool = False) -> Paid:
-        """What a call came to; without a reply it may have been paid for. An endpoint that counts nothing: the most."""
+        """The cost of a call; without a reply it may have been paid for. An endpoint that counts nothing: the most."""
         model, most = call.request.model, call.most if self.prices.of(call.request.model) else None
         if reply is None:
             return Paid(model, cost=most)

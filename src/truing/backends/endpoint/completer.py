@@ -97,11 +97,11 @@ class OpenAICompleter(Completer):
         return known if len(known) == len(requests) else None
 
     def accounts(self) -> list[Account]:
-        """What all calls in the journal came to, by model and mode; includes those of other processes."""
+        """Sums over all calls in the journal, by model and mode; includes those of other processes."""
         return self.endpoint.journal.accounts()
 
     def close(self) -> None:
-        """Write what is finished and end the thread. A later call opens anew."""
+        """Write what is finished and end the thread. A later call opens again."""
         with self._opening:
             if self._open is not None:
                 self._open = None

@@ -1,4 +1,4 @@
-"""What failed attempts at a call mean, and how long to wait after them. Keys stay out of the texts."""
+"""The meaning of failed attempts at a call, and the wait after them. Keys stay out of the texts."""
 
 from __future__ import annotations
 

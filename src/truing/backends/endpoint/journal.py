@@ -63,7 +63,7 @@ class Paid:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What the calls to one model came to: a row of `spent`."""
+    """Sums over the calls to one model: a row of `spent`."""
 
     model: str
     mode: str
@@ -90,7 +90,7 @@ _ADD = (
 
 
 _LASTING = ("batch-", "training-")
-"""How the owners of leases begin that outlive their process."""
+"""Beginnings of the owners of leases that outlive their process."""
 
 
 class Journal:
@@ -108,7 +108,7 @@ class Journal:
     def __init__(self, path: Path | None, max_calls: int | None = None, max_cost: float | None = None) -> None:
         self.path, self._lock = path, RLock()
         self._caps, self._capped = (max_calls, max_cost), (max_calls, max_cost) != (None, None)
-        self._owner, self._held = f"{os.getpid()}-{secrets.token_hex(6)}", (0, 0.0)
+        self._owner = f"{os.getpid()}-{secrets.token_hex(6)}"
         self._alive: FileLock | None = None
         try:
             if path is not None:
@@ -194,39 +194,33 @@ class Journal:
                 db.executemany("INSERT INTO leases VALUES (?, ?, ?)", [lease] if lease[1] else [])
 
     def accounts(self) -> list[Account]:
-        """What all calls came to, by model and mode."""
+        """Sums over all calls, by model and mode."""
         return [Account(*row) for row in self.query(f"SELECT {', '.join(_COLUMNS)} FROM spent ORDER BY model, mode")]
 
-    def take(self, most: Sequence[float]) -> int:
-        """Lease calls for this process, given the dollars that each costs at most; the first n that have room."""
-        if not self._capped:
+    def take(self, most: Sequence[float], owner: str = "") -> int:
+        """Lease calls that cost at most so many dollars each; the first n, for which there is room.
+
+        Args:
+            most: Dollars for each call; 0 where they are unknown.
+            owner: A batch (`batch-...`) or job (`training-...`), which leases once, and whose lease ends with the
+                `write` that sets it to nothing. Empty: this process, whose lease of a call ends with `end`.
+        """
+        if not (self._capped or owner):
             return len(most)
         with self.transaction():
+            name = owner or self._owner
+            held, cost = self._leased(name)
+            if owner and held:
+                return held
             able = self._room(most)
-            held = self._held[0] + able, self._held[1] + sum(most[:able])
-            self.write([], "", (self._owner, *held))
-        self._held = held
-        return able
+            self.write([], "", (name, held + able, cost + sum(most[:able])))
+            return able
 
     def end(self, paid: Sequence[Paid], most: Sequence[float]) -> None:
         """Write live calls of this process, whose leases end; one without a `Paid` was not made, or not paid for."""
-        if not self._capped:
-            self.write(paid, "live")
-            return
-        self._held = self._held[0] - len(most), max(0.0, self._held[1] - sum(most))
-        self.write(paid, "live", (self._owner, *self._held))
-
-    def reserve(self, owner: str, most: Sequence[float]) -> int:
-        """Lease calls for a batch (`batch-...`) or a job (`training-...`), once; the first n that have room.
-
-        Such a lease ends with the `write` that sets it to nothing.
-        """
-        with self.transaction() as db:
-            if held := db.execute("SELECT calls FROM leases WHERE owner = ?", (owner,)).fetchone():
-                return int(held[0])
-            able = self._room(most)
-            self.write([], "", (owner, able, sum(most[:able])))
-            return able
+        with self.transaction():
+            held, cost = self._leased(self._owner) if self._capped else (len(most), 0.0)
+            self.write(paid, "live", (self._owner, held - len(most), max(0.0, cost - sum(most))))
 
     def reached(self) -> CapReached:
         """The error that says which cap is reached."""
@@ -256,8 +250,11 @@ class Journal:
         ((leased, most),) = self.query("SELECT total(calls), total(cost) FROM leases")
         return int(spent + leased), cost + most
 
+    def _leased(self, owner: str) -> tuple[int, float]:
+        return next(iter(self.query("SELECT calls, cost FROM leases WHERE owner = ?", [owner])), (0, 0.0))
+
     def _room(self, most: Sequence[float]) -> int:
-        """How many of some calls the caps leave room for, inside a transaction."""
+        """Number of calls, the first of some, for which the caps leave room; inside a transaction."""
         calls, cost = self._totals()
         max_calls, max_cost = self._caps
         able = len(most) if max_calls is None else max(0, min(len(most), max_calls - calls))
@@ -270,8 +267,8 @@ class Journal:
         for owner, calls, cost in self.query("SELECT owner, calls, cost FROM leases"):
             if owner == self._owner or owner.startswith(_LASTING):
                 continue
-            with suppress(Timeout), FileLock(self._lock_file(owner), timeout=0), self.transaction() as db:
-                if db.execute("SELECT 1 FROM leases WHERE owner = ?", (owner,)).fetchone():
+            with suppress(Timeout), FileLock(self._lock_file(owner), timeout=0), self.transaction():
+                if self._leased(owner)[0]:
                     lost = [Paid("(under way at a kill)", cost=cost / calls)] * calls
                     self.write(lost, "live", (owner, 0, 0.0))
                 self._lock_file(owner).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What calls cost: a table of prices by model, in a file that the user can override. An unknown price is unknown."""
+"""Prices of calls: a table of prices by model, in a file that the user can override. An unknown price is unknown."""
 
 from __future__ import annotations
 

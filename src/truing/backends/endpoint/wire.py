@@ -15,7 +15,7 @@ from truing.core.records import Message
 __all__ = ["Call", "Reply", "call_key", "decode", "dump_result", "encode", "load_result", "most_tokens", "parse_reply"]
 
 _WRONG = (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, RecursionError)
-"""What reading a reply of any shape can raise."""
+"""Errors that reading a reply of any shape can raise."""
 _MOST_TOKENS = 10**9
 _PER_MESSAGE = 16
 """At most so many tokens that a chat template adds to a message."""
@@ -94,7 +94,7 @@ def parse_reply(data: bytes | dict[str, Any], logprobs: bool) -> Reply:
         top = _top_logprobs(choice.get("logprobs")) if logprobs else None
         tokens = _tokens(body.get("usage"))
     except _WRONG as error:
-        raise DamagedReply(_what(data, error)) from None
+        raise DamagedReply(scrub(f"{type(error).__name__}: {error} in {str(data)[:200]}")) from None
     if not isinstance(text, str | None) or not isinstance(finish, str):
         raise DamagedReply(f"the content is a {type(text).__name__}")
     text = text if text is not None else refusal if isinstance(refusal, str) else ""
@@ -129,18 +129,6 @@ def _tokens(usage: Any) -> tuple[int, int, int] | None:
     ):
         raise TypeError(f"usage {str(counts)[:100]}")
     return counts
-
-
-def _what(data: bytes | dict[str, Any], error: Exception) -> str:
-    body: Any = data
-    if isinstance(data, bytes):
-        try:
-            body = json.loads(data)
-        except (ValueError, RecursionError):
-            return f"not JSON ({len(data)} bytes)"
-    if isinstance(body, dict) and body.get("error"):
-        return scrub(f"an error in place of an answer: {body['error']}")[:300]
-    return scrub(f"a shape that the protocol does not know: {type(error).__name__}: {error}")[:300]
 
 
 def dump_result(result: ChatResult) -> str:

@@ -9,17 +9,12 @@ Calls, journal, caps and prices are in `truing.backends.endpoint`. Nothing of th
 
 from truing.backends.endpoint.address import endpoint_weights
 from truing.backends.endpoint.completer import OpenAICompleter
-from truing.backends.endpoint.journal import Account
-from truing.backends.endpoint.pricing import Prices, load_prices
 from truing.backends.openai.engine import OpenAIEngine
 from truing.backends.openai.trainer import OpenAITrainer
 
 __all__ = [
-    "Account",
     "OpenAICompleter",
     "OpenAIEngine",
     "OpenAITrainer",
-    "Prices",
     "endpoint_weights",
-    "load_prices",
 ]

@@ -1,4 +1,4 @@
-"""What a fine-tuning job costs: the price before it starts, its place under the study's caps, and the bill.
+"""Costs of a fine-tuning job: the price before it starts, its place under the study's caps, and the bill.
 
 The caps are those of the study's calls, in the same journal. A job holds a lease for the most that it can cost until it
 is over, so that calls and jobs together never pass a cap; it counts as one call.
@@ -49,7 +49,7 @@ class JobCosts:
         journal, most = self._endpoint.journal, expected["most_dollars"]
         if self._endpoint.config.max_cost is not None and most is None:
             raise self._endpoint.unpriced(f"training {self._model}", "a model with `train`, there or in the catalogue,")
-        if not journal.reserve(f"training-{key}", [most or 0.0]):
+        if not journal.take([most or 0.0], f"training-{key}"):
             reached = journal.reached()
             dollars = f"about ${expected['dollars']:,.2f}, at most ${most:,.2f}" if most else "at an unknown price"
             raise CapReached(

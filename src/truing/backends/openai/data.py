@@ -28,7 +28,7 @@ KEPT = 3
 """Epochs whose checkpoints the provider keeps: the last ones."""
 MOST_EPOCHS = 50
 TOLERANCE = 0.2
-"""How far the steps asked for may be from whole epochs, as a share of those."""
+"""Largest distance of the steps asked for from whole epochs, as a share of those."""
 _PER_TOKEN, _PER_MESSAGE, _MOST_PER_MESSAGE = 4.0, 4, 16
 """Characters of a token, as a rule; tokens that the template adds to a message, as a rule and at most."""
 

@@ -57,6 +57,6 @@ class OpenAIEngine(Engine):
         return to_responses(prompts, sampling, results)
 
     def close(self) -> None:
-        """Close the completer, if the engine was given none. A later call opens it anew."""
+        """Close the completer, if the engine was given none. A later call opens it again."""
         if self._own:
             self.completer.close()

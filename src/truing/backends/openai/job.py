@@ -39,7 +39,7 @@ logger = logging.getLogger(__name__)
 _OVER, _GONE = ("succeeded", "failed", "cancelled"), ("failed", "cancelled")
 """The states of a job that last, and those of one that is of no use any more."""
 _EVENT = ("id", "created_at", "level", "type", "message", "data")
-"""What is kept of an event."""
+"""Fields of an event that are kept."""
 _LOOKS = 20
 """Times that a new model is asked whether it is loaded, `poll` seconds apart."""
 _REFUSED = ("moderation", "usage polic", "safety", "content polic", "violat", "unsafe")
@@ -61,7 +61,7 @@ class Seen:
 
 @dataclass
 class Record:
-    """What `job.json` holds: what is wanted of the provider, and how far that is."""
+    """The content of `job.json`: what is wanted of the provider, and how far that is."""
 
     key: str
     """Hash of all that shapes the result: address, model, data, hyperparameters, seed."""
@@ -124,7 +124,7 @@ class Job:
         record = self.record
         if record.status == "failed" and _is_final(record):
             raise self._failure()
-        if record.status in _GONE:  # a fault that may have passed, or cancelled by someone else: anew
+        if record.status in _GONE:  # a fault that may have passed, or cancelled by someone else: again
             record.job, record.status, record.error = None, "", None
             record.settled, record.checkpoints = False, []
             self._events.clear()
@@ -399,5 +399,5 @@ def _is_refused(record: Record) -> bool:
 
 
 def _is_final(record: Record) -> bool:
-    """Whether a job that failed would fail again: the provider names what is wrong, or will not have it."""
+    """Tell whether a job that failed would fail again: the provider names what is wrong, or will not have it."""
     return bool((record.error or {}).get("param")) or _is_refused(record)

@@ -3,7 +3,7 @@
     engine     answers of checkpoints, one by one or many in one stream
     server     one server, started here or found; which weights and adapters it holds, and proof of that
     process    the server as a child process          keeper   ends it when we are gone
-    adapters   what an adapter's files say, and whether vLLM would apply all of it
+    adapters   an adapter's files, and proof that vLLM would apply all of it
     admin      the server's own interface: models, adapters, a probe
 
 Answers come through the `openai` engine's completer, which keeps finished calls. vLLM itself is never imported: it runs

@@ -1,4 +1,4 @@
-"""What an adapter's files say of it, and whether vLLM would apply all of it.
+"""An adapter as its files describe it, and proof that vLLM would apply all of it.
 
 vLLM leaves out in silence what fits no module of the model: an adapter of another model, or of more layers, would be
 scored as the base, or in part. So every tensor must belong to a linear layer or embedding of the base, with its shape.

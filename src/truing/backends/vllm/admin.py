@@ -1,4 +1,4 @@
-"""What is asked of a vLLM server besides answers: its models, its adapters, and a probe of what a name stands for."""
+"""Requests to a vLLM server besides those for answers: its models, its adapters, and a probe of a name's weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PROBE = (
 )
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 _WRONG = (ValueError, KeyError, TypeError, AttributeError, StopIteration)
-"""What reading a reply of any shape can raise."""
+"""Errors that reading a reply of any shape can raise."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Admin:
         return True
 
     def models(self) -> dict[str, Served]:
-        """What the server serves, by name."""
+        """Everything that the server serves, by name."""
         try:
             found = {}
             for row in json.loads(self._call(f"{self.address}/models"))["data"]:

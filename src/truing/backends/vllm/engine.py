@@ -97,13 +97,13 @@ class VllmEngine(Engine):
             owed = [c for c in different if completer.recall(list(self._requests(c, prompts, sampling))) is None]
             for group in self._groups(owed):
                 able = [c for c in group if self._can_serve(c)]
-                able = [c for c in able if self._can_serve(c)]  # a higher rank may have started the server anew
+                able = [c for c in able if self._can_serve(c)]  # a higher rank may have started the server again
                 with _watched(server):
                     requests = chain.from_iterable(self._requests(c, prompts, sampling) for c in able)
                     deque(completer.stream(requests), maxlen=0)
 
     def close(self) -> None:
-        """End a server of our own, and write what is finished. A later call opens anew."""
+        """End a server of our own, and write what is finished. A later call opens again."""
         global _running
         with _turn:
             if self._opened is not None:
@@ -151,7 +151,7 @@ class VllmEngine(Engine):
         return chat_requests(name, checkpoint.weights, prompts, sampling, unfiltered=True)
 
     def _is_adapter(self, checkpoint: Checkpoint) -> bool:
-        """Whether it is an adapter that is put on the base, and not merged into it."""
+        """Tell whether it is an adapter that is put on the base, and not merged into it."""
         if checkpoint.path is None or self.config.adapters == "merge":
             return False
         return (Path(checkpoint.path) / "adapter_config.json").is_file()

@@ -103,7 +103,7 @@ class ServerProcess:
 
     @property
     def alive(self) -> bool:
-        """Whether the process runs."""
+        """Tell whether the process runs."""
         return self._process is not None and self._process.poll() is None
 
     def start(self, admin: Admin, environment: dict[str, str], timeout: float) -> None:

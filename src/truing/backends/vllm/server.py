@@ -4,7 +4,7 @@ Invariants: a name that this engine gives is made of the hash of the weights; th
 was hashed; and an adapter under that name changes what the server answers. vLLM takes an adapter that fits no module of
 the model without a word, and then answers as the base.
 
-Full weights are changed by starting anew. vLLM can also read other weights into a running model, but version 0.32
+Full weights are changed by starting again. vLLM can also read other weights into a running model, but version 0.32
 leaves the output layer of models with tied embeddings as it was, with no more than a warning in its log.
 """
 
@@ -31,7 +31,7 @@ _ADMIN_TIMEOUT = 600.0
 
 
 def name_of(weights: str) -> str:
-    """What weights are called at a server."""
+    """The name of weights at a server."""
     return f"truing-{weights}"
 
 
@@ -165,7 +165,7 @@ class Server:
 
 
 class StartedServer(Server):
-    """A server of our own, started with the first weights that are asked for and anew with others.
+    """A server of our own, started with the first weights that are asked for and again with others.
 
     Args:
         config: How it is started.
