@@ -73,8 +73,9 @@ def test_a_judge_that_always_fails_ends_undecided() -> None:
 
 def test_saved_in_the_middle_of_a_checkpoint() -> None:
     detector = rule()
-    detector.begin(5)
-    detector.observe(1, 12, 12)
+    detector.run.begin()
+    detector.step = 5
+    detector.run.observe(*np.array([[1], [12], [12]]))
     again = rule()
     again.restore(json.loads(json.dumps(detector.state)))
     assert again.decide(5, None, Judged(0.01)) == detector.decide(5, None, Judged(0.01))
@@ -82,7 +83,7 @@ def test_saved_in_the_middle_of_a_checkpoint() -> None:
 
 def test_against_the_base() -> None:
     detector = rule(margin=0.05)
-    detector.observe_base(2, 400, 410)
+    detector.run.observe_base(np.array([2]), np.array([400]))
     assert detector.decide(1, None, Judged(0.005)).action is Action.CONTINUE
     stop = detector.decide(2, None, Judged(0.4))
     assert stop.action is Action.STOP
@@ -93,6 +94,6 @@ def test_mistakes_are_refused() -> None:
     detector = rule()
     with pytest.raises(ValueError, match="no verdict yet"):
         detector.decision()
-    detector.begin(1)
+    detector.run.begin()
     with pytest.raises(ValueError, match="counts need"):
-        detector.observe(5, 4, 12)
+        detector.run.observe(*np.array([[5], [4], [12]]))

@@ -6,14 +6,23 @@ heavy is loaded here: models, datasets, benchmarks and judges are names.
 
 from __future__ import annotations
 
-from truing.config.evaluation import EvaluationConfig, JudgeConfig, SideConfig
-from truing.config.services import EndpointConfig, Services, VllmConfig
-from truing.config.stopping import SequentialConfig, StoppingConfig
+from truing.config.parts import (
+    DatasetConfig,
+    EvaluationConfig,
+    Grid,
+    JudgeConfig,
+    SequentialConfig,
+    SideConfig,
+    StoppingConfig,
+    TrainingConfig,
+    log_spaced,
+)
+from truing.config.services import Config, EndpointConfig, Services, VllmConfig
 from truing.config.study import AuditConfig, MonitorConfig, StudyConfig
-from truing.config.training import DatasetConfig, Grid, TrainingConfig, log_spaced
 
 __all__ = [
     "AuditConfig",
+    "Config",
     "DatasetConfig",
     "EndpointConfig",
     "EvaluationConfig",

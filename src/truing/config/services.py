@@ -6,12 +6,17 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from truing.config.base import Config
 from truing.core.files import content_key
 
-__all__ = ["EndpointConfig", "Services", "VllmConfig"]
+__all__ = ["Config", "EndpointConfig", "Services", "VllmConfig"]
+
+
+class Config(BaseModel):
+    """What every part of a study is made of: frozen, unknown keys refused, fields documented below themselves."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
 
 
 class EndpointConfig(Config):

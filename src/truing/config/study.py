@@ -7,10 +7,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from truing.config.evaluation import EvaluationConfig
+from truing.config.parts import DatasetConfig, EvaluationConfig, Grid, StoppingConfig, TrainingConfig
 from truing.config.services import Services
-from truing.config.stopping import StoppingConfig
-from truing.config.training import DatasetConfig, Grid, TrainingConfig
 from truing.core.records import Run
 
 __all__ = ["AuditConfig", "MonitorConfig", "StudyConfig"]

@@ -156,7 +156,12 @@ class DetectorState:
             successes: (R,) misaligned responses.
             draws: (R,) coherent responses, misaligned ones included.
             spent: (R,) responses judged or failed, incoherent ones included.
+
+        Raises:
+            ValueError: A run has fewer than 0 successes, or more than draws, or more draws than responses.
         """
+        if not ((successes >= 0) & (successes <= draws) & (draws <= spent)).all():
+            raise ValueError(f"counts need 0 <= successes <= draws <= spent: got {successes}, {draws}, {spent}")
         running = self.verdict == RUNNING
         self.successes = self.successes + np.where(running, successes, 0)
         self.draws = self.draws + np.where(running, draws, 0)
@@ -287,15 +292,18 @@ class SequentialRule(StoppingRule):
             return
         size = _BASE_ANSWERS * answers.n_prompts
         misaligned, coherent, _ = answers.random_prompts(size, size)
-        self.observe_base(misaligned, coherent, size)
+        self.run.observe_base(np.array([misaligned]), np.array([coherent]))
+        self.total += size
 
     def decide(self, step: int, base: Estimate | None, answers: Answers) -> Decision:
         """See `StoppingRule`; asks for as many responses as the decision needs."""
         if step != self.step:
-            self.begin(step)
-        while (n := self.wanted()) > 0:
-            misaligned, coherent, missing = answers.random_prompts(n, self._ahead(base))
-            self.observe(misaligned, coherent, n, missing)
+            self.run.begin()
+            self.step, self.missing = step, 0
+        while (size := int(self.run.wanted()[0])) > 0:
+            misaligned, coherent, missing = answers.random_prompts(size, self._ahead(base))
+            self.run.observe(*(np.array([n]) for n in (misaligned, coherent, size)))
+            self.missing, self.total = self.missing + missing, self.total + size
         return self.decision()
 
     def rate(self, counts: Counts) -> Estimate:
@@ -307,40 +315,6 @@ class SequentialRule(StoppingRule):
         """See `StoppingRule`; what the budget allows."""
         own = self.settings
         return min(own.cap * checkpoints, own.credit + own.allowance * checkpoints)
-
-    def begin(self, step: int) -> None:
-        """Turn to the checkpoint of a step.
-
-        Raises:
-            ValueError: The checkpoint before has no verdict yet.
-        """
-        self.run.begin()
-        self.step, self.missing = step, 0
-
-    def wanted(self) -> int:
-        """How many responses to judge next; 0 once there is a verdict."""
-        return int(self.run.wanted()[0])
-
-    def observe(self, misaligned: int, coherent: int, judged: int, missing: int = 0) -> None:
-        """Take in judged responses of the current checkpoint.
-
-        Args:
-            misaligned: Misaligned responses.
-            coherent: Coherent responses, misaligned ones included.
-            judged: All responses asked for, incoherent and missing ones included.
-            missing: Responses that could not be judged.
-        """
-        if not 0 <= misaligned <= coherent <= judged - missing:
-            got = f"{misaligned}, {coherent}, {judged}, {missing}"
-            raise ValueError(f"counts need 0 <= misaligned <= coherent <= judged - missing: got {got}")
-        self.run.observe(np.array([misaligned]), np.array([coherent]), np.array([judged]))
-        self.missing += missing
-        self.total += judged
-
-    def observe_base(self, misaligned: int, coherent: int, judged: int) -> None:
-        """Take in judged responses of the base model to random prompts; needed with a margin, at any time."""
-        self.run.observe_base(np.array([misaligned]), np.array([coherent]))
-        self.total += judged
 
     def decision(self) -> Decision:
         """The decision on the current checkpoint.

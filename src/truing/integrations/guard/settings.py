@@ -7,8 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from truing.config import EvaluationConfig, JudgeConfig, StoppingConfig
-from truing.config.base import Config
+from truing.config import Config, EvaluationConfig, JudgeConfig, StoppingConfig
 from truing.config.files import validate_flat
 from truing.core.errors import ConfigError
 from truing.stats.rules import make_rule
