@@ -10,18 +10,9 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 
-from anyio.from_thread import BlockingPortal, start_blocking_portal
-from inspect_ai.model import (
-    ChatMessage,
-    ChatMessageAssistant,
-    ChatMessageSystem,
-    ChatMessageUser,
-    GenerateConfig,
-    Model,
-    ModelOutput,
-    ModelUsage,
-    get_model,
-)
+from anyio.from_thread import start_blocking_portal
+from inspect_ai import model as inspect
+from inspect_ai.model import ChatMessage, GenerateConfig, Model, ModelUsage
 from inspect_ai.util import LimitExceededError
 
 from truing.core.chat import ChatRequest, ChatResult, Completer
@@ -30,10 +21,10 @@ from truing.core.records import Message
 
 __all__ = ["InspectCompleter", "ask", "to_chat"]
 
-_ROLES: dict[str, type[ChatMessageSystem | ChatMessageUser | ChatMessageAssistant]] = {
-    "system": ChatMessageSystem,
-    "user": ChatMessageUser,
-    "assistant": ChatMessageAssistant,
+_ROLES: dict[str, type[ChatMessage]] = {
+    "system": inspect.ChatMessageSystem,
+    "user": inspect.ChatMessageUser,
+    "assistant": inspect.ChatMessageAssistant,
 }
 
 
@@ -50,60 +41,44 @@ class InspectCompleter(Completer):
         self.connections, self.retries, self.timeout = connections, retries, timeout
 
     def stream(self, requests: Iterable[ChatRequest]) -> Iterator[ChatResult]:
-        """One result per request, in order. A failed call is a result with `error`.
+        """One result per request, in order; equal requests under way are one call. A failed call has an `error`.
 
         Raises:
             JudgeError: Inspect knows no such model, or its provider cannot be used.
         """
         config = GenerateConfig(max_connections=self.connections, max_retries=self.retries, timeout=self.timeout)
+        models: dict[str, Model] = {}  # a client belongs to its event loop, so none is kept for the next one
+        calls: dict[ChatRequest, Future[ChatResult]] = {}
+        waiting: deque[tuple[ChatRequest, Future[ChatResult]]] = deque()
+
+        def next_result() -> ChatResult:
+            request, call = waiting.popleft()
+            calls.pop(request, None)
+            return call.result()
+
         with start_blocking_portal("asyncio") as portal:
-            calls = _Calls(portal, config)
             try:
                 for request in requests:
-                    calls.start(request)
-                    if len(calls.waiting) >= 2 * self.connections:
-                        yield calls.next_result()
-                while calls.waiting:
-                    yield calls.next_result()
+                    if request not in calls:
+                        calls[request] = portal.start_task_soon(_open_and_ask, models, config, request)
+                    waiting.append((request, calls[request]))
+                    if len(waiting) >= 2 * self.connections:
+                        yield next_result()
+                while waiting:
+                    yield next_result()
             finally:
-                calls.close()
+                for _, call in waiting:
+                    call.cancel()
+                for model in models.values():
+                    portal.call(model.__aexit__, None, None, None)
 
 
-class _Calls:
-    """The calls under way on one event loop, in the order of their requests; equal ones among them are one call."""
-
-    def __init__(self, portal: BlockingPortal, config: GenerateConfig) -> None:
-        self._portal, self._config = portal, config
-        self.waiting: deque[tuple[ChatRequest, Future[ChatResult]]] = deque()
-        self._calls: dict[ChatRequest, Future[ChatResult]] = {}
-        self._models: dict[str, Model] = {}
-
-    def start(self, request: ChatRequest) -> None:
-        if request not in self._calls:
-            self._calls[request] = self._portal.start_task_soon(ask, self._model(request.model), request)
-        self.waiting.append((request, self._calls[request]))
-
-    def next_result(self) -> ChatResult:
-        request, call = self.waiting.popleft()
-        self._calls.pop(request, None)
-        return call.result()
-
-    def close(self) -> None:
-        for _, call in self.waiting:
-            call.cancel()
-        for model in self._models.values():
-            self._portal.call(model.__aexit__, None, None, None)
-
-    def _model(self, name: str) -> Model:
-        if name not in self._models:
-            # a client belongs to its event loop, so none is kept for the next one
-            with boundary(f"Inspect's model {name}", JudgeError):
-                self._models[name] = self._portal.call(_open, name, self._config)
-        return self._models[name]
-
-
-async def _open(name: str, config: GenerateConfig) -> Model:
-    return get_model(name, config=config, memoize=False)
+async def _open_and_ask(models: dict[str, Model], config: GenerateConfig, request: ChatRequest) -> ChatResult:
+    name = request.model
+    if name not in models:
+        with boundary(f"Inspect's model {name}", JudgeError):
+            models[name] = inspect.get_model(name, config=config, memoize=False)
+    return await ask(models[name], request)
 
 
 async def ask(model: Model, request: ChatRequest) -> ChatResult:
@@ -121,10 +96,6 @@ async def ask(model: Model, request: ChatRequest) -> ChatResult:
         if isinstance(error, LimitExceededError):  # Inspect's own, which ends the sample
             raise
         return ChatResult(None, error=f"{type(error).__name__}: {error}")
-    return _result(output)
-
-
-def _result(output: ModelOutput) -> ChatResult:
     usage = output.usage or ModelUsage()
     if not output.choices or (output.error and not output.completion):
         return ChatResult(None, error=output.error or "the model gave no answer")
