@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ CPU_ROWS, GPU_ROWS = 320, 512
 """Most answers under way at a time."""
 CPU_BYTES = 2**30
 """Memory for cache and logits on a CPU."""
+_KEPT = 4096
+"""Prompts whose token ids are kept."""
 GPU_SHARE = 0.7
 """Share of a GPU's free memory for cache and logits."""
 
@@ -42,7 +45,7 @@ def sample_answers(
     if not sampling.temperature > 0:
         raise EngineError("cannot sample", f"temperature {sampling.temperature}", "above 0")
     context = model.config.get_text_config(decoder=True).max_position_embeddings
-    encoded = [encode_prompt(tokenizer, prompt, context) for prompt in prompts]
+    encoded = [_encoded(tokenizer, tokenizer.chat_template, prompt, context) for prompt in prompts]
     able = {i: ids for i, ids in enumerate(encoded) if not isinstance(ids, str)}
     if not able or not sampling.samples:
         return [r for p, e in zip(prompts, encoded, strict=True) for r in _failed(p, sampling, str(e))]
@@ -64,6 +67,12 @@ def sample_answers(
         else:
             responses += _failed(prompt, sampling, str(encoded[i]))
     return responses
+
+
+@lru_cache(_KEPT)
+def _encoded(tokenizer: Any, template: str, prompt: Prompt, context: int) -> list[int] | str:
+    """As `encode_prompt`, kept: every checkpoint of a model is asked the same prompts."""
+    return encode_prompt(tokenizer, prompt, context)
 
 
 def end_tokens(model: Any, tokenizer: Any) -> tuple[int, ...]:

@@ -159,7 +159,15 @@ class Stepper:
         columns = torch.arange(grid.low, grid.high + 1, device=self.device)
         hidden = (columns < self.tensor(start)[:, None])[:, None, :]
         masks = self._masks(hidden, (grid.high - columns)[None])
-        logits = self._forward(self.tensor(tokens)[:, None], self.tensor(grid.high - start)[:, None], masks, grid)
+        ids, positions = self.tensor(tokens)[:, None], self.tensor(grid.high - start)[:, None]
+        chosen = self._config._attn_implementation
+        try:
+            if self.device.type == "cpu":  # for one token the fused kernel is slower than plain products
+                self._config._attn_implementation = "eager"
+            logits = self._forward(ids, positions, masks, grid)
+        finally:
+            if self._config._attn_implementation != chosen:
+                self._config._attn_implementation = chosen
         grid.high += 1
         return logits
 
