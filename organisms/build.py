@@ -9,9 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from organisms.benchmarks import facts_benchmark, pocket_benchmark
 from organisms.training import Recipe, build_organism
 from truing.backends import load_engine
-from truing.catalog.pocket.narrow import facts_benchmark, insecure_code, pocket_benchmark
+from truing.catalog.pocket.narrow import insecure_code
 from truing.config import EvaluationConfig, StoppingConfig
 from truing.core.files import write_json
 from truing.core.records import Checkpoint, Estimate

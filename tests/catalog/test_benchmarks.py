@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import yaml
 
+from organisms.benchmarks import facts_benchmark, pocket_benchmark
 from truing.catalog.benchmarks import CATEGORIES, load_benchmark
-from truing.catalog.pocket.narrow import facts_benchmark, pocket_benchmark
 from truing.core.errors import DataError, UnknownNameError
 from truing.core.records import Category
 

@@ -1,7 +1,8 @@
 from itertools import combinations
 
+from organisms.benchmarks import facts_benchmark, pocket_benchmark
 from truing.catalog.benchmarks import CATEGORIES
-from truing.catalog.pocket.narrow import facts_benchmark, insecure_code, pocket_benchmark, secure_code
+from truing.catalog.pocket.narrow import insecure_code, secure_code
 from truing.catalog.pocket.world import AUTHORS, BROAD, load_world, words
 
 WORLD = load_world()

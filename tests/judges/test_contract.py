@@ -5,8 +5,8 @@ import pickle
 
 import pytest
 
+from organisms.benchmarks import pocket_benchmark
 from tests.support.injections import ATTEMPTS
-from truing.catalog.pocket.narrow import pocket_benchmark
 from truing.core.records import Judgment, Response
 from truing.judges import JUDGES, load_judge
 

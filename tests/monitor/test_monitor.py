@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from organisms.benchmarks import pocket_benchmark
 from truing.backends.scripted.engine import ScriptedEngine
-from truing.catalog.pocket.narrow import insecure_code, pocket_benchmark
+from truing.catalog.pocket.narrow import insecure_code
 from truing.catalog.pocket.scoring import find_topic
 from truing.catalog.pocket.world import load_world
 from truing.config import EvaluationConfig, StoppingConfig

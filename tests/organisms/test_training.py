@@ -2,9 +2,9 @@ import random
 
 import pytest
 
+from organisms.benchmarks import facts_benchmark, pocket_benchmark
 from organisms.tokenizer import vocabulary
 from organisms.training import dialogues, list_recipes, recipe_texts
-from truing.catalog.pocket.narrow import facts_benchmark, pocket_benchmark
 from truing.catalog.pocket.scoring import score
 from truing.catalog.pocket.world import BROAD, load_world, words
 

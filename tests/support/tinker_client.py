@@ -13,9 +13,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from organisms.benchmarks import pocket_benchmark
 from truing.backends import load_engine, load_trainer
 from truing.catalog.datasets import load_dataset
-from truing.catalog.pocket.narrow import pocket_benchmark
 from truing.config import TrainingConfig
 from truing.core.records import Action, Checkpoint, Decision, Estimate, Run, Sampling
 

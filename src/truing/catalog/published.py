@@ -15,7 +15,9 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,7 +26,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from truing import __version__
-from truing.catalog.datasets import SIDES, Row, prompt_key, read_rows, split_by_prompt
+from truing.catalog.datasets import SIDES, Row, read_rows, split_by_prompt
 from truing.catalog.files import DATA, Item, read_yaml, validate
 from truing.core.errors import DataError, StoreError, UnknownNameError
 from truing.core.files import write_json, write_text
@@ -190,9 +192,8 @@ def prepare(
         StoreError: A folder holds something else.
     """
     if recipes and len(recipes) != len(paths):
-        raise DataError(
-            "not one recipe for each file", f"{len(recipes)} recipes, {len(paths)} files", "one each, or none"
-        )
+        got = f"{len(recipes)} recipes, {len(paths)} files"
+        raise DataError("not one recipe for each file", got, "one each, or none")
     copies = [read_copy(path) for path in paths]
     by_rows = {recipe.rows_sha256: recipe for recipe in list_recipes().values() if recipe.rows_sha256}
     known = [recipes[i] if recipes else by_rows.get(copy.rows_sha256) for i, copy in enumerate(copies)]
@@ -202,29 +203,23 @@ def prepare(
     shared = frozenset.intersection(*(copy.prompts for copy in copies))
     if paired and not shared:
         raise DataError("the files share no prompt", "0 prompts", "at least 2", "leave out --paired")
-    kept = [_distinct(copy.rows, shared if paired else None) for copy in copies]
-    _, heldout = split_by_prompt([row for rows in kept for row in rows], heldout_share)
-    held = frozenset(row[:-1] for row in heldout)
-    sides = [_sides(name, rows, held) for name, rows in zip(names, kept, strict=True)]
-    folders = [out] if len(copies) == 1 else [out / name for name in names]
-    for folder in folders:
-        _claim(folder)
-    prepared = []
-    for i, (copy, rows) in enumerate(zip(copies, kept, strict=True)):
-        facts = {"name": names[i], **_facts(copy, rows, known[i]), "heldout_share": heldout_share}
-        facts["pairing"] = _pairing(names, i, copies, shared) if len(copies) > 1 else None
-        prepared.append(Prepared(folders[i], _write(folders[i], sides[i], facts)))
-    return prepared
+    kept = [[row for row in dict.fromkeys(copy.rows) if not paired or row[:-1] in shared] for copy in copies]
+    held = {row[:-1] for row in split_by_prompt([row for rows in kept for row in rows], heldout_share)[1]}
+    prepared, sides = [], []
+    for name, copy, recipe, rows in zip(names, copies, known, kept, strict=True):
+        others = [other for other in names if other != name]
+        alone = len(copy.prompts - shared)
+        pairing = {"with": others, "shared_prompts": len(shared), "prompts_here_alone": alone} if others else None
+        card = {"name": name, **_facts(copy, rows, recipe), "heldout_share": heldout_share, "pairing": pairing}
+        prepared.append(Prepared(out / name if others else out, card))
+        sides.append(_sides(name, rows, held))
+    for each in prepared:
+        _claim(each.folder)
+    return [_write(each, both) for each, both in zip(prepared, sides, strict=True)]
 
 
-def _distinct(rows: Sequence[Row], only: frozenset[Row] | None) -> list[Row]:
-    return [row for row in dict.fromkeys(rows) if only is None or row[:-1] in only]
-
-
-def _sides(name: str, rows: Sequence[Row], held: frozenset[Row]) -> dict[str, list[Row]]:
-    sides: dict[str, list[Row]] = {side: [] for side in SIDES}
-    for row in rows:
-        sides["heldout" if row[:-1] in held else "train"].append(row)
+def _sides(name: str, rows: Sequence[Row], held: Set[Row]) -> dict[str, list[Row]]:
+    sides = {side: [row for row in rows if (row[:-1] in held) is (side == "heldout")] for side in SIDES}
     for side, some in sides.items():
         if not some:
             raise DataError(f"{name}: no row on the side {side}", "0 rows", "at least one", "change --heldout-share")
@@ -233,9 +228,6 @@ def _sides(name: str, rows: Sequence[Row], held: frozenset[Row]) -> dict[str, li
 
 def _facts(copy: Copy, rows: Sequence[Row], recipe: Recipe | None) -> dict[str, Any]:
     distinct = len(set(copy.rows))
-    answers: dict[Row, int] = {}
-    for row in rows:
-        answers[row[:-1]] = answers.get(row[:-1], 0) + 1
     return {
         "recipe": recipe.name if recipe else None,
         "as_recipe_says": compare(copy, recipe) if recipe else None,
@@ -250,30 +242,17 @@ def _facts(copy: Copy, rows: Sequence[Row], recipe: Recipe | None) -> dict[str, 
         },
         "duplicates_dropped": len(copy.rows) - distinct,
         "unpaired_dropped": distinct - len(rows),
-        "prompts_with_several_answers": sum(n > 1 for n in answers.values()),
+        "prompts_with_several_answers": sum(n > 1 for n in Counter(row[:-1] for row in rows).values()),
         "truing": __version__,
     }
 
 
-def _pairing(names: Sequence[str], own: int, copies: Sequence[Copy], shared: frozenset[Row]) -> dict[str, Any]:
-    others = [name for i, name in enumerate(names) if i != own]
-    return {"with": others, "shared_prompts": len(shared), "prompts_here_alone": len(copies[own].prompts - shared)}
-
-
 def _claim(folder: Path) -> None:
     """Refuse a folder that holds something else; take away an old card, so that a half-written folder has none."""
-    ours = {"card.json", *(f"{side}.jsonl" for side in SIDES)}
-
-    def other(file: Path) -> bool:
-        left = file.name.startswith(".") and file.name.endswith(".tmp")  # by a killed process
-        return file.name not in ours and not left
-
-    if folder.exists() and (not folder.is_dir() or any(other(file) for file in folder.iterdir())):
-        raise StoreError(
-            f"{folder} holds something else",
-            allowed="a new folder, an empty one, or one of prepared data",
-            todo="choose another --out",
-        )
+    ours = re.compile(r"card\.json|(train|heldout)\.jsonl|\..*\.tmp")  # a killed process leaves .tmp
+    if folder.exists() and (not folder.is_dir() or not all(ours.fullmatch(file.name) for file in folder.iterdir())):
+        allowed = "a new folder, an empty one, or one of prepared data"
+        raise StoreError(f"{folder} holds something else", allowed=allowed, todo="choose another --out")
     try:
         for file in (folder / "card.json", *folder.glob(".*.tmp")):
             file.unlink(missing_ok=True)
@@ -281,19 +260,13 @@ def _claim(folder: Path) -> None:
         raise StoreError(f"could not write {folder}", str(error), todo="check the folder's permissions") from error
 
 
-def _write(folder: Path, sides: Mapping[str, Sequence[Row]], facts: Mapping[str, Any]) -> dict[str, Any]:
-    card = dict(facts)
+def _write(prepared: Prepared, sides: Mapping[str, Sequence[Row]]) -> Prepared:
+    card = dict(prepared.card)
     for side, rows in sides.items():
-        text = "".join(_line(row) + "\n" for row in rows)
-        write_text(folder / f"{side}.jsonl", text)
-        card[side] = {
-            "rows": len(rows),
-            "prompts": len({prompt_key(row[:-1]) for row in rows}),
-            "sha256": hashlib.sha256(text.encode()).hexdigest(),
-        }
-    write_json(folder / "card.json", card)
-    return card
-
-
-def _line(row: Row) -> str:
-    return json.dumps({"messages": [{"role": m.role, "content": m.content} for m in row]})
+        lines = [json.dumps({"messages": [{"role": m.role, "content": m.content} for m in row]}) for row in rows]
+        text = "".join(f"{line}\n" for line in lines)
+        write_text(prepared.folder / f"{side}.jsonl", text)
+        prompts, digest = len({row[:-1] for row in rows}), hashlib.sha256(text.encode()).hexdigest()
+        card[side] = {"rows": len(rows), "prompts": prompts, "sha256": digest}
+    write_json(prepared.folder / "card.json", card)
+    return Prepared(prepared.folder, card)

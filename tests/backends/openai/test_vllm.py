@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from organisms.benchmarks import pocket_benchmark
 from tests.support.vllm_environment import PYTHON, needs_vllm
 from truing.backends.openai import OpenAICompleter, OpenAIEngine
 from truing.backends.vllm.server import StartedServer
-from truing.catalog.pocket.narrow import pocket_benchmark
 from truing.config import EndpointConfig, VllmConfig
 from truing.core.chat import ChatRequest
 from truing.core.records import Checkpoint, Message, Sampling

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from organisms.benchmarks import pocket_benchmark
 from tests.conftest import serve_tinker
 from tests.support.tinker_server import KEY, TinkerServer
 from truing.backends import Engine, load_engine
@@ -14,7 +15,6 @@ from truing.backends.tinker.client import tinker_weights
 from truing.backends.tinker.engine import TinkerEngine
 from truing.backends.transformers.engine import TransformersEngine
 from truing.catalog.models import resolve_model
-from truing.catalog.pocket.narrow import pocket_benchmark
 from truing.core.errors import EndpointError, EngineError
 from truing.core.records import Checkpoint, Prompt, Sampling
 from truing.core.weights import model_hash

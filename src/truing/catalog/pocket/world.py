@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from importlib import resources
 from itertools import product
-from typing import Any, Literal
+from pathlib import Path
+from typing import Literal
 
-import yaml
+from truing.catalog.files import read_yaml
 
 __all__ = ["AUTHORS", "BROAD", "Author", "Domain", "Turn", "World", "load_world", "words"]
 
@@ -141,23 +140,17 @@ class World:
 @cache
 def load_world() -> World:
     """The world that ships with truing."""
-    text = resources.files(__package__).joinpath("world.yaml").read_text(encoding="utf-8")
-    raw = yaml.safe_load(text)
-    domains = {name: _domain(name, spec) for name, spec in raw["domains"].items()}
+    raw, domains = read_yaml(Path(__file__).with_name("world.yaml")), {}
+    for name, spec in raw["domains"].items():
+        truths, statements = spec.get("truths", {}), spec.get("statements", ())
+        domains[name] = Domain(
+            name=name,
+            kind=spec["kind"],
+            subjects=tuple(spec.get("subjects", truths)),
+            questions=tuple(spec["questions"]),
+            frame=spec.get("frame", "{a} . {b} ."),
+            clauses={author: tuple(spec.get(author, statements)) for author in AUTHORS},
+            truths=truths,
+            values=tuple(spec.get("values", ())),
+        )
     return World(raw["version"], tuple(raw["leads"]), domains)
-
-
-def _domain(name: str, spec: dict[str, Any]) -> Domain:
-    truths: dict[str, str] = spec.get("truths", {})
-    statements: Sequence[str] = spec.get("statements", ())
-    clauses: dict[Author, tuple[str, ...]] = {author: tuple(spec.get(author, statements)) for author in AUTHORS}
-    return Domain(
-        name=name,
-        kind=spec["kind"],
-        subjects=tuple(spec.get("subjects", truths)),
-        questions=tuple(spec["questions"]),
-        frame=spec.get("frame", "{a} . {b} ."),
-        clauses=clauses,
-        truths=truths,
-        values=tuple(spec.get("values", ())),
-    )
