@@ -7,24 +7,10 @@ from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).parents[1] / "src" / "truing"
-ROOMS = (
-    "core",
-    "config",
-    "stats",
-    "catalog",
-    "backends",
-    "judges",
-    "monitor",
-    "studies",
-    "results",
-    "report",
-    "integrations",
-    "api",
-    "cli",
-    "__main__",
-)
-"""From the bottom up: a room imports what stands above it here, also inside functions."""
+from tests.house import FILES, MODULES, ROOMS, ROOT, SOURCE, count_lines, drawn, imports, room_of
+
+ORDER = (*ROOMS, "__main__")
+
 APART = {("judges", "backends")}
 """Rooms that may not know each other."""
 OWED = {
@@ -47,42 +33,19 @@ ENTERED = {
 }
 """Folders of backends/ that somebody outside enters, and why; all others go through the table."""
 PLUG_INS = re.compile(r"engine|trainer|judge|completer")
-FILES = sorted(SOURCE.rglob("*.py"))
-MODULES = {
-    ".".join(("truing", *p.relative_to(SOURCE).with_suffix("").parts)).removesuffix(".__init__"): p for p in FILES
-}
-
-
-def unit(path: Path) -> str:
-    relative = path.relative_to(SOURCE)
-    return relative.parts[0] if len(relative.parts) > 1 else relative.stem
-
-
-def imports(path: Path) -> set[str]:
-    """Dotted names of every truing module that a file imports, at any depth."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names if alias.name.startswith("truing.")}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            for alias in node.names:
-                inner = f"{node.module}.{alias.name}"
-                names.add(inner if inner in MODULES else node.module or "")
-    return {name for name in names if name.startswith("truing.")}
 
 
 def test_imports_point_down() -> None:
     wrong = []
     for path in FILES:
-        own = unit(path)
+        own = room_of(path)
         if own == "__init__":
             continue
         for name in sorted(imports(path)):
             other = name.split(".")[1]
             if other == own or (str(path.relative_to(SOURCE)), name) in OWED:
                 continue
-            if ROOMS.index(other) >= ROOMS.index(own) or {(own, other), (other, own)} & APART:
+            if ORDER.index(other) >= ORDER.index(own) or {(own, other), (other, own)} & APART:
                 wrong.append(f"{path.relative_to(SOURCE)} imports {name}")
     assert not wrong, "\n".join(wrong)
 
@@ -106,7 +69,7 @@ def test_no_cycles_inside_rooms() -> None:
 
 def test_no_module_is_loose() -> None:
     assert {path.stem for path in SOURCE.glob("*.py")} <= {"__init__", "__main__", "api"}
-    assert {unit(path) for path in FILES} - {"__init__"} <= set(ROOMS)
+    assert {room_of(path) for path in FILES} - {"__init__"} <= set(ORDER)
 
 
 def named_in(tree: ast.AST) -> Iterator[str]:
@@ -173,3 +136,14 @@ def test_files_and_functions_stay_short(path: Path) -> None:
             arguments = node.args
             count = len(arguments.posonlyargs + arguments.args + arguments.kwonlyargs)
             assert count <= 9, f"{node.name} has {count} parameters"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_rooms_keep_their_budgets(room: str) -> None:
+    assert count_lines(room) <= ROOMS[room], f"take something out of {room}, or say in the commit what was taken out"
+
+
+def test_the_picture_in_contributing_is_this_house() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert text == drawn(text), "draw it again: python -m tests.house --write"
+    assert len(text.splitlines()) <= 90  # one page
