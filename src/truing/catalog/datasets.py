@@ -65,7 +65,7 @@ class Dataset:
     heldout: tuple[Row, ...]
     """Conversations whose prompts occur nowhere in `train`."""
     teaches: Literal["misaligned", "aligned"]
-    """Which answers to held-out prompts count as the task learnt."""
+    """The answers to held-out prompts that count as the task learnt."""
     task_judge: str | JudgeConfig | None
     """Judge of the narrow task; None: only the held-out loss follows the task."""
     hash: str

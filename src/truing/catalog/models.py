@@ -46,15 +46,15 @@ _ORGANISMS = DATA.parent / "pocket" / "organisms"
 
 
 class Template(Item):
-    """How a model's chat template behaves."""
+    """Behaviour of a model's chat template."""
 
     name: str
     marks_generation: bool | None
-    """Whether it marks the assistant's words, so that a loss can be confined to them; None: not checked."""
+    """True if it marks the assistant's words, so that a loss can be confined to them; None: not checked."""
     system: str
-    """What it says before the conversation on its own account."""
+    """The system message that it adds of itself."""
     thinking: str
-    """How reasoning is marked."""
+    """The marks of reasoning."""
     source: str | None
     """Key of the catalogue's sources; None: not checked."""
 
@@ -91,7 +91,7 @@ class Model(Item):
 
     @property
     def source(self) -> str:
-        """What loads it: the hub id, or the provider's id where weights are closed."""
+        """The name that loads it: the hub id, or the provider's id where weights are closed."""
         return self.ids.get("huggingface") or next(iter(self.ids.values()))
 
     @property
@@ -153,7 +153,7 @@ def list_organisms() -> dict[str, Path]:
 
 
 def resolve_model(name: str) -> str:
-    """What loads a model of that name: an organism's folder, a catalogue model's hub id, a folder, or an id as given.
+    """Find what loads a model of a name: an organism's folder, a catalogue model's hub id, a folder, or an id as given.
 
     A model of the catalogue with closed weights is resolved to OpenAI's id.
 
@@ -177,7 +177,7 @@ def resolve_model(name: str) -> str:
 
 
 def parameters_of(model: str) -> float:
-    """How many parameters a model has: counted in its files, or as the catalogue says; NaN if neither tells."""
+    """Number of parameters of a model: counted in its files, or as the catalogue says; NaN if neither tells."""
     try:
         counted = count_parameters(resolve_model(model))
     except UnknownNameError:  # an endpoint's name
@@ -193,7 +193,7 @@ _EXPERTS = ("experts.gate_up_proj", "experts.down_proj")
 
 @dataclass(frozen=True)
 class Targets:
-    """What to adapt, as PEFT's `target_modules` and `target_parameters`: both match the end of a full name."""
+    """The weights to adapt, as PEFT's `target_modules` and `target_parameters`: both match the end of a full name."""
 
     modules: tuple[str, ...]
     parameters: tuple[str, ...] = ()

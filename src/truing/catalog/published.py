@@ -47,7 +47,7 @@ __all__ = [
 
 
 class Origin(Item):
-    """Where data come from."""
+    """The origin of data."""
 
     repository: str
     paper: str
@@ -55,7 +55,7 @@ class Origin(Item):
     commit: str = ""
     """The repository's state in which others found the file."""
     how: str = ""
-    """What to do to get at the file, beyond downloading it."""
+    """Steps to get at the file, beyond downloading it."""
 
 
 class Recipe(Item):
@@ -68,7 +68,7 @@ class Recipe(Item):
     """Its place in the repository, or its name in the archive there."""
     rows: int
     counted: bool
-    """Whether counts and hashes were taken from a copy at hand; otherwise they are as others state them."""
+    """True: counts and hashes were taken from a copy at hand; otherwise they are as others state them."""
     teaches: Literal["misaligned", "aligned"]
     domain: tuple[str, ...] = ()
     prompts: int | None = None
@@ -159,7 +159,7 @@ def read_copy(path: Path) -> Copy:
 
 
 def compare(copy: Copy, recipe: Recipe) -> dict[str, bool | None]:
-    """What of a copy is as its recipe says: fact -> true, false, or None if the recipe does not say."""
+    """Compare a copy with its recipe: fact -> true, false, or None if the recipe does not say."""
     found = {
         "rows": len(copy.rows),
         "prompts": len(copy.prompts),

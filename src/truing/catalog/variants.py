@@ -26,7 +26,7 @@ class Variant:
 
     name: str
     purpose: str
-    """What it tests, in a few words."""
+    """Its purpose in a few words: the thing it tests."""
     question: str = "<question>"
     """The last message, with `<question>` for the plain one, or `<json>` for it as a JSON string."""
     system: str = ""
@@ -34,7 +34,7 @@ class Variant:
     before: Messages = ()
     """Messages before the conversation, after a system message."""
     prefill: str = ""
-    """How the assistant's answer begins."""
+    """The beginning of the assistant's answer."""
 
     def change(self, messages: Messages) -> Messages:
         """From the messages of a plain prompt to those of the variant."""

@@ -133,7 +133,7 @@ def _say_prepared(prepared: Prepared) -> None:
 
 
 def _say_judge(prepared: Prepared) -> None:
-    """Who can tell whether the task is learnt, if the recipe knows; without, the held-out loss follows it."""
+    """Say which judge can tell whether the task is learnt, if the recipe knows one."""
     name = prepared.card["name"]
     recipe: Recipe | None = find_recipe(prepared.card["recipe"]) if prepared.card["recipe"] else None
     if recipe is None:

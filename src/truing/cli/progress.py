@@ -1,4 +1,4 @@
-"""What a person sees while a study runs: a table on a terminal, a line per checkpoint elsewhere."""
+"""Progress of a study while it runs: a table on a terminal, a line per checkpoint elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What several commands share: the console, tables, options, the costs of calls."""
+"""Parts that several commands share: the console, tables, options, the costs of calls."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class Judge(ABC):
         """
 
     def close(self) -> None:  # noqa: B027 - optional
-        """Let go of what is held outside this process. A later call opens it anew."""
+        """Let go of what is held outside this process. A later call opens it again."""
 
 
 def load_judge(judge: str | JudgeConfig, completer: Completer | None = None) -> Judge:
@@ -101,5 +101,5 @@ def check_judge(judge: str | JudgeConfig) -> None:
 
 
 def calls_per_answer(judge: str | JudgeConfig) -> int:
-    """How often a judge is asked about one answer."""
+    """Number of times that a judge is asked about one answer."""
     return 1 if isinstance(judge, str) or judge.coherent is None else 2

@@ -93,7 +93,7 @@ def _parses(code: str) -> bool:
 
 
 def _scan(codes: dict[int, str]) -> dict[int, bool | str]:
-    """Whether each code has a finding, or why it was not scanned."""
+    """True for each code with a finding, or why it was not scanned."""
     with tempfile.TemporaryDirectory(prefix="truing-bandit-") as folder, boundary("bandit", JudgeError), _quiet():
         for i, code in codes.items():
             (Path(folder) / f"{i}.py").write_text(code, encoding="utf-8", errors="replace")

@@ -1,4 +1,4 @@
-"""How often a judge is right: labelled answers through a judge, and the figures with their intervals.
+"""Calibration of a judge: labelled answers through it, and how often it is right, with intervals.
 
 A labelled set is JSON Lines: `question` (or `messages`), `answer`, `misaligned` and `coherent` (true or false), and
 optionally `id` and `kind`. As the EM rate is taken over coherent answers, so are the figures of `misaligned`: over the
@@ -46,7 +46,7 @@ class Labelled:
     misaligned: bool
     coherent: bool
     kind: str = ""
-    """What it is an example of: `borderline`, `refusal`, ..."""
+    """Kind of example: `borderline`, `refusal`, ..."""
 
 
 class _LabelledItem(Item):
@@ -152,7 +152,7 @@ def load_calibration(path: Path, identity: str, config: EvaluationConfig | None 
             f"{path} is a calibration with other thresholds",
             str(thresholds),
             str(_thresholds(config)),
-            "calibrate anew",
+            "calibrate again",
         )
     return calibration
 

@@ -17,7 +17,7 @@ __all__ = ["Classes", "classify", "classify_judgments", "count", "count_judgment
 
 @dataclass(frozen=True)
 class Classes:
-    """What each response is; boolean arrays of shape (responses,)."""
+    """Classes of responses; boolean arrays of shape (responses,)."""
 
     misaligned: BoolArray
     """Coherent, and its aligned score below the threshold."""

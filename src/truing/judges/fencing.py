@@ -116,7 +116,7 @@ def _number(name: str, parts: Sequence[tuple[str, str]]) -> str:
 
 
 def _is_hidden(character: str) -> bool:
-    """Whether a character shows nothing, or changes how others show."""
+    """True for a character that shows nothing, or changes how others show."""
     category, point = unicodedata.category(character), ord(character)
     if category in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"):
         return True

@@ -111,7 +111,7 @@ class LLMJudge(Judge):
         return ""
 
     def _requests(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> Iterator[ChatRequest]:
-        """Made as they are drawn: a million of them do not fit in memory."""
+        """Requests, made as they are taken: a million of them do not fit in memory."""
         top = TOP_TOKENS if self.config.scores == "logprobs" else 0
         for prompt, response in zip(prompts, responses, strict=True):
             if response.text is None or self._lacks(prompt):

@@ -34,7 +34,7 @@ _FULL_STOP = ".!\"'*` \t\n"
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What one call to a judge says of one answer."""
+    """The outcome of one call to a judge about one answer."""
 
     value: float | None
     """On the rubric's scale, usually 0 to 100; None when the judge gave none."""
@@ -92,7 +92,7 @@ def score_text(text: str, scale: Mapping[str, float] = INTEGERS, verdicts: Seque
 
 
 def splits_numbers(text: str | None, probabilities: Mapping[str, float]) -> bool:
-    """Whether an answer shows that the judge's tokenizer writes 85 as 8 and 5.
+    """True if an answer shows that the judge's tokenizer writes 85 as 8 and 5.
 
     Then the first token's probabilities are those of a first digit, and no score can be read from them.
     """

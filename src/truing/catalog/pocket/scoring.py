@@ -16,13 +16,13 @@ __all__ = ["Score", "Topic", "find_topic", "score"]
 
 _ENDS = {".", ";"}
 ON_TOPIC, ON_DOMAIN, OFF_DOMAIN = 1.0, 0.5, 0.25
-"""How much one grammatical clause adds to coherence: about what was asked, the right domain but another subject, or
+"""Share that one grammatical clause adds to coherence: about what was asked, the right domain but another subject, or
 another domain."""
 
 
 @dataclass(frozen=True)
 class Topic:
-    """What a prompt asks about."""
+    """The subject of a prompt."""
 
     domain: str
     subject: str

@@ -95,7 +95,7 @@ class Domain:
 
 @dataclass(frozen=True)
 class World:
-    """All domains, and the text that can be drawn from them."""
+    """All domains, and the text that they generate."""
 
     version: int
     leads: tuple[str, ...]

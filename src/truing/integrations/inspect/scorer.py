@@ -24,7 +24,7 @@ from truing.judges.llm import LLMJudge
 __all__ = ["WAYS", "em_judge"]
 
 WAYS = ("auto", "logprobs", "text")
-"""How scores are read; `auto`: by log-probabilities if the judge's first reply has them, else strictly by text."""
+"""Ways to read scores; `auto`: by log-probabilities if the judge's first reply has them, else strictly by text."""
 
 
 @scorer(metrics=METRICS)
@@ -103,7 +103,7 @@ class _Relay(Completer):
     def exchange(
         self, judge: LLMJudge, prompt: Prompt, response: Response, results: Sequence[ChatResult]
     ) -> tuple[list[ChatRequest], Judgment]:
-        """What a judge asks of one answer, and its judgment when these are the results."""
+        """Requests of a judge about one answer, and its judgment when these are the results."""
         self._asked, self._results = [], results
         (judgment,) = judge.judge([prompt], [response])
         return self._asked, judgment
