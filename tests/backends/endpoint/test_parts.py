@@ -56,6 +56,13 @@ def test_the_key_depends_on_endpoint_body_and_sample() -> None:
     assert all(len(key) == 16 for key in keys)
 
 
+def test_keys_and_results_are_those_of_journals_that_exist() -> None:
+    messages = (Message("system", "s"), Message("user", "hé"), Message("assistant", "a"))
+    request = ChatRequest("m", messages, 3, 0.5, 5, seed=7, sample=2, unfiltered=True)
+    assert call_key("http://a/v1", encode(request, "max_tokens"), 2).hex() == "9aaf447dd51cb3c8728d307221e31d5c"
+    assert load_result('["9",{"9":-0.1,"":-3.0},"stop",4,1]') == ChatResult("9", {"9": -0.1, "": -3.0}, "stop", 4, 1)
+
+
 def test_a_result_survives_the_journal() -> None:
     result = ChatResult("9\ud83d", {"9": -0.1, "": -3.0}, "stop", 4, 1)
     assert load_result(dump_result(result)) == result
