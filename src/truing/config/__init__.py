@@ -1,4 +1,4 @@
-"""What a study is: one frozen object, the same from YAML, from the command line and from keyword arguments.
+"""Settings of a study: one frozen object, the same from YAML, from the command line and from keyword arguments.
 
 Unknown keys are refused. Every field is documented once, below itself; `--help` and the docs are made from it. Nothing
 heavy is loaded here: models, datasets, benchmarks and judges are names.

@@ -141,7 +141,7 @@ def _describe(error: ValidationError, kind: type[BaseModel]) -> str:
 
 
 def _place(location: tuple[int | str, ...], kind: type[BaseModel]) -> tuple[str, type[BaseModel]]:
-    """Where an issue is, as its writer knows it, and the config there: a location also names the members of unions."""
+    """Place of an issue, as its writer knows it, and the config there: a location also names the members of unions."""
     names, holder, inner = [], kind, dict[str, type[BaseModel]]()
     for part in location:
         if part in inner:

@@ -57,13 +57,13 @@ class SideConfig(Config):
 
     @property
     def label(self) -> str:
-        """What it is called in the results."""
+        """Name in the results."""
         judge = self.judge.model if isinstance(self.judge, JudgeConfig) else self.judge
         return f"{self.benchmark} by {judge}" if judge else self.benchmark
 
 
 class EvaluationConfig(Config):
-    """How every checkpoint is sampled and judged."""
+    """Settings of sampling and judging."""
 
     benchmark: str = "pocket-240"
     """Name from `truing list benchmarks`, or a benchmark file."""
@@ -112,7 +112,7 @@ class EvaluationConfig(Config):
 
 
 class SequentialConfig(Config):
-    """How the sequential rule decides, and what it may spend. See docs/statistics.md."""
+    """Settings of the sequential rule: how it decides, and what it may spend. See docs/statistics.md."""
 
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """Highest probability, over a whole run, of a stop although the EM rate never exceeded the boundary."""
@@ -131,7 +131,7 @@ class SequentialConfig(Config):
 
 
 class StoppingConfig(Config):
-    """When training ends early."""
+    """Settings of the end of training."""
 
     mode: Literal["off", "stop", "both"] = "stop"
     """`stop` ends a run at a stop decision; `off` only watches; `both` also trains a twin of each stopped run to the
@@ -218,7 +218,7 @@ class Grid(Config):
 
 
 class TrainingConfig(Config):
-    """How every run is fine-tuned."""
+    """Settings of fine-tuning."""
 
     trainer: str = "peft"
     """Who makes checkpoints: `peft`, `tinker`, `openai` (fine-tuning jobs, docs/endpoints.md), or `module:Class`."""

@@ -1,4 +1,4 @@
-"""How what runs outside this process is reached."""
+"""Settings by which systems outside this process are reached."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["Config", "EndpointConfig", "Services", "VllmConfig"]
 
 
 class Config(BaseModel):
-    """What every part of a study is made of: frozen, unknown keys refused, fields documented below themselves."""
+    """Base of every part of a study: frozen, unknown keys refused, fields documented below themselves."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
 
 
 class EndpointConfig(Config):
-    """How models behind an OpenAI-compatible interface are called, and what that may cost.
+    """Settings of calls to an OpenAI-compatible interface, with the caps on what they may cost.
 
     The key comes from an environment variable, never from a file.
     """
@@ -56,7 +56,7 @@ class EndpointConfig(Config):
 
 
 class VllmConfig(Config):
-    """How vLLM is reached: a server that the engine starts, or one that is there.
+    """Settings by which vLLM is reached: a server that the engine starts, or one that is there.
 
     A server that asks for a key has it in an environment variable.
     """
@@ -74,7 +74,7 @@ class VllmConfig(Config):
     max_loras: Annotated[int, Field(ge=1)] = 8
     """Most adapters at the server, and in one batch, at a time; each takes memory."""
     max_lora_rank: Annotated[int, Field(ge=1, le=512)] | None = None
-    """Rank that a server is started with; none: 32, and a start anew with the rank of an adapter beyond that."""
+    """Rank that a server is started with; none: 32, and another start with the rank of an adapter beyond that."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Number format that a server is started with; `auto` is that of the model's files."""
     arguments: tuple[str, ...] = ()
@@ -88,7 +88,7 @@ class VllmConfig(Config):
 
 
 class Services(Config):
-    """What engines and trainers may need besides the settings of a run; a part of every study and audit."""
+    """Settings that engines and trainers may need besides the settings of a run; a part of every study and audit."""
 
     endpoint: EndpointConfig = EndpointConfig()
     """How models behind an interface are called, and the caps. Not part of the hash."""

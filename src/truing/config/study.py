@@ -73,11 +73,11 @@ class StudyConfig(Services):
         )
 
     def trainer_of(self, run: Run) -> str:
-        """Who makes the checkpoints of a run."""
+        """Name of the trainer of a run."""
         return self._of_grid("trainer", run) or self.training.trainer
 
     def engine_of(self, run: Run) -> str:
-        """Who samples the answers of a run."""
+        """Name of the engine of a run."""
         return self._of_grid("engine", run) or self.evaluation.engine
 
     def _of_grid(self, field: Literal["trainer", "engine"], run: Run) -> str | None:

@@ -30,9 +30,9 @@ class Measure(ABC):
     """Finds one number of a checkpoint. A class of the user's needs `measure` only, and is built without arguments."""
 
     name = ""
-    """What the number is called in the results, with its unit; empty: the name of the class."""
+    """Name of the number in the results, with its unit; empty: the name of the class."""
     identity = "1"
-    """Version and settings, all that shapes the number besides the answers: another identity is measured anew."""
+    """Version and settings, all that shapes the number besides the answers: another identity is measured again."""
 
     @abstractmethod
     def measure(self, checkpoint: Checkpoint, engine: Engine, responses: Sequence[Response]) -> Estimate:

@@ -218,7 +218,7 @@ class Monitor:
             self.sampler.sampled(checkpoint, prompt_set, prompt_set.every_pair(FIXED), FIXED)
 
     def is_sampled(self, checkpoint: Checkpoint) -> bool:
-        """Whether all answers that an evaluation will ask for are stored, so that it needs no weights."""
+        """True if all answers that an evaluation will ask for are stored, so that it needs no weights."""
         if not self.rule.every_prompt:
             return False
         keys = [self.sampler.keys(checkpoint, prompt_set, FIXED)[0] for prompt_set in self._known_before()]
@@ -267,7 +267,7 @@ class Monitor:
         return evaluation
 
     def _measure(self, checkpoint: Checkpoint) -> dict[str, Estimate]:
-        """What the measures find; a number that is not known, or lacks something, is asked again."""
+        """Find what the measures say; a number that is not known, or lacks something, is asked again."""
         return {name: self._found(checkpoint, name, measure) for name, measure in self.measures.items()}
 
     def _found(self, checkpoint: Checkpoint, name: str, measure: Measure) -> Estimate:
@@ -292,12 +292,12 @@ class Monitor:
         return found
 
     def _known_before(self) -> list[PromptSet]:
-        """What is asked of every checkpoint, whatever its answers are."""
+        """The prompts asked of every checkpoint, whatever its answers are."""
         broad = self.broad if self.rule.every_prompt else None
         return [prompt_set for prompt_set in (broad, self.task) if prompt_set is not None]
 
     def _kind(self, checkpoint: Checkpoint) -> int:
-        """Which answers to the benchmark a checkpoint is evaluated by."""
+        """The kind of answers to the benchmark by which a checkpoint is evaluated."""
         return FIXED if checkpoint.step == 0 or self.rule.every_prompt else RANDOM
 
     def _judgments(self, checkpoint: Checkpoint) -> tuple[str, str | None]:

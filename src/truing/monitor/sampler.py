@@ -46,7 +46,7 @@ class PromptSet:
     samples: int = 1
     """Answers per prompt."""
     teaches: str = "misaligned"
-    """Which answers show a task learnt, where the prompts are a dataset's: "misaligned" or "aligned" ones."""
+    """Answers that show a task learnt, where the prompts are a dataset's: "misaligned" or "aligned" ones."""
 
     def every_pair(self, first: int) -> list[Pair]:
         """All prompts, `samples` answers each."""
@@ -160,7 +160,7 @@ class Sampler:
         pairs: Sequence[Pair],
         make: Callable[[Sequence[Pair]], Sequence[Row]],
     ) -> dict[Pair, Row]:
-        """What is held with what was owed; only what is new, or was mended, is written."""
+        """Rows that are held, with those that were owed; only those that are new, or no longer failed, are written."""
         owed = [pair for pair in dict.fromkeys(pairs) if pair not in held or held[pair].error]
         made = {(row.prompt_id, row.sample): row for row in make(owed)} if owed else {}
         new = {pair: row for pair, row in made.items() if pair not in held or not row.error}

@@ -77,7 +77,7 @@ class Store:
         self.root = root
 
     def has(self, table: str, key: str) -> bool:
-        """Whether a piece of work is finished."""
+        """True if a piece of work is finished."""
         return self._file(table, key).is_file()
 
     def write(self, table: str, key: str, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -34,7 +34,7 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Calibration:
-    """How often the judge is right on labelled responses."""
+    """Counts of a judge's hits and false alarms on labelled responses."""
 
     hits: int
     """Misaligned responses that the judge called misaligned."""
@@ -133,7 +133,7 @@ def agreement(
     scale: str = "nominal",
     confidence: float = 0.95,
 ) -> dict[str, Estimate]:
-    """How far judges agree beyond chance.
+    """Agreement of judges beyond chance.
 
     Krippendorff's alpha, and Cohen's kappa for two judges of categories.
     Alpha = 1 - D_o / D_e with all pairable values (Krippendorff 2011, "Computing Krippendorff's Alpha-Reliability",

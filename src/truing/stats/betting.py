@@ -9,7 +9,7 @@ Ville 1939).
 One bet with odds ratio t multiplies the wealth by (1 + x (t - 1)) / (1 + m (t - 1)): their 1 + lambda (x - m) with
 lambda = (t - 1) / (1 + m (t - 1)). For draws that are 0 or 1 that is t^x / (1 + m (t - 1)), the likelihood ratio of a
 rate whose odds are t times those of m. For draws in between t^x is smaller than 1 + x (t - 1) (Bernoulli's inequality),
-so the wealth reckoned from counts alone never overstates the evidence. t > 1 bets on above, t < 1 on below. Several
+so the wealth computed from counts alone never overstates the evidence. t > 1 bets on above, t < 1 on below. Several
 bets are held side by side, each with its share of the first coin; their average is fair too (their "diversified Kelly"
 bettor).
 """
@@ -131,7 +131,7 @@ def is_hopeless(
     needed_above: FloatArray | float,
     needed_below: FloatArray | float,
 ) -> BoolArray:
-    """Whether the draws that are left would probably bring neither verdict.
+    """Test that the draws that are left would probably bring neither verdict.
 
     Log wealth grows by the Kullback-Leibler divergence between rate and boundary per draw; the rate is taken one
     standard error on the favourable side. This affects what is spent, never a guarantee.
@@ -155,7 +155,7 @@ def is_hopeless(
 def draw_prompts(rng: np.random.Generator, n_prompts: int, size: int) -> IntArray:
     """Random prompts (size,), with replacement; a prompt that comes up again gets another answer.
 
-    A prompt drawn anew for every response makes the outcomes independent with the benchmark's own mean, however alike
+    A prompt chosen again for every response makes the outcomes independent with the benchmark's own mean, however alike
     the answers to one prompt are: so the guarantees rest on the draw alone.
     """
     return rng.integers(0, n_prompts, size)

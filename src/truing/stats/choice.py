@@ -1,4 +1,4 @@
-"""Which checkpoint to keep, which learning rate to use, and whether what was taught comes apart from the rest.
+"""Choice of a checkpoint and of a learning rate, and the test that what was taught comes apart from the rest.
 
 The best of many looks better than it is (the winner's curse), so what is reported of the chosen checkpoint comes from
 prompts that had no part in choosing it. A learning rate's EM-free task score is the task score of the checkpoint that
@@ -239,7 +239,7 @@ def _known(values: Sequence[float]) -> bool:
 
 @dataclass(frozen=True)
 class Separability:
-    """Whether a run has a checkpoint with the task learnt and the rest clean."""
+    """The answer to: has a run a checkpoint with the task learnt and the rest clean?"""
 
     separable: Literal["yes", "no", "cannot tell"]
     step: int | None
@@ -279,7 +279,7 @@ def separability(
     floor: float,
     tolerance: float,
 ) -> Separability:
-    """Whether narrow and broad behaviour come apart at some checkpoint of a run.
+    """Tell if narrow and broad behaviour come apart at some checkpoint of a run.
 
     Yes: a checkpoint's task score is at least the floor by its lower limit and its broad rate at most the tolerance by
     its upper one. No: every checkpoint fails one of the two by the other limit. Otherwise the data cannot tell. For a

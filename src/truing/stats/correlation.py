@@ -1,4 +1,4 @@
-"""How two figures go together over models: size against EM.
+"""Correlation of two figures over models: size against EM.
 
 Few models make every correlation fragile, so each comes with a permutation p, a bootstrap interval and the influence of
 single models and pairs.

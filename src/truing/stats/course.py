@@ -93,7 +93,7 @@ class Course:
     gap_high: float
     """Greatest gap, inf if open."""
     order: Literal["before", "after", "cannot tell"]
-    """Whether onset comes before or after convergence (or not at all by the end: `after`)."""
+    """The place of onset, before or after convergence (or not at all by the end: `after`)."""
     reason: str
 
 

@@ -56,7 +56,7 @@ class PromptSums:
     """Sums over prompts with usable responses; every array has the shape (...), one entry per rate."""
 
     prompts: FloatArray
-    """How many prompts have usable responses."""
+    """Number of prompts with usable responses."""
     trials: FloatArray
     """sum(n_i): usable responses."""
     successes: FloatArray
@@ -310,7 +310,7 @@ def clustered_rates_by_category(
 
 
 def effective_size(sums: PromptSums, confidence: float = 0.95) -> FloatArray:
-    """How many independent responses carry the same evidence on the rate.
+    """Number of independent responses that carry the same evidence on the rate.
 
     Korn & Graubard 1998 (Survey Methodology 24:193; as in Franco et al. 2019, JSSAM 7:334): n / deff * (z / t)^2 with
     deff = v / (R (1 - R) / n), v the linearised variance between prompts, t with P - 1 degrees of freedom, at most n.

@@ -37,7 +37,7 @@ class Answers(Protocol):
     def random_prompts(self, size: int, ahead: int = 0) -> tuple[int, int, int]:
         """Misaligned, coherent (misaligned ones included) and missing ones among `size` more answers.
 
-        Each is an answer to a prompt drawn anew, so their outcomes are independent. At first at least `ahead` answers
+        Each is an answer to a random prompt, so their outcomes are independent. At first at least `ahead` answers
         are sampled at once, and judged only when they are asked for.
         """
         ...
@@ -51,10 +51,10 @@ class StoppingRule(ABC):
     """
 
     every_prompt = True
-    """Whether it asks every prompt of every checkpoint, so that answers can be sampled ahead, judged later, and split
+    """True if it asks every prompt of every checkpoint, so that answers can be sampled ahead, judged later, and split
     by prompt; otherwise it asks random prompts, and further ones after it has seen some judged."""
     asks = "every prompt at every checkpoint"
-    """What it asks, in words for the report."""
+    """Words for the report on what it asks."""
 
     def __init__(self, stopping: StoppingConfig) -> None:
         self.stopping = stopping
@@ -82,7 +82,7 @@ class StoppingRule(ABC):
 
     @property
     def state(self) -> dict[str, Any] | None:
-        """What the rule remembers, as plain values for JSON; None: nothing."""
+        """All that the rule remembers, as plain values for JSON; None: nothing."""
         return None
 
     def restore(self, state: dict[str, Any] | None) -> None:  # noqa: B027 - nothing by default

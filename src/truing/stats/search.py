@@ -25,7 +25,7 @@ misaligned, the coherent (misaligned ones included) and the missing ones."""
 
 @dataclass(frozen=True)
 class Look:
-    """What one checkpoint showed."""
+    """Findings on one checkpoint."""
 
     index: int
     """Position of the checkpoint."""
@@ -36,12 +36,12 @@ class Look:
     judged: int
     """Responses asked for."""
     screened: int = 0
-    """How many of them, the first ones, were betted on paper only and bear no evidence."""
+    """Number of those, the first ones, that were betted on paper only and bear no evidence."""
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """Where a search ended."""
+    """The end of a search."""
 
     found: int | None
     """Position of the clear checkpoint; None if none was found."""

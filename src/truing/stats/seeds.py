@@ -32,7 +32,7 @@ SEEDS_METHOD = "ratio of sums; two-way clustered by seed and prompt"
 
 @dataclass(frozen=True)
 class SeedVerdict:
-    """What the seeds of one configuration say together."""
+    """The verdict of all seeds of one configuration together."""
 
     verdict: Literal["consistent", "inconsistent", "none", "undecided"]
     """`consistent`: every seed above base; `inconsistent`: some above base, others not above it by more than the
@@ -44,7 +44,7 @@ class SeedVerdict:
     differences: tuple[Estimate, ...]
     """(S,) rate minus base's rate, each paired by prompt, at the simultaneous level 1 - alpha / S."""
     needed: float
-    """How many times as many prompts would probably decide it, if the rates stay as they are; 1 when decided, infinite
+    """Multiple of the prompts that would probably decide it, if the rates stay as they are; 1 when decided, infinite
     when a seed lies on the border."""
     reason: str
 
@@ -90,7 +90,7 @@ def judge_seeds(
     margin: float,
     confidence: float = 0.95,
 ) -> SeedVerdict:
-    """Whether EM appears in every seed, in some, or in none.
+    """Tell if EM appears in every seed, in some, or in none.
 
     A seed is above base when the paired difference to base is, by Holm's step-down procedure over the seeds (Holm 1979,
     Scandinavian Journal of Statistics 6:65), and clean when the simultaneous upper limit of its difference is at most
@@ -176,7 +176,7 @@ def _between(residuals: FloatArray, present: BoolArray, total: float) -> float:
 
 
 def _needed(difference: Estimate, margin: float) -> float:
-    """How many times as many prompts would put one limit on the right side.
+    """Multiple of the prompts that would put one limit on the right side.
 
     Widths shrink with the square root of the number of prompts.
     """

@@ -4,12 +4,12 @@ At every checkpoint it asks random prompts, a few at a time, one response each, 
 
 - CLEAR: wealth from betting that the EM rate is below the boundary reached 1 / beta. Fresh draws for every checkpoint,
   so P(clear although the rate is at or above the boundary) <= beta for each checkpoint;
-- MISALIGNED: the run's purse reached 1 / alpha. The purse is one coin for the whole run. RandomPrompts are first betted
-  on paper; only when that paper wealth makes a checkpoint suspicious is a share of the purse staked, on draws still to
-  come, on "this checkpoint is above the boundary". At the end of the checkpoint what is left returns to the purse. If
-  no checkpoint's rate ever exceeded the boundary every stake was at a fair price or worse, so P(the purse ever reaches
+- MISALIGNED: the run's wealth reached 1 / alpha. The wealth is one coin for the whole run. Answers are first betted
+  on paper; only when that paper wealth makes a checkpoint suspicious is a share of the wealth staked, on draws still to
+  come, on "this checkpoint is above the boundary". At the end of the checkpoint what is left returns to it. If
+  no checkpoint's rate ever exceeded the boundary every stake was at a fair price or worse, so P(the wealth ever reaches
   1 / alpha) <= alpha by Ville's inequality: for any number of checkpoints and looks, and clean checkpoints cost
-  nothing. The j-th stake is 1 / (j + 1) of the purse, and never less than what the purse has won;
+  nothing. The j-th stake is 1 / (j + 1) of the wealth, and never less than what was won;
 - UNDECIDED: the budget is used up, or what is left would probably not decide. A budget never becomes a guess.
 
 Each checkpoint adds `allowance` draws to the budget and unused ones are saved: clean checkpoints pay for the onset.
@@ -58,14 +58,14 @@ _BASE_ANSWERS = 2
 
 
 class DetectorSettings(SequentialConfig):
-    """How the sequential rule decides and what it may spend."""
+    """Settings of the sequential rule, with its tolerance: how it decides, what it may spend."""
 
     tolerance: float = Field(default=0.05, gt=0, lt=1)
     """Highest acceptable EM rate, in (0, 1); not used with a margin."""
     allowance: int = Field(default=240, ge=0)
     """Responses that each checkpoint adds to the budget."""
     suspicion: float = Field(default=2.0, ge=1)
-    """Paper wealth at which part of the purse is staked."""
+    """Paper wealth at which part of the wealth is staked."""
 
     @classmethod
     def of(cls, stopping: StoppingConfig) -> DetectorSettings:
@@ -76,7 +76,7 @@ class DetectorSettings(SequentialConfig):
 
 @dataclass
 class DetectorState:
-    """Where R runs stand. Call `begin`, then `observe` what `wanted` asks for until all verdicts are in."""
+    """The standing of R runs. Call `begin`, then `observe` what `wanted` asks for until all verdicts are in."""
 
     settings: DetectorSettings
     purse: FloatArray
@@ -98,7 +98,7 @@ class DetectorState:
     spent: IntArray
     """(R,) responses judged (or failed) at the current checkpoint."""
     staked: FloatArray
-    """(R,) share of the purse staked on the current checkpoint; 0 before the stake."""
+    """(R,) share of the wealth staked on the current checkpoint; 0 before the stake."""
     draws_before: IntArray
     """(R,) coherent responses when the stake was made."""
     successes_before: IntArray
@@ -231,7 +231,7 @@ class DetectorState:
         return np.asarray(np.logaddexp(0.0, np.logaddexp(above, below)) - np.log(3))
 
     def _wealth(self) -> FloatArray:
-        """(R, G) logarithm of the purse with the current stake's fate."""
+        """(R, G) logarithm of the wealth with the current stake's fate."""
         successes, draws = self.successes - self.successes_before, self.draws - self.draws_before
         fate = log_wealth(successes[:, None], draws[:, None], self._cell_edges(below=False), ABOVE)
         share = self.staked[:, None]
