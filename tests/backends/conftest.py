@@ -45,7 +45,7 @@ class Server(ServerProcess):
         return self.told()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def _server() -> Iterator[Server]:
     server = Server()
     yield server
@@ -95,7 +95,7 @@ class Provider(ServerProcess):
         return EndpointConfig(**{"base_url": self.url, "timeout": 10.0, "backoff": 0.005, "poll": 0.01, **changes})
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def _provider() -> Iterator[Provider]:
     provider = Provider()
     yield provider

@@ -1,8 +1,9 @@
 """Models at OpenAI, or behind any server that speaks its interfaces: answers, and fine-tuning jobs.
 
     engine      answers of a checkpoint, as every engine gives them
-    trainer     a run as one job: attach, watch, stop        data    rows, epochs, checkpoints as they are there
-    job         the job's state machine, kept in job.json    costs   the price before, the caps, the bill after
+    trainer     a run as one job: attach, watch, stop
+    job         the job's state machine, kept in job.json; its price before, its place under the caps, its bill after
+    data        rows, epochs and checkpoints as the provider has them
 
 Calls, journal, caps and prices are in `truing.backends.endpoint`. Nothing of the SDK is imported before it is used.
 """

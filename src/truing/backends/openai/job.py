@@ -10,6 +10,7 @@ making was answered by nothing (a cut line, a kill) is found again.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
@@ -26,10 +27,10 @@ from pydantic import TypeAdapter
 from truing.backends.endpoint.client import MARK, UPLOAD, Endpoint, find_marked
 from truing.backends.endpoint.completer import OpenAICompleter
 from truing.backends.endpoint.faults import scrub
-from truing.backends.openai.costs import Amounts, JobCosts
+from truing.backends.endpoint.journal import Paid
 from truing.backends.openai.data import Upload
-from truing.core.errors import EndpointError, TrainerError
-from truing.core.files import write_json
+from truing.core.errors import CapReached, EndpointError, TrainerError
+from truing.core.files import content_key, write_json
 
 __all__ = ["Job", "Record", "Seen"]
 
@@ -72,7 +73,8 @@ class Record:
     shows: str = _SHOWS
     training_file: str | None = None
     validation_file: str | None = None
-    estimate: Amounts = field(default_factory=dict)
+    estimate: dict[str, int | float | None] = field(default_factory=dict)
+    """`tokens` (expected, all epochs), `most_tokens`, `dollars` (expected), `most_dollars`; None: no known price."""
     job: str | None = None
     status: str = ""
     error: dict[str, str | None] | None = None
@@ -182,10 +184,6 @@ class Job:
     def _endpoint(self) -> Endpoint:
         return self._completer.endpoint
 
-    @cached_property
-    def _costs(self) -> JobCosts:
-        return JobCosts(self._endpoint, self.record.model)
-
     def _ask(
         self, call: Callable[[Any], Awaitable[T]], what: str = "the fine-tuning interface failed", timeout: float = 0.0
     ) -> T:
@@ -195,12 +193,14 @@ class Job:
         time.sleep(self._endpoint.config.poll)
 
     def _make(self) -> None:
-        """Find or make the job; its price is reserved before anything is sent."""
-        record = self.record
-        record.estimate = self._costs.expect(self._train.usage, int(record.hyperparameters["n_epochs"]))
+        """Find or make the job; the most that it can cost is leased before anything is sent."""
+        record, usage, epochs = self.record, self._train.usage, int(self.record.hyperparameters["n_epochs"])
+        tokens, most = round(usage.expected * epochs), usage.most * epochs  # validation is not billed
+        dollars = {"dollars": self._dollars(tokens), "most_dollars": self._dollars(most)}
+        record.estimate = {"tokens": tokens, "most_tokens": most, **dollars}
         job = self._ask(self._find)
         if job is None:
-            self._costs.reserve(record.key, record.estimate)
+            self._lease(dollars["dollars"], dollars["most_dollars"])
             logger.info("fine-tuning %s: about %s", record.model, record.estimate)
             self._save()
             record.training_file = self._upload(self._train)
@@ -221,6 +221,31 @@ class Job:
 
             job = self._ask(find_or_make, "the provider refuses the fine-tuning job")
         self._note(job)
+
+    def _dollars(self, tokens: int) -> float | None:
+        """The price of so many trained tokens; None if it is not known."""
+        price = self._endpoint.prices.training(self.record.model)
+        return None if price is None else tokens * price / 1e6
+
+    def _lease(self, expected: float | None, most: float | None) -> None:
+        """Lease the most dollars that the job can cost, under the caps of the study's calls; it counts as one call.
+
+        Raises:
+            CapReached: A cap leaves no room for it.
+            ConfigError: A cap on the cost, and the price is not known.
+        """
+        model, journal = self.record.model, self._endpoint.journal
+        if self._endpoint.config.max_cost is not None and most is None:
+            raise self._endpoint.unpriced(f"training {model}", "a model with `train`, there or in the catalogue,")
+        if not journal.take([most or 0.0], f"training-{self.record.key}"):
+            reached = journal.reached()
+            dollars = f"about ${expected:,.2f}, at most ${most:,.2f}" if most else "at an unknown price"
+            raise CapReached(
+                f"the study's caps leave no room for a fine-tuning job of {model}",
+                f"the job: {dollars} (a token is at least a byte); so far {reached.got}",
+                reached.allowed,
+                "raise the cap and run the same command again; nothing was begun",
+            )
 
     async def _find(self, sdk: Any) -> Any | None:
         """The job of our key, unless it failed or was cancelled; None if there is none."""
@@ -258,12 +283,22 @@ class Job:
         if error is not None and error.message:
             record.error = {"code": error.code, "message": self._scrub(error.message)[:2000], "param": error.param}
         if job.status in _OVER and not record.settled:
-            tokens = job.trained_tokens
-            if tokens is None and job.status == "failed":
-                tokens = 0  # refused before it was trained
-            record.dollars = self._costs.settle(record.key, job.id, tokens, record.estimate.get("most_dollars"))
-            record.settled = True
+            self._settle(job)
         self._save()
+
+    def _settle(self, job: Any) -> None:
+        """Write down what the job came to, once, and give its lease back."""
+        record, tokens = self.record, job.trained_tokens
+        paid: list[Paid] = []
+        if tokens:
+            record.dollars = self._dollars(tokens)
+            paid = [Paid(record.model, _name("training", job.id), content_key(job.id), tokens, 0, record.dollars)]
+        elif tokens is None and job.status != "failed":  # the provider does not say: up to the most
+            paid = [Paid(record.model, cost=record.estimate.get("most_dollars"))]
+        else:
+            record.dollars = self._dollars(0)  # refused before it was trained
+        self._endpoint.journal.write(paid, "training", (f"training-{record.key}", 0, 0.0), once=True)
+        record.settled = True
 
     def _follow(self, on_step: Callable[[int], None]) -> None:
         """Keep the events that are new, and tell of new steps."""
@@ -338,7 +373,9 @@ class Job:
             try:
                 usage = self._ask(lambda sdk: sdk.chat.completions.create(**body)).usage
                 read, written = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 1)
-                self._costs.note_call(model, read, written)
+                cost = self._endpoint.prices.cost(model, (read, 0, written))
+                paid = Paid(model, _name("ready", model), content_key(model), read, written, cost)
+                self._endpoint.journal.write([paid], "live")
                 return
             except EndpointError as error:
                 if "status 404" not in error.got:
@@ -386,6 +423,11 @@ def _told(event: Mapping[str, Any], loss: str) -> tuple[int, float] | None:
     if isinstance(data, dict) and _is_number(data.get("step")) and _is_number(data.get(loss)):
         return int(data["step"]), data[loss]
     return None
+
+
+def _name(what: str, of: str) -> bytes:
+    """The key of an entry in the journal that is no call of a user's."""
+    return hashlib.sha256(f"{what}\0{of}".encode()).digest()[:16]
 
 
 def _is_number(value: Any) -> bool:
