@@ -37,7 +37,7 @@ class EndpointConfig(Config):
     """Most dollars of the whole study, fine-tuning at the endpoint too; needs the price of every model that is called
     or fine-tuned; none: no cap."""
     prices: Path | None = None
-    """Table of prices that adds to the built-in one and overrides it; see src/truing/prices.yaml."""
+    """Table of prices that adds to the built-in one and overrides it; see src/truing/catalog/data/prices.yaml."""
     concurrency: Annotated[int, Field(ge=1, le=4096)] = 256
     """Most calls under way at a time; how many really are follows from how the endpoint bears them."""
     attempts: Annotated[int, Field(ge=1)] = 8
