@@ -98,7 +98,13 @@ class Engine(ABC):
         raise EngineError("the engine gives no log-probabilities", type(self).__name__, able, "use one of those")
 
     def close(self) -> None:  # noqa: B027 - optional
-        """Let go of what is held outside this process."""
+        """Let go of what is held outside this process. A later call opens it again."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class Trainer(ABC):

@@ -94,4 +94,10 @@ class Completer(ABC):
         return list(self.stream(requests))
 
     def close(self) -> None:  # noqa: B027 - optional
-        """Let go of what is held outside this process."""
+        """Let go of what is held outside this process. A later call opens it again."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

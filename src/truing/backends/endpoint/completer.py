@@ -107,12 +107,6 @@ class OpenAICompleter(Completer):
                 self._open = None
                 self._end()
 
-    def __enter__(self) -> OpenAICompleter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def __getstate__(self) -> dict[str, Any]:
         return {"config": self.config, "journal": self.journal, "identity": self.identity}
 

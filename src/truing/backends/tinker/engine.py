@@ -90,12 +90,6 @@ class TinkerEngine(Engine):
             self._drop.detach()
             close_service(service)
 
-    def __enter__(self) -> TinkerEngine:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def _client_of(self, checkpoint: Checkpoint) -> Any:
         """A sampling client for what a checkpoint names, checked to be that."""
         saved = checkpoint.path or checkpoint.model

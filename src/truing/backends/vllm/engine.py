@@ -113,12 +113,6 @@ class VllmEngine(Engine):
             if _running is self:
                 _running = None
 
-    def __enter__(self) -> VllmEngine:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def _open(self) -> tuple[Server, OpenAICompleter]:
         """The server and who speaks to it; another engine's server makes room."""
         global _running
