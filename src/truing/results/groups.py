@@ -95,7 +95,7 @@ def _verdict(group: list[RunFigures], misaligned: Any, coherent: Any) -> SeedVer
     if any(f.base is None for f in group):
         return SeedVerdict("undecided", (), (), (), math.inf, "The model before fine-tuning was not judged.")
     if any(f.whole.run.checkpoints[-1].em_rate is not None for f in group):
-        return _sequential_verdict(group)
+        return _verdict_of_looks(group)
     base = group[0].base
     assert base is not None  # just checked
     return judge_seeds(
@@ -107,7 +107,7 @@ def _verdict(group: list[RunFigures], misaligned: Any, coherent: Any) -> SeedVer
     )
 
 
-def _sequential_verdict(group: list[RunFigures]) -> SeedVerdict:
+def _verdict_of_looks(group: list[RunFigures]) -> SeedVerdict:
     """From the limits of the last looks, which hold at any time; no family-wise level is claimed."""
     tolerance, ends = group[0].source.tolerance, [f.whole.em_rates[-1] for f in group]
     above = tuple(i for i, e in enumerate(ends) if e.low > max(group[i].base_rate.high, tolerance))
