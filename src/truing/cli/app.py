@@ -23,7 +23,7 @@ from truing.cli.shared import Sets, console, going_on, results_table, say, say_c
 from truing.cli.truth import truth
 from truing.config import StudyConfig
 from truing.config.files import load_study, parse_study
-from truing.core.distributed import launched
+from truing.core.distributed import rank_and_world
 from truing.core.files import write_text
 from truing.report import render_report
 from truing.results import write_analysis
@@ -130,7 +130,7 @@ def report(
 
 
 def _run(config: StudyConfig, out: Path, again: str) -> None:
-    rank, world = launched()
+    rank, world = rank_and_world()
     if rank > 0:  # rank 0 shows and reports
         run_together(config, out)
         return

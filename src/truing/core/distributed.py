@@ -13,12 +13,12 @@ from typing import Any, TypeVar
 
 from truing.core.errors import EngineError, TruingError, boundary
 
-__all__ = ["Ranks", "launched", "start_ranks"]
+__all__ = ["Ranks", "rank_and_world", "start_ranks"]
 
 T = TypeVar("T")
 
 
-def launched() -> tuple[int, int]:
+def rank_and_world() -> tuple[int, int]:
     """This process's rank and how many processes a launcher (torchrun, accelerate) started; (0, 1) without one."""
     world = int(os.environ.get("WORLD_SIZE") or 1)
     return (int(os.environ.get("RANK") or 0), world) if world > 1 else (0, 1)
@@ -26,7 +26,7 @@ def launched() -> tuple[int, int]:
 
 def start_ranks() -> Ranks:
     """The processes that a launcher started, joined if they are not yet: NCCL with CUDA, gloo without."""
-    if launched()[1] > 1:
+    if rank_and_world()[1] > 1:
         import torch
         from accelerate import PartialState
 

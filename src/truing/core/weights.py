@@ -13,8 +13,9 @@ import re
 import struct
 from collections.abc import Callable
 from functools import cache
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from truing.core.errors import DataError, EngineError, UserError
 from truing.core.files import content_key
@@ -47,10 +48,8 @@ _SCALING = (
 
 def tensors_hash(data: bytes) -> str:
     """Hash of the tensors in the bytes of one safetensors file: names, types, shapes and contents."""
-    (length,) = struct.unpack("<Q", data[:8])
-    header: dict[str, Any] = json.loads(data[8 : 8 + length])
-    header.pop("__metadata__", None)
-    body = memoryview(data)[8 + length :]
+    stream = BytesIO(data)
+    header, body = _header(stream), memoryview(data)[stream.tell() :]
     digest = hashlib.sha256()
     for name in sorted(header):
         entry = header[name]
@@ -120,8 +119,12 @@ def count_parameters(model: str) -> float:
 def read_header(path: Path) -> dict[str, dict[str, Any]]:
     """Tensor name -> `dtype`, `shape` and `data_offsets` (in the bytes after the header) of one safetensors file."""
     with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        header: dict[str, Any] = json.loads(file.read(length))
+        return _header(file)
+
+
+def _header(file: BinaryIO) -> dict[str, dict[str, Any]]:
+    (length,) = struct.unpack("<Q", file.read(8))
+    header: dict[str, dict[str, Any]] = json.loads(file.read(length))
     header.pop("__metadata__", None)
     return header
 

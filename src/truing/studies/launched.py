@@ -17,7 +17,7 @@ from filelock import FileLock
 from truing.backends import load_trainer
 from truing.catalog.datasets import load_dataset
 from truing.config import StudyConfig
-from truing.core.distributed import launched, start_ranks
+from truing.core.distributed import rank_and_world, start_ranks
 from truing.core.errors import ConfigError, TrainerError, WorkError, boundary
 from truing.core.records import Checkpoint, Decision, Run
 from truing.studies.run import Progress, RunState, close_engines, execute_run, open_study, owed_runs, twin_of
@@ -89,7 +89,7 @@ def _check(config: StudyConfig) -> None:
         if not trainer.spreads:
             raise ConfigError(
                 f"the trainer {config.trainer_of(run)} works in one process",
-                f"{launched()[1]} processes",
+                f"{rank_and_world()[1]} processes",
                 "trainers that spread, such as peft",
                 "start truing without the launcher",
             )
