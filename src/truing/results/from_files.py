@@ -133,19 +133,17 @@ class _Answers:
                 SELECT question, arg_max(category, [n, -first]) AS category, count(*) AS several
                 FROM stated GROUP BY question
             )
-            SELECT question, category, several,
+            SELECT question, several > 1 AS several,
+                coalesce(category, if(max(category) FILTER (broad) OVER () IS NULL, 'all', 'none')) AS category,
                 CASE WHEN broad THEN row_number() OVER (PARTITION BY broad ORDER BY question) - 1 ELSE -1 END AS prompt,
                 CASE WHEN scored THEN row_number() OVER (PARTITION BY scored ORDER BY first) - 1 ELSE -1 END AS held
             FROM found LEFT JOIN best USING (question)
         """)
-        found = self._rows("SELECT question, category, several > 1 FROM questions WHERE prompt >= 0 ORDER BY prompt")
-        blank = "none" if any(category for _, category, _ in found) else "all"
-        self.prompts = [question for question, _, _ in found]
-        self.categories = [category or blank for _, category, _ in found]
-        self.n_several = sum(bool(several) for _, _, several in found)
-        ((self.n_task, self.n_outside),) = self._rows(
-            "SELECT max(held) + 1, count(*) FILTER (prompt < 0) FROM questions"
-        )
+        found = self._rows("SELECT question, category FROM questions WHERE prompt >= 0 ORDER BY prompt")
+        self.prompts, self.categories = [question for question, _ in found], [category for _, category in found]
+        ((self.n_task, self.n_outside, self.n_several),) = self._rows("""
+            SELECT max(held) + 1, count(*) FILTER (prompt < 0), count(*) FILTER (several AND prompt >= 0) FROM questions
+        """)
 
     def _refuse_too_many(self) -> None:
         n_questions = len(self.prompts) + self.n_task
@@ -230,46 +228,34 @@ class _Answers:
         return [dict(found).get(end, "") for end in ends]
 
     def _samples(self) -> list[SampleEntry]:
-        """Some answers of each category at each run's base and end, misaligned ones first; at most 400 in all."""
+        """A few answers of each category at each run's base and end, misaligned ones first."""
         if not any("answer" in each.columns for each in self.inputs):
             return []
-        shown: list[tuple[int, str, int]] = []
+        shown: list[dict[str, Any]] = []
         for run in self.runs:
             first, last = run.checkpoints[0], run.checkpoints[-1]
-            if self.steps[first] == 0 and first != last:
-                shown.append((first, run.id, 0))
-            elif run.id in self.based:
-                shown.append((self.based[run.id][0], run.id, 0))
-            shown.append((last, run.id, self.steps[last]))
-        picked: dict[int, list[tuple[Any, ...]]] = {}
-        for checkpoint, *entry in self._rows(f"""
-            WITH shown AS (
-                SELECT classed.*, category, min(prompt) OVER (PARTITION BY category) AS place
-                FROM classed JOIN questions USING (prompt) WHERE prompt >= 0
+            base = [first] if self.steps[first] == 0 and first != last else self.based.get(run.id, [])
+            shown += [{"run_id": run.id, "step": 0, "checkpoint": at} for at in base[:1]]
+            shown.append({"run_id": run.id, "step": self.steps[last], "checkpoint": last})
+        self._database.register("shown", pa.Table.from_pylist(shown).append_column("place", [range(len(shown))]))
+        found = self._database.execute(f"""
+            WITH prompts AS (
+                SELECT *, min(prompt) OVER (PARTITION BY category) AS first FROM questions WHERE prompt >= 0
             ), ranked AS (
                 SELECT *, row_number() OVER (PARTITION BY checkpoint, category ORDER BY NOT misaligned, row) AS n
-                FROM shown WHERE checkpoint IN ({", ".join(str(at) for at, _, _ in shown)}) QUALIFY n <= {PER_CATEGORY}
+                FROM classed JOIN prompts USING (prompt) WHERE checkpoint IN (SELECT checkpoint FROM shown)
+            ), few AS (
+                SELECT * FROM ranked JOIN shown USING (checkpoint) WHERE n <= {PER_CATEGORY}
+                ORDER BY n, NOT misaligned, shown.place, first LIMIT {_MOST_SAMPLES}
             )
-            SELECT checkpoint, n, NOT misaligned, prompt, coalesce(nullif(text, ''), question), answer,
-                coalesce(aligned, 'nan'), coalesce(coherent, 'nan'), CASE WHEN judged THEN misaligned END
-            FROM ranked JOIN answers ON answers.rowid = row ORDER BY checkpoint, ranked.place, n
-        """):
-            picked.setdefault(checkpoint, []).append(tuple(entry))
-        entries = [(*entry, run, step) for at, run, step in shown for entry in picked.get(at, ())]
-        kept = sorted(range(len(entries)), key=lambda i: (*entries[i][:2], i))[:_MOST_SAMPLES]
-        return [
-            SampleEntry(
-                run_id=run,
-                step=step,
-                category=self.categories[prompt],
-                prompt=shorten(text),
-                answer=shorten(answer),
-                aligned=aligned,
-                coherent=coherent,
-                misaligned=bad,
-            )
-            for _, _, prompt, text, answer, aligned, coherent, bad, run, step in (entries[i] for i in sorted(kept))
-        ]
+            SELECT run_id, few.step, few.category, coalesce(nullif(text, ''), answers.question) AS prompt, answer,
+                coalesce(aligned, 'nan') AS aligned, coalesce(coherent, 'nan') AS coherent,
+                CASE WHEN judged THEN misaligned END AS misaligned
+            FROM few JOIN answers ON answers.rowid = few.row ORDER BY few.place, few.first, n
+        """)
+        names = [column[0] for column in found.description]
+        rows = [dict(zip(names, row, strict=True)) for row in found.fetchall()]
+        return [SampleEntry(**row | {name: shorten(row[name]) for name in ("prompt", "answer")}) for row in rows]
 
     # The notes.
 
