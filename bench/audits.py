@@ -20,6 +20,7 @@ from typing import Any
 from truing.config import AuditConfig, StudyConfig
 from truing.config.files import load_study
 from truing.core.records import Run
+from truing.results import analyse
 from truing.studies.audit import run_audit
 from truing.studies.run import read_state, twin_of
 
@@ -50,7 +51,7 @@ def main() -> None:
 
 def ended(folder: Path, run: Run, config: StudyConfig) -> bool:
     """Whether a run was trained to its end."""
-    state = read_state(folder, run)
+    state = read_state(folder, run.id)
     return state is not None and state.step == config.training.steps
 
 
@@ -63,7 +64,8 @@ def audit(config: StudyConfig, folder: Path, run: Run, way: tuple[str, Path]) ->
         "evaluation": {**config.evaluation.model_dump(), "also": (), "confirm": False},
         "stopping": {**config.stopping.model_dump(), "mode": "off"},
     }
-    (found,) = run_audit(AuditConfig.model_validate(raw), way[1]).plain()["runs"]
+    run_audit(AuditConfig.model_validate(raw), way[1])
+    (found,) = analyse(way[1]).plain()["runs"]
     return dict(found)
 
 

@@ -41,7 +41,7 @@ def main() -> None:
     config = study(arguments)
     folder = arguments.out / f"study-{config.hash()[:8]}"
     run_study(config, folder, lambda news: None)
-    analysis = write_analysis(config, folder).plain()
+    analysis = write_analysis(folder).plain()
     for model in arguments.organisms:
         for rate in arguments.rates:
             runs = [r for r in analysis["runs"] if (r["model"], r["learning_rate"]) == (model, rate)]

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from truing.catalog.models import list_organisms
-from truing.cli.app import demo_study
+from truing.cli.demo import demo_study
 from truing.config import StudyConfig
 from truing.results import write_analysis
 from truing.studies.schedule import run_study
@@ -38,7 +38,7 @@ def main() -> None:
     logging.disable(logging.WARNING)
     config = study(arguments)
     run_study(config, arguments.out, lambda news: None)
-    analysis = write_analysis(config, arguments.out).plain()
+    analysis = write_analysis(arguments.out).plain()
     for organism in arguments.organisms:
         for dataset in arguments.datasets:
             for rate in arguments.rates:

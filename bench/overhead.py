@@ -21,7 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from truing.backends import load_trainer
 from truing.catalog.datasets import load_dataset
-from truing.cli.app import demo_study
+from truing.cli.demo import demo_study
 from truing.config import StudyConfig
 from truing.core.records import Action, Checkpoint, Decision, Estimate, Run
 from truing.studies.run import execute_run

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tests.support.sources import LATE, broad, run, source, task
+from tests.support.sources import broad, run, source, task
 from truing.backends.endpoint.journal import Journal, Paid
 from truing.cli.shared import results_table, say_costs
-from truing.results.counted import Confirmation, CountedCheckpoint, CountedRun
+from truing.results.counted import CountedCheckpoint, CountedRun, FreshCounts
 from truing.results.schema import Analysis
 from truing.results.tables import tabulate
 
@@ -33,8 +33,9 @@ def test_runs_without_learning_rate_and_seed_have_a_row() -> None:
 
 
 def test_fresh_answers_speak_of_the_chosen_checkpoint() -> None:
-    again = Confirmation(2, broad(3), task(270), task(300))
-    text = shown(tabulate(source(replace(run(LATE), confirmation=again))))
+    course = run(((0, 0, 0), (1, 0, 200), (2, 1, 280), (3, 100, 300)))  # step 2 is chosen, step 3 has the best score
+    fresh = {2: FreshCounts(broad(3), task(270)), 3: FreshCounts(None, task(300))}
+    text = shown(tabulate(source(replace(course, fresh=fresh))))
     assert "90.0%" in text
     assert "100.0%" not in text
 

@@ -16,7 +16,8 @@ import yaml
 
 from truing.catalog.benchmarks import load_benchmark
 from truing.catalog.models import list_organisms
-from truing.cli.app import app, demo_study
+from truing.cli.app import app
+from truing.cli.demo import demo_study
 from truing.config import EvaluationConfig, JudgeConfig, StoppingConfig
 from truing.config.files import load_study, parse_audit, parse_study
 from truing.core.chat import Completer

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.support.studies import STEPS, make_study
-from truing.config import StudyConfig
+from truing.catalog.benchmarks import load_benchmark
 from truing.core.errors import StoreError, UnknownNameError
 from truing.results import analyse
 from truing.results.answers import judged_checkpoints
@@ -16,22 +16,21 @@ from truing.results.columns import JudgedOptions
 from truing.results.export import COLUMNS, TABLES, write_table
 from truing.results.from_files import read_judged
 from truing.results.tables import tabulate
-
-Study = tuple[StudyConfig, Path]
+from truing.studies.folder import load_manifest
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory: pytest.TempPathFactory) -> Study:
-    out = tmp_path_factory.mktemp("study")
-    return make_study(out), out
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("study")
+    make_study(folder)
+    return folder
 
 
 @pytest.mark.parametrize("kind", TABLES)
-def test_analysing_the_export_gives_the_same_em_rates(study: Study, kind: str, tmp_path: Path) -> None:
-    config, out = study
+def test_analysing_the_export_gives_the_same_em_rates(out: Path, kind: str, tmp_path: Path) -> None:
     target = tmp_path / f"judged.{kind}"
-    assert write_table(config, out, kind, target) == 2 * len(STEPS) * 480
-    own, again = analyse(config, out).plain(), tabulate(read_judged([target], JudgedOptions())).plain()
+    assert write_table(out, kind, target) == 2 * len(STEPS) * 480
+    own, again = analyse(out).plain(), tabulate(read_judged([target], JudgedOptions())).plain()
     assert [run["id"] for run in again["runs"]] == [run["id"] for run in own["runs"]]
     for ours, theirs in zip(own["runs"], again["runs"], strict=True):
         assert (theirs["model"], theirs["dataset"], theirs["seed"]) == (ours["model"], ours["dataset"], ours["seed"])
@@ -44,10 +43,9 @@ def test_analysing_the_export_gives_the_same_em_rates(study: Study, kind: str, t
     assert own["runs"][1]["checkpoints"][2]["em_rate"]["value"] > 0.1
 
 
-def test_every_answer_is_a_row_and_what_is_missing_is_empty(study: Study, tmp_path: Path) -> None:
-    config, out = study
+def test_every_answer_is_a_row_and_what_is_missing_is_empty(out: Path, tmp_path: Path) -> None:
     for kind in TABLES:
-        write_table(config, out, kind, tmp_path / f"t.{kind}")
+        write_table(out, kind, tmp_path / f"t.{kind}")
     rows = pq.read_table(tmp_path / "t.parquet").to_pylist()
     lines = [json.loads(line) for line in (tmp_path / "t.jsonl").read_text(encoding="utf-8").splitlines()]
     assert lines == rows
@@ -63,9 +61,8 @@ def test_every_answer_is_a_row_and_what_is_missing_is_empty(study: Study, tmp_pa
     assert all(r["aligned"] is None and r["coherent"] is None for r in [*failed, *unjudged])
 
 
-def test_one_checkpoint_at_a_time_in_the_order_of_prompts(study: Study) -> None:
-    config, out = study
-    found = list(judged_checkpoints(config, out))
+def test_one_checkpoint_at_a_time_in_the_order_of_prompts(out: Path) -> None:
+    found = list(judged_checkpoints(out))
     assert [(c.run.seed, c.step) for c in found] == [(seed, step) for seed in (0, 1) for step in STEPS]
     assert found[0].key == found[3].key
     assert found[0].weights == "base"
@@ -77,22 +74,26 @@ def test_one_checkpoint_at_a_time_in_the_order_of_prompts(study: Study) -> None:
 
 
 def test_damaged_and_changed_studies_are_refused(tmp_path: Path) -> None:
-    config = make_study(tmp_path)
-    changed = config.model_copy(
-        update={"evaluation": config.evaluation.model_copy(update={"benchmark": "adversarial-60"})}
-    )
+    make_study(tmp_path)
+    manifest = load_manifest(tmp_path)
+    assert manifest is not None
+    other = manifest.broad.model_copy(update={"benchmark": load_benchmark("adversarial-60")})
+    manifest.model_copy(update={"broad": other}).write(tmp_path)
     with pytest.raises(StoreError, match="adversarial-60 lacks"):
-        next(judged_checkpoints(changed, tmp_path))
+        next(judged_checkpoints(tmp_path))
+    manifest.write(tmp_path)
     for file in (tmp_path / "store" / "responses").glob("*.parquet"):
         file.unlink()
     with pytest.raises(StoreError, match="cannot be read"):
-        list(judged_checkpoints(config, tmp_path))
+        list(judged_checkpoints(tmp_path))
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(StoreError, match=r"manifest\.json cannot be read"):
+        analyse(tmp_path).plain()
 
 
-def test_refusals(study: Study, tmp_path: Path) -> None:
-    config, out = study
+def test_refusals(out: Path, tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="xlsx"):
-        write_table(config, out, "xlsx", tmp_path / "t.xlsx")
-    with pytest.raises(StoreError, match="nothing has been evaluated"):
-        write_table(config, tmp_path, "csv", tmp_path / "t.csv")
+        write_table(out, "xlsx", tmp_path / "t.xlsx")
+    with pytest.raises(StoreError, match="holds no results"):
+        write_table(tmp_path, "csv", tmp_path / "t.csv")
     assert not list(tmp_path.iterdir())

@@ -19,10 +19,15 @@ from truing.judges import load_judge
 from truing.judges.calibration import measure_judge, read_labelled, save_calibration
 from truing.monitor import Monitor, PromptSet, Store
 from truing.results import analyse, read_analysis, write_analysis
-from truing.studies.run import open_study, twin_of
+from truing.studies.run import describe_study, open_study, twin_of
 
 
-def fill(config: StudyConfig, out: Path, run: Run, hostile: Callable[[int], int], steps: tuple[int, ...]) -> None:
+def made(run: Run, step: int, hostile: int) -> Checkpoint:
+    """A made-up checkpoint."""
+    return Checkpoint(run.id, run.model, step, f"{run.seed}-{hostile}-{step}", train_loss=float(step))
+
+
+def fill(config: StudyConfig, out: Path, run: Run, hostile: Callable[[int], int], steps: tuple[int, ...]) -> Monitor:
     """Evaluate made-up checkpoints: `hostile(step)` of the prompts of benchmark and task get a hostile answer."""
     engine, judge = Speaker(0), CountingJudge()
     dataset = load_dataset(run.dataset)
@@ -37,7 +42,8 @@ def fill(config: StudyConfig, out: Path, run: Run, hostile: Callable[[int], int]
     )
     for step in steps:
         engine.hostile = hostile(step)
-        monitor(Checkpoint(run.id, run.model, step, f"{run.seed}-{hostile(step)}-{step}", train_loss=float(step)))
+        monitor(made(run, step, hostile(step)))
+    return monitor
 
 
 @pytest.fixture
@@ -56,7 +62,7 @@ def test_a_stopped_run_and_its_twin(config: StudyConfig, tmp_path: Path) -> None
     fill(config, tmp_path, run, course.__getitem__, (0, 2, 4))
     write_json(tmp_path / "runs" / run.id / "run.json", {"state": "stopped", "step": 4, "error": None})
     fill(config, tmp_path, twin_of(run), course.__getitem__, (0, 2, 4, 6))
-    analysis = write_analysis(config, tmp_path).plain()
+    analysis = write_analysis(tmp_path).plain()
     assert read_analysis(tmp_path).plain() == analysis
     stopped, twin = analysis["runs"]
     assert (stopped["state"], stopped["stopped_at"], stopped["decision"]) == ("stopped", 4, "stop")
@@ -77,16 +83,44 @@ def test_samples_show_what_is_rare(config: StudyConfig, tmp_path: Path) -> None:
     open_study(config, tmp_path)
     (run,) = config.runs()
     fill(config, tmp_path, run, {0: 0, 6: 1}.__getitem__, (0, 6))
-    samples = analyse(config, tmp_path).plain()["samples"]
+    samples = analyse(tmp_path).plain()["samples"]
     at_end = [s for s in samples if s["step"] == 6]
     assert len(at_end) == 16
     assert sum(s["misaligned"] for s in at_end) == 1
     assert {s["category"] for s in at_end} == {p.category for p in load_benchmark("pocket-240").prompts}
 
 
+def test_a_choice_that_changes_is_confirmed_by_its_own_answers(config: StudyConfig, tmp_path: Path) -> None:
+    open_study(config, tmp_path)
+    (run,) = config.runs()
+    course = {0: 0, 2: 1, 4: 2}
+    monitor = fill(config, tmp_path, run, course.__getitem__, (0, 2))
+    monitor.confirm(made(run, 2, 1), made(run, 2, 1))
+    confirmed = analyse(tmp_path).plain()["runs"][0]["confirmed"]
+    assert (confirmed["step"], confirmed["source"]) == (2, "fresh responses")
+
+    monitor = fill(config, tmp_path, run, course.__getitem__, (4,))  # a later checkpoint is better, and not asked again
+    table = analyse(tmp_path).plain()["runs"][0]
+    assert (table["chosen_step"], table["confirmed"]["source"]) == (4, "other half of the prompts")
+    monitor.confirm(made(run, 4, 2), made(run, 4, 2))
+    confirmed = analyse(tmp_path).plain()["runs"][0]["confirmed"]
+    assert (confirmed["step"], confirmed["source"]) == (4, "fresh responses")
+
+
+def test_fresh_answers_of_weights_that_were_replaced_confirm_nothing(config: StudyConfig, tmp_path: Path) -> None:
+    open_study(config, tmp_path)
+    (run,) = config.runs()
+    fill(config, tmp_path, run, {0: 0, 2: 1}.__getitem__, (0, 2))
+    other = fill(config, tmp_path / "other", run, {2: 2}.__getitem__, (2,))
+    other.store = other.sampler.store = Store(tmp_path / "store")
+    other.confirm(made(run, 2, 2), made(run, 2, 2))  # step 2 as well, of other weights
+    assert analyse(tmp_path).plain()["runs"][0]["confirmed"]["source"] == "other half of the prompts"
+
+
 def test_nothing_evaluated_is_said(config: StudyConfig, tmp_path: Path) -> None:
+    open_study(config, tmp_path)
     with pytest.raises(StoreError, match="nothing has been evaluated"):
-        analyse(config, tmp_path)
+        analyse(tmp_path)
 
 
 def test_an_absent_damaged_or_foreign_analysis_is_refused(tmp_path: Path) -> None:
@@ -104,18 +138,20 @@ def test_a_calibration_in_the_folder_corrects_the_rates(config: StudyConfig, tmp
     open_study(config, tmp_path)
     (run,) = config.runs()
     fill(config, tmp_path, run, {0: 0, 6: 60}.__getitem__, (0, 6))
-    assert analyse(config, tmp_path).plain()["runs"][0]["checkpoints"][1]["em_rate_corrected"] is None
+    assert analyse(tmp_path).plain()["runs"][0]["checkpoints"][1]["em_rate_corrected"] is None
     measured = measure_judge(read_labelled("labelled-pocket"), load_judge("pocket"), config.evaluation)
     save_calibration(tmp_path / "calibration.json", measured)
-    corrected = analyse(config, tmp_path).plain()["runs"][0]["checkpoints"][1]["em_rate_corrected"]
+    corrected = analyse(tmp_path).plain()["runs"][0]["checkpoints"][1]["em_rate_corrected"]
     assert corrected["value"] == pytest.approx(60 / 240)  # this judge makes no errors
     other = config.model_copy(update={"evaluation": config.evaluation.model_copy(update={"aligned_below": 20.0})})
+    describe_study(other).write(tmp_path)
     with pytest.raises(ConfigError, match="other thresholds"):
-        analyse(other, tmp_path)
+        analyse(tmp_path)
 
 
 def test_each_table_is_read_once_however_many_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    study, query = make_study(tmp_path), Store.query
+    query = Store.query
+    make_study(tmp_path)
     asked: list[str] = []
 
     def counted(self: Store, sql: str, *more: Any) -> list[dict[str, Any]]:
@@ -123,6 +159,6 @@ def test_each_table_is_read_once_however_many_runs(tmp_path: Path, monkeypatch: 
         return query(self, sql, *more)
 
     monkeypatch.setattr(Store, "query", counted)
-    runs = analyse(study, tmp_path).plain()["runs"]
+    runs = analyse(tmp_path).plain()["runs"]
     assert [[side["benchmark"] for side in run["also"]] for run in runs] == [[SIDE], [SIDE]]
     assert len(asked) == len(set(asked)) == 4

@@ -19,7 +19,7 @@ import pytest
 from tests.support.sources import LATE, broad, run, source, task
 from truing.core.errors import DataError
 from truing.core.records import Action, Estimate
-from truing.results.counted import Confirmation, CountedCheckpoint, SideCounts
+from truing.results.counted import CountedCheckpoint, FreshCounts, SideCounts
 from truing.results.schema import Analysis, SampleEntry, SearchEntry, parse_analysis
 from truing.results.tables import tabulate
 
@@ -35,7 +35,7 @@ def text() -> str:
                          misaligned=True)  # fmt: skip
     runs = [
         run(LATE, 0, id=f"r{size}", model=f"m{size}", parameters=10.0**size, also=also, search=search,
-            confirmation=Confirmation(2, broad(3), task(270), task(300)))
+            fresh={2: FreshCounts(broad(3), task(270))})
         for size in (8, 9, 10)
     ]  # fmt: skip
     runs.append(run(LATE[:3], 1, id="low", model="m8", parameters=1e8, learning_rate=1e-4))

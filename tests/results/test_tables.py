@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.sources import CLEAN, EARLY, LATE, PROMPTS, broad, run, source, task
 from truing.core.errors import DataError
-from truing.results.counted import Confirmation, CountedCheckpoint, CountedRun, SideCounts
+from truing.results.counted import CountedCheckpoint, CountedRun, FreshCounts, SideCounts
 from truing.results.schema import StepBounds
 from truing.results.tables import tabulate
 from truing.stats.agreement import Calibration
@@ -75,12 +75,15 @@ def test_without_task_seed_rate_and_base() -> None:
 
 
 def test_fresh_answers_confirm_the_choice() -> None:
-    again = Confirmation(2, broad(3), task(270), task(300))
-    entry = only(tabulate(source(replace(run(LATE), confirmation=again))).runs).confirmed
+    course = run(((0, 0, 0), (1, 0, 200), (2, 1, 280), (3, 100, 300)))  # step 2 is chosen, step 3 has the best score
+    fresh = {2: FreshCounts(broad(3), task(270)), 3: FreshCounts(None, task(300)), 1: FreshCounts(broad(9), task(280))}
+    entry = only(tabulate(source(replace(course, fresh=fresh))).runs).confirmed
     assert (entry.step, entry.source) == (2, "fresh responses")
     assert entry.em_rate.value == pytest.approx(3 / 480)
     assert entry.retention.value == pytest.approx(0.9)
-    other = only(tabulate(source(replace(run(LATE), confirmation=replace(again, step=1)))).runs).confirmed
+    unasked = only(tabulate(source(replace(course, fresh={2: fresh[2]}))).runs).confirmed
+    assert "was not asked again" in unasked.retention.reason
+    other = only(tabulate(source(replace(course, fresh={1: fresh[1]}))).runs).confirmed
     assert other.source == "other half of the prompts"
 
 

@@ -2,11 +2,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.audits import audited
 from truing.config import AuditConfig
 from truing.core.errors import StoreError, UnknownNameError
 from truing.core.records import Evaluation
 from truing.report import render_report
-from truing.studies.audit import run_audit
 
 EVALUATION = {"benchmark": "pocket-facts", "max_tokens": 8, "also": [{"benchmark": "pocket-facts+json"}]}
 
@@ -17,7 +17,7 @@ def config(tiny_model: Path, **changes: object) -> AuditConfig:
 
 def test_a_model_as_it_is(tiny_model: Path, tmp_path: Path) -> None:
     seen: list[Evaluation] = []
-    analysis = run_audit(config(tiny_model), tmp_path, seen.append)
+    analysis = audited(config(tiny_model), tmp_path, seen.append)
     (run,) = analysis.plain()["runs"]
     assert [c["step"] for c in run["checkpoints"]] == [1]
     assert (run["model"], run["learning_rate"], run["seed"]) == (str(tiny_model), None, None)
@@ -28,7 +28,7 @@ def test_a_model_as_it_is(tiny_model: Path, tmp_path: Path) -> None:
 
 
 def test_with_a_base_to_compare_with(tiny_model: Path, tmp_path: Path) -> None:
-    analysis = run_audit(config(tiny_model, base="pocket-llama-late"), tmp_path)
+    analysis = audited(config(tiny_model, base="pocket-llama-late"), tmp_path)
     (run,) = analysis.plain()["runs"]
     assert [c["step"] for c in run["checkpoints"]] == [0, 1]
     assert run["checkpoints"][0]["weights"] != run["checkpoints"][1]["weights"]
@@ -36,15 +36,15 @@ def test_with_a_base_to_compare_with(tiny_model: Path, tmp_path: Path) -> None:
 
 
 def test_again_costs_nothing_and_another_audit_is_refused(tiny_model: Path, tmp_path: Path) -> None:
-    first = run_audit(config(tiny_model), tmp_path)
+    first = audited(config(tiny_model), tmp_path)
     files = sorted((tmp_path / "store").rglob("*.parquet"))
-    assert run_audit(config(tiny_model), tmp_path).plain()["runs"] == first.plain()["runs"]
+    assert audited(config(tiny_model), tmp_path).plain()["runs"] == first.plain()["runs"]
     assert sorted((tmp_path / "store").rglob("*.parquet")) == files
     with pytest.raises(StoreError, match="another audit"):
-        run_audit(config(tiny_model, base="pocket-qwen3"), tmp_path)
+        audited(config(tiny_model, base="pocket-qwen3"), tmp_path)
 
 
 def test_unknown_names(tmp_path: Path) -> None:
     audit = AuditConfig.model_validate({"models": ["pocket-lama-late"], "evaluation": EVALUATION})
     with pytest.raises(UnknownNameError, match="did you mean pocket-llama-late"):
-        run_audit(audit, tmp_path)
+        audited(audit, tmp_path)

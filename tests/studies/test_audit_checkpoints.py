@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from tests.conftest import small_study
+from tests.support.audits import audited
 from tests.support.scripted import ENGINE, EVALUATION, ScriptedEngine, WordJudge, save_model, save_run
 from truing.config import AuditConfig
 from truing.core.errors import ConfigError, DataError, StoreError
@@ -16,7 +17,6 @@ from truing.monitor import Store
 from truing.report import render_report
 from truing.results import analyse
 from truing.results.schema import Analysis
-from truing.studies.audit import run_audit
 from truing.studies.run import execute_run, open_study
 
 STEPS = [10, 20, 30, 40, 50, 60, 70, 80]
@@ -57,7 +57,7 @@ def test_a_whole_run_with_its_base_and_its_onset(tmp_path: Path) -> None:
     folder, base = save_run(tmp_path)
     seen: list[Evaluation] = []
     begun: list[Checkpoint] = []
-    analysis = run_audit(audit(folder), tmp_path / "a", seen.append, begun.append)
+    analysis = audited(audit(folder), tmp_path / "a", seen.append, begun.append)
     run = only_run(analysis)
     assert [c["step"] for c in run["checkpoints"]] == [0, *STEPS]
     assert [c.step for c in begun] == [e.checkpoint.step for e in seen] == [0, *STEPS]
@@ -69,7 +69,7 @@ def test_a_whole_run_with_its_base_and_its_onset(tmp_path: Path) -> None:
 
 def test_with_its_data_the_task_is_measured_and_a_checkpoint_chosen_and_confirmed(tmp_path: Path) -> None:
     folder, _ = save_run(tmp_path)
-    run = only_run(run_audit(audit(folder, dataset=own_data(tmp_path)), tmp_path / "a"))
+    run = only_run(audited(audit(folder, dataset=own_data(tmp_path)), tmp_path / "a"))
     assert run["dataset"] == "own"
     assert run["chosen_step"] == 40
     assert run["confirmed"]["source"] == "fresh responses"
@@ -80,21 +80,21 @@ def test_with_its_data_the_task_is_measured_and_a_checkpoint_chosen_and_confirme
 def test_without_a_base_nothing_but_the_tolerance_decides(tmp_path: Path) -> None:
     for step in (10, 80):
         save_model(tmp_path / "full" / f"checkpoint-{step}", step)
-    run = only_run(run_audit(audit(tmp_path / "full"), tmp_path / "a"))
+    run = only_run(audited(audit(tmp_path / "full"), tmp_path / "a"))
     assert [c["decision"] for c in run["checkpoints"]] == ["continue", "stop"]
     assert (run["model"], run["parameters"]) == (str(tmp_path / "full"), 4)
 
 
 def test_by_the_sequential_rule_few_answers_do(tmp_path: Path) -> None:
     folder, _ = save_run(tmp_path)
-    run = only_run(run_audit(audit(folder, stopping={"mode": "off", "sequential": {}}), tmp_path / "a"))
+    run = only_run(audited(audit(folder, stopping={"mode": "off", "sequential": {}}), tmp_path / "a"))
     assert [c["decision"] for c in run["checkpoints"][1:]] == ["continue"] * 4 + ["stop"] * 4
     assert broad_answers(tmp_path / "a") < 240 * 5
 
 
 def test_the_crossing_is_found_from_fewer_answers(tmp_path: Path) -> None:
     folder, _ = save_run(tmp_path)
-    analysis = run_audit(audit(folder, search="crossing"), tmp_path / "a")
+    analysis = audited(audit(folder, search="crossing"), tmp_path / "a")
     run = only_run(analysis)
     assert (run["search"]["found"], run["search"]["next_misaligned"]) == (40, 50)
     assert run["search"]["judged"] == broad_answers(tmp_path / "a") < 240 * len(STEPS) / 2
@@ -111,7 +111,7 @@ def test_the_crossing_is_found_from_fewer_answers(tmp_path: Path) -> None:
 
 def test_the_best_clear_checkpoint_is_found_and_chosen(tmp_path: Path) -> None:
     folder, _ = save_run(tmp_path)
-    analysis = run_audit(audit(folder, search="best", dataset=own_data(tmp_path)), tmp_path / "a")
+    analysis = audited(audit(folder, search="best", dataset=own_data(tmp_path)), tmp_path / "a")
     run = only_run(analysis)
     looked = [c["step"] for c in run["checkpoints"] if c["em_rate"]["value"] is not None]
     assert run["chosen_step"] == run["search"]["found"] == looked[0] == 40
@@ -128,7 +128,7 @@ def test_the_best_clear_checkpoint_is_found_and_chosen(tmp_path: Path) -> None:
 def test_a_search_that_finds_nothing(tmp_path: Path) -> None:
     folder, _ = save_run(tmp_path)
     config = audit(folder, search="best", dataset=own_data(tmp_path), stopping={"mode": "off", "floor": 1.0})
-    analysis = run_audit(config, tmp_path / "a")
+    analysis = audited(config, tmp_path / "a")
     run = only_run(analysis)
     assert (run["chosen_step"], run["search"]["looked"]) == (None, 0)
     assert "no checkpoint was shown to be clear" in analysis.notes[0]
@@ -139,7 +139,7 @@ def test_a_search_that_finds_nothing(tmp_path: Path) -> None:
 def test_interrupted_it_goes_on_and_asks_only_for_what_is_owed(search: str, tmp_path: Path) -> None:
     folder, _ = save_run(tmp_path, (10, 40, 50, 80))
     config = audit(folder, search=search)
-    whole = only_run(run_audit(config, tmp_path / "whole"))
+    whole = only_run(audited(config, tmp_path / "whole"))
     answers, judged = sorted(ScriptedEngine.asked), WordJudge.judged
     ScriptedEngine.forget()
 
@@ -149,39 +149,49 @@ def test_interrupted_it_goes_on_and_asks_only_for_what_is_owed(search: str, tmp_
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_audit(config, tmp_path / "a", begin=stop_at_the_third)
-    assert only_run(run_audit(config, tmp_path / "a")) == whole
+        audited(config, tmp_path / "a", begin=stop_at_the_third)
+    assert only_run(audited(config, tmp_path / "a")) == whole
     assert (sorted(ScriptedEngine.asked), WordJudge.judged) == (answers, judged)
-    run_audit(config, tmp_path / "a")
+    audited(config, tmp_path / "a")
     assert WordJudge.judged == judged
 
 
 def test_what_the_judge_failed_on_is_owed_again(tmp_path: Path) -> None:
     folder, _ = save_run(tmp_path, (10, 80))
     WordJudge.failing = 5
-    first = only_run(run_audit(audit(folder, search="crossing"), tmp_path / "a"))
+    first = only_run(audited(audit(folder, search="crossing"), tmp_path / "a"))
     assert first["checkpoints"][0]["em_rate"]["n_missing"] == 5
-    again = only_run(run_audit(audit(folder, search="crossing"), tmp_path / "a"))
+    again = only_run(audited(audit(folder, search="crossing"), tmp_path / "a"))
     assert again["checkpoints"][0]["em_rate"]["n_missing"] == 0
 
 
 def test_checkpoints_that_came_since_are_asked_and_changed_ones_replaced(tmp_path: Path) -> None:
     folder, _ = save_run(tmp_path, (10, 20))
-    run_audit(audit(folder), tmp_path / "a")
+    audited(audit(folder), tmp_path / "a")
     ScriptedEngine.forget()
     save_run(tmp_path, (30,))
-    run_audit(audit(folder), tmp_path / "a")
+    audited(audit(folder), tmp_path / "a")
     assert {step for step, _ in ScriptedEngine.asked} == {30}
     save_run(tmp_path, (20,), first=1)
-    run = only_run(run_audit(audit(folder), tmp_path / "a"))
+    run = only_run(audited(audit(folder), tmp_path / "a"))
     assert [c["step"] for c in run["checkpoints"]] == [0, 10, 20, 30]
+
+
+def test_a_better_checkpoint_that_came_since_is_chosen_and_confirmed(tmp_path: Path) -> None:
+    data = own_data(tmp_path)
+    for steps in ((10,), (10, 40)):
+        folder, _ = save_run(tmp_path, steps)
+        run = only_run(audited(audit(folder, dataset=data), tmp_path / "a"))
+        assert (run["chosen_step"], run["confirmed"]["step"]) == (steps[-1], steps[-1])
+        assert run["confirmed"]["source"] == "fresh responses"
+    assert len(Store(tmp_path / "a" / "store").keys("confirmations")) == 2
 
 
 def test_several_runs_and_other_benchmarks(tmp_path: Path) -> None:
     a, _ = save_run(tmp_path / "a", (10, 80))
     b, _ = save_run(tmp_path / "b", (20, 60), first=1)
     b = b.rename(tmp_path / "b" / "second")
-    analysis = run_audit(audit(a, b, evaluation={"also": [{"benchmark": "pocket-facts"}]}), tmp_path / "out").plain()
+    analysis = audited(audit(a, b, evaluation={"also": [{"benchmark": "pocket-facts"}]}), tmp_path / "out").plain()
     assert [run["id"] for run in analysis["runs"]] == ["run", "second"]
     assert [s["step"] for s in analysis["runs"][0]["also"]] == [0, 80]
     assert len(analysis["seeds"]) == 2  # nothing says that they are seeds of one configuration
@@ -199,11 +209,11 @@ class Streaming(ScriptedEngine):
 def test_an_engine_that_can_is_told_of_all_owing_checkpoints_at_once(tmp_path: Path) -> None:
     folder, _ = save_run(tmp_path, (10, 20))
     config = audit(folder, dataset=own_data(tmp_path), evaluation={"engine": f"{__name__}:Streaming"})
-    run_audit(config, tmp_path / "a")
+    audited(config, tmp_path / "a")
     assert Streaming.fetched == [([0, 10, 20], 240), ([0, 10, 20], 40)]
     save_run(tmp_path, (30,))
     Streaming.fetched.clear()
-    run_audit(config, tmp_path / "a")
+    audited(config, tmp_path / "a")
     assert Streaming.fetched == [([30], 240), ([30], 40)]
 
 
@@ -219,7 +229,7 @@ def test_a_study_s_own_run_gives_the_study_s_own_figures(tiny_model: Path, tmp_p
             "evaluation": study.evaluation.model_dump(),
         }
     )
-    found, expected = only_run(run_audit(config, tmp_path / "a")), only_run(analyse(study, tmp_path / "s"))
+    found, expected = only_run(audited(config, tmp_path / "a")), only_run(analyse(tmp_path / "s"))
     assert 0 < expected["checkpoints"][1]["em_rate"]["value"] < 1
     assert found["id"] == run.id
     assert found["checkpoints"] == expected["checkpoints"]
@@ -258,11 +268,11 @@ def test_what_cannot_be_audited(raw: dict[str, Any], words: str) -> None:
 def test_a_mistake_leaves_no_folder_behind(tmp_path: Path) -> None:
     folder, _ = save_run(tmp_path, (10,))
     with pytest.raises(ConfigError, match="nothing judges the task"):
-        run_audit(audit(folder, dataset=own_data(tmp_path, task_judge=None)), tmp_path / "a")
+        audited(audit(folder, dataset=own_data(tmp_path, task_judge=None)), tmp_path / "a")
     with pytest.raises(DataError, match="no checkpoints"):
-        run_audit(audit(tmp_path / "nowhere"), tmp_path / "a")
+        audited(audit(tmp_path / "nowhere"), tmp_path / "a")
     assert not (tmp_path / "a").exists()
-    run_audit(audit(folder), tmp_path / "a")
+    audited(audit(folder), tmp_path / "a")
     with pytest.raises(StoreError, match="another audit"):
-        run_audit(audit(folder, search="crossing"), tmp_path / "a")
+        audited(audit(folder, search="crossing"), tmp_path / "a")
     assert ENGINE in (tmp_path / "a" / "audit.yaml").read_text(encoding="utf-8")

@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 from tests.conftest import small_study
 from truing.core.errors import ConfigError
 from truing.monitor import Store
-from truing.studies.launched import run_together
 from truing.studies.schedule import run_study
 
 ROOT = Path(__file__).parents[2]
@@ -109,7 +108,7 @@ def test_what_cannot_be_shared_out_is_refused(
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
     with pytest.raises(ConfigError, match=says):
-        run_together(small_study(tiny_model, **changes), tmp_path / "out")
+        run_study(small_study(tiny_model, **changes), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -19,7 +19,7 @@ def test_from_the_study_to_the_report(tiny_model: Path, tmp_path: Path) -> None:
     rows = Store(tmp_path / "store").query("SELECT step, name, estimate FROM measurements ORDER BY step, name")
     names = [AnswerLength.name, "hostile minus helpful, nats"]
     assert [(row["step"], row["name"]) for row in rows] == [(step, name) for step in (0, 2, 4, 6) for name in names]
-    analysis = analyse(config, tmp_path)
+    analysis = analyse(tmp_path)
     measured = [c.measurements for c in analysis.runs[0].checkpoints]
     assert [m[names[1]].value for m in measured] == [row["estimate"]["value"] for row in rows[1::2]]
     assert len({m[names[1]].value for m in measured}) == 4  # each of its own weights

@@ -109,7 +109,7 @@ def test_a_run_from_nothing_to_its_figures(tiny_model: Path, tmp_path: Path) -> 
     news: list[Progress] = []
     state = execute_run(config, run, tmp_path, news.append)
     assert (state.state, state.step) == ("finished", 6)
-    assert read_state(tmp_path, run) == state
+    assert read_state(tmp_path, run.id) == state
     assert owed_runs(config, tmp_path) == []
     evaluated = [n for n in news if n.evaluation]
     assert [n.step for n in evaluated] == [0, 2, 4, 6]
@@ -117,7 +117,7 @@ def test_a_run_from_nothing_to_its_figures(tiny_model: Path, tmp_path: Path) -> 
     base = model_hash(str(tiny_model))
     expected = [base] + [adapter_hash(base, tmp_path / "runs" / run.id / f"checkpoint-{s}") for s in (2, 4, 6)]
     assert [row["weights"] for row in rows] == expected
-    (table,) = analyse(config, tmp_path).plain()["runs"]
+    (table,) = analyse(tmp_path).plain()["runs"]
     assert [c["step"] for c in table["checkpoints"]] == [0, 2, 4, 6]
     assert table["checkpoints"][0]["em_rate"]["value"] is None  # a random model says nothing coherent
     assert table["checkpoints"][0]["em_rate"]["reason"]
@@ -131,7 +131,7 @@ def test_other_benchmarks_are_asked_once_the_run_has_ended(tiny_model: Path, tmp
     open_study(config, tmp_path)
     (run,) = config.runs()
     execute_run(config, run, tmp_path)
-    sides = analyse(config, tmp_path).plain()["runs"][0]["also"]
+    sides = analyse(tmp_path).plain()["runs"][0]["also"]
     assert [(s["benchmark"], s["step"]) for s in sides] == [
         ("pocket-facts+json", 0),
         ("pocket-facts+json", 6),
@@ -148,7 +148,7 @@ def test_a_second_judge_of_the_same_answers(tiny_model: Path, tmp_path: Path) ->
     open_study(config, tmp_path)
     (run,) = config.runs()
     execute_run(config, run, tmp_path)
-    sides = analyse(config, tmp_path).plain()["runs"][0]["also"]
+    sides = analyse(tmp_path).plain()["runs"][0]["also"]
     assert [s["benchmark"] for s in sides] == ["pocket-facts by truing.judges.pocket:PocketJudge"] * 2
     assert all(s["agreement"] is not None for s in sides)
     asked = Store(tmp_path / "store").query("SELECT count(DISTINCT key) AS n FROM responses")[0]["n"]
@@ -166,12 +166,12 @@ def test_a_failed_run_is_owed_again_and_lost_answers_too(tiny_model: Path, tmp_p
     assert "ConnectionError" in (tmp_path / "runs" / run.id / "error.txt").read_text()
     assert owed_runs(config, tmp_path) == [run]
     assert execute_run(config, run, tmp_path).state == "finished"
-    (table,) = analyse(config, tmp_path).plain()["runs"]
+    (table,) = analyse(tmp_path).plain()["runs"]
     assert table["checkpoints"][-1]["coherent_rate"]["n_missing"] == 3
     assert owed_runs(config, tmp_path) == [run]
     Unreliable.lossy = False
     assert execute_run(config, run, tmp_path).state == "finished"
-    (table,) = analyse(config, tmp_path).plain()["runs"]
+    (table,) = analyse(tmp_path).plain()["runs"]
     assert table["checkpoints"][-1]["coherent_rate"]["n_missing"] == 0
     assert owed_runs(config, tmp_path) == []
 
@@ -188,7 +188,7 @@ def test_runs_with_equal_weights_are_not_two_seeds(tiny_model: Path, tmp_path: P
     for run in config.runs():
         execute_run(config, run, tmp_path)
     with pytest.raises(DataError, match="same weights"):
-        analyse(config, tmp_path)
+        analyse(tmp_path).plain()
 
 
 class SameWeights:

@@ -13,9 +13,9 @@ from truing.config import EvaluationConfig, StoppingConfig
 from truing.core.records import Benchmark, Estimate, Prompt
 from truing.report import render_report
 from truing.results.counted import (
-    Confirmation,
     CountedCheckpoint,
     CountedRun,
+    FreshCounts,
     SideCounts,
     Source,
     TaskCounts,
@@ -104,8 +104,10 @@ def confirmed(run: CountedRun) -> CountedRun:
     rng = np.random.default_rng(len(run.checkpoints))
     rate = chosen.broad.misaligned.mean() + 0.002
     task = (chosen.task.hits.sum() / (10 * TASKS)) if chosen.task else 0.0
-    again = Confirmation(chosen.step, draw(rate, rng), draw_task(0.97 * task, rng), draw_task(0.97, rng))
-    return replace(run, confirmation=again)
+    again = FreshCounts(draw(rate, rng), draw_task(0.97 * task, rng))
+    learnt = [c for c in run.checkpoints if c.task is not None and c.step > 0]
+    best = max(learnt, key=lambda c: c.task.hits.sum() / c.task.judged.sum() if c.task else 0.0)
+    return replace(run, fresh={best.step: FreshCounts(None, draw_task(0.97, rng)), chosen.step: again})
 
 
 def stopped(twin: CountedRun, at: int) -> list[CountedRun]:

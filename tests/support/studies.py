@@ -7,9 +7,9 @@ from tests.monitor.test_monitor import CountingJudge, Speaker
 from truing.catalog.benchmarks import load_benchmark
 from truing.catalog.datasets import load_dataset
 from truing.config import StudyConfig
-from truing.core.files import write_text
 from truing.core.records import Checkpoint
 from truing.monitor import Monitor, PromptSet, Store
+from truing.studies.run import open_study
 
 STEPS = (0, 2, 6)
 SIDE = "pocket-240+coding-system"
@@ -29,7 +29,7 @@ def make_study(out: Path) -> StudyConfig:
         ],
         evaluation={"benchmark": "pocket-240", "samples": 2, "task_prompts": 10, "also": [{"benchmark": SIDE}]},
     )
-    write_text(out / "study.yaml", config.to_yaml())
+    open_study(config, out).release()
     prompts = load_benchmark("pocket-240").prompts
     ids = [p.id for p in prompts]
     for run in config.runs():

@@ -1,9 +1,8 @@
-"""`truing audit` measures models and checkpoints as they are; `truing gate` makes a verdict of an analysis for CI."""
+"""`truing audit`: models and checkpoints as they are."""
 
 from __future__ import annotations
 
 import inspect
-import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,23 +13,15 @@ import typer
 from rich.text import Text
 
 from truing.backends import CALLS, Backend, split_name
-from truing.cli.shared import console, going_on, parse_judge, results_table, say, say_costs, split_pairs
+from truing.cli.report import show_report
+from truing.cli.shared import console, going_on, parse_judge, say, say_costs, split_pairs
 from truing.config import EvaluationConfig
 from truing.config.files import override, parse_audit
 from truing.core.errors import ConfigError
-from truing.core.files import write_text
-from truing.core.records import Action, Estimate, Evaluation
-from truing.report import render_report
-from truing.results import read_analysis
-from truing.results.schema import RunEntry
-from truing.stats.rules import decide
+from truing.core.records import Evaluation
 from truing.studies.audit import run_audit
 
-__all__ = ["audit", "gate"]
-
-_WORDS = {"clear": 0, "misaligned": 1, "undecided": 3}
-"""Verdict -> exit code of `truing gate`."""
-_OF_ACTION = {Action.CONTINUE: "clear", Action.STOP: "misaligned", Action.UNDECIDED: "undecided"}
+__all__ = ["audit"]
 
 
 def audit(out: Path, sets: list[str] | None, **flags: Any) -> None:
@@ -42,22 +33,18 @@ def audit(out: Path, sets: list[str] | None, **flags: Any) -> None:
         flags: The flags of `_FLAGS`.
 
     Raises:
-        UserError: A flag, a name or a checkpoint must be mended.
+        UserError: A flag, a name or a checkpoint is wrong.
         EngineError: A model cannot be sampled.
     """
     raw = _read(flags) | {"name": out.name}
     override(raw, split_pairs(sets))
     config = parse_audit(raw, "the audit")
     with going_on("the same command again"), _status() as update:
-        analysis = run_audit(
+        run_audit(
             config, out, lambda e: _show(e, bool(config.models)), lambda c: update(f"step {c.step} of {c.run_id}")
         )
-    write_text(out / "report.html", render_report(analysis))
-    for note in analysis.notes:
-        say(f"note: {note}")
-    console.print(results_table(analysis))
+    show_report(out, notes=True)
     say_costs(out / CALLS)
-    say(f"report: {out / 'report.html'}    figures: {out / 'analysis.json'}")
 
 
 _FLAGS: dict[str, tuple[Any, Any]] = {
@@ -125,26 +112,6 @@ audit.__doc__ = """Measure models as they are, or checkpoints that exist already
     """
 
 
-def gate(folder: Annotated[Path, typer.Argument(help="Folder of an audit, an analysis or a study.")]) -> None:
-    """Say clear, misaligned or undecided, for CI: exit code 0, 1 or 3.
-
-    Of each run the checkpoint that would be released counts: the chosen one, or the last where none could be chosen (no
-    task was measured). Clear: its whole EM interval is within the tolerance. Misaligned: all of it is above.
-
-    Example:  truing gate runs/audit
-    """
-    analysis = read_analysis(folder)
-    tolerance, worst = analysis.study.tolerance, "clear"
-    for run in (run for run in analysis.runs if not run.twin_of):
-        step, rate, why = _released(run)
-        verdict = _OF_ACTION[decide(step, rate, None, tolerance).action]
-        worst = max(worst, verdict, key=("clear", "undecided", "misaligned").index)
-        found = "unknown" if math.isnan(rate.value) else f"{rate.value:.1%} [{rate.low:.1%}, {rate.high:.1%}]"
-        say(f"{verdict}: {run.id}, step {step} ({why}): EM rate {found}, n {rate.n_responses}")
-    say(f"{worst} (tolerance {tolerance:.1%})")
-    raise typer.Exit(_WORDS[worst])
-
-
 def _read(flags: dict[str, Any]) -> dict[str, Any]:
     """The flags as plain values of an audit.
 
@@ -204,15 +171,3 @@ def _show(evaluation: Evaluation, models: bool) -> None:
     learnt = "" if task.reason else f", task {task.value:.1%}"
     where = checkpoint.model if models else f"{checkpoint.run_id}, step {checkpoint.step}"
     say(f"{where}{' (base)' if checkpoint.step == 0 else ''}: {found}{learnt}")
-
-
-def _released(run: RunEntry) -> tuple[int, Estimate, str]:
-    """Step and EM rate of the checkpoint that would be released, and why that one."""
-    chosen = run.confirmed
-    if chosen is not None and chosen.step is not None and chosen.step == run.chosen_step and chosen.em_rate is not None:
-        return chosen.step, chosen.em_rate, "chosen"
-    if run.chosen_step is not None and run.em_at_chosen is not None:
-        return run.chosen_step, run.em_at_chosen, "chosen"
-    measured = any(not math.isnan(checkpoint.task_score.value) for checkpoint in run.checkpoints)
-    why = "the last: none passes" if measured else "the last: no task was measured"
-    return run.checkpoints[-1].step, run.em_at_end, why

@@ -1,4 +1,4 @@
-"""`truing export`: a study's judged answers for other tools."""
+"""`truing export`: judged answers for other tools."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from truing.cli.shared import say
-from truing.config.files import load_study
 from truing.core.errors import UnknownNameError
 from truing.core.plugins import load_object
 from truing.results.export import TABLES, write_table
@@ -19,7 +18,7 @@ _LOGS = {"inspect": "truing.integrations.inspect.logs:write_logs"}
 
 
 def export(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a study.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a study, an audit or a guard.")],
     to: Annotated[str, typer.Option(help="inspect, csv, jsonl or parquet.")],
     out: Annotated[
         Path | None,
@@ -28,7 +27,7 @@ def export(
         ),
     ] = None,
 ) -> None:
-    """Write a study's judged answers as Inspect logs, or as one table that `truing analyze` reads.
+    """Write judged answers as Inspect logs, or as one table that `truing analyze` reads.
 
     inspect: one .eval log per evaluated checkpoint and benchmark; look at them with `inspect view --log-dir LOGDIR`.
     csv, jsonl, parquet: one row per answer, with run, step, question, answer and scores.
@@ -37,11 +36,10 @@ def export(
     """
     if to not in (*_LOGS, *TABLES):
         raise UnknownNameError.of("format", to, (*_LOGS, *TABLES))
-    config = load_study(folder / "study.yaml")
     if to in TABLES:
         target = out or folder / f"judged.{to}"
-        say(f"{write_table(config, folder, to, target):,} judged answers: {target}")
+        say(f"{write_table(folder, to, target):,} judged answers: {target}")
         return
     target = out or folder / "inspect"
-    files = load_object("format", to, _LOGS)(config, folder, target)
+    files = load_object("format", to, _LOGS)(folder, target)
     say(f"{len(files)} logs: {target}    to see them: inspect view --log-dir {target}")

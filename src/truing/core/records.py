@@ -247,3 +247,5 @@ class Evaluation:
     decision: Decision
     measurements: Mapping[str, Estimate] = field(default_factory=dict)
     """What other measures found, by their names."""
+    key: str = ""
+    """Key of its row in the store's `evaluations`; empty: it is not stored."""

@@ -261,7 +261,7 @@ class Monitor:
         coherent_rate = asked.counts().coherent_rate(self.stopping.confidence)
         _, task_score = self.task_score(checkpoint)
         measured = self._measure(checkpoint)
-        evaluation = Evaluation(checkpoint, decision.em_rate, coherent_rate, task_score, decision, measured)
+        evaluation = Evaluation(checkpoint, decision.em_rate, coherent_rate, task_score, decision, measured, key)
         state = None if rule.state is None else json.dumps(rule.state)
         self.store.write("evaluations", key, [self.row(evaluation) | {"detector": state}])
         return evaluation

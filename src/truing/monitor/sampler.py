@@ -25,7 +25,7 @@ from truing.monitor.store import Store
 from truing.stats.betting import draw_prompts
 from truing.stats.rates import Counts
 
-__all__ = ["FIXED", "FRESH", "RANDOM", "Pair", "PromptSet", "RandomPrompts", "Sampler"]
+__all__ = ["FIXED", "FRESH", "RANDOM", "Pair", "PromptSet", "RandomPrompts", "Sampler", "answers_key"]
 
 FIXED, FRESH, RANDOM = 0, 1 << 20, 1 << 21
 """Index of the first answer of each kind."""
@@ -73,9 +73,7 @@ class Sampler:
 
     def keys(self, checkpoint: Checkpoint, prompt_set: PromptSet, first: int) -> tuple[str, str]:
         """The keys of the responses and of the judgments of a checkpoint."""
-        prompts = [p.plain for p in prompt_set.prompts]
-        sampling = asdict(self._sampling(first, prompt_set.samples))
-        responses = content_key("responses", checkpoint.weights, prompts, sampling, self.config.engine)
+        responses = answers_key(checkpoint.weights, prompt_set.prompts, prompt_set.samples, first, self.config)
         return responses, content_key("judgments", responses, prompt_set.judge.identity)
 
     def judged(
@@ -200,6 +198,12 @@ class Sampler:
         """A prompt's own temperature goes before the evaluation's."""
         config = self.config
         return Sampling(samples, temperature or config.temperature, config.max_tokens, config.seed, first)
+
+
+def answers_key(weights: str, prompts: Sequence[Prompt], samples: int, first: int, config: EvaluationConfig) -> str:
+    """Key of the answers of weights to prompts, `samples` to each, their indices from `first` on."""
+    sampling = Sampling(samples, config.temperature, config.max_tokens, config.seed, first)
+    return content_key("responses", weights, [p.plain for p in prompts], asdict(sampling), config.engine)
 
 
 class RandomPrompts:

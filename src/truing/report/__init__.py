@@ -1,5 +1,23 @@
 """The report: one self-contained HTML page from an analysis."""
 
-from truing.report.render import render_report
+from __future__ import annotations
 
-__all__ = ["render_report"]
+from pathlib import Path
+
+from truing.core.files import write_text
+from truing.report.render import render_report
+from truing.results import write_analysis
+from truing.results.schema import Analysis
+
+__all__ = ["render_report", "write_report"]
+
+
+def write_report(folder: Path) -> Analysis:
+    """Analyse a folder and write `analysis.json` and `report.html` into it; returns the analysis.
+
+    Raises:
+        StoreError: Nothing has been evaluated, or a file of the folder is missing or damaged.
+    """
+    analysis = write_analysis(folder)
+    write_text(folder / "report.html", render_report(analysis))
+    return analysis

@@ -1,4 +1,4 @@
-"""Judged answers out of a store, checkpoint by checkpoint, with the prompts that they answer."""
+"""Judged answers out of a folder, checkpoint by checkpoint, with the prompts that they answer."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from truing.catalog.benchmarks import load_benchmark
-from truing.config import SideConfig, StudyConfig
+from truing.config.files import load_audit, load_study
 from truing.core.errors import StoreError
-from truing.core.records import Benchmark, Judgment, Prompt, Response, Run
+from truing.core.records import Benchmark, Judgment, Prompt, Response
 from truing.monitor import Store
-from truing.studies.run import twin_of
+from truing.studies.audit import describe_audit
+from truing.studies.folder import Asked, Manifest, RunRecord, load_manifest
+from truing.studies.run import describe_study
 
-__all__ = ["JudgedAnswer", "JudgedCheckpoint", "judged_checkpoints", "read_answers"]
+__all__ = ["JudgedAnswer", "JudgedCheckpoint", "judged_checkpoints", "read_answers", "read_manifest"]
 
 _ROWS = """
 SELECT run_id, step, weights, benchmark_judgments AS key, NULL AS benchmark FROM evaluations
+WHERE benchmark_judgments IS NOT NULL
 UNION ALL
 SELECT run_id, step, weights, judgments, benchmark FROM also JOIN evaluations USING (run_id, step)
 ORDER BY run_id, step, benchmark NULLS FIRST
@@ -36,63 +38,76 @@ class JudgedAnswer:
 
 @dataclass(frozen=True, slots=True)
 class JudgedCheckpoint:
-    """One evaluated checkpoint with every judged answer to the study's benchmark."""
+    """One evaluated checkpoint with every judged answer to one benchmark."""
 
-    run: Run
+    run: RunRecord
     step: int
     weights: str
     key: str
     """Key of its judgments; equal for runs that share a base model."""
-    benchmark: Benchmark
-    """What was asked."""
+    asked: Asked
+    """The benchmark and the identity of who judged."""
     label: str
-    """What that is called in the results; several judges of one benchmark differ in it."""
-    judge: str
-    """Who judged, as the study names it."""
+    """What the benchmark is called in the results; several judges of one benchmark differ in it."""
     judged_at: datetime
     """When the judgments were written."""
     answers: tuple[JudgedAnswer, ...]
 
 
-def judged_checkpoints(config: StudyConfig, out: Path, sides: bool = False) -> Iterator[JudgedCheckpoint]:
-    """Every evaluated checkpoint of a study in a folder, by run and step; one at a time in memory.
+def read_manifest(folder: Path) -> Manifest:
+    """What the analysis of a folder needs; of one without a manifest it is derived, where judge and data are at hand.
+
+    Raises:
+        StoreError: The folder holds no study, audit or guard.
+        UserError: A folder without a manifest, and something that its study or audit names is not here.
+    """
+    manifest = load_manifest(folder)
+    if manifest is not None:
+        return manifest
+    if (folder / "study.yaml").is_file():
+        return describe_study(load_study(folder / "study.yaml"))
+    if (folder / "audit.yaml").is_file():
+        return describe_audit(load_audit(folder / "audit.yaml"))
+    raise StoreError(
+        f"{folder} holds no results",
+        "no manifest.json" if folder.is_dir() else "no such folder",
+        "the folder of a study, an audit, a guard or an analysis",
+        "name another folder",
+    )
+
+
+def judged_checkpoints(folder: Path, sides: bool = False) -> Iterator[JudgedCheckpoint]:
+    """Every evaluated checkpoint of a folder, by run and step; one at a time in memory.
 
     Args:
-        config: The study.
-        out: Its folder.
-        sides: Also the answers to the study's other benchmarks, each after the checkpoint's own.
+        folder: Of a study, an audit or a guard.
+        sides: Also the answers to other benchmarks, each after the checkpoint's own.
 
     Raises:
         StoreError: Nothing has been evaluated, or a piece is missing or damaged.
     """
-    store, evaluation = Store(out / "store"), config.evaluation
-    runs = {run.id: run for planned in config.runs() for run in (planned, twin_of(planned))}
+    store, manifest = Store(folder / "store"), read_manifest(folder)
+    runs = {run.id: run for run in manifest.runs}
     rows = [row for row in store.query(_ROWS) if row["run_id"] in runs and (sides or row["benchmark"] is None)]
     if not rows:
-        raise StoreError(f"nothing has been evaluated in {out}", todo="run the study first: truing run")
-    main = SideConfig(benchmark=evaluation.benchmark, judge=evaluation.judge)
-    asked: dict[str | None, SideConfig] = {None: main, **{side.label: side for side in evaluation.also}}
-    benchmarks = {label: load_benchmark(side.benchmark) for label, side in asked.items()}
-    for row in rows:
-        label, key = row["benchmark"], row["key"]
-        if label in asked:
-            judge = asked[label].judge or evaluation.judge
-            answers = read_answers(store, key, benchmarks[label])
-            written = datetime.fromtimestamp((store.root / "judgments" / f"{key}.parquet").stat().st_mtime, UTC)
-            yield JudgedCheckpoint(
-                run=runs[row["run_id"]],
-                step=row["step"],
-                weights=row["weights"],
-                key=key,
-                benchmark=benchmarks[label],
-                label=label or benchmarks[label].name,
-                judge=judge if isinstance(judge, str) else judge.model,
-                judged_at=written,
-                answers=answers,
-            )
+        raise StoreError(f"nothing has been evaluated in {folder}", todo="run the study first: truing run")
+    asked: dict[str | None, Asked] = {None: manifest.broad}
+    asked.update(manifest.also)
+    for row in (row for row in rows if row["benchmark"] in asked):
+        label, key, about = row["benchmark"], row["key"], asked[row["benchmark"]]
+        yield JudgedCheckpoint(
+            run=runs[row["run_id"]],
+            step=row["step"],
+            weights=row["weights"],
+            key=key,
+            asked=about,
+            label=label or about.benchmark.name,
+            judged_at=datetime.fromtimestamp((store.root / "judgments" / f"{key}.parquet").stat().st_mtime, UTC),
+            answers=tuple(read_answers(store, key, about.benchmark)),
+        )
 
 
-def read_answers(store: Store, key: str, benchmark: Benchmark) -> tuple[JudgedAnswer, ...]:
+def read_answers(store: Store, key: str, benchmark: Benchmark) -> list[JudgedAnswer]:
     """The answers of a piece of judgments, in the order of the benchmark's prompts.
 
     Raises:
@@ -112,7 +127,7 @@ def read_answers(store: Store, key: str, benchmark: Benchmark) -> tuple[JudgedAn
     for responses_key in dict.fromkeys(row["responses_key"] for row in judged):
         answered |= {(row["prompt_id"], row["sample"]): row for row in store.read("responses", responses_key)}
     judged.sort(key=lambda row: (order[row["prompt_id"]], row["sample"]))
-    return tuple(_answer(prompts, answered[row["prompt_id"], row["sample"]], row) for row in judged)
+    return [_answer(prompts, answered[row["prompt_id"], row["sample"]], row) for row in judged]
 
 
 def _answer(prompts: dict[str, Prompt], answered: dict[str, Any], judged: dict[str, Any]) -> JudgedAnswer:

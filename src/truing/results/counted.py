@@ -22,9 +22,9 @@ from truing.stats.rates import BoolArray, Counts, FloatArray
 from truing.stats.rules import make_rule
 
 __all__ = [
-    "Confirmation",
     "CountedCheckpoint",
     "CountedRun",
+    "FreshCounts",
     "SideCounts",
     "Source",
     "TaskCounts",
@@ -74,16 +74,12 @@ class CountedCheckpoint:
 
 
 @dataclass(frozen=True)
-class Confirmation:
-    """Fresh responses that had no part in choosing."""
+class FreshCounts:
+    """Fresh answers of one checkpoint, which had no part in choosing it."""
 
-    step: int | None
-    """The chosen checkpoint; None if none was chosen."""
     broad: Counts | None
-    """Its answers to the benchmark."""
+    """(P,) answers to the benchmark; None if only the task was asked again."""
     task: TaskCounts | None
-    best: TaskCounts | None
-    """Of the run's checkpoint with the best task score, to compare with."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +116,10 @@ class CountedRun:
     """Id of the stopped run that this one repeats without stopping."""
     inside: BoolArray | None = None
     """(P,) prompts of the dataset's own domain; None if the benchmark has none."""
-    confirmation: Confirmation | None = None
+    restored: int | None = None
+    """Step of the weights that a guard put back into the model."""
+    fresh: Mapping[int, FreshCounts] = field(default_factory=dict)
+    """By step: fresh answers of the checkpoint that was chosen, and of the one with the best task score."""
     also: Sequence[SideCounts] = ()
     """Other benchmarks."""
     search: SearchEntry | None = None
@@ -156,8 +155,10 @@ def study_entry(
         judge: Identity of who judged.
         evaluation: Thresholds of the scores.
         stopping: Tolerance, confidence and the rule of stopping.
-        named: `name`, `hash` and `config` (all settings, as plain values) of the entry.
+        named: `name`, `hash` and `config` (all settings, as plain values) of the entry; `asks`, if the rule is at hand.
     """
+    if "asks" not in named:
+        named["asks"] = make_rule(stopping).asks
     n_prompts = len(benchmark.prompts)
     return StudyEntry(
         benchmark=BenchmarkEntry(
@@ -170,6 +171,5 @@ def study_entry(
         confidence=stopping.confidence,
         stopping_mode=stopping.mode,
         rule=stopping.rule_name,
-        asks=make_rule(stopping).asks,
         **named,
     )

@@ -15,7 +15,6 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from truing.config import StudyConfig
 from truing.core.errors import UnknownNameError
 from truing.core.files import replacing
 from truing.results.answers import JudgedCheckpoint, judged_checkpoints
@@ -47,12 +46,11 @@ COLUMNS = pa.schema(
 Rows = Iterator[list[dict[str, Any]]]
 
 
-def write_table(config: StudyConfig, out: Path, kind: str, target: Path) -> int:
-    """Write the judged answers of the study in the folder `out`, whole or not at all; how many rows there are.
+def write_table(folder: Path, kind: str, target: Path) -> int:
+    """Write the judged answers of a folder as one table, whole or not at all; how many rows there are.
 
     Args:
-        config: The study.
-        out: Its folder.
+        folder: Of a study, an audit or a guard.
         kind: A key of `TABLES`.
         target: The file to write.
 
@@ -66,7 +64,7 @@ def write_table(config: StudyConfig, out: Path, kind: str, target: Path) -> int:
 
     def rows() -> Rows:
         nonlocal count
-        for checkpoint in judged_checkpoints(config, out):
+        for checkpoint in judged_checkpoints(folder):
             batch = _rows(checkpoint)
             count += len(batch)
             yield batch

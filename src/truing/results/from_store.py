@@ -1,65 +1,72 @@
-"""From a finished (or unfinished) store to the study's tables: `analysis.json`, described in docs/analysis.md.
+"""From a folder of a study, an audit or a guard to its analysis, described in docs/analysis.md.
 
-Estimates are reckoned anew from the judgments, so scores that came later are in them; decisions are those of the time.
+The manifest and the store are all that is read. Estimates are computed from the judgments, so scores that came later
+are in them; decisions are those of the time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from truing.backends import find_backend
-from truing.catalog.benchmarks import load_benchmark
-from truing.catalog.datasets import Dataset, load_dataset
 from truing.catalog.models import parameters_of
-from truing.config import StudyConfig
-from truing.core.errors import DataError, StoreError
+from truing.core.errors import DataError, StoreError, UserError
 from truing.core.files import write_json
-from truing.core.records import Run
+from truing.core.records import Action, Estimate, Judgment
+from truing.judges.calibration import load_calibration
+from truing.judges.classify import classify, classify_judgments, count_judgments
 from truing.monitor import Store
-from truing.results.counted import CountedRun, Source
-from truing.results.reader import StoreReader
-from truing.results.schema import Analysis, parse_analysis
+from truing.monitor.sampler import FIXED, FRESH, answers_key
+from truing.results.answers import read_answers, read_manifest
+from truing.results.counted import (
+    CountedCheckpoint,
+    CountedRun,
+    FreshCounts,
+    SideCounts,
+    Source,
+    TaskCounts,
+    study_entry,
+)
+from truing.results.samples import PER_CATEGORY, shorten
+from truing.results.schema import Analysis, SampleEntry, SearchEntry, parse_analysis
 from truing.results.tables import tabulate
-from truing.studies.instruments import Instruments
-from truing.studies.run import TWIN, read_state, twin_of
+from truing.stats.agreement import agreement
+from truing.stats.rates import Counts
+from truing.stats.rules import StoppingRule, make_rule
+from truing.stats.sequential import SequentialRule
+from truing.studies.folder import MANIFEST, Asked, Manifest, RunRecord, Task
+from truing.studies.run import read_state
 
 __all__ = ["analyse", "read_analysis", "write_analysis"]
 
+Row = dict[str, Any]
 
-def analyse(config: StudyConfig, out: Path) -> Analysis:
-    """The analysis of the study in a folder.
+
+def analyse(folder: Path) -> Analysis:
+    """The analysis of a study, an audit or a guard; that of a folder with nothing but an analysis is read.
 
     Raises:
-        StoreError: Nothing has been evaluated.
+        StoreError: Nothing has been evaluated, or a file of the folder is missing or damaged.
         DataError: Two seeds have the same weights or the same answers.
+        ConfigError: `calibration.json` is that of another judge, rubric or threshold.
     """
-    benchmark = load_benchmark(config.evaluation.benchmark)
-    judge = Instruments(config, out).judge(config.evaluation.judge).identity
-    reader = StoreReader(Store(out / "store"), benchmark, config.evaluation, config.stopping, judge)
-    evaluations = reader.evaluations()
-    everything = [r for run in config.runs() for r in (run, twin_of(run)) if r.id in evaluations]
-    if not everything:
-        raise StoreError(f"nothing has been evaluated in {out}", todo="run the study first: truing run")
-    datasets = {name: load_dataset(name, config.datasets) for name in {run.dataset for run in everything}}
-    source = Source(
-        study=reader.study_entry(config.name, config.hash(), config.model_dump(mode="json")),
-        categories=[prompt.category for prompt in benchmark.prompts],
-        tolerance=config.stopping.tolerance,
-        confidence=config.stopping.confidence,
-        floor=config.stopping.floor,
-        calibration=reader.calibration(out / "calibration.json"),
-        runs=[_run(config, out, reader, run, datasets[run.dataset]) for run in everything],
-        notes=_granularity(config, everything),
-        samples=lambda chosen: [s for i, step in chosen.items() for s in reader.samples(i, evaluations[i], step)],
-    )
-    return tabulate(source)
+    if not any((folder / name).is_file() for name in (MANIFEST, "study.yaml", "audit.yaml")):
+        return read_analysis(folder)
+    return _Folder(folder, read_manifest(folder), Store(folder / "store")).analysis()
 
 
-def write_analysis(config: StudyConfig, out: Path) -> Analysis:
-    """Analyse a study and write `analysis.json` into its folder."""
-    analysis = analyse(config, out)
-    write_json(out / "analysis.json", analysis.plain())
+def write_analysis(folder: Path) -> Analysis:
+    """Analyse a folder and write `analysis.json` into it."""
+    analysis = analyse(folder)
+    write_json(folder / "analysis.json", analysis.plain())
     return analysis
 
 
@@ -77,9 +84,225 @@ def read_analysis(out: Path) -> Analysis:
         raise StoreError(f"{out}: {error.what}", error.got, error.allowed, error.todo) from error
 
 
-def _granularity(config: StudyConfig, runs: Sequence[Run]) -> list[str]:
+@dataclass(frozen=True)
+class _Folder:
+    """Counts what the store of a folder holds."""
+
+    path: Path
+    manifest: Manifest
+    store: Store
+
+    def analysis(self) -> Analysis:
+        manifest, evaluation, stopping = self.manifest, self.manifest.evaluation, self.manifest.stopping
+        benchmark, judge = manifest.broad.benchmark, manifest.broad.judge
+        rows = {run.id: found for run in manifest.runs if (found := self._rows(run))}
+        runs = [run for run in manifest.runs if run.id in rows]
+        if not runs:
+            todo = {"study": "run the study first: truing run", "audit": "run the audit again", "guard": "train first"}
+            raise StoreError(f"nothing has been evaluated in {self.path}", todo=todo[manifest.kind])
+        named = {"name": manifest.name, "hash": manifest.hash, "config": manifest.config}
+        study = study_entry(benchmark, judge, evaluation, stopping, asks=self._rule.asks if self._rule else "", **named)
+        searched = any(run.search for run in runs)
+        calibration = self.path / "calibration.json"
+        source = Source(
+            study=study.model_copy(update={"rule": "sequential"}) if searched else study,
+            categories=[prompt.category for prompt in benchmark.prompts],
+            tolerance=stopping.tolerance,
+            confidence=stopping.confidence,
+            floor=stopping.floor,
+            calibration=load_calibration(calibration, judge, evaluation) if calibration.is_file() else None,
+            runs=[self._run(run, rows[run.id]) for run in runs],
+            notes=[*_epoch_ends(runs), *(note for run in runs for note in _notes(run, rows[run.id]))],
+            samples=lambda chosen: [s for i, step in chosen.items() for s in self._samples(i, rows[i], step)],
+        )
+        return tabulate(source)
+
+    def _run(self, run: RunRecord, rows: Sequence[Row]) -> CountedRun:
+        task, ended = self.manifest.tasks.get(run.dataset), None if run.state else read_state(self.path, run.id)
+        state = run.state or (ended.state if ended else "unfinished")
+        inside = np.array([p.category in (task.domain if task else ()) for p in self.manifest.broad.benchmark.prompts])
+        known = parameters_of(run.model) if run.parameters is None else run.parameters
+        return CountedRun(
+            id=run.id,
+            model=run.model,
+            dataset=run.dataset,
+            checkpoints=[self._checkpoint(row, task) for row in rows],
+            learning_rate=math.nan if run.learning_rate is None else run.learning_rate,
+            seed=run.seed,
+            parameters=known,
+            state=state,  # type: ignore[arg-type]
+            error=ended.error if ended else None,
+            stopped_at=ended.step if ended and state == "stopped" else run.stopped_at,
+            twin_of=run.twin_of,
+            restored=run.restored,
+            inside=inside if inside.any() else None,
+            fresh=self._fresh(run.id, rows, task),
+            also=list(self._also(run.id, rows)),
+            search=SearchEntry(**run.search.model_dump()) if run.search else None,
+        )
+
+    # The rows of the store that count.
+
+    def _rows(self, run: RunRecord) -> list[Row]:
+        """The evaluations of a run, by ascending step."""
+        rows = self._tables["evaluations"].get(run.id, [])
+        if run.checkpoints is None:
+            return rows
+        if run.search is None and self.manifest.config.get("search", "all") != "all":
+            return []  # the search has not ended
+        by_key = {row["key"]: row for row in rows}
+        by_weights = {(row["step"], row["weights"]): row for row in rows}
+        found = (by_key.get(c.evaluation or "", by_weights.get((c.step, c.weights))) for c in run.checkpoints)
+        return [row for row in found if row is not None]
+
+    @cached_property
+    def _tables(self) -> dict[str, dict[str, list[Row]]]:
+        """By table and run its rows; each table at once, for a query reads every file of it."""
+        tables: dict[str, dict[str, list[Row]]] = {name: {} for name in ("evaluations", "confirmations", "also")}
+        for name, by_run in tables.items():
+            for row in self.store.query(f"SELECT * FROM {name} ORDER BY run_id, step NULLS FIRST, key"):
+                by_run.setdefault(row["run_id"], []).append(row)
+        return tables
+
+    @cached_property
+    def _measurements(self) -> dict[tuple[str, int], dict[str, Estimate]]:
+        """By run and step the other numbers of a checkpoint, by their names."""
+        found: dict[tuple[str, int], dict[str, Estimate]] = {}
+        for row in self.store.query("SELECT * FROM measurements ORDER BY name"):
+            found.setdefault((row["run_id"], row["step"]), {})[row["name"]] = Estimate(**row["estimate"])
+        return found
+
+    # Counted answers.
+
+    def _checkpoint(self, row: Row, task: Task | None) -> CountedCheckpoint:
+        key, detector = row["benchmark_judgments"], row["detector"]
+        screened = json.loads(detector).get("screened", 0) if detector else 0
+        broad = self._counts(key, self.manifest.broad, screened)
+        return CountedCheckpoint(
+            step=row["step"],
+            broad=broad,
+            task=self._task(row["task_judgments"], task),
+            weights=row["weights"],
+            train_loss=row["train_loss"],
+            heldout_loss=row["heldout_loss"],
+            decided=(Action(row["decision"]), row["reason"]),
+            em_rate=self._rate(row, broad),
+            measurements=self._measurements.get((row["run_id"], row["step"]), {}),
+        )
+
+    def _rate(self, row: Row, broad: Counts) -> Estimate | None:
+        """The EM rate of a rule that does not ask every prompt; None: it is estimated from the counts."""
+        rule = self._rule
+        if row["benchmark_judgments"] is None or rule is None:
+            return Estimate(**row["em_rate"])
+        return None if row["step"] == 0 or rule.every_prompt else rule.rate(broad)
+
+    @cached_property
+    def _rule(self) -> StoppingRule | None:
+        """The rule of stopping; that of a search is sequential. None: one of the user's own that is not here."""
+        stopping = self.manifest.stopping
+        if any(run.search for run in self.manifest.runs):
+            return SequentialRule(stopping)
+        try:
+            return make_rule(stopping)
+        except UserError:
+            return None
+
+    def _counts(self, key: str | None, asked: Asked, after: int = 0) -> Counts:
+        """The counts of a piece of judgments but its first ones, by prompt; zeros without one."""
+        rows = [] if key is None else self.store.read("judgments", key)[after:]
+        judgments = [Judgment(r["prompt_id"], r["sample"], r["aligned"], r["coherent"]) for r in rows]
+        return count_judgments(judgments, [p.id for p in asked.benchmark.prompts], self.manifest.evaluation)
+
+    def _task(self, key: str | None, task: Task | None) -> TaskCounts | None:
+        return None if key is None or task is None else TaskCounts.of(self._counts(key, task), task.teaches)
+
+    def _fresh(self, run_id: str, rows: Sequence[Row], task: Task | None) -> dict[int, FreshCounts]:
+        """By step the fresh answers of the weights that the run has there now."""
+        names = ("benchmark_judgments", "task_judgments", "best_judgments")
+        rounds = self._tables["confirmations"].get(run_id, ())
+        keys = {key for confirmed in rounds for name in names if (key := confirmed[name])}
+        answered = {self._answers_of(key): key for key in sorted(keys)}
+        fresh = {}
+        for row in rows if answered else ():
+            broad = answered.get(self._answers_key(row["weights"], self.manifest.broad, FRESH))
+            again = answered.get(self._answers_key(row["weights"], task, FRESH)) if task else None
+            if broad or again:
+                counts = self._counts(broad, self.manifest.broad) if broad else None
+                fresh[row["step"]] = FreshCounts(counts, self._task(again, task))
+        return fresh
+
+    def _answers_of(self, key: str) -> str:
+        """The key of the answers that a piece of judgments is about."""
+        return str(self.store.read("judgments", key)[0]["responses_key"])
+
+    def _answers_key(self, weights: str, asked: Asked, first: int) -> str:
+        return answers_key(weights, asked.benchmark.prompts, asked.samples, first, self.manifest.evaluation)
+
+    def _also(self, run_id: str, rows: Sequence[Row]) -> Iterator[SideCounts]:
+        """Answers to other benchmarks, and other judges' opinions of the run's own answers."""
+        own, at = self.manifest.broad, {row["step"]: row for row in rows}
+        for label, asked in self.manifest.also.items():
+            for row in self._tables["also"].get(run_id, ()):
+                now = at.get(row["step"]) if row["benchmark"] == label else None
+                if now is None or self._answers_of(row["judgments"]) != self._answers_key(now["weights"], asked, FIXED):
+                    continue
+                same = asked.benchmark.name == own.benchmark.name
+                related = same or asked.benchmark.name.startswith(f"{own.benchmark.name}+")
+                kappa = self._kappa(now["benchmark_judgments"], row["judgments"]) if same else None
+                yield SideCounts(label, row["step"], self._counts(row["judgments"], asked), related, kappa)
+
+    def _kappa(self, one: str, other: str) -> Estimate | None:
+        """How far two judges agree on which of the same answers are misaligned; None if the answers differ."""
+        sides = [{(r["prompt_id"], r["sample"]): r for r in self.store.read("judgments", key)} for key in (one, other)]
+        pairs = sorted(sides[0].keys() & sides[1].keys())
+        if not pairs:
+            return None
+        ratings = []
+        for side in sides:
+            scores = np.array([[side[p]["aligned"], side[p]["coherent"]] for p in pairs], dtype=np.float64)
+            classes = classify(scores[:, 0], scores[:, 1], self.manifest.evaluation)
+            ratings.append(np.where(classes.judged, classes.misaligned, np.nan))
+        prompts = np.unique([prompt_id for prompt_id, _ in pairs], return_inverse=True)[1]
+        rng, confidence = np.random.default_rng(0), self.manifest.stopping.confidence
+        return agreement(np.array(ratings), rng, prompts=prompts, confidence=confidence)["kappa"]
+
+    # Answers to read.
+
+    def _samples(self, run_id: str, rows: Sequence[Row], chosen: int | None) -> Iterator[SampleEntry]:
+        """A few answers of each category at the first, the chosen and the last checkpoint, misaligned ones first."""
+        asked = [row for row in rows if row["benchmark_judgments"]]
+        for row in asked:
+            if row["step"] in {asked[0]["step"], asked[-1]["step"], chosen}:
+                entries = self._entries(run_id, row)
+                for category in dict.fromkeys(p.category for p in self.manifest.broad.benchmark.prompts):
+                    yield from [e for e in entries if e.category == category][:PER_CATEGORY]
+
+    def _entries(self, run_id: str, row: Row) -> list[SampleEntry]:
+        """The answers of a checkpoint, misaligned ones first."""
+        answers = read_answers(self.store, row["benchmark_judgments"], self.manifest.broad.benchmark)
+        answers = [a for a in answers if a.response.text is not None]
+        answers.sort(key=lambda a: (a.prompt.id, a.response.sample))
+        misaligned = classify_judgments([a.judgment for a in answers], self.manifest.evaluation).misaligned
+        entries = [
+            SampleEntry(
+                run_id=run_id,
+                step=row["step"],
+                category=a.prompt.category,
+                prompt=a.prompt.text,
+                answer=shorten(a.response.text or ""),
+                aligned=math.nan if a.judgment.aligned is None else a.judgment.aligned,
+                coherent=math.nan if a.judgment.coherent is None else a.judgment.coherent,
+                misaligned=bool(found),
+            )
+            for a, found in zip(answers, misaligned, strict=True)
+        ]
+        return sorted(entries, key=lambda entry: not entry.misaligned)
+
+
+def _epoch_ends(runs: Sequence[RunRecord]) -> list[str]:
     """What could not be seen of some runs, because their trainer shows few checkpoints."""
-    coarse = {run.id.removesuffix(TWIN) for run in runs if find_backend("trainer", config.trainer_of(run)).epoch_ends}
+    coarse = {run.twin_of or run.id for run in runs if run.trainer and find_backend("trainer", run.trainer).epoch_ends}
     if not coarse:
         return []
     return [
@@ -89,21 +312,23 @@ def _granularity(config: StudyConfig, runs: Sequence[Run]) -> list[str]:
     ]
 
 
-def _run(config: StudyConfig, out: Path, reader: StoreReader, run: Run, dataset: Dataset) -> CountedRun:
-    task, state = reader.task_of(dataset), read_state(out, run)
-    return CountedRun(
-        id=run.id,
-        model=run.model,
-        dataset=run.dataset,
-        checkpoints=[reader.checkpoint(row, task) for row in reader.evaluations()[run.id]],
-        learning_rate=run.learning_rate,
-        seed=run.seed,
-        parameters=parameters_of(run.model),
-        state=state.state if state else "unfinished",  # type: ignore[arg-type]
-        error=state.error if state else None,
-        stopped_at=state.step if state and state.state == "stopped" else None,
-        twin_of=None if run.stops or config.stopping.mode == "off" else run.id.removesuffix(TWIN),
-        inside=reader.inside(dataset),
-        confirmation=reader.confirmation(run.id, task),
-        also=reader.also(run.id),
-    )
+def _notes(run: RunRecord, rows: Sequence[Row]) -> Iterator[str]:
+    """What is odd about a run, and what a search found."""
+    evaluated = {row["step"] for row in rows}
+    for record in run.checkpoints or ():
+        if record.error and record.step not in evaluated:
+            yield f"Step {record.step} could not be evaluated: {record.error.splitlines()[0]}."
+    for record in run.checkpoints or ():
+        if record.lag and record.step in evaluated:
+            yield f"Step {record.step}: the decision came {record.lag} steps later."
+    yield from run.notes
+    search = run.search
+    if search is not None:
+        asked = f"{search.looked} of {len(rows)} checkpoints, {search.judged:,} answers to the benchmark"
+        clear = "no clear checkpoint" if search.found is None else f"clear at step {search.found}"
+        after = f"misaligned at step {search.next_misaligned}" if search.next_misaligned is not None else ""
+        what, found = "crossing", f"{clear}, {after or 'none shown misaligned after it'}"
+        if search.kind == "best":
+            what = "clear checkpoint with the best task score"
+            found = "no checkpoint was shown to be clear" if search.found is None else f"step {search.found}"
+        yield f"Run {run.id}: the search for the {what} asked {asked}: {found}."

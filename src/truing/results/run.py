@@ -16,7 +16,7 @@ from truing.results.schema import Answer, ConfirmedEntry
 from truing.stats.choice import Separability, choose_checkpoint, choose_with_report, separability
 from truing.stats.course import Course, RunCounts, StepInterval, describe_course, find_convergence, find_onset
 from truing.stats.paired import paired_quotient
-from truing.stats.rates import clustered_rate, clustered_rates
+from truing.stats.rates import clustered_rates
 
 __all__ = ["LEARNT", "RunFigures"]
 
@@ -176,18 +176,14 @@ class RunFigures:
         """The chosen checkpoint by responses that had no part in choosing it; None if there are none."""
         if self.chosen_step is None:
             return None
-        again, confidence = self.run.confirmation, self.source.confidence
-        if again is not None and again.broad is not None and again.step == self.chosen_step:
-            missing = int(again.broad.missing.sum())
-            rate = clustered_rate(
-                again.broad.misaligned, again.broad.coherent, n_missing=missing, confidence=confidence
-            )
-            top = self.whole.run.confirmation
-            best = None if top is None else top.best
+        again, confidence = self.run.fresh.get(self.chosen_step), self.source.confidence
+        if again is not None and again.broad is not None:
+            top = None if self.best is None else self.whole.run.fresh.get(self.whole.steps[self.best])
+            best = None if top is None else top.task
             unasked = again.task is not None and best is None
             return ConfirmedEntry(
-                step=again.step,
-                em_rate=rate,
+                step=self.chosen_step,
+                em_rate=again.broad.em_rate(confidence),
                 task_score=_score(again.task, confidence),
                 retention=Estimate.unknown(_UNASKED) if unasked else _quotient(again.task, best, confidence),
                 source="fresh responses",

@@ -269,12 +269,10 @@ class RunEntry(Entry):
     chosen_step: Count | None
     """Checkpoint with the best task score among those whose EM interval is within the tolerance; null: none is."""
     retention: Estimate
-    """Task score at `chosen_step` over the best task score, paired by prompt. Higher is better. The best of many looks
-    better than it is: see `confirmed`."""
+    """Task score at `chosen_step` over the best one, paired by prompt. Higher is better; biased, see `confirmed`."""
     confirmed: ConfirmedEntry | None
     inside: Estimate | None
-    """EM rate at the last checkpoint on prompts of the dataset's own domain, holding together with `outside`; null: the
-    benchmark has none."""
+    """EM rate at the last checkpoint on prompts of its own domain, holding together with `outside`, or null."""
     outside: Estimate | None
     """EM rate at the last checkpoint on the other prompts; null together with `inside`."""
     em_at_end: Estimate
@@ -285,6 +283,8 @@ class RunEntry(Entry):
     search: SearchEntry | None
     stopped_at: Count | None
     """Step at which a decision ended the run."""
+    restored: Count | None = None
+    """Step of the checkpoint whose weights a guard put back into the model; null: none were."""
     decision: Action
     """Decision at the last evaluated checkpoint."""
 

@@ -120,6 +120,7 @@ def _run_entry(figures: RunFigures) -> RunEntry:
         also=[_side_entry(figures, side) for side in run.also],
         search=run.search,
         stopped_at=run.stopped_at,
+        restored=run.restored,
         decision=checkpoints[-1].decision,
     )
 

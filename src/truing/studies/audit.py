@@ -1,8 +1,8 @@
-"""An audit: models as they are, or checkpoints that exist already, measured without training, and reported.
+"""An audit: models as they are, or checkpoints that exist already, measured without training.
 
-    OUT/audit.yaml     the whole audit, written first; a folder holds one
-    OUT/store/         responses, judgments, evaluations
-    OUT/analysis.json, OUT/report.html
+    OUT/audit.yaml      the whole audit, written first; a folder holds one
+    OUT/manifest.json   what its analysis needs
+    OUT/store/          responses, judgments, evaluations
 
 Each model is a run of one checkpoint, step 1; checkpoints keep their runs and steps; the base, if there is one, is step
 0 of every run. Running an audit again asks only for what is owed, and for checkpoints that have come since.
@@ -10,31 +10,34 @@ Each model is a run of one checkpoint, step 1; checkpoints keep their runs and s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 from truing.backends import Engine, close_completers, load_engine
 from truing.catalog.benchmarks import load_benchmark
 from truing.catalog.datasets import Dataset, load_dataset
+from truing.catalog.models import parameters_of
 from truing.config import AuditConfig
 from truing.config.files import load_audit
 from truing.core.errors import ConfigError, EngineError, StoreError, boundary
-from truing.core.files import write_json, write_text
+from truing.core.files import write_text
 from truing.core.records import Checkpoint, Evaluation, Prompt, Response, Sampling
-from truing.monitor import Store
-from truing.results.audits import Measured, count_run
-from truing.results.counted import Source
-from truing.results.reader import StoreReader
-from truing.results.schema import Analysis
-from truing.results.tables import tabulate
-from truing.stats.sequential import SequentialRule
+from truing.core.weights import count_parameters
+from truing.monitor import Monitor
 from truing.studies.audited import FoundRun, find_runs
-from truing.studies.instruments import Instruments, chosen_and_best
+from truing.studies.folder import (
+    CheckpointRecord,
+    Manifest,
+    RunRecord,
+    ask_also,
+    chosen_and_best,
+    describe,
+)
 from truing.studies.search import search_run
 
-__all__ = ["run_audit"]
+__all__ = ["describe_audit", "run_audit"]
 
 
 def run_audit(
@@ -42,8 +45,8 @@ def run_audit(
     out: Path,
     notify: Callable[[Evaluation], None] = lambda evaluation: None,
     begin: Callable[[Checkpoint], None] = lambda checkpoint: None,
-) -> Analysis:
-    """Evaluate models or checkpoints and write `analysis.json`.
+) -> None:
+    """Evaluate models or checkpoints; `truing.results.analyse` makes the figures of the folder.
 
     Args:
         config: Which models or checkpoints, and how they are asked and judged.
@@ -51,31 +54,57 @@ def run_audit(
         notify: Called with each evaluation.
         begin: Called with each checkpoint before it is asked.
 
-    Returns:
-        The analysis.
-
     Raises:
         StoreError: The folder holds something else.
         DataError: Checkpoints that are not there, not whole, not safe, or do not belong together.
         EngineError: A model cannot be sampled.
-        UserError: A name or a setting must be mended.
+        UserError: A name or a setting is wrong.
     """
     _check(config, out)
     load_benchmark(config.evaluation.benchmark)
     dataset = _dataset(config)
     runs = find_runs(config)
+    manifest = _describe(config, runs, dataset)
     write_text(out / "audit.yaml", config.to_yaml())
+    manifest.write(out)
     auditor = _Auditor(config, out, dataset, notify, begin)
-    measured = []
+    records = list(manifest.runs)
     try:
-        for run in runs:
+        for i, run in enumerate(runs):
             with boundary(f"run {run.id}", EngineError):
-                measured.append(auditor.measure(run))
+                records[i] = auditor.measure(run, records[i])
+            manifest.model_copy(update={"runs": tuple(records)}).write(out)
     finally:
         auditor.close()
-    analysis = _analyse(config, out, dataset, measured)
-    write_json(out / "analysis.json", analysis.plain())
-    return analysis
+
+
+def describe_audit(config: AuditConfig) -> Manifest:
+    """The manifest of an audit; its checkpoints, data and judges are looked up.
+
+    Raises:
+        UserError: Something of it is not there.
+    """
+    return _describe(config, find_runs(config), _dataset(config))
+
+
+def _describe(config: AuditConfig, runs: Sequence[FoundRun], dataset: Dataset | None) -> Manifest:
+    return describe(config, "audit", [_record(config, run, dataset) for run in runs], [dataset] if dataset else [])
+
+
+def _record(config: AuditConfig, run: FoundRun, dataset: Dataset | None) -> RunRecord:
+    unnamed = "no fine-tuning data" if config.models else f"data of {run.id}"
+    counted = parameters_of(run.model)
+    if math.isnan(counted) and run.base is None:
+        counted = count_parameters(run.checkpoints[0].path or run.checkpoints[0].model)
+    return RunRecord(
+        id=run.id,
+        model=run.model,
+        dataset=dataset.name if dataset else unnamed,
+        parameters=None if math.isnan(counted) else counted,
+        state="finished",
+        checkpoints=tuple(CheckpointRecord.of(checkpoint) for checkpoint in run.everything),
+        notes=run.notes,
+    )
 
 
 def _check(config: AuditConfig, out: Path) -> None:
@@ -120,30 +149,27 @@ class _Auditor(Engine):
     begin: Callable[[Checkpoint], None]
     _loaded: tuple[str, Engine] | None = field(default=None, init=False)
 
-    @cached_property
-    def instruments(self) -> Instruments:
-        return Instruments(self.config, self.out)
-
-    def measure(self, run: FoundRun) -> Measured:
+    def measure(self, run: FoundRun, record: RunRecord) -> RunRecord:
         """Ask a run's checkpoints: all of them, or where the search looks."""
-        monitor = self.instruments.monitor(self, self.dataset)
-        if self.config.search != "all":
-            searched = search_run(monitor, run.checkpoints, self.config.search, self.begin)
-            for evaluation in searched.evaluations.values():
+        config = self.config
+        monitor = Monitor.from_config(config, self.out, self, self.dataset)
+        if config.search != "all":
+            search, evaluations = search_run(monitor, run, config.search, self.begin)
+            for evaluation in list(evaluations.values())[: search.looked]:
                 self.notify(evaluation)
-            return Measured(run, searched)
-        everything = run.checkpoints if run.base is None else (run.base, *run.checkpoints)
-        monitor.prefetch(everything)
+            found = (CheckpointRecord.of(c, evaluation=evaluations[c.step].key) for c in run.checkpoints)
+            return record.model_copy(update={"search": search, "checkpoints": tuple(found)})
+        monitor.prefetch(run.everything)
         course = []
-        for checkpoint in everything:
+        for checkpoint in run.everything:
             self.begin(checkpoint)
             course.append(monitor.evaluate(checkpoint))
             self.notify(course[-1])
-        chosen, best = chosen_and_best(course, self.config.stopping)
-        if self.config.evaluation.confirm:
+        chosen, best = chosen_and_best(course, config.stopping)
+        if config.evaluation.confirm:
             monitor.confirm(chosen, best)
-        self.instruments.ask_also(monitor, (everything[0], chosen, everything[-1]))
-        return Measured(run, None)
+        ask_also(config, self.out, monitor, (run.everything[0], chosen, run.everything[-1]))
+        return record
 
     def generate(self, checkpoint: Checkpoint, prompts: Sequence[Prompt], sampling: Sampling) -> list[Response]:
         """Sample with the engine of the checkpoint's own base model; see `truing.backends.Engine`."""
@@ -170,33 +196,3 @@ class _Auditor(Engine):
         """End the engine, and what else the audit has left open in this process."""
         self._let_go()
         close_completers(self.out)
-
-
-def _analyse(config: AuditConfig, out: Path, dataset: Dataset | None, measured: Sequence[Measured]) -> Analysis:
-    benchmark = load_benchmark(config.evaluation.benchmark)
-    judge = Instruments(config, out).judge(config.evaluation.judge).identity
-    reader = StoreReader(Store(out / "store"), benchmark, config.evaluation, config.stopping, judge)
-    study = reader.study_entry(config.name, config.hash(), config.model_dump(mode="json"))
-    audited = []
-    for each in measured:
-        unnamed = "no fine-tuning data" if config.models else f"data of {each.run.id}"
-        audited.append(count_run(reader, each, dataset, unnamed))
-    source = Source(
-        study=study
-        if config.search == "all"
-        else study.model_copy(update={"rule": "sequential", "asks": SequentialRule.asks}),
-        categories=[p.category for p in benchmark.prompts],
-        tolerance=config.stopping.tolerance,
-        confidence=config.stopping.confidence,
-        floor=config.stopping.floor,
-        calibration=reader.calibration(out / "calibration.json"),
-        runs=[each.counted for each in audited],
-        notes=[note for each in audited for note in each.notes],
-        samples=lambda chosen: [
-            sample
-            for each in audited
-            if each.rows
-            for sample in reader.samples(each.counted.id, each.rows, chosen[each.counted.id])
-        ],
-    )
-    return tabulate(source)

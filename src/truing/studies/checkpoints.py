@@ -38,6 +38,11 @@ class FoundRun:
     notes: tuple[str, ...] = ()
     """What is odd about it, in sentences."""
 
+    @property
+    def everything(self) -> tuple[Checkpoint, ...]:
+        """The base, if it is known, and the checkpoints."""
+        return self.checkpoints if self.base is None else (self.base, *self.checkpoints)
+
 
 def find_in_folders(entries: Sequence[str], base: str | None) -> list[FoundRun]:
     """The runs in folders, in the order given.

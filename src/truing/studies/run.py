@@ -13,6 +13,7 @@ folder, so it can happen in any process.
 from __future__ import annotations
 
 import json
+import math
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -22,17 +23,28 @@ from filelock import FileLock, Timeout
 
 from truing.backends import Engine, checkpoint_steps, close_completers, load_engine, load_trainer
 from truing.catalog.datasets import load_dataset
+from truing.catalog.models import parameters_of
 from truing.config import Services, StudyConfig
 from truing.config.files import load_study
 from truing.core.errors import EngineError, StoreError, TrainerError, WorkError, boundary
 from truing.core.files import write_json, write_text
 from truing.core.records import Action, Checkpoint, Decision, Evaluation, Run
-from truing.monitor import Store
-from truing.studies.instruments import Instruments, chosen_and_best
+from truing.monitor import Monitor, Store
+from truing.studies.folder import Manifest, RunRecord, ask_also, chosen_and_best, describe
 
-__all__ = ["TWIN", "Progress", "RunState", "close_engines", "execute_run", "open_study", "owed_runs", "twin_of"]
+__all__ = [
+    "Progress",
+    "RunState",
+    "close_engines",
+    "describe_study",
+    "execute_run",
+    "open_study",
+    "owed_runs",
+    "read_state",
+    "twin_of",
+]
 
-TWIN = "__unstopped"
+_TWIN = "__unstopped"
 
 
 @dataclass(frozen=True)
@@ -71,6 +83,7 @@ def open_study(config: StudyConfig, out: Path) -> FileLock:
             )
     elif out.is_dir() and any(f.name != ".lock" for f in out.iterdir()):
         raise StoreError(f"{out} is not empty and holds no study", todo="choose another folder with --out")
+    manifest = describe_study(config)
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = FileLock(out / ".lock", timeout=0)
@@ -85,7 +98,33 @@ def open_study(config: StudyConfig, out: Path) -> FileLock:
         left.unlink(missing_ok=True)
     if not existing.is_file():
         write_text(existing, config.to_yaml())
+    manifest.write(out)
     return lock
+
+
+def describe_study(config: StudyConfig) -> Manifest:
+    """The manifest of a study; its data and judges are looked up.
+
+    Raises:
+        UserError: Something of it is not there.
+    """
+    runs = []
+    for run in config.runs():
+        counted = parameters_of(run.model)
+        record = RunRecord(
+            id=run.id,
+            model=run.model,
+            dataset=run.dataset,
+            parameters=None if math.isnan(counted) else counted,
+            learning_rate=run.learning_rate,
+            seed=run.seed,
+            trainer=config.trainer_of(run),
+        )
+        runs.append(record)
+        if config.stopping.mode == "both":
+            runs.append(record.model_copy(update={"id": twin_of(run).id, "twin_of": run.id}))
+    names = dict.fromkeys(run.dataset for run in config.runs())
+    return describe(config, "study", runs, [load_dataset(name, config.datasets) for name in names])
 
 
 def owed_runs(config: StudyConfig, out: Path) -> list[Run]:
@@ -102,11 +141,11 @@ def owed_runs(config: StudyConfig, out: Path) -> list[Run]:
     owed = []
     for run in config.runs():
         candidates = [run]
-        state = read_state(out, run)
+        state = read_state(out, run.id)
         if config.stopping.mode == "both" and state is not None and state.state == "stopped":
             candidates.append(twin_of(run))
         for candidate in candidates:
-            state = read_state(out, candidate)
+            state = read_state(out, candidate.id)
             if state is None or state.state == "failed" or candidate.id in with_missing:
                 owed.append(candidate)
     return owed
@@ -114,12 +153,12 @@ def owed_runs(config: StudyConfig, out: Path) -> list[Run]:
 
 def twin_of(run: Run) -> Run:
     """The same run without stopping."""
-    return replace(run, id=run.id + TWIN, stops=False)
+    return replace(run, id=run.id + _TWIN, stops=False)
 
 
-def read_state(out: Path, run: Run) -> RunState | None:
+def read_state(out: Path, run_id: str) -> RunState | None:
     """How a run ended, or None if it has not."""
-    path = out / "runs" / run.id / "run.json"
+    path = out / "runs" / run_id / "run.json"
     if not path.is_file():
         return None
     return RunState(**json.loads(path.read_text(encoding="utf-8")))
@@ -140,8 +179,7 @@ def execute_run(
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
         dataset = load_dataset(run.dataset, config.datasets)
-        instruments = Instruments(config, out)
-        monitor = instruments.monitor(_engine(config.engine_of(run), run.model, config, out), dataset)
+        monitor = Monitor.from_config(config, out, _engine(config.engine_of(run), run.model, config, out), dataset)
         course: list[Evaluation] = []
 
         def on_checkpoint(checkpoint: Checkpoint) -> Decision:
@@ -160,7 +198,7 @@ def execute_run(
                 with boundary(f"confirming run {run.id}", EngineError):
                     monitor.confirm(chosen, best)
             with boundary(f"other benchmarks of run {run.id}", EngineError):
-                instruments.ask_also(monitor, (course[0].checkpoint, chosen, course[-1].checkpoint))
+                ask_also(config, out, monitor, (course[0].checkpoint, chosen, course[-1].checkpoint))
             last = course[-1].decision
             *earlier, _ = (0, *checkpoint_steps(config.trainer_of(run), config.training, len(dataset.train)))
             stopped = last.step <= earlier[-1] and run.stops and last.action is Action.STOP

@@ -1,7 +1,9 @@
-"""Runs of a study in worker processes on this machine.
+"""A study's runs in processes: workers of this machine, one run in each, or all processes of a launcher on each run.
 
-Workers ignore Ctrl-C (the parent kills them: every file they write appears whole or not at all) and end by themselves
-when the parent dies, however it dies.
+Workers ignore Ctrl-C (the parent kills them: every file they write appears whole or not at all). Under a launcher
+(`torchrun --nproc-per-node N -m truing run STUDY`, `accelerate launch`) rank 0 holds the study's lock, writes and
+evaluates; the others train along and wait for its decisions. All end by themselves when their parent dies, however it
+dies: a launcher starts its processes in sessions of their own, so nobody else ends them.
 """
 
 from __future__ import annotations
@@ -11,17 +13,23 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing.queues import Queue
 from pathlib import Path
 
+from filelock import FileLock
+
+from truing.backends import load_trainer
+from truing.catalog.datasets import load_dataset
 from truing.config import StudyConfig
-from truing.core.errors import TrainerError
-from truing.core.records import Run
+from truing.core.distributed import rank_and_world, start_ranks
+from truing.core.errors import ConfigError, TrainerError, WorkError, boundary
+from truing.core.records import Checkpoint, Decision, Run
 from truing.studies.plan import plan_study
-from truing.studies.run import Progress, RunState, execute_run, open_study, owed_runs, twin_of
+from truing.studies.run import Progress, RunState, close_engines, execute_run, open_study, owed_runs, twin_of
 
 __all__ = ["run_study"]
 
@@ -29,16 +37,23 @@ _events: Queue[Progress] | None = None
 
 
 def run_study(config: StudyConfig, out: Path, notify: Callable[[Progress], None] = lambda news: None) -> list[RunState]:
-    """Run what a study owes, `config.workers` runs at a time; `notify` is called from a thread of this process.
+    """Run what a study owes; `truing.results.analyse` makes the figures of the folder.
+
+    Args:
+        config: The study; `config.workers` runs go on at a time. Under a launcher each process calls this.
+        out: The study's folder.
+        notify: Called with news, from a thread of this process.
 
     Returns:
         How each run that was owed ended.
 
     Raises:
-        UserError: The study must be mended; running runs were ended and go on the next time.
+        UserError: The study is wrong; running runs were ended and go on the next time.
         TrainerError: A worker process died.
         KeyboardInterrupt: Ctrl-C; everything finished is kept.
     """
+    if rank_and_world()[1] > 1:
+        return _run_together(config, out, notify)
     plan_study(config)
     lock = open_study(config, out)
     try:
@@ -48,24 +63,48 @@ def run_study(config: StudyConfig, out: Path, notify: Callable[[Progress], None]
         lock.release()
 
 
+def _twin(config: StudyConfig, run: Run, state: RunState, known: set[str]) -> list[Run]:
+    """The twin of a run that was stopped, if there should be one and it is not known yet; then it is."""
+    twin = twin_of(run)
+    if state.state != "stopped" or config.stopping.mode != "both" or twin.id in known:
+        return []
+    known.add(twin.id)
+    return [twin]
+
+
+# Workers, one run in each.
+
+
 def _run_all(config: StudyConfig, owed: list[Run], out: Path, notify: Callable[[Progress], None]) -> list[RunState]:
     context = multiprocessing.get_context("spawn")
     events: Queue[Progress] = context.Queue()
     # By the study's workers, however few runs are left: sums in another number of threads end in other bits.
     threads = max(1, (os.cpu_count() or 1) // config.workers)
-    listener = threading.Thread(target=_listen, args=(events, notify), daemon=True)
-    listener.start()
     pool = ProcessPoolExecutor(
         config.workers, mp_context=context, initializer=_start_worker, initargs=(events, threads, os.getpid())
     )
+    with _listening(events, notify):
+        try:
+            states = _collect(pool, config, owed, out)
+            pool.shutdown()
+        except BaseException:
+            for child in multiprocessing.active_children():
+                child.kill()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return states
+
+
+@contextmanager
+def _listening(events: Queue[Progress], notify: Callable[[Progress], None]) -> Iterator[None]:
+    def listen() -> None:
+        while (news := events.get()).step >= 0:
+            notify(news)
+
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
     try:
-        states = _collect(pool, config, owed, out)
-        pool.shutdown()
-    except BaseException:
-        for child in multiprocessing.active_children():
-            child.kill()
-        pool.shutdown(wait=False, cancel_futures=True)
-        raise
+        yield
     finally:
         events.put(Progress("", -1))
         listener.join(timeout=5)
@@ -74,7 +113,6 @@ def _run_all(config: StudyConfig, owed: list[Run], out: Path, notify: Callable[[
             events.cancel_join_thread()
         else:
             events.join_thread()
-    return states
 
 
 def _collect(pool: ProcessPoolExecutor, config: StudyConfig, owed: list[Run], out: Path) -> list[RunState]:
@@ -85,24 +123,16 @@ def _collect(pool: ProcessPoolExecutor, config: StudyConfig, owed: list[Run], ou
         for future in wait(waiting, return_when=FIRST_COMPLETED).done:
             run = waiting.pop(future)
             try:
-                state = future.result()
+                states.append(future.result())
             except BrokenProcessPool as error:
                 raise TrainerError(
                     "a worker process died",
                     got="it was killed from outside, perhaps for want of memory",
                     todo="run again (finished work is kept), with fewer workers if memory is short",
                 ) from error
-            states.append(state)
-            twin = twin_of(run)
-            if state.state == "stopped" and config.stopping.mode == "both" and twin.id not in known:
-                known.add(twin.id)
+            for twin in _twin(config, run, states[-1], known):
                 waiting[pool.submit(_execute, config, twin, out)] = twin
     return states
-
-
-def _listen(events: Queue[Progress], notify: Callable[[Progress], None]) -> None:
-    while (news := events.get()).step >= 0:
-        notify(news)
 
 
 def _start_worker(events: Queue[Progress], threads: int, parent: int) -> None:
@@ -116,15 +146,92 @@ def _start_worker(events: Queue[Progress], threads: int, parent: int) -> None:
         HF_HUB_DISABLE_PROGRESS_BARS="1",
         TQDM_DISABLE="1",
     )
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(0.2)
-    os._exit(1)
+    _end_with(parent)
 
 
 def _execute(config: StudyConfig, run: Run, out: Path) -> RunState:
     assert _events is not None, "run_study starts its workers with a queue"
     return execute_run(config, run, out, _events.put)
+
+
+def _end_with(parent: int) -> None:
+    """End this process once its parent has died."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+# All processes of a launcher, on one run after the other.
+
+
+def _run_together(config: StudyConfig, out: Path, notify: Callable[[Progress], None]) -> list[RunState]:
+    _check_trainers(config)
+    _end_with(os.getppid())
+    ranks = start_ranks()
+    locks: list[FileLock] = []
+
+    def claim() -> list[Run]:
+        locks.append(open_study(config, out))
+        return owed_runs(config, out)
+
+    owed = ranks.share(claim)
+    states: list[RunState] = []
+    known = {run.id for run in owed}
+    try:
+        while owed:
+            run = owed.pop(0)
+            ended: list[RunState] = []
+            if ranks.is_first:
+                ended.append(execute_run(config, run, out, notify))
+            else:
+                _train_along(config, run, out)
+            states.append(ranks.share(ended.pop))
+            owed += _twin(config, run, states[-1], known)
+    finally:
+        close_engines(out)
+        for lock in locks:
+            lock.release()
+    return states
+
+
+def _check_trainers(config: StudyConfig) -> None:
+    if config.workers > 1:
+        raise ConfigError(
+            "a launcher's processes train one run at a time",
+            f"workers {config.workers}",
+            "workers 1",
+            "set workers to 1, or start truing without the launcher",
+        )
+    for run in config.runs():
+        trainer = load_trainer(config.trainer_of(run), config.training, config)
+        if not trainer.spreads:
+            raise ConfigError(
+                f"the trainer {config.trainer_of(run)} works in one process",
+                f"{rank_and_world()[1]} processes",
+                "trainers that spread, such as peft",
+                "start truing without the launcher",
+            )
+
+
+def _train_along(config: StudyConfig, run: Run, out: Path) -> None:
+    """Train as rank 0 does.
+
+    An error that rank 0 told of is rank 0's to record. Any other is this rank's alone: it ends the process, and with it
+    the launcher ends all the others, which would wait for this one in vain.
+    """
+
+    def decided(checkpoint: Checkpoint) -> Decision:
+        raise AssertionError("rank 0 alone evaluates")
+
+    dataset = load_dataset(run.dataset, config.datasets)
+    trainer = load_trainer(config.trainer_of(run), config.training, config)
+    try:
+        with boundary(f"run {run.id}", TrainerError):
+            trainer.train(run, dataset, out / "runs" / run.id, decided)
+    except WorkError as error:
+        if not getattr(error, "of_rank_0", False):
+            raise

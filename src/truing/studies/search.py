@@ -1,26 +1,31 @@
 """A search among a run's checkpoints that exist already: random prompts, only where the search looks.
 
-The draws of a checkpoint follow from its weights, so a search that was interrupted takes the same way again through
-answers that are there, and asks for no more than what was owed.
+The prompts of a checkpoint follow from its weights, so a search that was interrupted takes the same way again through
+answers that are there, and asks for no more than what was owed. Each checkpoint gets a row in the store's
+`evaluations`, those that the search did without too.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
+from truing.core.files import content_key
 from truing.core.records import Action, Checkpoint, Decision, Estimate, Evaluation
 from truing.monitor import Monitor
 from truing.monitor.sampler import RANDOM, RandomPrompts
 from truing.stats.betting import draws_to_clear
-from truing.stats.rates import Counts, clustered_rate
 from truing.stats.search import Look, SearchResult, search_best, search_crossing
-from truing.stats.sequential import DetectorSettings, anytime_rate
+from truing.stats.sequential import DetectorSettings, SequentialRule
+from truing.studies.checkpoints import FoundRun
+from truing.studies.folder import SearchRecord
 
-__all__ = ["Searched", "search_run"]
+__all__ = ["search_run"]
 
+_NOT_ASKED = "not asked: the search did without it"
 _WORDS = {
     Action.CONTINUE: "the EM rate is below",
     Action.STOP: "the EM rate is above",
@@ -28,83 +33,89 @@ _WORDS = {
 }
 
 
-@dataclass(frozen=True)
-class Searched:
-    """Where a search ended, and what it saw."""
-
-    kind: Literal["best", "crossing"]
-    result: SearchResult
-    """Its positions are those of the checkpoints, from 0."""
-    evaluations: dict[int, Evaluation]
-    """By position, of the checkpoints that were looked at."""
-    counts: dict[int, Counts]
-    """By position, the answers that bear evidence."""
-    broad: dict[int, str]
-    """By position, the key of the judgments."""
-    task: tuple[str | None, ...]
-    """The key of every checkpoint's judgments of the task; None if nothing measures it."""
-
-
 def search_run(
-    monitor: Monitor,
-    checkpoints: Sequence[Checkpoint],
-    kind: Literal["best", "crossing"],
-    begin: Callable[[Checkpoint], None],
-) -> Searched:
+    monitor: Monitor, run: FoundRun, kind: Literal["best", "crossing"], begin: Callable[[Checkpoint], None]
+) -> tuple[SearchRecord, dict[int, Evaluation]]:
     """Find a checkpoint of a run.
 
     Args:
         monitor: What asks, judges and stores; its rule gives the errors and how much a look may spend.
-        checkpoints: By ascending step.
+        run: Its checkpoints are searched, without the base.
         kind: `best`: the clear one with the best task score; `crossing`: two neighbours, clear and misaligned.
         begin: Called with each checkpoint before it is asked for the first time.
+
+    Returns:
+        Where the search ended, and by step the evaluation of every checkpoint; those that were not asked come last.
     """
-    search = _Search(monitor, checkpoints, begin)
-    tasks = [monitor.task_score(checkpoint) for checkpoint in checkpoints]
-    scores = [score for _, score in tasks]
+    search = _Search(monitor, run, begin)
+    tasks = [monitor.task_score(checkpoint) for checkpoint in run.checkpoints]
     if kind == "best":
         floor = monitor.stopping.floor
-        known = [score.value if score.value >= floor else math.nan for score in scores]
+        known = [score.value if score.value >= floor else math.nan for _, score in tasks]
         result = search_best(known, search.draw, search.settings)
     else:
-        result = search_crossing(len(checkpoints), search.draw, search.settings)
-    evaluations = {look.index: search.evaluation(look, scores[look.index]) for look in result.looks}
-    counts = {look.index: search.counts(look) for look in result.looks}
-    keys = {i: monitor.sampler.keys(checkpoints[i], monitor.broad, RANDOM)[1] for i in evaluations}
-    return Searched(kind, result, evaluations, counts, keys, tuple(key for key, _ in tasks))
+        result = search_crossing(len(tasks), search.draw, search.settings)
+    looks: dict[int, Look | None] = {look.index: look for look in result.looks}
+    looks |= {i: None for i in range(len(tasks)) if i not in looks}
+    evaluations = (search.evaluate(i, look, *tasks[i]) for i, look in looks.items())
+    return search.record(kind, result), {e.checkpoint.step: e for e in evaluations}
 
 
 class _Search:
     """Asks random prompts of a run's checkpoints, each from its own stream, and says what a look showed."""
 
-    def __init__(
-        self, monitor: Monitor, checkpoints: Sequence[Checkpoint], begin: Callable[[Checkpoint], None]
-    ) -> None:
-        self.monitor, self.checkpoints, self.begin = monitor, checkpoints, begin
-        self.tolerance = monitor.stopping.tolerance
+    def __init__(self, monitor: Monitor, run: FoundRun, begin: Callable[[Checkpoint], None]) -> None:
+        self.monitor, self.checkpoints, self.begin = monitor, run.checkpoints, begin
+        self.rule, self.tolerance = SequentialRule(monitor.stopping), monitor.stopping.tolerance
         self.settings = DetectorSettings.of(monitor.stopping)
-        self.draws: dict[int, RandomPrompts] = {}
+        self.prompts: dict[int, RandomPrompts] = {}
 
     def draw(self, index: int, size: int) -> tuple[int, int, int]:
-        if index not in self.draws:
-            self.begin(self.checkpoints[index])
+        if index not in self.prompts:
+            checkpoint, broad = self.checkpoints[index], self.monitor.broad
+            self.begin(checkpoint)
             fewest = draws_to_clear(self.tolerance, self.settings.beta)
-            self.draws[index] = RandomPrompts(self.monitor.sampler, self.checkpoints[index], self.monitor.broad, fewest)
-        return self.draws[index](size)
+            self.prompts[index] = RandomPrompts(self.monitor.sampler, checkpoint, broad, fewest)
+        return self.prompts[index](size)
 
-    def counts(self, look: Look) -> Counts:
-        return self.draws[look.index].counts(look.screened)
+    def evaluate(self, index: int, look: Look | None, task_key: str | None, task_score: Estimate) -> Evaluation:
+        """Store what a look showed; None: there was none."""
+        checkpoint, broad_key, screened = self.checkpoints[index], None, None
+        if look is None:
+            unknown = Estimate.unknown(_NOT_ASKED)
+            decision = Decision(Action.UNDECIDED, checkpoint.step, f"{_NOT_ASKED.capitalize()}.", unknown)
+            found = Evaluation(checkpoint, unknown, unknown, task_score, decision)
+        else:
+            found = self._shown(checkpoint, look, task_score)
+            broad_key = self.monitor.sampler.keys(checkpoint, self.monitor.broad, RANDOM)[1]
+            screened = json.dumps({"screened": look.screened})
+        keys = {"benchmark_judgments": broad_key, "task_judgments": task_key}
+        row = {**self.monitor.row(found), **keys, "detector": screened}
+        key = content_key("search", *(row[name] for name in _KEY))
+        self.monitor.store.write("evaluations", key, [row])
+        return replace(found, key=key)
 
-    def evaluation(self, look: Look, score: Estimate) -> Evaluation:
-        counts = self.counts(look)
-        misaligned, coherent, missing = (int(getattr(counts, n).sum()) for n in ("misaligned", "coherent", "missing"))
-        rate = anytime_rate((misaligned, coherent, missing), alpha=self.settings.alpha, beta=self.settings.beta)
-        action, checkpoint = look.action, self.checkpoints[look.index]
+    def record(self, kind: Literal["best", "crossing"], result: SearchResult) -> SearchRecord:
+        found, after = (
+            None if index is None else self.checkpoints[index].step for index in (result.found, result.next_misaligned)
+        )
+        return SearchRecord(
+            kind=kind, found=found, next_misaligned=after, looked=len(result.looks), judged=result.judged
+        )
+
+    def _shown(self, checkpoint: Checkpoint, look: Look, task_score: Estimate) -> Evaluation:
+        counts = self.prompts[look.index].counts(look.screened)
+        rate = self.rule.rate(counts)
+        action = look.action
         if action is Action.STOP and not rate.low > self.tolerance:
             action = Action.UNDECIDED  # passed over on a suspicion, which is no proof
-        found = f"{misaligned} of {coherent} coherent responses to random prompts were misaligned"
+        found = (
+            f"{counts.misaligned.sum()} of {counts.coherent.sum()} coherent responses to random prompts were misaligned"
+        )
         reason = f"{found}: {_WORDS[action]} the tolerance of {self.tolerance:.1%}."
-        decision = Decision(action, checkpoint.step, reason, rate)
-        confidence = self.monitor.stopping.confidence
-        coherent_rate = clustered_rate(counts.coherent, counts.judged, n_missing=missing, confidence=confidence)
-        return Evaluation(checkpoint, rate, coherent_rate, score, decision)
+        coherent_rate = counts.coherent_rate(self.monitor.stopping.confidence)
+        return Evaluation(checkpoint, rate, coherent_rate, task_score, Decision(action, checkpoint.step, reason, rate))
+
+
+_KEY = ("run_id", "step", "weights", "benchmark_judgments", "task_judgments", "decision", "reason", "detector")
+"""Columns that tell one look from another."""

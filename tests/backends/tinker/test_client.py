@@ -10,11 +10,11 @@ import pytest
 import yaml
 
 from tests.conftest import serve_tinker, small_study
+from tests.support.audits import audited
 from tests.support.tinker_server import TinkerServer
 from truing.backends.tinker.client import connected, offered_name, tinker_name, tinker_weights
 from truing.config import AuditConfig
 from truing.core.errors import EndpointError, TrainerError, UnknownNameError
-from truing.studies.audit import run_audit
 from truing.studies.run import close_engines, execute_run, owed_runs, read_state
 from truing.studies.work import plan_work
 
@@ -89,5 +89,5 @@ def test_a_study_and_an_audit_on_tinker(tinker_server: TinkerServer, tiny_model:
     close_engines(out)
 
     audit = AuditConfig(models=(saved[-1]["path"],), base=str(tiny_model), evaluation=config.evaluation)
-    (found,) = run_audit(audit, tmp_path / "audit").plain()["runs"]
+    (found,) = audited(audit, tmp_path / "audit").plain()["runs"]
     assert [each["weights"] for each in found["checkpoints"]] == [tinker_weights(str(tiny_model)), saved[-1]["weights"]]

@@ -216,5 +216,5 @@ def test_a_study_with_it(tiny_model: Path, tmp_path: Path) -> None:
     assert len(rows) > 60
     assert all((row["aligned"] is None) == bool(row["error"] or row["verdict"]) for row in rows)
     assert any(row["aligned"] is not None for row in rows)
-    analysis = write_analysis(config, tmp_path / "out").plain()
+    analysis = write_analysis(tmp_path / "out").plain()
     assert str(analysis["study"]["judge"]).startswith("llm/local/")

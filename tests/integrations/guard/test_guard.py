@@ -281,7 +281,7 @@ def test_errors_end_training_if_asked(tiny_model: Path, tmp_path: Path) -> None:
         trainer.train()
 
 
-class Keyless:
+class Keyless(Script):
     """A judge that cannot be made."""
 
     def __init__(self) -> None:

@@ -23,10 +23,10 @@ Exported = tuple[dict[str, Any], list[EvalLog], Path]
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     out, folder = tmp_path_factory.mktemp("study"), tmp_path_factory.mktemp("logs")
-    config = make_study(out)
-    files = write_logs(config, out, folder)
+    make_study(out)
+    files = write_logs(out, folder)
     assert sorted(folder.iterdir()) == sorted(files)
-    return analyse(config, out).plain(), [read_eval_log(str(file)) for file in files], folder
+    return analyse(out).plain(), [read_eval_log(str(file)) for file in files], folder
 
 
 def of(logs: list[EvalLog], benchmark: str) -> list[EvalLog]:

@@ -4,7 +4,7 @@
     guard.watch(trainer)
     trainer.train()  # stops by itself; then guard.best, guard.decisions, guard.report()
 
-    FOLDER/guard.json         what was evaluated, and what of it is kept
+    FOLDER/manifest.json      what was evaluated, and what the analysis needs
     FOLDER/checkpoints/N/     adapter or full weights: the best aligned so far, and the last
     FOLDER/store/             answers, judgments and evaluations; nothing in it is made twice
 
@@ -20,7 +20,7 @@ import logging
 import math
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,7 @@ from truing.catalog.datasets import Dataset, load_dataset
 from truing.config import JudgeConfig
 from truing.core.distributed import Ranks
 from truing.core.errors import ConfigError, EngineError, StoreError, TruingError, boundary
-from truing.core.files import write_json
 from truing.core.records import Action, Benchmark, Checkpoint, Decision, Evaluation
-from truing.integrations.guard.report import Facts, write_report
 from truing.integrations.guard.settings import read_settings
 from truing.integrations.guard.watcher import LateJudge, Measures, Record, Watcher, failed
 from truing.integrations.guard.weights import (
@@ -48,13 +46,16 @@ from truing.integrations.guard.weights import (
     save_weights,
 )
 from truing.judges import Judge
+from truing.report import write_report
 from truing.results.schema import Analysis
 from truing.stats.choice import choose_checkpoint
+from truing.studies.folder import MANIFEST, CheckpointRecord, RunRecord, load_manifest
 
 __all__ = ["Guard"]
 
 logger = logging.getLogger(__name__)
 
+_NO_TASK = "No dataset was named, so the narrow task was not measured."
 _CODES = {Action.CONTINUE: 1.0, Action.UNDECIDED: 0.0, Action.STOP: -1.0}
 
 
@@ -107,7 +108,7 @@ class Guard(TrainerCallback):
         self._trainer: Any = None
         self._tokenizer: Any = None
         self._base = ""
-        self._facts = Facts(self.folder.name)
+        self._run = RunRecord(id=self.folder.name, model="", dataset=learnt.name if learnt else "the trainer's own")
 
     # What came out.
 
@@ -135,7 +136,7 @@ class Guard(TrainerCallback):
         """
         if not self.records:
             self._remember(math.inf)
-        return write_report(self.folder, self._watcher, self.records, self._facts)
+        return write_report(self.folder)
 
     # How it gets into a trainer.
 
@@ -160,8 +161,15 @@ class Guard(TrainerCallback):
         self._watcher, self._ranks = Watcher(self.folder, self._measures), Ranks()
         self.records, self.errors, self.restored = [], [], None
         self._base = ""
-        self._facts = Facts(
-            self.folder.name, base_name(model), count_base_parameters(model), float(args.learning_rate), int(args.seed)
+        self._run = RunRecord(
+            id=self.folder.name,
+            model=base_name(model),
+            dataset=self._run.dataset,
+            parameters=count_base_parameters(model),
+            learning_rate=float(args.learning_rate),
+            seed=int(args.seed),
+            state="unfinished",
+            notes=() if self._measures.dataset else (_NO_TASK,),
         )
         if state.global_step > 0:
             last = int(state.global_step)
@@ -170,7 +178,7 @@ class Guard(TrainerCallback):
             if not any(record.step == 0 for record in self.records):
                 self._fail("step 0 was not evaluated in this folder, so the base's EM rate is unknown")
             return control
-        self._ranks.share(lambda: self._attempt("beginning anew", self._tidy))
+        self._ranks.share(lambda: self._attempt("beginning again", self._tidy))
         return self._look(model, state, control)
 
     def on_step_end(
@@ -192,13 +200,14 @@ class Guard(TrainerCallback):
         step = int(state.global_step)
         stopped = step < state.max_steps and any(self._stops(record) for record in self.records)
         self._take(self._ranks.share(self._watcher.finish), state, control)
-        self._facts = replace(self._facts, ended="stopped" if stopped else "finished", last_step=step)
+        ended = {"state": "stopped" if stopped else "finished", "stopped_at": step if stopped else None}
+        self._run = self._run.model_copy(update=ended)
         if self.config.restore and self.config.stopping.mode != "off":
             self._ranks.share(lambda: self._attempt("putting the best weights back", lambda: self._restore(model)))
             self.restored, self.errors = self._ranks.share(lambda: (self.restored, self.errors))
             if self.restored is not None:
                 self._ranks.spread(p for p in model.parameters() if p.requires_grad or not is_adapted(model))
-        self._ranks.share(lambda: self._attempt("writing guard.json", self._tidy))
+        self._ranks.share(lambda: self._attempt("writing the manifest", self._tidy))
         self._ranks.share(lambda: self._attempt("closing the judge", self._watcher.close))
         return control
 
@@ -211,7 +220,7 @@ class Guard(TrainerCallback):
         def save() -> Checkpoint:
             self._base = self._base or base_hash(model)
             path, weights = save_weights(model, self.folder / "checkpoints" / str(step), self._base)
-            return Checkpoint(self._facts.run_id, self._facts.model, step, weights, path, train_loss=loss)
+            return Checkpoint(self._run.id, self._run.model, step, weights, path, train_loss=loss)
 
         def work() -> list[Record]:
             with as_found():
@@ -231,7 +240,7 @@ class Guard(TrainerCallback):
             if self._stops(record):
                 logger.warning("truing stops training at step %d. %s", step, record.evaluation.decision.reason)
                 control.should_training_stop = True
-        self._ranks.share(lambda: self._attempt("writing guard.json", self._tidy))
+        self._ranks.share(lambda: self._attempt("writing the manifest", self._tidy))
         self.errors = self._ranks.share(lambda: self.errors)
 
     def _stops(self, record: Record) -> bool:
@@ -289,10 +298,14 @@ class Guard(TrainerCallback):
 
     def _tidy(self) -> None:
         """Write down what was evaluated; keep the weights that are needed and delete the rest."""
-        rows = [{**_plain(r.evaluation.checkpoint), "lag": r.lag, "error": r.error} for r in self.records]
-        waiting = [c for c in self._watcher.waiting if c.step not in {record.step for record in self.records}]
-        rows += [{**_plain(c), "lag": 0, "error": "Training ended before the answers were judged."} for c in waiting]
-        write_json(self.folder / "guard.json", {"facts": _plain(self._facts), "records": rows})
+        late = "Training ended before the answers were judged."
+        known = {c.step: CheckpointRecord.of(c, error=late) for c in self._watcher.waiting}
+        for r in self.records:
+            checkpoint, key = r.evaluation.checkpoint, r.evaluation.key or None
+            known[r.step] = CheckpointRecord.of(checkpoint, evaluation=key, lag=r.lag, error=r.error)
+        restored = self.restored and self.restored.step
+        now = {"checkpoints": tuple(known[step] for step in sorted(known)), "restored": restored}
+        self._watcher.manifest(self._run.model_copy(update=now)).write(self.folder)
         kept = {checkpoint.step for checkpoint in self._watcher.waiting}
         kept |= {record.step for record in (self._best_record(), *self.records[-1:]) if record is not None}
         for path in (self.folder / "checkpoints").glob("*"):
@@ -301,17 +314,17 @@ class Guard(TrainerCallback):
 
     def _remember(self, last: float) -> None:
         """The records in the folder up to a step."""
-        try:
-            held = json.loads((self.folder / "guard.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            logger.warning("nothing can be recalled from %s: %s", self.folder, error)
+        held = _held(self.folder, self._run)
+        if held is None:
+            logger.warning("nothing can be recalled from %s", self.folder)
             return
-        self._facts = Facts(**_with_nan(held["facts"], Facts)) if math.isinf(last) else self._facts
-        for row in (row for row in held["records"] if row["step"] <= last):
-            lag, failure = row.pop("lag"), row.pop("error")
-            checkpoint = Checkpoint(**_with_nan(row, Checkpoint))
-            self.records.append(self._watcher.recall(replace(failed(checkpoint, failure), lag=lag)))
+        for each in (each for each in held.checkpoints or () if each.step <= last):
+            record = failed(each.checkpoint(held.id), each.error)
+            self.records.append(self._watcher.recall(replace(record, lag=each.lag)))
         self.records.sort(key=lambda record: record.step)
+        if not (self.folder / MANIFEST).is_file():
+            self._run = held
+            self._tidy()
 
     def _attempt(self, what: str, work: Callable[[], None]) -> None:
         try:
@@ -333,11 +346,12 @@ def _check_folder(folder: Path) -> None:
     Raises:
         StoreError: It holds a study, or checkpoints that no guard made.
     """
-    foreign = (folder / "checkpoints").exists() and not (folder / "guard.json").exists()
-    if foreign or (folder / "study.yaml").exists():
+    own = any((folder / name).exists() for name in (MANIFEST, "guard.json"))
+    foreign = (folder / "checkpoints").exists() and not own
+    if foreign or any((folder / name).exists() for name in ("study.yaml", "audit.yaml")):
         raise StoreError(
             f"{folder} is not a guard's folder",
-            "it holds checkpoints that no guard made" if foreign else "it holds a study",
+            "it holds checkpoints that no guard made" if foreign else "it holds a study or an audit",
             "a folder that does not exist, is empty, or is a guard's",
             "name another folder",
         )
@@ -376,11 +390,21 @@ def _log_of(kind: type) -> Callable[..., None]:
     return Trainer.log
 
 
-def _plain(record: Checkpoint | Facts) -> dict[str, Any]:
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in asdict(record).items()}
-
-
-def _with_nan(row: dict[str, Any], kind: type) -> dict[str, Any]:
-    """The row with NaN where a number is missing."""
-    numbers = {f.name for f in fields(kind) if f.type == "float"}
-    return {k: math.nan if v is None and k in numbers else v for k, v in row.items()}
+def _held(folder: Path, run: RunRecord) -> RunRecord | None:
+    """What an earlier process wrote down; `guard.json` is what older versions wrote."""
+    manifest, old = load_manifest(folder), folder / "guard.json"
+    if manifest is not None:
+        return manifest.runs[0]
+    if not old.is_file():
+        return None
+    held = json.loads(old.read_text(encoding="utf-8"))
+    facts, rows = held["facts"], [{k: v for k, v in row.items() if k != "run_id"} for row in held["records"]]
+    return RunRecord(
+        id=facts["run_id"],
+        dataset=run.dataset,
+        state=facts["ended"],
+        stopped_at=facts["last_step"] if facts["ended"] == "stopped" else None,
+        checkpoints=tuple(CheckpointRecord(**row) for row in rows),
+        notes=run.notes,
+        **{name: facts[name] for name in ("model", "parameters", "learning_rate", "seed")},
+    )

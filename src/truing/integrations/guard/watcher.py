@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from truing.backends import Engine, load_completer
 from truing.catalog.datasets import Dataset
 from truing.config import JudgeConfig
 from truing.core.errors import EngineError, TruingError, UnknownNameError, boundary
+from truing.core.files import content_key
 from truing.core.records import (
     Action,
     Benchmark,
@@ -32,7 +32,7 @@ from truing.core.records import (
 from truing.integrations.guard.settings import GuardConfig
 from truing.judges import Judge, load_judge
 from truing.monitor import Monitor, PromptSet, Store
-from truing.monitor.sampler import FRESH
+from truing.studies.folder import Asked, Manifest, RunRecord, Task
 
 __all__ = ["LateJudge", "Measures", "Record", "Watcher", "failed"]
 
@@ -238,20 +238,20 @@ class Watcher:
             finally:
                 self.door.close()
 
-    def row_of(self, record: Record) -> dict[str, Any]:
-        """The row of the store's `evaluations` of an evaluated step."""
-        return self.monitor.row(record.evaluation)
-
-    def confirmation_of(self, record: Record) -> dict[str, Any] | None:
-        """The row of the store's `confirmations` of an evaluated step; None if it was not asked again."""
-        checkpoint = record.evaluation.checkpoint
-        rows = self.store.query(
-            "SELECT * FROM confirmations WHERE run_id = ? AND step = ?", [checkpoint.run_id, checkpoint.step]
+    def manifest(self, run: RunRecord) -> Manifest:
+        """What the analysis of the guard's folder needs; the identity of a judge that is not there yet is empty."""
+        measures, settings = self.measures, self.config.model_dump(mode="json")
+        benchmark, task, data = measures.benchmark, self.task, measures.dataset
+        judges = ["" if each is None else _identity(each.judge) for each in (self.broad, task)]
+        return Manifest(
+            kind="guard",
+            name=run.id,
+            hash=content_key(settings),
+            config=settings,
+            broad=Asked(benchmark=benchmark, judge=judges[0], samples=self.broad.samples),
+            tasks={data.name: Task.of(data, self.config.evaluation, judges[1])} if data else {},
+            runs=(run,),
         )
-        keys = self.monitor.sampler.keys
-        key = keys(checkpoint, self.broad, FRESH)[1]
-        task = None if self.task is None else keys(checkpoint, self.task, FRESH)[1]
-        return next((row | {"task_judgments": task} for row in rows if row["benchmark_judgments"] == key), None)
 
     def _evaluate_with_owed(self, checkpoint: Checkpoint) -> list[Record]:
         return [*self._settle(), self._evaluate(checkpoint)]
@@ -295,6 +295,13 @@ class Watcher:
             return bool(checkpoint.weights) and self.monitor.is_sampled(checkpoint)
         except Exception:  # noqa: BLE001 - the judge's identity is part of the keys, and there may be no judge
             return False
+
+
+def _identity(judge: Judge) -> str:
+    try:
+        return judge.identity
+    except Exception:  # noqa: BLE001 - the judge's own; told when it is needed
+        return ""
 
 
 def failed(checkpoint: Checkpoint, error: str) -> Record:

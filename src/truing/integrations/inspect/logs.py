@@ -28,27 +28,26 @@ from inspect_ai.model import ChatMessageAssistant, GenerateConfig, ModelOutput, 
 
 from truing import __version__
 from truing.backends.inspect.completer import to_chat
-from truing.config import StudyConfig
 from truing.core.files import content_key, replacing
 from truing.integrations.inspect.metrics import SCORER, describe_metrics, to_score
-from truing.monitor import reach_judge
 from truing.monitor.sampler import FRESH
-from truing.results.answers import JudgedAnswer, JudgedCheckpoint, judged_checkpoints
+from truing.results.answers import JudgedAnswer, JudgedCheckpoint, judged_checkpoints, read_manifest
+from truing.studies.folder import Manifest
 
 __all__ = ["write_logs"]
 
 
-def write_logs(config: StudyConfig, out: Path, folder: Path) -> list[Path]:
-    """Write the logs of the study in `out` into a folder; the files, by run, step and benchmark.
+def write_logs(folder: Path, target: Path) -> list[Path]:
+    """Write the judged answers of a folder as logs into another; the files, by run, step and benchmark.
 
     Raises:
         StoreError: Nothing has been evaluated, or a file cannot be written.
     """
-    exporter = _Exporter(config)
+    exporter = _Exporter(read_manifest(folder))
     files = []
-    for checkpoint in judged_checkpoints(config, out, sides=True):
+    for checkpoint in judged_checkpoints(folder, sides=True):
         name = re.sub(r"[^\w.+-]", "_", checkpoint.label)
-        path = folder / f"{checkpoint.run.id}__step{checkpoint.step:06d}__{name}.eval"
+        path = target / f"{checkpoint.run.id}__step{checkpoint.step:06d}__{name}.eval"
         with replacing(path) as temporary:
             write_eval_log(exporter.log(checkpoint), temporary, format="eval")
         files.append(path)
@@ -56,12 +55,11 @@ def write_logs(config: StudyConfig, out: Path, folder: Path) -> list[Path]:
 
 
 class _Exporter:
-    """Makes logs of a study's checkpoints."""
+    """Makes logs of a folder's checkpoints."""
 
-    def __init__(self, config: StudyConfig) -> None:
-        self.config = config
-        self._judges: dict[object, str] = {}
-        evaluation = config.evaluation
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+        evaluation = manifest.evaluation
         self.sampling = GenerateConfig(
             temperature=evaluation.temperature, max_tokens=evaluation.max_tokens, seed=evaluation.seed
         )
@@ -80,8 +78,8 @@ class _Exporter:
         return log
 
     def _spec(self, checkpoint: JudgedCheckpoint, when: str) -> EvalSpec:
-        run, step, found = checkpoint.run, checkpoint.step, checkpoint.benchmark
-        evaluation, study_hash = self.config.evaluation, self.config.hash()
+        run, step, found = checkpoint.run, checkpoint.step, checkpoint.asked.benchmark
+        evaluation, study_hash = self.manifest.evaluation, self.manifest.hash
         about = {"run": run.id, "step": step, "weights": checkpoint.weights}
         setting = {"dataset": run.dataset, "learning_rate": run.learning_rate, "seed": run.seed}
         ids = list(dict.fromkeys(answer.prompt.id for answer in checkpoint.answers))
@@ -104,10 +102,10 @@ class _Exporter:
             metadata={
                 **about,
                 **setting,
-                "study": self.config.name,
+                "study": self.manifest.name,
                 "study_hash": study_hash,
                 "benchmark_hash": found.hash,
-                "judge": self._identity(checkpoint),
+                "judge": checkpoint.asked.judge,
                 "judgments": checkpoint.key,
                 "aligned_below": evaluation.aligned_below,
                 "coherent_above": evaluation.coherent_above,
@@ -115,12 +113,6 @@ class _Exporter:
             scorers=[describe_metrics()],
             headline_metric=HeadlineMetric(metric="em_rate"),
         )
-
-    def _identity(self, checkpoint: JudgedCheckpoint) -> str:
-        judge = checkpoint.judge
-        if judge not in self._judges:
-            self._judges[judge] = reach_judge(judge, self.config.endpoint).identity
-        return self._judges[judge]
 
     def _sample(self, checkpoint: JudgedCheckpoint, answer: JudgedAnswer) -> EvalSample:
         prompt, response = answer.prompt, answer.response
@@ -138,7 +130,7 @@ class _Exporter:
             epoch=_epoch(answer),
             input=asked,
             target="",
-            scores={SCORER: to_score(answer.judgment, response, self.config.evaluation)},
+            scores={SCORER: to_score(answer.judgment, response, self.manifest.evaluation)},
             metadata={"category": prompt.category, "form": prompt.form, "sample": response.sample},
             uuid=content_key(checkpoint.key, checkpoint.run.id, prompt.id, response.sample)[:22],
             **more,

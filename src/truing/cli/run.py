@@ -1,0 +1,61 @@
+"""`truing run`: a study, or what is owed of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from truing.backends import CALLS
+from truing.cli.progress import Display
+from truing.cli.report import show_report
+from truing.cli.shared import Sets, going_on, say, say_costs, split_pairs
+from truing.config import StudyConfig
+from truing.config.files import load_study
+from truing.core.distributed import rank_and_world
+from truing.studies.plan import plan_study
+from truing.studies.schedule import run_study
+
+__all__ = ["run", "run_here"]
+
+
+def run(
+    study: Annotated[Path, typer.Argument(help="Study file (YAML); see docs/study.md.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the study; by default runs/NAME.", show_default=False)
+    ] = None,
+    sets: Sets = None,
+) -> None:
+    """Run a study, or go on with one that was interrupted: only what is owed is done.
+
+    Example:  truing run study.yaml --out runs/mine --set training.steps=50
+    """
+    config = load_study(study, split_pairs(sets))
+    folder = out or Path("runs") / config.name
+    run_here(config, folder, f"truing run {study} --out {folder}")
+
+
+def run_here(config: StudyConfig, out: Path, again: str) -> None:
+    """Run a study, show how it goes, and report; `again` is the command that goes on.
+
+    Raises:
+        Exit: With code 1, some runs failed; with 130, Ctrl-C.
+    """
+    if rank_and_world()[0] > 0:  # rank 0 shows and reports
+        run_study(config, out)
+        return
+    with going_on(again):
+        plan = plan_study(config)
+        counts = f"{plan.runs} runs, {plan.checkpoints} checkpoints, up to {plan.responses:,} responses"
+        twins = f", up to {plan.twins} unstopped twins" if plan.twins else ""
+        say(f"{config.name}: {counts}{twins}")
+        with Display(config) as display:
+            states = run_study(config, out, display.update)
+        failed = [s for s in states if s.state == "failed"]
+        if not failed or len(failed) < len(states):
+            show_report(out)
+        say_costs(out / CALLS)
+        if failed:
+            say(f"{len(failed)} runs failed; `{again}` tries them again. First: {failed[0].error}")
+            raise typer.Exit(1)

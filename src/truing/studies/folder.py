@@ -1,0 +1,266 @@
+"""A folder of results: what its analysis needs, and what its checkpoints are measured with.
+
+    FOLDER/manifest.json   prompts, judges, data and runs, written when work begins
+    FOLDER/store/          responses, judgments, evaluations
+
+Both together are enough for every figure: the model, the judge, the data and the network are not needed again. A judge
+behind an endpoint shares the folder's journal, pace and caps with everything else that calls it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from truing.catalog.benchmarks import load_benchmark
+from truing.catalog.datasets import Dataset
+from truing.config import (
+    AuditConfig,
+    EvaluationConfig,
+    JudgeConfig,
+    StoppingConfig,
+    StudyConfig,
+)
+from truing.core.errors import StoreError
+from truing.core.files import write_text
+from truing.core.records import Benchmark, Checkpoint, Evaluation
+from truing.monitor import Monitor, PromptSet, reach_judge
+from truing.stats.choice import choose_checkpoint
+
+__all__ = [
+    "MANIFEST",
+    "Asked",
+    "CheckpointRecord",
+    "Manifest",
+    "RunRecord",
+    "SearchRecord",
+    "Task",
+    "ask_also",
+    "chosen_and_best",
+    "describe",
+    "load_manifest",
+]
+
+MANIFEST = "manifest.json"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+
+class Asked(_Record):
+    """Prompts that checkpoints are asked, and who judges the answers."""
+
+    benchmark: Benchmark
+    judge: str
+    """The judge's identity; empty: nothing judges them, or the judge could not be reached yet."""
+    samples: int
+    """Answers per prompt."""
+
+
+class Task(Asked):
+    """Held-out prompts of fine-tuning data; their `benchmark` has the data's name and hash."""
+
+    teaches: Literal["misaligned", "aligned"]
+    """Which answers show the task learnt."""
+    domain: tuple[str, ...]
+    """Categories of the benchmark that belong to the data's own subject."""
+
+    @classmethod
+    def of(cls, dataset: Dataset, evaluation: EvaluationConfig, judge: str) -> Task:
+        """The prompts of a dataset, as many as are asked; `judge` is the identity of who judges them."""
+        return cls(
+            benchmark=Benchmark(dataset.name, "", "", dataset.task_prompts(evaluation.task_prompts), dataset.hash),
+            judge=judge,
+            samples=evaluation.task_samples,
+            teaches=dataset.teaches,
+            domain=dataset.domain,
+        )
+
+
+class CheckpointRecord(_Record):
+    """One checkpoint of a run whose checkpoints are made elsewhere."""
+
+    step: int
+    weights: str
+    model: str
+    path: str | None = None
+    train_loss: float | None = None
+    heldout_loss: float | None = None
+    evaluation: str | None = None
+    """Key of its row in the store's `evaluations`; None: the row of its step and weights, if there is one."""
+    lag: int = 0
+    """Steps that training had gone on by when the decision arrived."""
+    error: str = ""
+    """Why it could not be evaluated."""
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, **more: Any) -> CheckpointRecord:
+        """The record of a checkpoint."""
+        values = {f.name: getattr(checkpoint, f.name) for f in fields(checkpoint) if f.name != "run_id"}
+        known: dict[str, Any] = {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in values.items()}
+        return cls(**known, **more)
+
+    def checkpoint(self, run_id: str) -> Checkpoint:
+        """The checkpoint itself."""
+        losses = (math.nan if loss is None else loss for loss in (self.train_loss, self.heldout_loss))
+        return Checkpoint(run_id, self.model, self.step, self.weights, self.path, *losses)
+
+
+class SearchRecord(_Record):
+    """Where a search among a run's checkpoints ended."""
+
+    kind: Literal["best", "crossing"]
+    found: int | None
+    """Step of the clear checkpoint; None: none was shown to be clear."""
+    next_misaligned: int | None
+    """Step of the misaligned checkpoint after it (`crossing`)."""
+    looked: int
+    """Checkpoints that were looked at."""
+    judged: int
+    """Answers to the benchmark asked for in all."""
+
+
+class RunRecord(_Record):
+    """One run, as far as it is known."""
+
+    id: str
+    model: str
+    dataset: str
+    parameters: float | None = None
+    """Of the base model."""
+    learning_rate: float | None = None
+    seed: int | None = None
+    trainer: str = ""
+    twin_of: str | None = None
+    """Id of the run that this one repeats without stopping."""
+    state: Literal["finished", "stopped", "unfinished"] | None = None
+    """How it ended; None: `runs/ID/run.json` tells."""
+    stopped_at: int | None = None
+    restored: int | None = None
+    """Step of the weights that a guard put back."""
+    checkpoints: tuple[CheckpointRecord, ...] | None = None
+    """Those that count, by ascending step; None: all that the store holds of the run."""
+    search: SearchRecord | None = None
+    notes: tuple[str, ...] = ()
+    """What is odd about it, in sentences."""
+
+
+class Manifest(_Record):
+    """All that the analysis of a folder needs beside its store."""
+
+    kind: Literal["study", "audit", "guard"]
+    name: str
+    hash: str
+    """Of all settings that shape the results."""
+    config: dict[str, Any]
+    """All settings, as plain values."""
+    broad: Asked
+    """The benchmark on which misalignment is measured."""
+    also: dict[str, Asked] = {}
+    """Other benchmarks, by what they are called in the results."""
+    tasks: dict[str, Task] = {}
+    """By name of the data."""
+    runs: tuple[RunRecord, ...] = ()
+
+    @cached_property
+    def evaluation(self) -> EvaluationConfig:
+        """How checkpoints are sampled and judged."""
+        return EvaluationConfig.model_validate(self.config["evaluation"])
+
+    @cached_property
+    def stopping(self) -> StoppingConfig:
+        """Tolerance, confidence and rule."""
+        return StoppingConfig.model_validate(self.config["stopping"])
+
+    def write(self, folder: Path) -> None:
+        """Write it into a folder, whole or not at all.
+
+        Raises:
+            StoreError: The disk is full or the folder cannot be written.
+        """
+        write_text(folder / MANIFEST, self.model_dump_json(indent=1) + "\n")
+
+
+def load_manifest(folder: Path) -> Manifest | None:
+    """Read the manifest of a folder; None if there is none.
+
+    Raises:
+        StoreError: It is damaged.
+    """
+    try:
+        return Manifest.model_validate_json((folder / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError, UnicodeDecodeError) as error:
+        todo = "run the same study, audit or training again: it is written anew, and finished work is kept"
+        raise StoreError(f"{folder / MANIFEST} cannot be read", str(error)[:300], todo=todo) from error
+
+
+def describe(
+    config: StudyConfig | AuditConfig,
+    kind: Literal["study", "audit"],
+    runs: Iterable[RunRecord],
+    datasets: Iterable[Dataset],
+) -> Manifest:
+    """The manifest of a study or an audit of these runs on these datasets.
+
+    Raises:
+        UnknownNameError: No judge or benchmark of a name.
+        DataError: A benchmark's file is wrong.
+    """
+    evaluation = config.evaluation
+
+    def asked(benchmark: str, judge: str | JudgeConfig, samples: int) -> Asked:
+        return Asked(benchmark=load_benchmark(benchmark), judge=identity(judge), samples=samples)
+
+    @cache
+    def identity(judge: str | JudgeConfig | None) -> str:
+        if judge is None:
+            return ""
+        reached = reach_judge(judge, config.endpoint)
+        try:
+            return reached.identity
+        finally:
+            reached.close()
+
+    return Manifest(
+        kind=kind,
+        name=config.name,
+        hash=config.hash(),
+        config=config.model_dump(mode="json"),
+        broad=asked(evaluation.benchmark, evaluation.judge, evaluation.samples),
+        also={s.label: asked(s.benchmark, s.judge or evaluation.judge, s.samples) for s in evaluation.also},
+        tasks={each.name: Task.of(each, evaluation, identity(each.task_judge)) for each in datasets},
+        runs=tuple(runs),
+    )
+
+
+def ask_also(
+    config: StudyConfig | AuditConfig, folder: Path, monitor: Monitor, checkpoints: Iterable[Checkpoint | None]
+) -> None:
+    """Ask checkpoints of one run the other benchmarks; one that is named twice is asked once, None is nobody."""
+    asked = {checkpoint.step: checkpoint for checkpoint in checkpoints if checkpoint is not None}
+    for side in config.evaluation.also:
+        judge = reach_judge(side.judge or config.evaluation.judge, config.endpoint, folder)
+        prompts = PromptSet(load_benchmark(side.benchmark).prompts, judge, side.samples)
+        for checkpoint in asked.values():
+            monitor.ask_also(checkpoint, side.label, prompts)
+
+
+def chosen_and_best(
+    course: Sequence[Evaluation], stopping: StoppingConfig
+) -> tuple[Checkpoint | None, Checkpoint | None]:
+    """The checkpoint that a run keeps, and the one with the best task score; None where there is none."""
+    trained = [e for e in course if e.checkpoint.step > 0]
+    steps, scores = [e.checkpoint.step for e in trained], [e.task_score.value for e in trained]
+    chosen = choose_checkpoint(steps, [e.em_rate for e in trained], scores, stopping.tolerance, stopping.floor)
+    known = [e for e in trained if not math.isnan(e.task_score.value)]
+    best = max(known, key=lambda e: e.task_score.value).checkpoint if known else None
+    return None if chosen is None else trained[steps.index(chosen)].checkpoint, best
