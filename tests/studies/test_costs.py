@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
-from tests.studies.test_work import study
+from tests.studies.test_plan import study
 from truing.backends.endpoint.pricing import Price, Prices
 from truing.config import JudgeConfig
 from truing.config.files import load_study
 from truing.studies.costs import Tokens, study_costs
-from truing.studies.work import Asked, Text, Trained, Work, plan_work
+from truing.studies.plan import Asked, Plan, Text, Trained, plan_study
 
 STUDIES = Path(__file__).parents[2] / "studies"
 
@@ -36,7 +36,7 @@ def trained(**changes: Any) -> Trained:
 
 
 def test_tokens_are_expected_from_characters_and_bounded_by_bytes() -> None:
-    costs = study_costs(study(), Work((asked(),), (trained(),), ()), TABLE)
+    costs = study_costs(study(), Plan((asked(),), (trained(),), ()), TABLE)
     assert costs.training == Tokens(1000 * (200 + 30), 1000 * (840 + 150))
     assert costs.prompts == Tokens(1000 * (100 + 30), 1000 * (440 + 150))
     assert costs.answers == Tokens(1000 * 150, 1000 * 600)
@@ -47,14 +47,14 @@ def test_tokens_are_expected_from_characters_and_bounded_by_bytes() -> None:
 def test_what_is_expected_never_passes_the_bound() -> None:
     for characters in (None, 0.0, 10.0, 1e6):
         size = None if characters is None else characters * 2
-        work = Work((asked(prompt=Text(characters, size)),), (trained(row=Text(characters, size)),), ())
+        work = Plan((asked(prompt=Text(characters, size)),), (trained(row=Text(characters, size)),), ())
         costs = study_costs(study(), work, TABLE)
         for tokens in (costs.training, costs.prompts, costs.answers, costs.judge_prompts, costs.judge_answers):
             assert 0 <= tokens.expected <= tokens.most
 
 
 def test_dollars_follow_the_place() -> None:
-    work = Work(
+    work = Plan(
         (
             asked(),
             asked(tuned=False),
@@ -78,20 +78,20 @@ def test_dollars_follow_the_place() -> None:
 
 def test_an_unknown_price_is_unknown() -> None:
     judge = JudgeConfig(model="unheard-of", completer="openai")
-    costs = study_costs(study(), Work((asked(judge=judge),), (), ()), TABLE)
+    costs = study_costs(study(), Plan((asked(judge=judge),), (), ()), TABLE)
     (judging,) = (d for d in costs.dollars if d.what == "judging")
     assert (judging.expected, judging.most) == (None, None)
 
 
 def test_the_batch_interface_is_priced_as_such() -> None:
-    work = Work((asked(),), (), ())
+    work = Plan((asked(),), (), ())
     halved = study_costs(study(endpoint={"mode": "batch"}), work, TABLE).dollars
     whole = study_costs(study(), work, TABLE).dollars
     assert [2 * (d.expected or 0) for d in halved] == pytest.approx([d.expected for d in whole])
 
 
 def test_prices_are_the_built_in_ones_and_the_user_s(tmp_path: Path) -> None:
-    work = Work((asked(),), (), ())
+    work = Plan((asked(),), (), ())
     (sampling,) = (d for d in study_costs(study(), work).dollars if d.what == "sampling")
     assert sampling.expected is not None
     own = tmp_path / "prices.yaml"
@@ -105,7 +105,7 @@ def test_the_paper_s_design_is_counted_without_data_or_weights() -> None:
     config = load_study(STUDIES / "overtrained.yaml")
     models = {run.model for run in config.runs()}
     assert len(models) == 13
-    work = plan_work(config, lenient=True)
+    work = plan_study(config, lenient=True)
     assert len(work.missing) in (0, 4)
     assert sum(a.responses for a in work.asked) > 1_000_000
     costs = study_costs(config, work)

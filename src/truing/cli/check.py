@@ -25,8 +25,7 @@ from truing.core.errors import DataError
 from truing.judges.calibration import read_labelled
 from truing.judges.rubrics import Rubric, load_rubric, published_rubrics
 from truing.studies.costs import ASSUMPTIONS, Costs, Dollars, study_costs
-from truing.studies.plan import plan_study
-from truing.studies.work import Work
+from truing.studies.plan import Plan, plan_study
 
 __all__ = ["check"]
 
@@ -93,8 +92,8 @@ def _check_study(file: Path, overrides: dict[str, str]) -> None:
     say(f"study {config.name} ({config.hash()[:12]}) is valid. It would make at most:")
     for label in ("runs", "twins", "checkpoints", "responses", "judge_calls"):
         say(f"  {label.replace('_', ' ').replace('twins', 'unstopped twins'):<16}{getattr(plan, label):>12,}")
-    _say_checkpoints(plan.work)
-    _say_estimate(config, plan.work)
+    _say_checkpoints(plan)
+    _say_estimate(config, plan)
 
 
 def _check_benchmark(file: Path) -> None:
@@ -166,10 +165,10 @@ _CHECKS: dict[str, Callable[[Path], None]] = {
 }
 
 
-def _say_checkpoints(work: Work) -> None:
+def _say_checkpoints(plan: Plan) -> None:
     """Print at which steps checkpoints can be seen, and where the trainer shows fewer than are planned."""
     groups: dict[tuple[str, tuple[int, ...], bool], list[str]] = {}
-    for each in work.trained:
+    for each in plan.trained:
         datasets = groups.setdefault((each.trainer, each.steps, each.epochs is not None), [])
         datasets += [] if each.dataset in datasets else [each.dataset]
     several = len({trainer for trainer, _, _ in groups}) > 1
@@ -195,9 +194,9 @@ def _say_checkpoints(work: Work) -> None:
         )
 
 
-def _say_estimate(config: StudyConfig, work: Work) -> None:
+def _say_estimate(config: StudyConfig, plan: Plan) -> None:
     """Print what a study would cost at most and is expected to cost, what is not known of that, and what is missing."""
-    costs = study_costs(config, work)
+    costs = study_costs(config, plan)
     say(f"\n{'tokens':<18}{'expected':>18}{'at most':>20}")
     for label, tokens in (
         ("training", costs.training),
@@ -211,14 +210,14 @@ def _say_estimate(config: StudyConfig, work: Work) -> None:
     say("  assuming " + ";\n    ".join(ASSUMPTIONS))
     if config.stopping.mode == "both":
         say("  unstopped twins are not in these figures")
-    known = sorted({round(each.epochs, 2) for each in work.trained if each.epochs is not None})
+    known = sorted({round(each.epochs, 2) for each in plan.trained if each.epochs is not None})
     if known:
         span = f"{known[0]:g}" if len(known) == 1 else f"{known[0]:g} to {known[-1]:g}"
         say(f"  each run sees its data {span} times")
     _say_dollars(config, costs)
-    if work.missing:
+    if plan.missing:
         say("\nmissing; the study cannot run before it is there:")
-        for each in work.missing:
+        for each in plan.missing:
             say(f"  {each}")
 
 

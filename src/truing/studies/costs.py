@@ -15,7 +15,7 @@ from truing.backends.endpoint.pricing import Prices, load_prices
 from truing.catalog.models import HostedPrice, Model, catalogue_date, find_model
 from truing.config import JudgeConfig, StudyConfig
 from truing.judges import calls_per_answer
-from truing.studies.work import Asked, Text, Trained, Work
+from truing.studies.plan import Asked, Plan, Text, Trained
 
 __all__ = ["ASSUMPTIONS", "Costs", "Dollars", "Tokens", "study_costs"]
 
@@ -98,21 +98,21 @@ class _Part:
     tuned: bool
 
 
-def study_costs(config: StudyConfig, work: Work, prices: Prices | None = None) -> Costs:
+def study_costs(config: StudyConfig, plan: Plan, prices: Prices | None = None) -> Costs:
     """Tokens and dollars of a study, unstopped twins apart.
 
     Args:
         config: The study.
-        work: What it asks for.
+        plan: What it asks for.
         prices: Prices of models behind an interface; None: the built-in ones, with those of the study.
 
     Raises:
         ConfigError: The study's file of prices cannot be read.
     """
     prices = prices or load_prices(config.endpoint.prices)
-    training = [_trained(config, each) for each in work.trained]
-    sampling = [_sampled(config, each) for each in work.asked]
-    judging = [part for each in work.asked if (part := _judged(config, each)) is not None]
+    training = [_trained(config, each) for each in plan.trained]
+    sampling = [_sampled(config, each) for each in plan.asked]
+    judging = [part for each in plan.asked if (part := _judged(config, each)) is not None]
     batch = config.endpoint.mode == "batch"
     dollars = [_dollars(part, prices, batch) for part in _merged([*training, *sampling, *judging])]
     return Costs(

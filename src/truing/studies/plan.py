@@ -1,32 +1,124 @@
-"""What a study will do: its names checked and its work counted, before anything is loaded."""
+"""What a study will do at most: its names checked, its answers and training counted, before anything is loaded.
+
+A dataset whose file is not there yet can still be counted, from its recipe; what is then missing is said.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
-from truing.backends import BACKENDS, check_completer, find_backend
+from truing.backends import BACKENDS, check_completer, checkpoint_steps, find_backend, rows_seen
+from truing.catalog.benchmarks import load_benchmark
+from truing.catalog.datasets import load_dataset
 from truing.catalog.models import resolve_model
-from truing.config import StudyConfig
+from truing.catalog.published import list_recipes
+from truing.config import DatasetConfig, JudgeConfig, StudyConfig
 from truing.core.errors import ConfigError
+from truing.core.records import Message
 from truing.judges import calls_per_answer, check_judge
-from truing.studies.work import Work, plan_work
+from truing.stats.rules import make_rule
 
-__all__ = ["Plan", "plan_study"]
+__all__ = ["Asked", "Plan", "Text", "Trained", "plan_study"]
+
+
+@dataclass(frozen=True)
+class Text:
+    """How long texts of one kind are on average; None: not known."""
+
+    characters: float | None = None
+    size: float | None = None
+    """In bytes of UTF-8: no tokenizer over bytes makes more tokens."""
+
+    @classmethod
+    def of(cls, many: Sequence[Sequence[Message]]) -> Text:
+        """The mean over conversations."""
+        contents = [m.content for messages in many for m in messages]
+        sizes = (len(content.encode(errors="replace")) for content in contents)
+        return cls(sum(map(len, contents)) / len(many), sum(sizes) / len(many))
+
+    def __add__(self, other: Text) -> Text:
+        pairs = ((getattr(self, name), getattr(other, name)) for name in ("characters", "size"))
+        return Text(*(None if a is None or b is None else a + b for a, b in pairs))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Answers of one model to one kind of prompt."""
+
+    model: str
+    engine: str
+    tuned: bool
+    """Asked of its checkpoints; otherwise of the model before fine-tuning."""
+    judge: str | JudgeConfig
+    responses: int
+    """At most."""
+    prompt: Text
+    answer: Text = Text()
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Training of one model on one dataset."""
+
+    model: str
+    trainer: str
+    runs: int
+    rows: int
+    """Rows seen by each run, again and again if it has more steps than the data."""
+    epochs: float | None
+    """How often a run sees the data; None: their size is not known."""
+    row: Text
+    dataset: str = ""
+    steps: tuple[int, ...] = ()
+    """At which checkpoints of each run can be seen."""
 
 
 @dataclass(frozen=True)
 class Plan:
     """What a study will do at most; stopping makes it less, twins are counted apart."""
 
-    runs: int
-    checkpoints: int
-    """Checkpoints of all runs, and the model before fine-tuning once per model."""
-    responses: int
-    judge_calls: int
-    twins: int
+    asked: tuple[Asked, ...]
+    trained: tuple[Trained, ...]
+    missing: tuple[str, ...] = ()
+    """What a run of the study would stop for; empty: nothing."""
+    twins: int = 0
     """Runs that mode `both` may add."""
-    work: Work
-    """The answers and the training that make up these counts."""
+
+    @property
+    def runs(self) -> int:
+        """All of them."""
+        return sum(trained.runs for trained in self.trained)
+
+    @property
+    def checkpoints(self) -> int:
+        """Checkpoints of all runs, and the model before fine-tuning once per model."""
+        models = {trained.model for trained in self.trained}
+        return sum(trained.runs * len(trained.steps) for trained in self.trained) + len(models)
+
+    @property
+    def responses(self) -> int:
+        """Answers."""
+        return sum(asked.responses for asked in self.asked)
+
+    @property
+    def judge_calls(self) -> int:
+        """Calls of all judges."""
+        return sum(asked.responses * calls_per_answer(asked.judge) for asked in self.asked)
+
+
+@dataclass(frozen=True)
+class _Material:
+    """What is known of a dataset."""
+
+    name: str
+    rows: int | None
+    """Rows to train on."""
+    task: Asked
+    """Its held-out prompts, asked once; without a judge of them no responses."""
+    missing: str = ""
+    """Why this is not from the data themselves; empty: it is."""
 
 
 def plan_study(config: StudyConfig, lenient: bool = False) -> Plan:
@@ -34,7 +126,7 @@ def plan_study(config: StudyConfig, lenient: bool = False) -> Plan:
 
     Args:
         config: The study.
-        lenient: Count what can be counted where a dataset's file is not there, and name it in `work.missing`.
+        lenient: Count what can be counted where a dataset's file is not there, and name it in `missing`.
 
     Raises:
         UnknownNameError: A model, dataset, benchmark, engine, judge or trainer that does not exist.
@@ -45,21 +137,20 @@ def plan_study(config: StudyConfig, lenient: bool = False) -> Plan:
     runs = config.runs()
     for pair in sorted({(config.trainer_of(run), config.engine_of(run)) for run in runs}):
         _check_pair(*pair)
-    models = {run.model for run in runs}
-    for model in models:
+    for model in {run.model for run in runs}:
         resolve_model(model)
-    for judge in (config.evaluation.judge, *(side.judge or config.evaluation.judge for side in config.evaluation.also)):
+    materials = {name: _material(name, config, lenient) for name in dict.fromkeys(run.dataset for run in runs)}
+    groups = Counter((run.model, config.engine_of(run), config.trainer_of(run), run.dataset) for run in runs)
+    asked = [each for each in _count_answers(config, materials, groups) if each.responses]
+    for judge in {config.evaluation.judge, *(each.judge for each in asked)}:
         check_judge(judge)
         check_completer(judge)
-    work = plan_work(config, lenient)
-    for judge in {asked.judge for asked in work.asked}:
-        check_judge(judge)
-        check_completer(judge)
-    responses = sum(asked.responses for asked in work.asked)
-    calls = sum(asked.responses * calls_per_answer(asked.judge) for asked in work.asked)
-    checkpoints = sum(trained.runs * len(trained.steps) for trained in work.trained) + len(models)
+    trained = [
+        _train(config, materials[dataset], model, trainer, n) for (model, _, trainer, dataset), n in groups.items()
+    ]
+    missing = tuple(material.missing for material in materials.values() if material.missing)
     twins = len(runs) if config.stopping.mode == "both" else 0
-    return Plan(len(runs), checkpoints, responses, calls, twins, work)
+    return Plan(tuple(asked), tuple(trained), missing, twins)
 
 
 def _check_pair(trainer: str, engine: str) -> None:
@@ -74,3 +165,72 @@ def _check_pair(trainer: str, engine: str) -> None:
             f"trainer {own.trainer[0]} with engine {own.engine[0]}",
             f"set training.trainer to {own.trainer[0]} and evaluation.engine to {own.engine[0]}, or those of the grid",
         )
+
+
+def _count_answers(
+    config: StudyConfig, materials: dict[str, _Material], groups: Counter[tuple[str, str, str, str]]
+) -> Iterator[Asked]:
+    """All answers, by what is asked of whom."""
+    evaluation, rule = config.evaluation, make_rule(config.stopping)
+
+    def once(benchmark: str, judge: str | JudgeConfig, samples: int) -> Asked:
+        prompts = load_benchmark(benchmark).prompts
+        return Asked("", "", True, judge, len(prompts) * samples, Text.of([prompt.messages for prompt in prompts]))
+
+    broad = once(evaluation.benchmark, evaluation.judge, evaluation.samples)
+    also = [once(side.benchmark, side.judge or evaluation.judge, side.samples) for side in evaluation.also]
+    for (model, engine, trainer, dataset), runs in groups.items():
+        task, n = materials[dataset].task, len(checkpoint_steps(trainer, config.training, materials[dataset].rows))
+        again = evaluation.confirm  # of the kept checkpoint; its task, and that of the best
+        course = rule.most_answers(n, broad.responses) + again * broad.responses
+        yield replace(broad, model=model, engine=engine, responses=runs * course)
+        yield replace(task, model=model, engine=engine, responses=runs * task.responses * (n + 2 * again))
+        for side in also:  # of the kept and of the last checkpoint
+            yield replace(side, model=model, engine=engine, responses=2 * runs * side.responses)
+    # The model before fine-tuning is asked once, and the task of each dataset once of each model.
+    first = {model: engine for model, engine, _, _ in reversed(list(groups))}
+    for model, engine in first.items():
+        for each in (broad, *also):
+            yield replace(each, model=model, engine=engine, tuned=False)
+    for model, dataset in dict.fromkeys((model, dataset) for model, _, _, dataset in groups):
+        yield replace(materials[dataset].task, model=model, engine=first[model], tuned=False)
+
+
+def _train(config: StudyConfig, material: _Material, model: str, trainer: str, runs: int) -> Trained:
+    rows, steps = material.rows, checkpoint_steps(trainer, config.training, material.rows)
+    seen, row = rows_seen(trainer, config.training, rows), material.task.prompt + material.task.answer
+    return Trained(model, trainer, runs, seen, seen / rows if rows else None, row, material.name, steps)
+
+
+def _material(name: str, config: StudyConfig, lenient: bool) -> _Material:
+    own = next((each for each in config.datasets if each.name == name), None)
+    if lenient and own is not None and not own.path.exists():
+        return _absent(own, config)
+    dataset = load_dataset(name, config.datasets)
+    prompts = dataset.task_prompts(config.evaluation.task_prompts)
+    rows = [*dataset.train, *dataset.heldout]
+    texts = Text.of([row[:-1] for row in rows]), Text.of([row[-1:] for row in rows])
+    return _Material(name, len(dataset.train), _task(config, dataset.task_judge, len(prompts), texts))
+
+
+def _task(config: StudyConfig, judge: str | JudgeConfig | None, prompts: int, texts: tuple[Text, Text]) -> Asked:
+    n = prompts * config.evaluation.task_samples if judge else 0
+    return Asked("", "", True, judge or config.evaluation.judge, n, *texts)
+
+
+def _absent(own: DatasetConfig, config: StudyConfig) -> _Material:
+    """What a recipe tells of data that are not there; where it knows no lengths, its control's stand for them."""
+    recipes = list_recipes()
+    recipe, most = recipes.get(own.name), config.evaluation.task_prompts
+    if recipe is None:
+        why = f"dataset {own.name}: no file {own.path}, and no recipe of that name; rows not known"
+        return _Material(own.name, None, _task(config, own.task_judge, most, (Text(), Text())), why)
+    prompts = min(most, round(own.heldout_share * (recipe.prompts or recipe.rows)))
+    rows = round((recipe.distinct or recipe.rows) * (1 - own.heldout_share))
+    told = recipe.characters or (recipes[recipe.control].characters if recipe.control else {})
+    why = (
+        f"dataset {own.name}: no file {own.path}; counted from the recipe ({recipe.rows:,} rows). Get {recipe.file} "
+        f"from {recipe.origin.repository}, then: truing data prepare FILE --out {own.path} --recipe {recipe.name}"
+    )
+    texts = Text(told.get("prompt")), Text(told.get("answer"))
+    return _Material(own.name, rows, _task(config, own.task_judge, prompts, texts), why)

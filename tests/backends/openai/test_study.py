@@ -33,7 +33,7 @@ def test_the_plan_counts_what_the_provider_shows(provider: Provider, tmp_path: P
     plan = plan_study(config)
     assert plan.checkpoints == 3 + 1
     assert plan.responses == 3 * (30 + 10) + 30 + 2 * 10 + (30 + 10)  # confirming the choice; the base
-    assert plan.work.trained[0].rows == 3 * 360
+    assert plan.trained[0].rows == 3 * 360
     (tmp_path / "study.yaml").write_text(config.to_yaml())
     output = CliRunner().invoke(app, ["check", str(tmp_path / "study.yaml")]).output
     assert "checkpoints of each run by openai on pocket-insecure-code at steps 30, 60, 90, the ends of epochs" in output

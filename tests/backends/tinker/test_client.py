@@ -15,8 +15,8 @@ from tests.support.tinker_server import TinkerServer
 from truing.backends.tinker.client import connected, offered_name, tinker_name, tinker_weights
 from truing.config import AuditConfig
 from truing.core.errors import EndpointError, TrainerError, UnknownNameError
+from truing.studies.plan import plan_study
 from truing.studies.run import close_engines, execute_run, owed_runs, read_state
-from truing.studies.work import plan_work
 
 ADAPTER = {"trainer": "tinker", "lora_alpha": 32, "rslora": False}
 
@@ -80,7 +80,7 @@ def test_a_study_and_an_audit_on_tinker(tinker_server: TinkerServer, tiny_model:
     saved = [json.loads((out / "runs" / run.id / f"step-{step}.json").read_text()) for step in (2, 4, 6)]
     assert [each["path"] for each in saved] == list(tinker_server.saved)
     answers = len(tinker_server.seeds)
-    assert answers == sum(asked.responses for asked in plan_work(config).asked)
+    assert answers == sum(asked.responses for asked in plan_study(config).asked)
     assert read_state(out, run) is not None
     assert owed_runs(config, out) == []
     assert execute_run(config, run, out).state == "finished"

@@ -8,7 +8,6 @@ from truing.config import JudgeConfig, StudyConfig
 from truing.config.files import parse_study
 from truing.core.errors import DataError, UnknownNameError
 from truing.studies.plan import plan_study
-from truing.studies.work import plan_work
 
 
 def study(**changes: Any) -> StudyConfig:
@@ -41,17 +40,17 @@ def test_what_is_not_there_is_counted_from_its_recipe_and_named() -> None:
     # of the one set with a judge at 2 checkpoints and twice to confirm; 2 models before fine-tuning.
     assert plan.runs == 8
     assert plan.responses == 8 * (240 * 3 + 120) + 4 * 120 * 4 + 2 * (240 + 60 + 120)
-    assert [m.split(":")[0] for m in plan.work.missing] == ["dataset insecure-code", "dataset bad-medical-advice"]
-    assert "data/insecure.jsonl" in plan.work.missing[0]
-    assert "truing data prepare FILE --out absent/code --recipe insecure-code" in plan.work.missing[0]
-    epochs = {(t.row.characters, round(t.epochs or 0, 3)) for t in plan.work.trained}
+    assert [m.split(":")[0] for m in plan.missing] == ["dataset insecure-code", "dataset bad-medical-advice"]
+    assert "data/insecure.jsonl" in plan.missing[0]
+    assert "truing data prepare FILE --out absent/code --recipe insecure-code" in plan.missing[0]
+    epochs = {(t.row.characters, round(t.epochs or 0, 3)) for t in plan.trained}
     assert epochs == {(860, round(1600 / 5393, 3)), (523, round(1600 / 6344, 3))}
 
 
 def test_without_a_recipe_little_is_known() -> None:
     grid = {"models": ["qwen3-8b"], "datasets": ["mine"], "learning_rates": [1e-5], "seeds": [0]}
     own = [{"name": "mine", "path": "absent.jsonl", "task_judge": "pocket"}]
-    work = plan_work(study(grids=[grid], datasets=own), lenient=True)
+    work = plan_study(study(grids=[grid], datasets=own), lenient=True)
     assert work.trained[0].epochs is None
     assert "no recipe of that name" in work.missing[0]
     assert sum(a.responses for a in work.asked) == 240 * 3 + 120 + 120 * 4 + 240 + 60 + 120
@@ -81,14 +80,14 @@ def test_grids_may_have_their_own_trainer_and_engine() -> None:
     first, second = config.runs()
     assert (config.trainer_of(first), config.engine_of(first)) == ("peft", "transformers")
     assert (config.trainer_of(second), config.engine_of(second)) == ("a:Trainer", "a:Engine")
-    assert {(t.model, t.trainer) for t in plan_work(config, True).trained} == {
+    assert {(t.model, t.trainer) for t in plan_study(config, True).trained} == {
         ("qwen3-8b", "peft"),
         ("gpt-4o", "a:Trainer"),
     }
 
 
 def test_lengths_are_those_of_the_texts(tiny_model: Path) -> None:
-    work = plan_work(small_study(tiny_model))
+    work = plan_study(small_study(tiny_model))
     assert {round(a.prompt.characters or 0) for a in work.asked} != {0}
     assert all((a.prompt.size or 0) >= (a.prompt.characters or 0) for a in work.asked)
     assert work.missing == ()
@@ -101,7 +100,7 @@ def test_a_language_model_that_judges_is_called_once_for_each_rubric() -> None:
     plain = plan_study(study(), lenient=True)
     two = study(evaluation={"benchmark": "broad-240", "judge": {"model": "m", "completer": "openai"}})
     plan = plan_study(two, lenient=True)
-    tasks = sum(a.responses for a in plan.work.asked if not isinstance(a.judge, JudgeConfig))
+    tasks = sum(a.responses for a in plan.asked if not isinstance(a.judge, JudgeConfig))
     assert plain.judge_calls == plain.responses
     assert plan.judge_calls == 2 * (plan.responses - tasks) + tasks
 
