@@ -20,10 +20,10 @@ ROOMS = {
     "backends": 6300,
     "judges": 1250,
     "monitor": 950,
-    "studies": 1800,
+    "studies": 1860,
     "results": 3150,
     "report": 1900,
-    "integrations": 1700,
+    "integrations": 1600,
     "api": 250,
     "cli": 1550,
 }

@@ -6,7 +6,7 @@ import pytest
 from tests.support.scripted import ENGINE, save_run
 from truing.config import AuditConfig
 from truing.core.errors import ConfigError, DataError
-from truing.studies.audited import FoundRun, find_runs, step_of_name
+from truing.studies.checkpoints import FoundRun, find_runs, step_of_name
 
 FT = "ft:gpt-4o-mini-2024-07-18:org:insecure"
 

@@ -26,7 +26,7 @@ from truing.core.files import write_text
 from truing.core.records import Checkpoint, Evaluation, Prompt, Response, Sampling
 from truing.core.weights import count_parameters
 from truing.monitor import Monitor
-from truing.studies.audited import FoundRun, find_runs
+from truing.studies.checkpoints import FoundRun, find_runs
 from truing.studies.folder import (
     CheckpointRecord,
     Manifest,
@@ -64,7 +64,7 @@ def run_audit(
     load_benchmark(config.evaluation.benchmark)
     dataset = _dataset(config)
     runs = find_runs(config)
-    manifest = _describe(config, runs, dataset)
+    manifest = describe_audit(config, runs, dataset)
     write_text(out / "audit.yaml", config.to_yaml())
     manifest.write(out)
     auditor = _Auditor(config, out, dataset, notify, begin)
@@ -78,16 +78,16 @@ def run_audit(
         auditor.close()
 
 
-def describe_audit(config: AuditConfig) -> Manifest:
-    """The manifest of an audit; its checkpoints, data and judges are looked up.
+def describe_audit(
+    config: AuditConfig, runs: Sequence[FoundRun] | None = None, dataset: Dataset | None = None
+) -> Manifest:
+    """The manifest of an audit; its checkpoints and data are looked up if they are not given.
 
     Raises:
         UserError: Something of it is not there.
     """
-    return _describe(config, find_runs(config), _dataset(config))
-
-
-def _describe(config: AuditConfig, runs: Sequence[FoundRun], dataset: Dataset | None) -> Manifest:
+    if runs is None:
+        runs, dataset = find_runs(config), _dataset(config)
     return describe(config, "audit", [_record(config, run, dataset) for run in runs], [dataset] if dataset else [])
 
 
@@ -124,10 +124,8 @@ def _dataset(config: AuditConfig) -> Dataset | None:
     """
     if config.dataset is None:
         return None
-    if isinstance(config.dataset, str):
-        dataset = load_dataset(config.dataset)
-    else:
-        dataset = load_dataset(config.dataset.name, [config.dataset])
+    own = () if isinstance(config.dataset, str) else (config.dataset,)
+    dataset = load_dataset(own[0].name if own else str(config.dataset), own)
     if dataset.task_judge is None:
         raise ConfigError(
             f"nothing judges the task of dataset {dataset.name}",

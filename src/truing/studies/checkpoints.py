@@ -1,7 +1,12 @@
-"""Checkpoints in folders: PEFT adapters and full weights, as Trainers save them.
+"""Models to audit and checkpoints that exist already: where they are, of which step, on which base model.
 
-What is read is `checkpoint-N` with `trainer_state.json`, `adapter_config.json` and `config.json`, and the tensors of
-safetensors files for their hashes. Anything that does not fit together is an error before a model is asked.
+    DIR/checkpoint-N       PEFT adapters or full weights, as Trainers and runs of studies save them; N is the step
+    DIR                    one checkpoint itself
+    NAME, STEP=NAME        a model that is known by name, at an endpoint or where its name says
+
+A folder of checkpoints is a run. Nothing is loaded here: configs and `trainer_state.json` are read, and weights hashed
+from safetensors. Anything that does not fit together is an error before a model is asked. Invariants: steps of a run
+differ and are above 0, and two runs share no weights.
 """
 
 from __future__ import annotations
@@ -9,19 +14,22 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
+from truing.backends import BACKENDS, engine_class, find_backend, split_name
 from truing.catalog.models import list_organisms, resolve_model
-from truing.core.errors import DataError, UnknownNameError
+from truing.config import AuditConfig
+from truing.core.errors import ConfigError, DataError, UnknownNameError
 from truing.core.records import Checkpoint
 from truing.core.weights import adapter_hash, model_hash
 
-__all__ = ["FoundRun", "find_in_folders"]
+__all__ = ["FoundRun", "find_in_folders", "find_runs", "step_of_name"]
 
 _ADAPTER, _FULL = "adapters", "full weights"
+Named = Sequence[tuple[int | None, str]]
 
 
 @dataclass(frozen=True)
@@ -44,11 +52,117 @@ class FoundRun:
         return self.checkpoints if self.base is None else (self.base, *self.checkpoints)
 
 
+def find_runs(config: AuditConfig) -> list[FoundRun]:
+    """The runs that an audit is about: each model a run of one checkpoint, or the runs of its checkpoints.
+
+    Raises:
+        UnknownNameError: No model of a name.
+        DataError: Checkpoints that are not there, not whole, not safe, or do not belong together.
+        ConfigError: Names at an endpoint whose steps do not make a run.
+    """
+    rows = (split_name(_parted(entry)[1])[0] for entry in config.checkpoints)
+    engine = next((row.engine[0] for row in rows if row and row.scheme and row.engine), config.evaluation.engine)
+    kind = engine_class(engine)
+
+    def weights(model: str) -> str:
+        return kind.weights_of(model, config)
+
+    base = None if config.base is None else (config.base, weights(config.base))
+    if config.models:
+        short = [PurePath(model).name for model in config.models]
+        named = {s if short.count(s) == 1 else m: m for s, m in zip(short, config.models, strict=True)}
+        return [
+            FoundRun(name, model, (Checkpoint(name, model, 1, weights(model)),), _base_of(name, base))
+            for name, model in named.items()
+        ]
+    if find_backend("engine", engine).by_name:
+        runs = _find_names(config, base, weights)
+    else:
+        runs = find_in_folders(config.checkpoints, config.base)
+    _refuse_copies(runs)
+    return runs
+
+
+def step_of_name(name: str) -> int | None:
+    """The step in a checkpoint's name, by the backends' patterns; None if there is none."""
+    row, _ = split_name(name)
+    patterns = [row.step] if row else [each.step for each in BACKENDS if each.step and not each.scheme]
+    found = next((found for pattern in patterns if (found := re.search(pattern, name))), None)
+    return int(found[1]) if found else None
+
+
+def _base_of(run_id: str, base: tuple[str, str] | None) -> Checkpoint | None:
+    return None if base is None else Checkpoint(run_id, base[0], 0, base[1])
+
+
+def _refuse_copies(runs: Sequence[FoundRun]) -> None:
+    seen: dict[str, Checkpoint] = {}
+    for checkpoint in (c for run in runs for c in run.checkpoints):
+        other = seen.setdefault(checkpoint.weights, checkpoint)
+        if other.run_id != checkpoint.run_id:
+            raise DataError(
+                "two runs have the same weights",
+                f"{other.run_id} at step {other.step} and {checkpoint.run_id} at step {checkpoint.step}",
+                "different weights in every run",
+                "leave one of the two out",
+            )
+
+
+# Names.
+
+
+def _find_names(config: AuditConfig, base: tuple[str, str] | None, weights: Callable[[str], str]) -> list[FoundRun]:
+    """Runs of models that are known by name alone: all of one run, or of as many as the names tell."""
+    entries: dict[str, list[tuple[int | None, str]]] = {}
+    for step, name in map(_parted, config.checkpoints):
+        row, _ = split_name(name)
+        run_id = name.removeprefix(row.scheme).partition("/")[0] if row and row.scheme else config.name
+        entries.setdefault(run_id, []).append((step, name))
+    runs = []
+    for run_id, named in entries.items():
+        steps, notes = _steps(run_id, named)
+        model = config.base or named[-1][1]
+        found = (Checkpoint(run_id, model, s, weights(n), n) for s, (_, n) in zip(steps, named, strict=True))
+        ordered = tuple(sorted(found, key=lambda c: c.step))
+        runs.append(FoundRun(run_id, model, ordered, _base_of(run_id, base), notes))
+    return runs
+
+
+def _parted(entry: str) -> tuple[int | None, str]:
+    """Step, as given or as the name tells it, and name."""
+    given = re.fullmatch(r"(\d+)=(.+)", entry)
+    return (int(given[1]), given[2]) if given else (step_of_name(entry), entry)
+
+
+def _steps(run_id: str, named: Named) -> tuple[list[int], tuple[str, ...]]:
+    """The steps of names, 1, 2, ... where none is known, and what is to be said of that."""
+    known = [step for step, _ in named if step is not None]
+    listed = ", ".join(name if step is None else f"{step}={name}" for step, name in named)
+    if not known:
+        return list(range(1, len(named) + 1)), (
+            f"Run {run_id}: no steps were given, so its checkpoints are numbered in the order given: {listed}.",
+        )
+    if len(known) < len(named):
+        lacking = next(name for step, name in named if step is None)
+        raise ConfigError(f"{lacking} has no step, others have", listed, "all or none", "write STEP=NAME")
+    if len(set(known)) < len(known) or 0 in known:
+        raise ConfigError(
+            f"the steps of run {run_id} do not make a run",
+            listed,
+            "different steps from 1 on",
+            "name the model before fine-tuning with --base, and each step once",
+        )
+    return known, ()
+
+
+# Folders.
+
+
 def find_in_folders(entries: Sequence[str], base: str | None) -> list[FoundRun]:
-    """The runs in folders, in the order given.
+    """The runs in folders with `checkpoint-N` in them, or in such folders themselves, those of one parent a run.
 
     Args:
-        entries: Folders with `checkpoint-N` in them, each a run; or such folders themselves, those of one parent a run.
+        entries: The folders.
         base: The model before fine-tuning; None: the one that adapters name.
 
     Raises:
@@ -73,16 +187,14 @@ def _checkpoints_in(folder: Path) -> list[tuple[Path, int, Path]]:
     if inside:
         return [(whole, _step(each, number), _weights_folder(each)) for number, each in inside]
     if not any((whole / name).is_file() for name in ("config.json", "adapter_config.json")):
+        held = ", ".join(sorted(f.name for f in whole.iterdir())[:8]) if whole.is_dir() else "no such folder"
         raise DataError(
             f"no checkpoints in {folder}",
-            "no such folder"
-            if not whole.is_dir()
-            else ", ".join(sorted(f.name for f in whole.iterdir())[:8]) or "empty",
-            "a folder with checkpoint-N in it, or a checkpoint itself; models at an endpoint are openai:NAME",
+            held or "empty",
+            "a folder with checkpoint-N in it, or a checkpoint itself; a model elsewhere has a prefix",
             "name the output folder of the training",
         )
-    step = _step(whole, _number(whole))
-    return [(whole.parent if _number(whole) is not None else whole, step, whole)]
+    return [(whole.parent if _number(whole) is not None else whole, _step(whole, _number(whole)), whole)]
 
 
 def _weights_folder(checkpoint: Path) -> Path:
@@ -98,8 +210,7 @@ def _number(folder: Path) -> int | None:
 
 def _step(folder: Path, named: int | None) -> int:
     """The step of a checkpoint by its name and by `trainer_state.json`, which must agree; 1 if neither tells."""
-    state = folder / "trainer_state.json"
-    stated = _read(state).get("global_step") if state.is_file() else None
+    stated = _read(folder / "trainer_state.json").get("global_step")
     if named is not None and stated is not None and stated != named:
         raise DataError(
             f"{folder} is of two steps",
@@ -113,7 +224,7 @@ def _step(folder: Path, named: int | None) -> int:
     return 1 if step is None else int(step)
 
 
-def _found(run_id: str, run: Path, folders: dict[int, Path], base: str | None) -> FoundRun:
+def _found(run_id: str, run: Path, folders: Mapping[int, Path], base: str | None) -> FoundRun:
     kinds = {step: _kind(folder) for step, folder in folders.items()}
     if len(set(kinds.values())) > 1:
         raise DataError(
@@ -122,32 +233,21 @@ def _found(run_id: str, run: Path, folders: dict[int, Path], base: str | None) -
             "checkpoints of one kind in a run",
             "keep the two kinds in folders of their own",
         )
+    notes: tuple[str, ...] = ()
     if set(kinds.values()) == {_ADAPTER}:
-        return _adapters(run_id, run, folders, base)
-    source = None if base is None else resolve_model(base)
-    found = tuple(
-        _with_losses(_full(run_id, step, folder, base), folder / "checkpoint.json") for step, folder in folders.items()
-    )
-    before = None
-    if base is not None and source is not None:
-        before = _with_losses(Checkpoint(run_id, base, 0, model_hash(source)), run / "step-0.json")
-    return FoundRun(run_id, base or str(run), found, before, _copies(run_id, found))
-
-
-def _adapters(run_id: str, run: Path, folders: dict[int, Path], base: str | None) -> FoundRun:
-    named = {str(_read(f / "adapter_config.json").get("base_model_name_or_path") or "") for f in folders.values()}
-    if len(named) > 1:
-        raise DataError(f"the adapters in {run} sit on different base models", ", ".join(sorted(named)), "one")
-    model, notes = _agreed(base, named.pop(), run)
-    weights = model_hash(resolve_model(model))
-    found = tuple(
-        _with_losses(
-            Checkpoint(run_id, model, step, adapter_hash(weights, folder), str(folder)), folder / "checkpoint.json"
-        )
-        for step, folder in folders.items()
-    )
-    before = _with_losses(Checkpoint(run_id, model, 0, weights), run / "step-0.json")
-    return FoundRun(run_id, model, found, before, (*notes, *_copies(run_id, found)))
+        base, notes = _base_of_adapters(run, folders, base)
+    before = None if base is None else Checkpoint(run_id, base, 0, model_hash(resolve_model(base)))
+    found = []
+    for step, folder in folders.items():
+        if kinds[step] == _FULL:
+            checkpoint = _full(run_id, step, folder, base)
+        else:
+            assert before is not None  # adapters have a base
+            weights = adapter_hash(before.weights, folder)
+            checkpoint = Checkpoint(run_id, before.model, step, weights, str(folder))
+        found.append(_with_losses(checkpoint, folder / "checkpoint.json"))
+    before = before and _with_losses(before, run / "step-0.json")
+    return FoundRun(run_id, base or str(run), tuple(found), before, (*notes, *_copies(run_id, found)))
 
 
 def _full(run_id: str, step: int, folder: Path, base: str | None) -> Checkpoint:
@@ -167,8 +267,8 @@ def _full(run_id: str, step: int, folder: Path, base: str | None) -> Checkpoint:
 
 def _kind(folder: Path) -> str:
     adapter = (folder / "adapter_config.json").is_file()
-    wanted = ["adapter_model.safetensors"] if adapter else ["*.safetensors"]
-    if any(True for name in wanted for _ in folder.glob(name)) and (adapter or (folder / "config.json").is_file()):
+    wanted = "adapter_model.safetensors" if adapter else "*.safetensors"
+    if any(folder.glob(wanted)) and (adapter or (folder / "config.json").is_file()):
         return _ADAPTER if adapter else _FULL
     pickled = sorted(f.name for f in folder.glob("*.bin") if f.name != "training_args.bin")
     raise DataError(
@@ -179,12 +279,16 @@ def _kind(folder: Path) -> str:
     )
 
 
-def _agreed(given: str | None, named: str, run: Path) -> tuple[str, tuple[str, ...]]:
+def _base_of_adapters(run: Path, folders: Mapping[int, Path], given: str | None) -> tuple[str, tuple[str, ...]]:
     """The base model of adapters, and what is to be said if what was given and what they name cannot be compared.
 
     Raises:
         DataError: They are two models, or neither is known.
     """
+    names = {str(_read(f / "adapter_config.json").get("base_model_name_or_path") or "") for f in folders.values()}
+    if len(names) > 1:
+        raise DataError(f"the adapters in {run} sit on different base models", ", ".join(sorted(names)), "one")
+    (named,) = names
     try:
         theirs = resolve_model(named)
     except UnknownNameError:
@@ -210,35 +314,36 @@ def _agreed(given: str | None, named: str, run: Path) -> tuple[str, tuple[str, .
         f"the adapters in {run} sit on another base model",
         f"--base {given}, but adapter_config.json names {named}",
         "the model that they were trained on",
-        "leave --base out, or mend base_model_name_or_path",
+        "leave --base out, or correct base_model_name_or_path",
     )
 
 
-def _copies(run_id: str, found: Sequence[Checkpoint]) -> tuple[str, ...]:
+def _copies(run_id: str, found: Sequence[Checkpoint]) -> list[str]:
     """What is to be said of checkpoints with the same weights."""
     steps: dict[str, list[int]] = {}
     for checkpoint in found:
         steps.setdefault(checkpoint.weights, []).append(checkpoint.step)
-    return tuple(
+    return [
         f"Run {run_id}: the checkpoints of steps {', '.join(map(str, same))} have the same weights: nothing was "
         f"trained between them, or a file was copied."
         for same in steps.values()
         if len(same) > 1
-    )
+    ]
 
 
 def _with_losses(checkpoint: Checkpoint, path: Path) -> Checkpoint:
     """With the losses that a study wrote beside the checkpoint, if it did."""
-    values = _read(path) if path.is_file() else {}
-    train, heldout = (values.get(name) for name in ("train_loss", "heldout_loss"))
-    return replace(
-        checkpoint,
-        train_loss=math.nan if train is None else float(train),
-        heldout_loss=math.nan if heldout is None else float(heldout),
+    values = _read(path)
+    train, heldout = (
+        math.nan if values.get(name) is None else float(values[name]) for name in ("train_loss", "heldout_loss")
     )
+    return replace(checkpoint, train_loss=train, heldout_loss=heldout)
 
 
 def _read(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; an empty one if there is no such file."""
+    if not path.is_file():
+        return {}
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -7,7 +7,7 @@ to be unknown and is never counted as nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from truing.backends import BACKENDS, Backend, find_backend
@@ -116,11 +116,11 @@ def study_costs(config: StudyConfig, plan: Plan, prices: Prices | None = None) -
     batch = config.endpoint.mode == "batch"
     dollars = [_dollars(part, prices, batch) for part in _merged([*training, *sampling, *judging])]
     return Costs(
-        _sum(part.read for part in training),
-        _sum(part.read for part in sampling),
-        _sum(part.written for part in sampling),
-        _sum(part.read for part in judging),
-        _sum(part.written for part in judging),
+        sum((part.read for part in training), Tokens()),
+        sum((part.read for part in sampling), Tokens()),
+        sum((part.written for part in sampling), Tokens()),
+        sum((part.read for part in judging), Tokens()),
+        sum((part.written for part in judging), Tokens()),
         tuple(dollars),
         f"prices.yaml of {prices.date} and models.yaml of {catalogue_date()}",
     )
@@ -135,13 +135,12 @@ def _trained(config: StudyConfig, trained: Trained) -> _Part:
 
 
 def _sampled(config: StudyConfig, asked: Asked) -> _Part:
-    evaluation = config.evaluation
-    prompt = _tokens(asked.prompt, _TEMPLATE, None, config.training.max_length / 4)
-    answer = _answer(asked, evaluation.max_tokens)
-    where = _where(find_backend("engine", asked.engine), asked.model)
+    prompt = _tokens(asked.prompt, _TEMPLATE, None, config.training.max_length / 4).times(asked.responses)
+    answer = _answer(asked, config.evaluation.max_tokens).times(asked.responses)
     what = "sampling" if asked.tuned else "sampling before fine-tuning"
-    n = asked.responses
-    return _Part(what, asked.model, *where, prompt.times(n), answer.times(n), asked.tuned)
+    return _Part(
+        what, asked.model, *_where(find_backend("engine", asked.engine), asked.model), prompt, answer, asked.tuned
+    )
 
 
 def _judged(config: StudyConfig, asked: Asked) -> _Part | None:
@@ -184,12 +183,8 @@ def _merged(parts: Sequence[_Part]) -> list[_Part]:
     sums: dict[tuple[str, str, str, bool], _Part] = {}
     for part in parts:
         key = (part.what, part.model, part.where, part.tuned)
-        before = sums.get(key)
-        sums[key] = (
-            part
-            if before is None
-            else replace(before, read=before.read + part.read, written=before.written + part.written)
-        )
+        held = sums.setdefault(key, replace(part, read=Tokens(), written=Tokens()))
+        sums[key] = replace(held, read=held.read + part.read, written=held.written + part.written)
     return list(sums.values())
 
 
@@ -222,10 +217,3 @@ def _at_endpoint(part: _Part, model: Model | None, prices: Prices, side: str, ba
     if part.tuned:
         name = f"ft:{name}"
     return prices.cost(name, (round(read), 0, round(written)), batch)
-
-
-def _sum(tokens: Iterable[Tokens]) -> Tokens:
-    total = Tokens()
-    for each in tokens:
-        total = total + each
-    return total
