@@ -35,32 +35,33 @@ from truing.results.columns import GUESSES, NUMBERS, SCORES, JudgedOptions, pick
 
 __all__ = ["FORMATS", "Input", "open_database", "read_answers", "stem"]
 
-_SPACE = r"[\s\p{Z}\x0b\x1c-\x1f\x{85}]+"
-_SIZE = r"'^([0-9][0-9.,]*(?:e\+?[0-9]+)?)\s*([kmbt]?)$'"
-_UNIT = "CASE {} WHEN 'k' THEN 1e3 WHEN 'm' THEN 1e6 WHEN 'b' THEN 1e9 WHEN 't' THEN 1e12 ELSE 1.0 END"
-_MACROS = {
-    "strip(cell)": f"regexp_replace(cell, '^{_SPACE}|{_SPACE}$', '', 'g')",
-    "clean(cell)": r"trim(regexp_replace(cell, '[\p{C}\p{Z}]', ' ', 'g'))",
-    "whole(cell)": r"regexp_replace(cell, '\.0$', '')",
-    "json_text(cell)": "CASE WHEN json_type(cell) IN ('OBJECT', 'ARRAY') THEN spaced(cell) "
-    "WHEN json_type(cell) = 'DOUBLE' THEN whole(nullif(cell ->> '$', 'NaN')) ELSE cell ->> '$' END",
-    "number(cell)": "CASE WHEN isfinite(try_cast(cell AS DOUBLE)) AND NOT contains(cell, '_') "
-    "THEN try_cast(cell AS DOUBLE) END",
-    "positive(value)": "CASE WHEN value > 0 AND isfinite(value) THEN value END",
-    # 1e-4
-    "read_learning_rate(cell)": "positive(number(cell))",
-    # 120, 120.0, checkpoint-120
-    "read_step(cell)": "CASE WHEN number(cell) >= 0 AND number(cell) = floor(number(cell)) "
-    "THEN try_cast(number(cell) AS BIGINT) WHEN number(cell) IS NULL "
-    "THEN try_cast(regexp_extract(cell, '^[A-Za-z_ ./-]*[^0-9.]([0-9]{1,15})$', 1) AS BIGINT) END",
-    # 3, 3.0, seed3
-    "read_seed(cell)": r"try_cast(regexp_extract(cell, '^[A-Za-z_ -]*([0-9]{1,18})(\.0+)?$', 1) AS BIGINT)",
-    # 7e9, 7B, 500M, 7,000,000
-    "read_parameters(cell)": f"positive(number(replace(regexp_extract(lower(cell), {_SIZE}, 1), ',', '')) * "
-    + _UNIT.format(f"regexp_extract(lower(cell), {_SIZE}, 2)") + ")",
-    **{f"read_{role}(cell)": f"CASE WHEN number(cell) BETWEEN 0 AND {top} THEN number(cell) END"
-       for role, top in SCORES.items()},
-}  # fmt: skip
+_MACROS = r"""
+CREATE MACRO strip(cell) AS regexp_replace(cell,
+    '^[\s\p{Z}\x0b\x1c-\x1f\x{85}]+|[\s\p{Z}\x0b\x1c-\x1f\x{85}]+$', '', 'g');
+CREATE MACRO clean(cell) AS trim(regexp_replace(cell, '[\p{C}\p{Z}]', ' ', 'g'));
+CREATE MACRO whole(cell) AS regexp_replace(cell, '\.0$', '');
+CREATE MACRO json_text(cell) AS CASE WHEN json_type(cell) IN ('OBJECT', 'ARRAY') THEN spaced(cell)
+    WHEN json_type(cell) = 'DOUBLE' THEN whole(nullif(cell ->> '$', 'NaN')) ELSE cell ->> '$' END;
+CREATE MACRO number(cell) AS if(contains(cell, '_') OR NOT isfinite(try_cast(cell AS DOUBLE)), NULL,
+    try_cast(cell AS DOUBLE));
+CREATE MACRO positive(value) AS CASE WHEN value > 0 AND isfinite(value) THEN value END;
+CREATE MACRO read_learning_rate(cell) AS positive(number(cell));
+-- 120, 120.0, checkpoint-120
+CREATE MACRO read_step(cell) AS CASE
+    WHEN number(cell) IS NULL
+    THEN try_cast(regexp_extract(cell, '^[A-Za-z_ ./-]*[^0-9.]([0-9]{1,15})$', 1) AS BIGINT)
+    WHEN number(cell) >= 0 AND number(cell) = floor(number(cell)) THEN try_cast(number(cell) AS BIGINT) END;
+-- 3, 3.0, seed3
+CREATE MACRO read_seed(cell) AS try_cast(regexp_extract(cell, '^[A-Za-z_ -]*([0-9]{1,18})(\.0+)?$', 1) AS BIGINT);
+-- 7e9, 7B, 500M, 7,000,000
+CREATE MACRO sized(parts) AS positive(number(replace(parts.size, ',', '')) * CASE parts.unit
+    WHEN 'k' THEN 1e3 WHEN 'm' THEN 1e6 WHEN 'b' THEN 1e9 WHEN 't' THEN 1e12 ELSE 1.0 END);
+CREATE MACRO read_parameters(cell) AS sized(
+    regexp_extract(lower(cell), '^([0-9][0-9.,]*(?:e\+?[0-9]+)?)\s*([kmbt]?)$', ['size', 'unit']));
+""" + "".join(
+    f"CREATE MACRO read_{role}(cell) AS CASE WHEN number(cell) BETWEEN 0 AND {top} THEN number(cell) END;"
+    for role, top in SCORES.items()
+)
 """How cells are read; what `read_...` cannot read is NULL."""
 Columns = tuple[list[str], str]
 """Names of columns, and a query of them."""
@@ -88,8 +89,7 @@ def open_database() -> Iterator[duckdb.DuckDBPyConnection]:
     ):
         spaced = lambda text: json.dumps(json.loads(text), ensure_ascii=False)  # noqa: E731
         database.create_function("spaced", spaced, ["VARCHAR"], "VARCHAR")
-        for macro, body in _MACROS.items():
-            database.execute(f"CREATE MACRO {macro} AS {body}")
+        database.execute(_MACROS)
         yield database
 
 
