@@ -10,15 +10,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import ValidationError
 
+from truing import api
 from truing.cli.shared import console, results_table, say
-from truing.core.errors import ConfigError, StoreError
-from truing.core.files import write_json, write_text
-from truing.report import render_report
-from truing.results.columns import GUESSES
-from truing.results.from_files import JudgedOptions, read_judged
-from truing.results.tables import tabulate
+from truing.results.columns import GUESSES, JudgedOptions
 
 __all__ = ["analyze"]
 
@@ -32,38 +27,12 @@ _SHORT = {"learning_rate": "lr"}
 
 
 def analyze(files: list[Path], out: Path, **flags: Any) -> None:
-    """Read, analyse, write, and print what came out.
-
-    Args:
-        files: Files of judged responses.
-        out: Folder for analysis.json and report.html.
-        flags: Fields of `JudgedOptions`.
-
-    Raises:
-        ConfigError: A flag has a wrong value.
-        DataError: The files cannot be analysed.
-        StoreError: `out` is the folder of a study.
-    """
-    options = _options(flags)
-    if (out / "study.yaml").exists():
-        raise StoreError("--out is the folder of a study", str(out), "another folder", "name one: --out runs/analysis")
-    analysis = tabulate(read_judged(files, options))
-    report = render_report(analysis)
-    write_json(out / "analysis.json", analysis.plain())
-    write_text(out / "report.html", report)
+    """Analyse, write, and print what came out; `flags` are fields of `JudgedOptions`."""
+    analysis = api.analyze(files, out, **flags).analysis
     for note in analysis.notes:
         say(f"note: {note}")
     console.print(results_table(analysis))
     say(f"report: {out / 'report.html'}    figures: {out / 'analysis.json'}")
-
-
-def _options(flags: dict[str, Any]) -> JudgedOptions:
-    try:
-        return JudgedOptions.model_validate(flags)
-    except ValidationError as error:
-        issue = error.errors(include_url=False)[0]
-        flag = "--" + str(issue["loc"][0]).replace("_", "-")
-        raise ConfigError(f"{flag} has a wrong value", repr(issue["input"]), issue["msg"]) from None
 
 
 def _parameters() -> list[inspect.Parameter]:

@@ -15,6 +15,7 @@ _EXTRAS = {
     **dict.fromkeys(("openai", "aiohttp"), "openai"),
     "tinker": "tinker",
     "bandit": "code",
+    "pandas": "frames",
     "inspect_ai": "inspect",
 }
 
