@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from truing.config import AuditConfig, StudyConfig
 from truing.config.files import load_audit, load_study, parse_audit, parse_study, validate
-from truing.core.distributed import launched
+from truing.core.distributed import rank_and_world
 from truing.core.errors import MissingExtraError, StoreError, TrainerError
 from truing.core.files import write_json, write_text
 from truing.core.records import Evaluation
@@ -134,7 +134,7 @@ def run(
     config = _config(study, StudyConfig, load_study, parse_study)
     folder = Path(out) if out is not None else Path("runs") / config.name
     states = run_study(config, folder, notify)
-    if launched()[0] > 0:  # rank 0 writes
+    if rank_and_world()[0] > 0:  # rank 0 writes
         return load(folder)
     failed = [state for state in states if state.state == "failed"]
     if len(failed) == len(states) > 0:

@@ -19,7 +19,7 @@ from truing.core.errors import UnknownNameError
 from truing.core.files import replacing
 from truing.results.answers import JudgedCheckpoint, judged_checkpoints
 
-__all__ = ["COLUMNS", "TABLES", "write_table"]
+__all__ = ["COLUMNS", "TABLES", "table_rows", "write_table"]
 
 COLUMNS = pa.schema(
     [
@@ -65,7 +65,7 @@ def write_table(folder: Path, kind: str, target: Path) -> int:
     def rows() -> Rows:
         nonlocal count
         for checkpoint in judged_checkpoints(folder):
-            batch = _rows(checkpoint)
+            batch = table_rows(checkpoint)
             count += len(batch)
             yield batch
 
@@ -74,7 +74,8 @@ def write_table(folder: Path, kind: str, target: Path) -> int:
     return count
 
 
-def _rows(checkpoint: JudgedCheckpoint) -> list[dict[str, Any]]:
+def table_rows(checkpoint: JudgedCheckpoint) -> list[dict[str, Any]]:
+    """The judged answers of a checkpoint as rows of `COLUMNS`."""
     run = checkpoint.run
     shared = {
         "run": run.id,
