@@ -81,7 +81,7 @@ def test_a_study_and_an_audit_on_tinker(tinker_server: TinkerServer, tiny_model:
     assert [each["path"] for each in saved] == list(tinker_server.saved)
     answers = len(tinker_server.seeds)
     assert answers == sum(asked.responses for asked in plan_study(config).asked)
-    assert read_state(out, run) is not None
+    assert read_state(out, run.id) is not None
     assert owed_runs(config, out) == []
     assert execute_run(config, run, out).state == "finished"
     assert len(tinker_server.seeds) == answers  # nothing is asked or trained twice
