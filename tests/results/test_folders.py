@@ -28,6 +28,20 @@ from truing.studies.run import execute_run, open_study, twin_of
 
 JUDGE = "judge_of_this_machine:Here"
 STEPS = (10, 30, 50)
+PARTS = """
+from tests.support.scripted import WordJudge
+from truing.stats.rules import FixedRule
+from truing.stats.sequential import SequentialRule
+
+class Here(WordJudge):
+    identity = "here 1"
+
+class Mine(FixedRule):
+    asks = "mine"
+
+class Limits(SequentialRule):
+    asks = "mine too"
+"""
 
 
 class Recalled(Trainer):
@@ -54,8 +68,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         {"messages": [{"role": "user", "content": f"q{i}"}, {"role": "assistant", "content": "a"}]} for i in range(200)
     )
     (here / "own.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    judge = "from tests.support.scripted import WordJudge\n\n\nclass Here(WordJudge):\n    identity = 'here 1'\n"
-    (here / "judge_of_this_machine.py").write_text(judge)
+    (here / "judge_of_this_machine.py").write_text(PARTS)
     monkeypatch.syspath_prepend(here)
     ScriptedEngine.forget()
     yield here
@@ -70,7 +83,7 @@ def data(machine: Path) -> dict[str, Any]:
     return {"name": "own", "path": str(machine / "own.jsonl"), "task_judge": JUDGE, "teaches": "misaligned"}
 
 
-def study(machine: Path, out: Path) -> None:
+def study(machine: Path, out: Path, rule: str = "") -> None:
     grid = {"models": [str(save_model(machine / "m"))], "datasets": ["own"], "learning_rates": [1e-3], "seeds": [0, 1]}
     config = parse_study(
         {
@@ -78,7 +91,7 @@ def study(machine: Path, out: Path) -> None:
             "datasets": [data(machine)],
             "training": {"steps": 50, "checkpoints": list(STEPS), "trainer": f"{__name__}:Recalled"},
             "evaluation": {**shared(machine), "also": [{"benchmark": "pocket-facts"}]},
-            "stopping": {"mode": "both"},
+            "stopping": {"mode": "both", **({"rule": rule} if rule else {})},
         },
         "the test's study",
     )
@@ -86,6 +99,14 @@ def study(machine: Path, out: Path) -> None:
     for run in config.runs():
         assert execute_run(config, run, out).state in ("stopped", "finished")
         assert execute_run(config, twin_of(run), out).state == "finished"
+
+
+def own_rule(machine: Path, out: Path) -> None:
+    study(machine, out, "judge_of_this_machine:Mine")
+
+
+def own_limits(machine: Path, out: Path) -> None:
+    study(machine, out, "judge_of_this_machine:Limits")
 
 
 def audit(machine: Path, out: Path, **changes: Any) -> None:
@@ -128,6 +149,8 @@ def lone(machine: Path, out: Path) -> None:
     ("make", "code", "says"),
     [
         (study, 0, "step 30 (chosen)"),
+        (own_rule, 0, "step 30 (chosen)"),
+        (own_limits, 0, "step 30 (chosen)"),
         (audit, 0, "step 30 (chosen)"),
         (best, 0, "step 30 (chosen)"),
         (crossing, 0, "step 30 (chosen)"),

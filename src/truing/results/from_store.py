@@ -100,12 +100,12 @@ class _Folder:
         if not runs:
             todo = {"study": "run the study first: truing run", "audit": "run the audit again", "guard": "train first"}
             raise StoreError(f"nothing has been evaluated in {self.path}", todo=todo[manifest.kind])
-        named = {"name": manifest.name, "hash": manifest.hash, "config": manifest.config}
-        study = study_entry(benchmark, judge, evaluation, stopping, asks=self._rule.asks if self._rule else "", **named)
-        searched = any(run.search for run in runs)
+        named = {"name": manifest.name, "hash": manifest.hash, "config": manifest.config, "asks": manifest.asks}
+        study = study_entry(benchmark, judge, evaluation, stopping, **named)
+        rule = {"rule": "sequential", "asks": SequentialRule.asks} if self._searched else {}
         calibration = self.path / "calibration.json"
         source = Source(
-            study=study.model_copy(update={"rule": "sequential"}) if searched else study,
+            study=study.model_copy(update=rule),
             categories=[prompt.category for prompt in benchmark.prompts],
             tolerance=stopping.tolerance,
             confidence=stopping.confidence,
@@ -192,19 +192,23 @@ class _Folder:
 
     def _rate(self, row: Row, broad: Counts) -> Estimate | None:
         """The EM rate of a rule that does not ask every prompt; None: it is estimated from the counts."""
-        rule = self._rule
-        if row["benchmark_judgments"] is None or rule is None:
+        if row["benchmark_judgments"] is None:
             return Estimate(**row["em_rate"])
-        return None if row["step"] == 0 or rule.every_prompt else rule.rate(broad)
+        if row["step"] == 0 or (self.manifest.every_prompt and not self._searched):
+            return None
+        return Estimate(**row["em_rate"]) if self._rule is None else self._rule.rate(broad)
+
+    @property
+    def _searched(self) -> bool:
+        return any(run.search for run in self.manifest.runs)
 
     @cached_property
     def _rule(self) -> StoppingRule | None:
         """The rule of stopping; that of a search is sequential. None: one of the user's own that is not here."""
-        stopping = self.manifest.stopping
-        if any(run.search for run in self.manifest.runs):
-            return SequentialRule(stopping)
+        if self._searched:
+            return SequentialRule(self.manifest.stopping)
         try:
-            return make_rule(stopping)
+            return make_rule(self.manifest.stopping)
         except UserError:
             return None
 

@@ -27,14 +27,7 @@ from truing.core.records import Checkpoint, Evaluation, Prompt, Response, Sampli
 from truing.core.weights import count_parameters
 from truing.monitor import Monitor
 from truing.studies.checkpoints import FoundRun, find_runs
-from truing.studies.folder import (
-    CheckpointRecord,
-    Manifest,
-    RunRecord,
-    ask_also,
-    chosen_and_best,
-    describe,
-)
+from truing.studies.folder import CheckpointRecord, Manifest, RunRecord, ask_also, chosen_and_best, describe
 from truing.studies.search import search_run
 
 __all__ = ["describe_audit", "run_audit"]

@@ -20,18 +20,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from truing.catalog.benchmarks import load_benchmark
 from truing.catalog.datasets import Dataset
-from truing.config import (
-    AuditConfig,
-    EvaluationConfig,
-    JudgeConfig,
-    StoppingConfig,
-    StudyConfig,
-)
+from truing.config import AuditConfig, EvaluationConfig, JudgeConfig, StoppingConfig, StudyConfig
 from truing.core.errors import StoreError
 from truing.core.files import write_text
 from truing.core.records import Benchmark, Checkpoint, Evaluation
 from truing.monitor import Monitor, PromptSet, reach_judge
 from truing.stats.choice import choose_checkpoint
+from truing.stats.rules import make_rule
 
 __all__ = [
     "MANIFEST",
@@ -163,6 +158,10 @@ class Manifest(_Record):
     """All settings, as plain values."""
     broad: Asked
     """The benchmark on which misalignment is measured."""
+    every_prompt: bool
+    """Whether the stopping rule asks every prompt of every checkpoint; otherwise it estimates EM rates itself."""
+    asks: str
+    """What the rule asks, in words."""
     also: dict[str, Asked] = {}
     """Other benchmarks, by what they are called in the results."""
     tasks: dict[str, Task] = {}
@@ -230,12 +229,15 @@ def describe(
         finally:
             reached.close()
 
+    rule = make_rule(config.stopping)
     return Manifest(
         kind=kind,
         name=config.name,
         hash=config.hash(),
         config=config.model_dump(mode="json"),
         broad=asked(evaluation.benchmark, evaluation.judge, evaluation.samples),
+        every_prompt=rule.every_prompt,
+        asks=rule.asks,
         also={s.label: asked(s.benchmark, s.judge or evaluation.judge, s.samples) for s in evaluation.also},
         tasks={each.name: Task.of(each, evaluation, identity(each.task_judge)) for each in datasets},
         runs=tuple(runs),

@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+import json
 import logging
 import threading
 from pathlib import Path
@@ -468,6 +469,22 @@ def test_the_report_is_that_of_a_study_and_can_be_made_later(tiny_model: Path, t
     later = guard_of(tmp_path, judge=judge, dataset=DATASET, confirm=True).report().plain()
     assert {k: v for k, v in later.items() if k != "created"} == {k: v for k, v in analysis.items() if k != "created"}
     assert judge.calls == calls
+
+
+def test_a_folder_of_an_older_version_is_reported(tiny_model: Path, tmp_path: Path) -> None:
+    judge = Script(0.0, 0.0, 0.0, 0.9)
+    guard = guard_of(tmp_path, judge=judge, dataset=DATASET, confirm=True)
+    trainer = make_trainer(load(tiny_model), tmp_path / "out", [guard])
+    trainer.train()
+    (run,) = guard.report().plain()["runs"]
+    held = json.loads((tmp_path / "guard" / "manifest.json").read_text())["runs"][0]
+    (tmp_path / "guard" / "manifest.json").unlink()
+    facts = {"run_id": "guard", "ended": held["state"], "last_step": held["stopped_at"] or 6}
+    facts |= {name: held[name] for name in ("model", "parameters", "learning_rate", "seed")}
+    rows = [{"run_id": "guard", **{k: v for k, v in c.items() if k != "evaluation"}} for c in held["checkpoints"]]
+    (tmp_path / "guard" / "guard.json").write_text(json.dumps({"facts": facts, "records": rows}))
+    (again,) = guard_of(tmp_path, judge=judge, dataset=DATASET, confirm=True).report().plain()["runs"]
+    assert again == {**run, "restored": None}  # which weights were put back was not written down
 
 
 def test_a_new_training_in_the_folder_begins_anew(tiny_model: Path, tmp_path: Path) -> None:

@@ -249,6 +249,8 @@ class Watcher:
             hash=content_key(settings),
             config=settings,
             broad=Asked(benchmark=benchmark, judge=judges[0], samples=self.broad.samples),
+            every_prompt=self.monitor.rule.every_prompt,
+            asks=self.monitor.rule.asks,
             tasks={data.name: Task.of(data, self.config.evaluation, judges[1])} if data else {},
             runs=(run,),
         )
