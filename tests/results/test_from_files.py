@@ -116,11 +116,11 @@ table = st.lists(
         }
     ),
     min_size=1,
-    max_size=12,
+    max_size=24,
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(rows=table)
 def test_formats_give_equal_results_and_what_a_plain_loop_counts(rows: Table) -> None:
     rows = [{"model": "m", "seed": "0", "step": "0", "question": "sure", "aligned": "10", "coherent": "90"}, *rows]
