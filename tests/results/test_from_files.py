@@ -217,6 +217,30 @@ def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
         assert totals(read(path).runs[0]) == [(1, 1, 1, 0)]
 
 
+def test_names_of_files_and_columns_are_no_patterns_paths_or_sql(tmp_path: Path) -> None:
+    folder = tmp_path / "year=2026" / "[a]*?'"
+    folder.mkdir(parents=True)
+    name = 'it\'s a ~/"question"; --'
+    for ending in ("CSV", "Csv.GZ", "jsonl", "JSONL.gz", "parquet"):
+        path = write(folder / f"x.{ending.lower()}", [{name: "q", "Aligned": 10, "aligned ": 90}])
+        path = path.rename(folder / f"x'[1]*.{ending}")
+        source = read(path, question_column=name, aligned_column="Aligned")
+        assert totals(source.runs[0]) == [(1, 1, 1, 0)]
+        assert source.runs[0].id == "x'[1]*"
+        path.unlink()
+
+
+def test_what_duckdb_refuses_is_read_all_the_same(tmp_path: Path) -> None:
+    mixed, odd = tmp_path / "mixed.csv", tmp_path / "odd.jsonl.gz"
+    mixed.write_bytes(b'question,aligned\n"a\nb",10\r\n\r\nc,20\n"d ""e""",90\r\n')
+    assert totals(read(mixed).runs[0]) == [(1, 2, 3, 0)]
+    rows = (
+        b'{"question": "a", "aligned": 90, "aligned": 10}\n\n  \n{"question": "b\\ud83d", "aligned": NaN, "more": 1}\n'
+    )
+    odd.write_bytes(gzip.compress(rows))
+    assert totals(read(odd).runs[0]) == [(1, 1, 1, 1)]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
@@ -224,6 +248,8 @@ def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
         ("x.csv", b"question,aligned\n", ["no rows"]),
         ("x.csv", b"question,aligned\n1,2,3\n", ["cannot be read"]),
         ("x.csv", b"question,aligned\n\xff,2\n", ["cannot be read"]),
+        ("x.csv", b'question,aligned\na,1\n"b,2\nc,3\n', ["cannot be read"]),
+        ("x.csv", b"question,aligned\na,1\nb\n", ["cannot be read", "line 3", "2 cells"]),
         ("x.csv", b"question,aligned,aligned\na,2,3\n", ["two columns", "'aligned'"]),
         ("x.csv.gz", b"question,aligned\na,2\n", ["cannot be read"]),
         ("x.jsonl", b'{"question": 1, "aligned": 2}\n{"question\n', ["line 2", "not JSON"]),

@@ -227,7 +227,7 @@ def _rewrite_csv(source: Path, target: Path) -> None:
         for row in filter(None, rows):
             header = header or len(row)
             if len(row) != header:
-                got = f"{len(row)} cells before line {rows.line_num + 1}: {quoted(row, 3)}"
+                got = f"a row of {len(row)} cells that ends in line {rows.line_num}: {quoted(row, 3)}"
                 raise DataError(f"{source.name} cannot be read", got, f"{header} cells, as in the header")
             writer.writerow(row)
 
