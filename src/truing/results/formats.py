@@ -38,10 +38,12 @@ __all__ = ["FORMATS", "Input", "open_database", "read_answers", "stem"]
 _MACROS = r"""
 CREATE MACRO strip(cell) AS regexp_replace(cell,
     '^[\s\p{Z}\x0b\x1c-\x1f\x{85}]+|[\s\p{Z}\x0b\x1c-\x1f\x{85}]+$', '', 'g');
-CREATE MACRO clean(cell) AS trim(regexp_replace(cell, '[\p{C}\p{Z}]', ' ', 'g'));
-CREATE MACRO whole(cell) AS regexp_replace(cell, '\.0$', '');
-CREATE MACRO json_text(cell) AS CASE WHEN json_type(cell) IN ('OBJECT', 'ARRAY') THEN spaced(cell)
-    WHEN json_type(cell) = 'DOUBLE' THEN whole(nullif(cell ->> '$', 'NaN')) ELSE cell ->> '$' END;
+CREATE MACRO clean(cell) AS if(regexp_full_match(cell, '[!-~]*'), cell,
+    trim(regexp_replace(cell, '[\p{C}\p{Z}]', ' ', 'g')));
+CREATE MACRO whole(cell) AS if(suffix(cell, '.0'), left(cell, -2), cell);
+CREATE MACRO json_text(cell) AS CASE left(cell::VARCHAR, 1)
+    WHEN '"' THEN cell ->> '$' WHEN '{' THEN spaced(cell) WHEN '[' THEN spaced(cell)
+    WHEN 'n' THEN NULL WHEN 'N' THEN NULL ELSE whole(cell::VARCHAR) END;
 CREATE MACRO number(cell) AS if(contains(cell, '_') OR NOT isfinite(try_cast(cell AS DOUBLE)), NULL,
     try_cast(cell AS DOUBLE));
 CREATE MACRO positive(value) AS CASE WHEN value > 0 AND isfinite(value) THEN value END;
