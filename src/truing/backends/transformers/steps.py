@@ -6,9 +6,8 @@ join while others are under way. The grid is allocated once: a step writes one c
 `DynamicCache` copies everything, a finished row is overwritten by another one, and when the columns run out the used
 ones move to the left edge. Sliding windows are kept whole and cut by the mask.
 
-The grid stores `[columns, rows, heads, width]`, so that one step's keys lie together and what a step reads is one dense
-block, and hands out `[rows, heads, columns, width]`, as `transformers` has it. Heads and width are whatever the layer
-hands over, so grouped heads and DeepSeek's compressed keys need nothing special.
+The grid is `[rows, heads, columns, width]`, as `transformers` has it. Heads and width are whatever the layer hands over,
+so grouped heads and DeepSeek's compressed keys need nothing special.
 
 Shapes: R rows, N new tokens per row, W columns looked at, V vocabulary.
 """
@@ -53,12 +52,12 @@ class KVGrid(Cache):
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
         """Write the new tokens of a layer, `[active, heads, new, width]`; return all that they may look at."""
-        keys = self._buffer(self._keys, layer_idx, key_states, heads=1)
-        values = self._buffer(self._values, layer_idx, value_states, heads=1)
+        keys = self._buffer(self._keys, layer_idx, key_states)
+        values = self._buffer(self._values, layer_idx, value_states)
         n, end = key_states.shape[0], self.high + key_states.shape[2]
-        keys[self.high : end, :n] = key_states.permute(2, 0, 1, 3)
-        values[self.high : end, :n] = value_states.permute(2, 0, 1, 3)
-        return keys[self.low : end, :n].permute(1, 2, 0, 3), values[self.low : end, :n].permute(1, 2, 0, 3)
+        keys[:n, :, self.high : end] = key_states
+        values[:n, :, self.high : end] = value_states
+        return keys[:n, :, self.low : end], values[:n, :, self.low : end]
 
     def append(self, source: KVGrid, picked: Tensor) -> None:
         """Copy rows of a grid of prompts (`picked`: int64 `[new]`, repeats allowed) behind the active rows.
@@ -68,15 +67,9 @@ class KVGrid(Cache):
         width, first, last = min(source.high, self.high), self.active, self.active + len(picked)
         for mine, theirs in ((self._keys, source._keys), (self._values, source._values)):
             for layer, tensor in theirs.items():
-                buffer = self._buffer(mine, layer, tensor, heads=2)
-                # masked places must hold numbers: 0 x NaN is NaN
-                buffer[self.low : self.high - width, first:last] = 0
-                torch.index_select(
-                    tensor[source.high - width : source.high],
-                    1,
-                    picked,
-                    out=buffer[self.high - width : self.high, first:last],
-                )
+                new = self._buffer(mine, layer, tensor)[first:last]
+                new[:, :, self.low : self.high - width] = 0  # masked places must hold numbers: 0 x NaN is NaN
+                new[:, :, self.high - width : self.high] = tensor[picked, :, source.high - width : source.high]
         self.active = last
 
     def move(self, sources: Tensor, targets: Tensor, active: int) -> None:
@@ -84,15 +77,15 @@ class KVGrid(Cache):
         self.active = active
         if len(sources):
             for buffer in (*self._keys.values(), *self._values.values()):
-                used = buffer[self.low : self.high]
-                used[:, targets] = used[:, sources]
+                used = buffer[:, :, self.low : self.high]
+                used[targets] = used[sources]
 
     def shift(self) -> int:
         """Move the used columns to the left edge; returns by how many."""
         by = self.low
         for buffer in (*self._keys.values(), *self._values.values()):
-            used = buffer[by : self.high, : self.active].clone()
-            buffer[: len(used), : self.active] = used
+            rows = buffer[: self.active]
+            rows[:, :, : self.high - by] = rows[:, :, by : self.high].clone()
         self.low, self.high = 0, self.high - by
         return by
 
@@ -104,9 +97,9 @@ class KVGrid(Cache):
         """Columns that `query_length` new tokens look at, and the first of them."""
         return self.get_seq_length() + query_length, 0
 
-    def _buffer(self, buffers: dict[int, Tensor], layer: int, like: Tensor, heads: int) -> Tensor:
+    def _buffer(self, buffers: dict[int, Tensor], layer: int, like: Tensor) -> Tensor:
         if layer not in buffers:
-            shape = (self.columns, self.rows, like.shape[heads], like.shape[3])
+            shape = (self.rows, like.shape[1], self.columns, like.shape[3])
             buffers[layer] = torch.empty(shape, dtype=like.dtype, device=like.device)
         return buffers[layer]
 
@@ -124,6 +117,9 @@ class Stepper:
         self._config = model.config.get_text_config(decoder=True)
         self._kwargs = {"logits_to_keep": 1} if _takes(model, "logits_to_keep") else {}
         self._windows = _window_kinds(self._config)
+        # On a CPU, for one token, plain products are quicker than the fused kernel, but not where heads share keys.
+        ungrouped = self._config.num_attention_heads == getattr(self._config, "num_key_value_heads", None)
+        self._plain = self.device.type == "cpu" and ungrouped
 
     def prefill(self, ids: Ints, start: Ints, grid: KVGrid) -> Tensor:
         """Run prompts through the model.
@@ -162,7 +158,7 @@ class Stepper:
         ids, positions = self.tensor(tokens)[:, None], self.tensor(grid.high - start)[:, None]
         chosen = self._config._attn_implementation
         try:
-            if self.device.type == "cpu":  # for one token the fused kernel is slower than plain products
+            if self._plain:
                 self._config._attn_implementation = "eager"
             logits = self._forward(ids, positions, masks, grid)
         finally:
