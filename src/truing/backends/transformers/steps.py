@@ -6,8 +6,8 @@ join while others are under way. The grid is allocated once: a step writes one c
 `DynamicCache` copies everything, a finished row is overwritten by another one, and when the columns run out the used
 ones move to the left edge. Sliding windows are kept whole and cut by the mask.
 
-The grid is `[rows, heads, columns, width]`, as `transformers` has it. Heads and width are whatever the layer hands over,
-so grouped heads and DeepSeek's compressed keys need nothing special.
+The grid is `[rows, heads, columns, width]`, as `transformers` has it. Heads and width are those of the layer, so
+grouped heads and DeepSeek's compressed keys need nothing special.
 
 Shapes: R rows, N new tokens per row, W columns looked at, V vocabulary.
 """
