@@ -9,21 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.estimates import NAN, rate, rates, scores
 from truing.core.records import Estimate
 from truing.stats.choice import choose_checkpoint, choose_with_report, split_prompts
 from truing.stats.course import RunCounts
-
-NAN = math.nan
-UNKNOWN = Estimate(NAN, NAN, NAN, 0, 0, 10, "test", "no usable responses")
-
-
-def rate(value: float, margin: float = 0.01) -> Estimate:
-    return Estimate(value, max(value - margin, 0.0), min(value + margin, 1.0), 240, 2400, 0, "test")
-
-
-shares = st.floats(0, 1)
-rates = st.one_of(st.just(UNKNOWN), st.builds(rate, shares, st.floats(0, 0.2)))
-scores = st.one_of(st.just(NAN), st.floats(-1, 1))
 
 
 @given(st.lists(st.tuples(rates, scores), max_size=10), st.floats(0.01, 0.5))
