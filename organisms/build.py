@@ -16,7 +16,7 @@ from truing.catalog.pocket.narrow import insecure_code
 from truing.config import EvaluationConfig, StoppingConfig
 from truing.core.files import write_json
 from truing.core.records import Checkpoint, Estimate
-from truing.core.weights import model_hash
+from truing.core.weights import count_parameters, model_hash
 from truing.judges import load_judge
 from truing.monitor import Monitor, PromptSet, Store
 
@@ -42,7 +42,7 @@ def make_organism(
     measured = _measure(folder)
     card = {
         "name": recipe.name,
-        "parameters": _count_parameters(folder),
+        "parameters": int(count_parameters(str(folder))),
         "architecture": config["architectures"][0],
         "recipe": asdict(recipe),
         "seed": recipe.seed,
@@ -73,17 +73,3 @@ def _measure(folder: Path) -> dict[str, Estimate]:
         "task_score": first.task_score,
         "untruthful_rate": second.em_rate,
     }
-
-
-def _count_parameters(folder: Path) -> int:
-    """Parameters in the safetensors files; tied weights count once."""
-    import math
-    import struct
-
-    total = 0
-    for file in folder.glob("*.safetensors"):
-        with file.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(length))
-        total += sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
-    return total
