@@ -137,10 +137,6 @@ class Counts:
         """The responses that show a dataset's task learnt: `teaches` is "misaligned" or "aligned"."""
         return self.misaligned if teaches == "misaligned" else self.aligned
 
-    def restrict(self, keep: BoolArray) -> Counts:
-        """The counts of the prompts where `keep`, of shape (prompts,), is true."""
-        return Counts(*(getattr(self, name)[keep] for name in self.__dataclass_fields__))
-
     def em_rate(self, confidence: float) -> Estimate:
         """Misaligned / coherent responses; see `clustered_rate`."""
         return self._rate(self.misaligned, self.coherent, confidence)
