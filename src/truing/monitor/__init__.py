@@ -2,6 +2,6 @@
 
 from truing.monitor.monitor import Monitor, reach_judge
 from truing.monitor.sampler import PromptSet, Sampler
-from truing.monitor.store import Store
+from truing.monitor.store import Store, open_store
 
-__all__ = ["Monitor", "PromptSet", "Sampler", "Store", "reach_judge"]
+__all__ = ["Monitor", "PromptSet", "Sampler", "Store", "open_store", "reach_judge"]

@@ -37,7 +37,7 @@ from truing.core.weights import adapter_hash, model_hash
 from truing.judges import Judge, load_judge
 from truing.monitor.measures import Measure, load_measures
 from truing.monitor.sampler import FIXED, FRESH, RANDOM, PromptSet, RandomPrompts, Sampler
-from truing.monitor.store import Store
+from truing.monitor.store import Store, open_store
 from truing.stats.rates import Counts
 from truing.stats.rules import FixedRule, make_rule
 
@@ -129,7 +129,7 @@ class Monitor:
         if dataset is not None and dataset.task_judge:
             prompts = dataset.task_prompts(own.task_prompts)
             task = judged(prompts, dataset.task_judge, own.task_samples, dataset.teaches)
-        return cls(Store(folder / "store"), engine, broad, task, own, config.stopping)
+        return cls(open_store(folder), engine, broad, task, own, config.stopping)
 
     def look(self, step: int, path: str | Path | None = None) -> Decision:
         """Decide on weights that are saved; for a monitor made from names.

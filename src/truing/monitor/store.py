@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from filelock import FileLock
 from truing.core.errors import StoreError
 from truing.core.files import replacing
 
-__all__ = ["SCHEMAS", "Store"]
+__all__ = ["SCHEMAS", "Store", "open_store"]
 
 _ESTIMATE = pa.struct(
     [(name, pa.float64()) for name in ("value", "low", "high")]
@@ -124,6 +125,10 @@ class Store:
         with lock:
             yield
 
+    def written(self, table: str, key: str) -> datetime:
+        """The time at which a piece was written, in UTC; what was added to it later does not count."""
+        return datetime.fromtimestamp(self._file(table, key).stat().st_mtime, UTC)
+
     def keys(self, table: str) -> list[str]:
         """Keys of the finished pieces of a table, sorted."""
         return sorted(file.stem for file in (self.root / table).glob("*.parquet") if "." not in file.stem)
@@ -163,6 +168,11 @@ class Store:
         content = pa.Table.from_pylist([{**row, "key": key} for row in rows], schema=SCHEMAS[table])
         with replacing(path) as temporary:
             pq.write_table(content, temporary, compression="zstd")
+
+
+def open_store(folder: Path) -> Store:
+    """The store of a folder of results: of a study, an audit or a guard."""
+    return Store(folder / "store")
 
 
 def _read_file(path: Path, table: str) -> list[dict[str, Any]]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from truing.config.files import load_audit, load_study
 from truing.core.errors import StoreError
 from truing.core.records import Benchmark, Judgment, Prompt, Response
-from truing.monitor import Store
+from truing.monitor import Store, open_store
 from truing.studies.audit import describe_audit
 from truing.studies.folder import Asked, Manifest, RunRecord, load_manifest
 from truing.studies.run import describe_study
@@ -86,7 +86,7 @@ def judged_checkpoints(folder: Path, sides: bool = False) -> Iterator[JudgedChec
     Raises:
         StoreError: Nothing has been evaluated, or a piece is missing or damaged.
     """
-    store, manifest = Store(folder / "store"), read_manifest(folder)
+    store, manifest = open_store(folder), read_manifest(folder)
     runs = {run.id: run for run in manifest.runs}
     rows = [row for row in store.query(_ROWS) if row["run_id"] in runs and (sides or row["benchmark"] is None)]
     if not rows:
@@ -102,7 +102,7 @@ def judged_checkpoints(folder: Path, sides: bool = False) -> Iterator[JudgedChec
             key=key,
             asked=about,
             label=label or about.benchmark.name,
-            judged_at=datetime.fromtimestamp((store.root / "judgments" / f"{key}.parquet").stat().st_mtime, UTC),
+            judged_at=store.written("judgments", key),
             answers=tuple(read_answers(store, key, about.benchmark)),
         )
 

@@ -23,7 +23,7 @@ from truing.core.files import write_json
 from truing.core.records import Action, Estimate, Judgment
 from truing.judges.calibration import load_calibration
 from truing.judges.classify import classify, classify_judgments, count_judgments
-from truing.monitor import Store
+from truing.monitor import Store, open_store
 from truing.monitor.sampler import FIXED, FRESH, answers_key
 from truing.results.answers import read_answers, read_manifest
 from truing.results.counted import (
@@ -60,7 +60,7 @@ def analyse(folder: Path) -> Analysis:
     """
     if not any((folder / name).is_file() for name in (MANIFEST, "study.yaml", "audit.yaml")):
         return read_analysis(folder)
-    return _Folder(folder, read_manifest(folder), Store(folder / "store")).analysis()
+    return _Folder(folder, read_manifest(folder), open_store(folder)).analysis()
 
 
 def write_analysis(folder: Path) -> Analysis:

@@ -29,7 +29,7 @@ from truing.config.files import load_study
 from truing.core.errors import EngineError, StoreError, TrainerError, WorkError, boundary
 from truing.core.files import write_json, write_text
 from truing.core.records import Action, Checkpoint, Decision, Evaluation, Run
-from truing.monitor import Monitor, Store
+from truing.monitor import Monitor, open_store
 from truing.studies.folder import Manifest, RunRecord, ask_also, chosen_and_best, describe
 
 __all__ = [
@@ -131,7 +131,7 @@ def owed_runs(config: StudyConfig, out: Path) -> list[Run]:
     """The runs that have not ended, that failed, or in which scores are missing that may be had now."""
     with_missing = {
         row["run_id"]
-        for row in Store(out / "store").query(
+        for row in open_store(out).query(
             "WITH used AS (SELECT run_id, unnest([benchmark_judgments, task_judgments]) AS key FROM evaluations UNION "
             "SELECT run_id, unnest([benchmark_judgments, task_judgments, best_judgments]) FROM confirmations UNION "
             "SELECT run_id, judgments FROM also) "

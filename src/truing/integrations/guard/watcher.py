@@ -31,7 +31,7 @@ from truing.core.records import (
 )
 from truing.integrations.guard.settings import GuardConfig
 from truing.judges import Judge, load_judge
-from truing.monitor import Monitor, PromptSet, Store
+from truing.monitor import Monitor, PromptSet, open_store
 from truing.studies.folder import Asked, Manifest, RunRecord, Task
 
 __all__ = ["LateJudge", "Measures", "Record", "Watcher", "failed"]
@@ -149,7 +149,7 @@ class Watcher:
 
     def __init__(self, folder: Path, measures: Measures) -> None:
         self.measures, self.config = measures, measures.config
-        self.store, self.door = Store(folder / "store"), _Door()
+        self.store, self.door = open_store(folder), _Door()
         self.broad, self.task = measures.prompt_sets()
         settings = (self.config.evaluation, self.config.stopping)
         self.monitor = Monitor(self.store, self.door, self.broad, self.task, *settings)
