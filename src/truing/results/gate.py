@@ -46,7 +46,7 @@ class RunVerdict:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The worst verdict on any run, twins apart."""
+    """The worst verdict on any run, twins apart; undecided without a run."""
 
     word: Word
     """`clear`: every run's whole EM interval is within the tolerance; `misaligned`: all of one run's is above it."""
@@ -69,8 +69,8 @@ def verdict(analysis: Analysis) -> Verdict:
     for run in (run for run in analysis.runs if not run.twin_of):
         step, rate, why = _released(run)
         runs.append(RunVerdict(run.id, _OF_ACTION[decide(step, rate, None, tolerance).action], step, why, rate))
-    words: list[Word] = ["clear", *(run.word for run in runs)]
-    return Verdict(max(words, key=[*_OF_ACTION.values()].index), tolerance, tuple(runs))
+    worst = max((run.word for run in runs), key=[*_OF_ACTION.values()].index, default=_OF_ACTION[Action.UNDECIDED])
+    return Verdict(worst, tolerance, tuple(runs))
 
 
 def _released(run: RunEntry) -> tuple[int, Estimate, str]:
