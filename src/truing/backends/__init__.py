@@ -333,7 +333,7 @@ _LOADED: dict[Path, WeakSet[Completer]] = {}
 
 
 def close_completers(folder: Path) -> None:
-    """Close all that were loaded for a folder in this process. A later call of one opens it anew."""
+    """Close all that were loaded for a folder in this process. A later call of one opens it again."""
     for completer in _LOADED.pop(folder, ()):
         completer.close()
 

@@ -32,7 +32,7 @@ from truing.config import (
 )
 from truing.config.files import validate_flat
 from truing.core.files import content_key
-from truing.core.records import Action, Checkpoint, Decision, Estimate, Evaluation, Prompt
+from truing.core.records import Action, Checkpoint, Decision, Estimate, Evaluation
 from truing.core.weights import adapter_hash, model_hash
 from truing.judges import Judge, load_judge
 from truing.monitor.measures import Measure, load_measures
@@ -122,13 +122,12 @@ class Monitor:
         """
         own = config.evaluation
 
-        def judged(prompts: Sequence[Prompt], judge: str | JudgeConfig, samples: int, teaches: str) -> PromptSet:
-            return PromptSet(prompts, reach_judge(judge, config.endpoint, folder), samples, teaches)
+        def reached(judge: str | JudgeConfig) -> Judge:
+            return reach_judge(judge, config.endpoint, folder)
 
-        task, broad = None, judged(load_benchmark(own.benchmark).prompts, own.judge, own.samples, "misaligned")
+        task, broad = None, PromptSet(load_benchmark(own.benchmark).prompts, reached(own.judge), own.samples)
         if dataset is not None and dataset.task_judge:
-            prompts = dataset.task_prompts(own.task_prompts)
-            task = judged(prompts, dataset.task_judge, own.task_samples, dataset.teaches)
+            task = PromptSet.of_task(dataset, own, reached(dataset.task_judge))
         return cls(open_store(folder), engine, broad, task, own, config.stopping)
 
     def look(self, step: int, path: str | Path | None = None) -> Decision:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from truing.backends import Engine
+from truing.catalog.datasets import Dataset
 from truing.config import EvaluationConfig
 from truing.core.errors import EngineError
 from truing.core.files import content_key
@@ -47,6 +48,11 @@ class PromptSet:
     """Answers per prompt."""
     teaches: str = "misaligned"
     """Answers that show a task learnt, where the prompts are a dataset's: "misaligned" or "aligned" ones."""
+
+    @classmethod
+    def of_task(cls, dataset: Dataset, config: EvaluationConfig, judge: Judge) -> PromptSet:
+        """The held-out prompts of a dataset, as many as are asked; they measure its task."""
+        return cls(dataset.task_prompts(config.task_prompts), judge, config.task_samples, dataset.teaches)
 
     def every_pair(self, first: int) -> list[Pair]:
         """All prompts, `samples` answers each."""

@@ -33,11 +33,11 @@ class FileRun:
     checkpoints: range
     """Indices of its checkpoints, by ascending step."""
     stepless: bool
-    """Whether its rows say no step."""
+    """True if its rows say no step."""
 
     @property
     def file_named(self) -> bool:
-        """Whether its rows say no run and no seed."""
+        """True if its rows say no run and no seed."""
         return not self.labels["run"] and self.labels["seed"] is None
 
     @property

@@ -159,7 +159,7 @@ class Manifest(_Record):
     broad: Asked
     """The benchmark on which misalignment is measured."""
     every_prompt: bool
-    """Whether the stopping rule asks every prompt of every checkpoint; otherwise it estimates EM rates itself."""
+    """True if the stopping rule asks every prompt of every checkpoint; otherwise it estimates EM rates itself."""
     asks: str
     """What the rule asks, in words."""
     also: dict[str, Asked] = {}
@@ -198,7 +198,7 @@ def load_manifest(folder: Path) -> Manifest | None:
     except FileNotFoundError:
         return None
     except (OSError, ValidationError, UnicodeDecodeError) as error:
-        todo = "run the same study, audit or training again: it is written anew, and finished work is kept"
+        todo = "run the same study, audit or training again: it is written again, and finished work is kept"
         raise StoreError(f"{folder / MANIFEST} cannot be read", str(error)[:300], todo=todo) from error
 
 

@@ -173,7 +173,7 @@ def execute_run(
     end the study. What costs time to open stays open for the next run: see `close_engines`.
 
     Raises:
-        UserError: The study itself must be mended.
+        UserError: The study itself is wrong.
     """
     folder = out / "runs" / run.id
     folder.mkdir(parents=True, exist_ok=True)

@@ -199,7 +199,7 @@ class Endpoint:
         """The answer to a request of any other kind, tried as often as it may help.
 
         Args:
-            call: Makes the request anew at each attempt; gets the SDK's client.
+            call: Makes the request again at each attempt; gets the SDK's client.
             kind: The error where none succeeds.
             what: What that error says happened.
             timeout: Seconds for each attempt.

@@ -84,7 +84,7 @@ class TinkerEngine(Engine):
             raise
 
     def close(self) -> None:
-        """End the session. A later call opens anew."""
+        """End the session. A later call opens another."""
         service, self._service, self._client = self._service, None, ("", None)
         if service is not None:
             self._drop.detach()

@@ -382,7 +382,7 @@ def _find_tokenizer(given: Any, processing: Any) -> Any:
 
 
 def _log_of(kind: type) -> Callable[..., None]:
-    """The trainer's way to log, but not TRL's, which would hand in its own averages early and begin them anew."""
+    """The trainer's way to log, but not TRL's, which would hand in its own averages early and begin them again."""
     for each in kind.__mro__:
         if "log" in vars(each) and not each.__module__.startswith("trl."):
             found: Callable[..., None] = vars(each)["log"]

@@ -53,7 +53,7 @@ class GuardConfig(Config):
         return self
 
     def is_due(self, step: int, last: int) -> bool:
-        """Whether a step is evaluated, in a training of `last` steps."""
+        """True if a step is evaluated, in a training of `last` steps."""
         if step == last:
             return True
         return step % self.at == 0 if isinstance(self.at, int) else step in self.at

@@ -12,9 +12,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from truing.backends import Engine, load_completer
+from truing.backends import Engine
 from truing.catalog.datasets import Dataset
-from truing.config import JudgeConfig
+from truing.config import EndpointConfig, JudgeConfig
 from truing.core.errors import EngineError, TruingError, UnknownNameError, boundary
 from truing.core.files import content_key
 from truing.core.records import (
@@ -30,8 +30,8 @@ from truing.core.records import (
     Sampling,
 )
 from truing.integrations.guard.settings import GuardConfig
-from truing.judges import Judge, load_judge
-from truing.monitor import Monitor, PromptSet, open_store
+from truing.judges import Judge
+from truing.monitor import Monitor, PromptSet, open_store, reach_judge
 from truing.studies.folder import Asked, Manifest, RunRecord, Task
 
 __all__ = ["LateJudge", "Measures", "Record", "Watcher", "failed"]
@@ -69,9 +69,7 @@ class Measures:
         """The benchmark's prompts and the task's."""
         evaluation, task = self.config.evaluation, None
         if self.dataset is not None and self.dataset.task_judge:
-            prompts = self.dataset.task_prompts(evaluation.task_prompts)
-            judge, samples = LateJudge(self.dataset.task_judge), evaluation.task_samples
-            task = PromptSet(prompts, judge, samples, self.dataset.teaches)
+            task = PromptSet.of_task(self.dataset, evaluation, LateJudge(self.dataset.task_judge))
         return PromptSet(self.benchmark.prompts, self.judge, evaluation.samples), task
 
 
@@ -108,9 +106,7 @@ class LateJudge(Judge):
         return self._judge
 
     def _load(self) -> Judge:
-        if isinstance(self.name, str):
-            return load_judge(self.name)
-        return load_judge(self.name, load_completer(self.name.completer))
+        return reach_judge(self.name, EndpointConfig())
 
 
 class _Door(Engine):
@@ -213,9 +209,9 @@ class Watcher:
 
     def close(self) -> None:
         """End what our own judges keep open; one that was given is its giver's."""
-        for probe in filter(None, (self.broad, self.task)):
-            if isinstance(probe.judge, LateJudge):
-                probe.judge.close()
+        for prompt_set in filter(None, (self.broad, self.task)):
+            if isinstance(prompt_set.judge, LateJudge):
+                prompt_set.judge.close()
 
     def recall(self, record: Record) -> Record:
         """A record of an earlier process: what the store holds is not made again, what was owed is judged."""
@@ -292,7 +288,7 @@ class Watcher:
             self.monitor.base = Estimate.unknown("step 0 was not evaluated")
 
     def _can_be_judged(self, checkpoint: Checkpoint) -> bool:
-        """Whether all answers are stored, so that judging needs no weights."""
+        """True if all answers are stored, so that judging needs no weights."""
         try:
             return bool(checkpoint.weights) and self.monitor.is_sampled(checkpoint)
         except Exception:  # noqa: BLE001 - the judge's identity is part of the keys, and there may be no judge

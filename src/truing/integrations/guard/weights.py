@@ -43,7 +43,7 @@ def as_found() -> Iterator[None]:
 
 
 def is_adapted(model: Any) -> bool:
-    """Whether a model is PEFT's."""
+    """True if a model is PEFT's."""
     return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
 
 
