@@ -6,7 +6,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +33,15 @@ def _nothing_left_by_a_module() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _nothing_left_by_a_test() -> Iterator[None]:
-    with nothing_left("the test"):
+def _nothing_left_by_a_test(caplog: pytest.LogCaptureFixture, pytestconfig: pytest.Config) -> Iterator[None]:
+    def forget() -> None:
+        if plugin := pytestconfig.pluginmanager.getplugin("logging-plugin"):
+            plugin.report_handler.records.clear()  # the text of a report stands apart
+        for phase in ("setup", "call", "teardown"):
+            with suppress(KeyError):  # a phase that never was
+                caplog.get_records(phase).clear()
+
+    with nothing_left("the test", forget):
         yield
 
 
