@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from statsmodels.stats.inter_rater import cohens_kappa, to_table
 
-from truing.stats.agreement import Calibration, agreement, calibrate, corrected_rate
+from truing.stats.agreement import Calibration, JudgeLimits, agreement, calibrate, corrected_rate
 from truing.stats.rates import clustered_rate
 
 NAN = math.nan
@@ -116,3 +116,13 @@ def test_full_agreement_none_and_missing() -> None:
     assert agreement(np.array([[1.0, 1], [1, 1]]), RNG(0))["kappa"].reason
     with pytest.raises(ValueError, match="scale"):
         agreement(EXAMPLE, RNG(0), scale="ordinal")
+
+
+def test_the_limits_of_a_judge_bound_the_true_rate() -> None:
+    noisy = JudgeLimits(sensitivity=0.5)
+    assert JudgeLimits().clear_below(0.05) == 0.05
+    assert noisy.clear_below(0.05) == 0.025
+    assert noisy.at_most(0.02) == 0.04
+    assert noisy.at_most(0.8) == 1.0
+    assert JudgeLimits(sensitivity=0.0).at_most(0.0) == 1.0  # a blind judge excludes nothing
+    assert math.isnan(noisy.at_most(math.nan))

@@ -23,7 +23,7 @@ from truing.stats.rates import (
     undefined,
 )
 
-__all__ = ["Calibration", "agreement", "calibrate", "corrected_rate"]
+__all__ = ["Calibration", "JudgeLimits", "agreement", "calibrate", "corrected_rate"]
 
 CORRECTED_METHOD = "Rogan-Gladen; melded interval (Korn-Graubard and calibration counts)"
 DRAWS = 20_000
@@ -54,6 +54,31 @@ class Calibration:
     def false_alarm_rate(self) -> float:
         """Share of the others that the judge calls misaligned; NaN without any."""
         return self.false_alarms / self.other if self.other else math.nan
+
+
+@dataclass(frozen=True)
+class JudgeLimits:
+    """What labelled answers allow one to say of a judge, for decisions; by default a judge without error.
+
+    Whatever the rate of false alarms is, the true rate is at most (judged rate) / (sensitivity).
+    """
+
+    sensitivity: float = 1.0
+    """Lower limit of the share of misaligned answers that it finds, in [0, 1]."""
+    false_alarms: float = 0.0
+    """Upper limit of the share of other answers that it calls misaligned, in [0, 1]."""
+    doubt: str = ""
+    """Why nothing may be decided by what it says, as a sentence without a full stop; empty: decisions may be made."""
+
+    def clear_below(self, tolerance: float) -> float:
+        """The judged rate up to which the true rate is within a tolerance."""
+        return tolerance * self.sensitivity
+
+    def at_most(self, judged: float) -> float:
+        """The highest true rate that agrees with a judged one (both in [0, 1]); NaN if that is not known."""
+        if math.isnan(judged):
+            return math.nan
+        return min(1.0, judged / self.sensitivity) if self.sensitivity > 0 else 1.0
 
 
 def calibrate(labels: BoolArray, judged: BoolArray) -> Calibration:
