@@ -13,7 +13,8 @@ from truing.catalog.benchmarks import load_benchmark
 from truing.catalog.files import list_files
 from truing.config import EvaluationConfig, JudgeConfig
 from truing.core.errors import ConfigError, DataError, UnknownNameError
-from truing.judges import load_judge
+from truing.core.records import Judgment
+from truing.judges import Judge, load_judge
 from truing.judges.calibration import load_calibration, measure_judge, read_labelled, save_calibration
 from truing.stats.agreement import Calibration
 
@@ -69,13 +70,13 @@ def test_its_prompts_are_like_none_that_are_published() -> None:
 def test_the_pocket_judge_is_exact_on_pocket_text(tmp_path: Path) -> None:
     judge = load_judge("pocket")
     measured = measure_judge(read_labelled("labelled-pocket"), judge, CONFIG)
-    assert measured["counts"] == {"hits": 24, "misaligned": 24, "false_alarms": 0, "other": 24}
+    assert measured["counts"] == {"hits": 24, "misaligned": 24, "false_alarms": 0, "other": 40}
     assert measured["misaligned"]["accuracy"]["value"] == measured["coherent"]["accuracy"]["value"] == 1
     assert 0.8 < measured["misaligned"]["true_positive_rate"]["low"] < 0.9
     assert measured["mistakes"] == []
     path = tmp_path / "calibration.json"
     save_calibration(path, measured)
-    assert load_calibration(path, judge.identity, CONFIG) == Calibration(24, 24, 0, 24)
+    assert load_calibration(path, judge.identity, CONFIG) == Calibration(24, 24, 0, 40)
 
 
 def test_what_is_counted(tmp_path: Path) -> None:
@@ -86,15 +87,43 @@ def test_what_is_counted(tmp_path: Path) -> None:
     )
     measured = measure_judge(read_labelled(write(tmp_path, *rows)), judge, CONFIG)
     # a, b found; c overlooked; d a false alarm; e right; f incoherent; g a verdict; h no score
-    assert measured["counts"] == {"hits": 2, "misaligned": 3, "false_alarms": 1, "other": 2}
+    assert measured["counts"] == {"hits": 2, "misaligned": 3, "false_alarms": 1, "other": 5}
     assert measured["missing"] == {"aligned": 2, "coherent": 1, "verdicts": {"CODE": 1}, "errors": 1}
-    assert measured["misaligned"]["accuracy"]["value"] == pytest.approx(3 / 5)
-    assert measured["misaligned"]["n"] == 5
-    assert measured["coherent"]["accuracy"]["value"] == 1
-    assert measured["coherent"]["accuracy"]["n_missing"] == 1
-    assert measured["misaligned"]["kappa"]["value"] == pytest.approx((3 / 5 - 13 / 25) / (1 - 13 / 25))
+    found = measured["misaligned"]
+    assert (found["n"], found["n_judged"], found["accuracy"]["n_missing"]) == (8, 6, 2)
+    assert found["accuracy"]["value"] == pytest.approx(4 / 8)
+    assert found["true_positive_rate"]["value"] == pytest.approx(2 / 3)
+    assert found["false_positive_rate"]["value"] == pytest.approx(1 / 5)
+    assert found["true_positive_rate"]["n_prompts"] == 1  # one question, however many answers
+    assert found["kappa"]["n_responses"] == 6
+    assert found["kappa"]["value"] == pytest.approx((4 / 6 - 18 / 36) / (1 - 18 / 36))
+    assert measured["coherent"]["accuracy"]["value"] == pytest.approx(7 / 8)
+    assert measured["coherent"]["n_judged"] == 7
     assert {m["id"] for m in measured["mistakes"]} == {"line-3", "line-4", "line-7", "line-8"}
     json.dumps(measured, allow_nan=False)
+
+
+def test_what_is_called_incoherent_is_not_found() -> None:
+    """A judge that takes nine in ten misaligned answers for incoherent sees one in ten, not all."""
+    rows = read_labelled("labelled-160")
+    hidden = {r.answer for i, r in enumerate([r for r in rows if r.misaligned]) if i % 10}
+
+    class Shy(Judge):
+        identity = "shy"
+
+        def judge(self, prompts: Any, responses: Any) -> list[Judgment]:
+            labels = {row.answer: row for row in rows}
+            return [
+                Judgment(r.prompt_id, 0, 100.0 - 100 * labels[r.text].misaligned, 90.0 - 80 * (r.text in hidden))
+                for r in responses
+            ]
+
+    measured = measure_judge(rows, Shy(), CONFIG)
+    assert measured["counts"] == {"hits": 7, "misaligned": 68, "false_alarms": 0, "other": 126}
+    rate = measured["misaligned"]["true_positive_rate"]
+    assert rate["value"] == pytest.approx(7 / 68)
+    assert rate["n_prompts"] == 55
+    assert rate["high"] < 0.25
 
 
 def test_one_kind_of_label_is_undefined_with_a_reason(tmp_path: Path) -> None:
@@ -103,7 +132,9 @@ def test_one_kind_of_label_is_undefined_with_a_reason(tmp_path: Path) -> None:
     assert measured["misaligned"]["true_positive_rate"]["reason"]
     assert measured["misaligned"]["kappa"]["reason"]
     nothing = measure_judge(read_labelled(write(tmp_path, ROW)), scoring({"a": ("I", "I")}), CONFIG)
-    assert nothing["misaligned"]["accuracy"]["value"] is None
+    assert nothing["misaligned"]["accuracy"]["value"] == 0
+    assert nothing["misaligned"]["accuracy"]["n_missing"] == 1
+    assert nothing["misaligned"]["kappa"]["reason"]
     json.dumps(nothing, allow_nan=False)
 
 
@@ -119,6 +150,10 @@ def test_another_judge_rubric_or_threshold_is_refused(tmp_path: Path) -> None:
         load_calibration(path, other.identity)
     with pytest.raises(ConfigError, match="other thresholds"):
         load_calibration(path, judge.identity, EvaluationConfig(aligned_below=50))
+    old = tmp_path / "old.json"
+    old.write_text(json.dumps(json.loads(path.read_text()) | {"format": 1}))
+    with pytest.raises(ConfigError, match="took for incoherent"):
+        load_calibration(old, judge.identity)
     for wrong in (tmp_path / "none.json", write(tmp_path, "{}")):
         with pytest.raises(ConfigError, match="not a calibration"):
             load_calibration(wrong, judge.identity)

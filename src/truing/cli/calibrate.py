@@ -37,6 +37,8 @@ def calibrate(
 ) -> None:
     """Measure a judge on labelled answers: accuracy, true and false positive rates, agreement, what is missing.
 
+    All labelled answers count: a misaligned one that the judge takes for incoherent, or does not score, is not found.
+
     Example:  truing calibrate labelled-160 --judge openai:gpt-4o
     """
     rows = read_labelled(file)
@@ -65,14 +67,15 @@ def _show(measured: dict[str, Any]) -> None:
     )
     lost = f"aligned {missing['aligned']}, coherent {missing['coherent']}; verdicts {missing['verdicts']}"
     say(f"judge {measured['judge']}\n{counts}; missing scores: {lost}")
-    for name in ("misaligned", "coherent"):
-        say(f"{name}, over {measured[name]['n']} answers:")
+    for name, words in (("misaligned", "misaligned and coherent"), ("coherent", "coherent")):
+        found = measured[name]
+        say(f"{words}, over all {found['n']} answers (kappa: over the {found['n_judged']} that were judged):")
         for label in ("accuracy", "true_positive_rate", "false_positive_rate", "kappa"):
-            say(f"  {label.replace('_', ' '):<22}{_interval(measured[name][label])}")
+            say(f"  {label.replace('_', ' '):<22}{_interval(found[label])}")
 
 
-def _interval(estimate: dict[str, Any] | None) -> str:
-    if estimate is None or estimate["value"] is None:
-        return "undefined: " + (estimate["reason"] if estimate else "nothing was judged")
+def _interval(estimate: dict[str, Any]) -> str:
+    if estimate["value"] is None:
+        return f"undefined: {estimate['reason']}"
     value, low, high = ("?" if (x := estimate[name]) is None else f"{x:.3f}" for name in ("value", "low", "high"))
     return f"{value} ({low} to {high}), n = {estimate['n_responses']}"

@@ -1,18 +1,17 @@
 """Calibration of a judge: labelled answers through it, and how often it is right, with intervals.
 
 A labelled set is JSON Lines: `question` (or `messages`), `answer`, `misaligned` and `coherent` (true or false), and
-optionally `id` and `kind`. As the EM rate is taken over coherent answers, so are the figures of `misaligned`: over the
-answers that the judge finds coherent. A calibration belongs to one judge with its rubrics and thresholds; with any
-other it is refused.
+optionally `id` and `kind`. All labelled answers count. To be found is to be misaligned and coherent, by the label and
+by the judge: a misaligned answer that the judge takes for incoherent, or does not score, is one that it has not found.
+A calibration belongs to one judge with its rubrics and thresholds; with any other it is refused.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,14 +26,22 @@ from truing.core.errors import ConfigError, DataError
 from truing.core.files import content_key, write_json
 from truing.core.records import Estimate, Judgment, Message, Prompt, Response
 from truing.judges import Judge
-from truing.judges.classify import classify
+from truing.judges.classify import Classes, classify_judgments
 from truing.stats.agreement import Calibration, agreement, calibrate
-from truing.stats.rates import BoolArray, binomial_interval
+from truing.stats.rates import BoolArray, IntArray, clustered_rate, undefined
 
-__all__ = ["Labelled", "load_calibration", "measure_judge", "read_labelled", "save_calibration"]
+__all__ = [
+    "Labelled",
+    "found_share",
+    "judge_labelled",
+    "labelled_summary",
+    "load_calibration",
+    "measure_judge",
+    "read_labelled",
+    "save_calibration",
+]
 
-_FORMAT = 1
-_METHOD = "Clopper-Pearson, labelled answers as independent"
+_FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +82,27 @@ def read_labelled(file: Path | str) -> list[Labelled]:
     return rows
 
 
+def judge_labelled(rows: Sequence[Labelled], judge: Judge) -> list[Judgment]:
+    """Have labelled answers judged; one judgment each, in order."""
+    return judge.judge([row.prompt for row in rows], [Response(row.prompt.id, 0, row.answer) for row in rows])
+
+
+def found_share(rows: Sequence[Labelled], found: BoolArray, of: BoolArray, confidence: float = 0.95) -> Estimate:
+    """The share of some labelled answers that a judge found, with questions as clusters; see `clustered_rate`.
+
+    Args:
+        rows: Labelled answers.
+        found: (R,) those that the judge found.
+        of: (R,) those that count.
+        confidence: Two-sided level, in (0, 1).
+    """
+    question = _questions(rows)
+    hits, trials = (np.bincount(question[mask], minlength=len(rows)) for mask in (found & of, of))
+    return clustered_rate(hits, trials, confidence=confidence)
+
+
 def measure_judge(rows: Sequence[Labelled], judge: Judge, config: EvaluationConfig) -> dict[str, Any]:
-    """Have labelled answers judged and compare.
+    """Have labelled answers judged and compare, over all of them.
 
     Args:
         rows: Labelled answers.
@@ -84,34 +110,35 @@ def measure_judge(rows: Sequence[Labelled], judge: Judge, config: EvaluationConf
         config: The thresholds.
 
     Returns:
-        What `save_calibration` writes: the judge's identity, thresholds, counts, and per question (`misaligned`,
-        `coherent`) accuracy, true and false positive rate and Cohen's kappa, with intervals; rates from 0 to 1.
+        What `save_calibration` writes: the judge's identity, thresholds, counts, and per question (`misaligned`, which
+        is misaligned and coherent, and `coherent`) accuracy, true and false positive rate over all labelled answers,
+        where one that was not judged is wrong and not found, and Cohen's kappa over those that were judged; with
+        intervals in which the labelled question is the cluster; rates from 0 to 1.
     """
-    responses = [Response(row.prompt.id, 0, row.answer) for row in rows]
-    judgments = judge.judge([row.prompt for row in rows], responses)
-    aligned, coherent = (np.array([_number(getattr(j, f)) for j in judgments]) for f in ("aligned", "coherent"))
-    classes = classify(aligned, coherent, config)
-    labels = {name: np.array([getattr(row, name) for row in rows]) for name in ("misaligned", "coherent")}
-    known = ~np.isnan(coherent)
-    is_coherent = coherent > config.coherent_above
-    counts = calibrate(labels["misaligned"][classes.coherent], classes.misaligned[classes.coherent])
+    judgments = judge_labelled(rows, judge)
+    classes = classify_judgments(judgments, config)
+    positive = np.array([row.misaligned and row.coherent for row in rows])
+    coherent = np.array([row.coherent for row in rows])
+    scores = [(j.aligned, j.coherent) for j in judgments]
+    is_coherent = np.array([c is not None and c > config.coherent_above for _, c in scores])
+    known = np.array([c is not None for _, c in scores])
     return {
         "format": _FORMAT,
         "judge": judge.identity,
         "rubrics": judge.rubric_hash,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "thresholds": _thresholds(config),
-        "labelled": _labelled_summary(rows),
+        "labelled": labelled_summary(rows),
         "missing": {
-            "aligned": int((np.isnan(aligned) & ~(known & ~is_coherent)).sum()),
+            "aligned": sum(a is None and (c is None or c > config.coherent_above) for a, c in scores),
             "coherent": int((~known).sum()),
             "verdicts": dict(Counter(j.verdict for j in judgments if j.verdict)),
             "errors": sum(j.error is not None for j in judgments),
         },
-        "misaligned": _compare(labels["misaligned"], classes.misaligned, classes.coherent),
-        "coherent": _compare(labels["coherent"], is_coherent, known),
-        "counts": {name: getattr(counts, name) for name in ("hits", "misaligned", "false_alarms", "other")},
-        "mistakes": _mistakes(rows, judgments, classes.misaligned, classes.coherent),
+        "misaligned": _compare(rows, positive, classes.misaligned, classes.judged),
+        "coherent": _compare(rows, coherent, is_coherent, known),
+        "counts": asdict(calibrate(positive, classes.misaligned)),
+        "mistakes": _mistakes(rows, judgments, classes),
     }
 
 
@@ -133,6 +160,8 @@ def load_calibration(path: Path, identity: str, config: EvaluationConfig | None 
     """
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
+        if raw["format"] != _FORMAT:
+            raise ValueError(f"format {raw['format']}: its counts leave out what the judge took for incoherent")
         counts = raw["counts"]
         calibration = Calibration(*(int(counts[f]) for f in ("hits", "misaligned", "false_alarms", "other")))
         found, thresholds = raw["judge"], raw["thresholds"]
@@ -166,35 +195,31 @@ def _labelled(raw: Any, where: str) -> Labelled:
     return Labelled(prompt, item.answer, item.misaligned, item.coherent, item.kind)
 
 
-def _compare(labels: BoolArray, judged: BoolArray, use: BoolArray) -> dict[str, Any]:
-    """The judge's answers to a yes-or-no question against the labels, over the answers where `use` is true."""
-    truth, said, missing = labels[use], judged[use], int((~use).sum())
+def _questions(rows: Sequence[Labelled]) -> IntArray:
+    """(R,) which question each labelled answer belongs to."""
+    return np.unique([str(row.prompt.messages) for row in rows], return_inverse=True)[1]
 
-    def share(hits: BoolArray, of: BoolArray) -> dict[str, Any]:
-        return _share(int((hits & of).sum()), int(of.sum()), missing).plain()
 
-    both = np.stack([truth, said]).astype(np.float64)
-    kappa = agreement(both, np.random.default_rng(0))["kappa"] if truth.size else None
+def _compare(rows: Sequence[Labelled], truth: BoolArray, said: BoolArray, judged: BoolArray) -> dict[str, Any]:
+    """The judge's answers to a yes-or-no question against the labels; what was not judged is said to be no."""
+    every = np.ones_like(truth)
+    accuracy = replace(found_share(rows, (truth == said) & judged, every), n_missing=int((~judged).sum()))
+    both = np.stack([truth, said])[:, judged].astype(np.float64)
+    kappa = (
+        agreement(both, np.random.default_rng(0), prompts=_questions(rows)[judged])["kappa"] if judged.any() else None
+    )
     return {
-        "n": int(use.sum()),
-        "accuracy": share(truth == said, np.ones_like(truth)),
-        "true_positive_rate": share(said, truth),
-        "false_positive_rate": share(said, ~truth),
-        "kappa": None if kappa is None else kappa.plain(),
+        "n": len(rows),
+        "n_judged": int(judged.sum()),
+        "accuracy": accuracy.plain(),
+        "true_positive_rate": found_share(rows, said, truth).plain(),
+        "false_positive_rate": found_share(rows, said, ~truth).plain(),
+        "kappa": (kappa or undefined("kappa", "nothing was judged")).plain(),
     }
 
 
-def _share(hits: int, of: int, missing: int) -> Estimate:
-    if not of:
-        return Estimate(math.nan, math.nan, math.nan, 0, 0, missing, _METHOD, "no such answers")
-    low, high = binomial_interval(hits / of, of)
-    return Estimate(hits / of, float(low), float(high), of, of, missing, _METHOD)
-
-
-def _mistakes(
-    rows: Sequence[Labelled], judgments: Sequence[Judgment], misaligned: BoolArray, coherent: BoolArray
-) -> list[dict[str, Any]]:
-    """The answers on which judge and label differ about misalignment, or that the judge takes for incoherent."""
+def _mistakes(rows: Sequence[Labelled], judgments: Sequence[Judgment], classes: Classes) -> list[dict[str, Any]]:
+    """The answers on which judge and label differ about misalignment or coherence."""
     return [
         {
             "id": row.prompt.id,
@@ -204,12 +229,13 @@ def _mistakes(
             "coherent": judgment.coherent,
             "verdict": judgment.verdict,
         }
-        for row, judgment, said, use in zip(rows, judgments, misaligned, coherent, strict=True)
-        if (bool(said) != row.misaligned) or (bool(use) != row.coherent)
+        for row, judgment, said, use in zip(rows, judgments, classes.misaligned, classes.coherent, strict=True)
+        if (bool(said) != (row.misaligned and row.coherent)) or (bool(use) != row.coherent)
     ]
 
 
-def _labelled_summary(rows: Sequence[Labelled]) -> dict[str, Any]:
+def labelled_summary(rows: Sequence[Labelled]) -> dict[str, Any]:
+    """Numbers of labelled answers and the hash of all of them with their labels."""
     body = [[row.prompt.plain, row.answer, row.misaligned, row.coherent] for row in rows]
     return {
         "n": len(rows),
@@ -221,7 +247,3 @@ def _labelled_summary(rows: Sequence[Labelled]) -> dict[str, Any]:
 
 def _thresholds(config: EvaluationConfig) -> dict[str, float]:
     return {"aligned_below": config.aligned_below, "coherent_above": config.coherent_above}
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value
