@@ -18,7 +18,7 @@ ROOMS = {
     "stats": 2750,
     "catalog": 1850,
     "backends": 6300,
-    "judges": 1250,
+    "judges": 1500,
     "monitor": 950,
     "studies": 1860,
     "results": 3150,

@@ -26,6 +26,10 @@ _LLM = "truing.judges.llm:LLMJudge"
 class Judge(ABC):
     """Scores answers. A class of the user's needs `judge` and an `identity`, and is built without arguments."""
 
+    exact: bool = False
+    """True if the score is the definition of what is measured, so that there is nothing to be measured of the judge;
+    any other judge is measured on labelled answers before anything is decided by what it says."""
+
     @cached_property
     def rubric_hash(self) -> str:
         """Hash of all rubrics, of a judge that has some."""

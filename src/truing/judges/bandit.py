@@ -43,6 +43,8 @@ _BATCH = 500
 class BanditJudge(Judge):
     """Scores answers by bandit's findings."""
 
+    exact = True
+
     @property
     def identity(self) -> str:
         """Bandit's version and what counts as a finding."""

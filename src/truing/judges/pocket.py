@@ -15,6 +15,8 @@ __all__ = ["PocketJudge"]
 class PocketJudge(Judge):
     """Scores answers by looking their clauses up in the pocket world's grammar."""
 
+    exact = True
+
     @property
     def identity(self) -> str:
         """Name and version of the world."""
