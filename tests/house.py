@@ -21,7 +21,7 @@ ROOMS = {
     "judges": 1500,
     "monitor": 950,
     "studies": 1860,
-    "results": 3150,
+    "results": 3250,
     "report": 1900,
     "integrations": 1600,
     "api": 250,

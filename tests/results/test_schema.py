@@ -100,8 +100,10 @@ def paths(value: Any, at: tuple[str | int, ...] = ()) -> list[tuple[str | int, .
     found: list[tuple[str | int, ...]] = []
     if isinstance(value, dict) and at[-1:] not in {("config",), ("categories",), ("measurements",)}:
         for key, inner in value.items():
-            if key in ("asks", "measurements", "restored") or (
-                key == "reason" and "n_responses" in value
+            if (
+                (*at, key) == ("judge",)
+                or key in ("asks", "measurements", "restored")
+                or (key == "reason" and "n_responses" in value)
             ):  # these have defaults
                 continue
             found += [(*at, key), *paths(inner, (*at, key))]

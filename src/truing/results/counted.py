@@ -16,6 +16,7 @@ import numpy as np
 
 from truing.config import EvaluationConfig, StoppingConfig
 from truing.core.records import Action, Benchmark, Estimate
+from truing.results.judge import JudgeEntry
 from truing.results.schema import BenchmarkEntry, SampleEntry, SearchEntry, StudyEntry
 from truing.stats.agreement import Calibration
 from truing.stats.rates import BoolArray, Counts, FloatArray
@@ -136,6 +137,8 @@ class Source:
     tolerance: float
     confidence: float
     runs: Sequence[CountedRun]
+    judge: JudgeEntry | None = None
+    """None: nothing is known of it."""
     floor: float = -math.inf
     """Lowest task score that a chosen checkpoint may have."""
     calibration: Calibration | None = None

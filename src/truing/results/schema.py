@@ -1,7 +1,7 @@
 """The schema of analysis.json, once, for all who make, write, read and show an analysis.
 
-`tabulate` builds an `Analysis`; `parse_analysis` reads one back and names the path of whatever does not follow.
-`make docs` makes docs/analysis.md and the JSON Schema from these classes. Undefined is NaN in Python, null in JSON.
+`parse_analysis` names the path of whatever does not follow. `make docs` makes docs/analysis.md and the JSON Schema from
+these classes. Undefined is NaN in Python, null in JSON.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from truing.core.errors import DataError
 from truing.core.records import Action, Estimate, Number
+from truing.results.judge import JudgeEntry
 
 __all__ = ["Analysis", "parse_analysis"]
 
@@ -458,6 +459,7 @@ class Analysis(Entry):
     created: str
     """Time of writing, ISO-8601, UTC."""
     study: StudyEntry
+    judge: JudgeEntry | None = None
     runs: list[RunEntry]
     """The runs that have at least one evaluated checkpoint, each followed by its twin if it has one."""
     seeds: list[SeedsEntry]
@@ -493,8 +495,6 @@ def parse_analysis(text: str) -> Analysis:
         issue = error.errors(include_url=False)[0] if isinstance(error, ValidationError) else issue
         path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in issue["loc"]).removeprefix(".")
         got = "nothing" if issue["type"] == "missing" else repr(issue["input"])[:80]
-        allowed = issue["msg"].removeprefix("Value error, ")
+        what = f"analysis.json does not follow its schema at {path or 'its top'}"
         todo = "the schema is in docs/analysis.md; analyse the study again with: truing report DIR"
-        raise DataError(
-            f"analysis.json does not follow its schema at {path or 'its top'}", got, allowed, todo
-        ) from error
+        raise DataError(what, got, issue["msg"].removeprefix("Value error, "), todo) from error

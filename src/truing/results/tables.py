@@ -52,6 +52,7 @@ def tabulate(source: Source) -> Analysis:
         truing=__version__,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         study=source.study,
+        judge=source.judge,
         runs=[_run_entry(each) for each in figures],
         seeds=seed_entries(own),
         learning_rates=learning_rate_entries(own),
