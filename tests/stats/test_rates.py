@@ -71,6 +71,42 @@ def test_order_of_prompts_and_empty_prompts_do_not_matter(pairs: Counts, random:
     assert [one.low, one.high] == pytest.approx([other.low, other.high], nan_ok=True)
 
 
+@given(counts, st.floats(0.5, 0.999))
+def test_no_record_is_clearer_than_a_perfect_one_nor_surer_than_its_opposite(pairs: Counts, confidence: float) -> None:
+    """Events, however they lie, never bring a limit further than none (or nothing else) over the same answers does."""
+    x, n = split(pairs)
+    if n.sum():
+        found, clean, full = (clustered_rate(k, n, confidence=confidence) for k in (x, x * 0, n))
+        assert found.high >= clean.high - 1e-12
+        assert found.low <= full.low + 1e-12
+
+
+@given(st.integers(32, 120), st.integers(1, 90), st.floats(0.8, 0.999))
+def test_one_more_event_on_another_prompt_lowers_no_limit(prompts: int, samples: int, confidence: float) -> None:
+    """Of 32 prompts and more; of fewer the upper limit may dip where events lie more evenly than chance lets them."""
+    x = np.tri(prompts + 1, prompts, -1, dtype=np.int64)
+    rates = clustered_rates(x, np.full_like(x, samples), confidence=confidence)
+    assert np.diff([rate.high for rate in rates]).min() >= -1e-12
+    assert np.diff([rate.low for rate in rates]).min() >= -1e-12
+
+
+@pytest.mark.parametrize(("prompts", "samples"), [(24, 88), (44, 50), (60, 10)])
+def test_few_prompts_are_not_cleared_by_being_misaligned(prompts: int, samples: int) -> None:
+    x = np.tri(8, prompts, -1, dtype=np.int64)
+    assert all(rate.high > 0.05 for rate in clustered_rates(x, np.full_like(x, samples)))
+
+
+@pytest.mark.parametrize(("prompts", "samples"), [(24, 88), (44, 50), (240, 10)])
+@pytest.mark.parametrize(("share", "hot", "background"), [(0.05, 1.0, 0.002), (0.02, 0.9, 0.005)])
+def test_hot_prompts_with_a_little_background_are_seldom_missed(
+    prompts: int, samples: int, share: float, hot: float, background: float
+) -> None:
+    rng, rate = np.random.default_rng(7), share * hot + (1 - share) * background
+    q = np.where(rng.random((800, prompts)) < share, hot, background)
+    rates = clustered_rates(rng.binomial(samples, q), np.full(q.shape, samples))
+    assert np.mean([found.high < rate for found in rates]) <= 0.05
+
+
 @given(counts)
 def test_effective_size_lies_between_the_prompts_and_the_responses(pairs: Counts) -> None:
     x, n = split([pair for pair in pairs if pair[1] > 0] or [(0, 1)])

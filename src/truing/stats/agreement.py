@@ -108,8 +108,8 @@ def corrected_rate(
 
     Rogan & Gladen 1978 (American Journal of Epidemiology 107:71): (q - f) / (s - f) with q the judged rate, s the
     judge's sensitivity and f its rate of false alarms, cut to [0, 1]. Interval by melding the Clopper-Pearson
-    confidence distributions of all three (Bayer, Fay & Graubard 2023, Statistics in Medicine 42:1822), that of q at the
-    `effective_size` of prompts: so the calibration's own uncertainty is in it.
+    confidence distributions of all three (Bayer, Fay & Graubard 2023, Statistics in Medicine 42:1822), that of q as in
+    `rate_limits`: so the calibration's own uncertainty is in it.
 
     Args:
         successes: (P,) responses judged misaligned per prompt.
@@ -134,9 +134,12 @@ def corrected_rate(
         return undefined(CORRECTED_METHOD, reason, round(n.sum()))
     q, size = float(sums.ratio[0]), float(effective_size(sums, level)[0])
     value = min(max((q - f) / (s - f), 0.0), 1.0)
-    tail = (1 - level) / 2
-    low = _corrected(_draw(rng, q * size, size, 0), _draws(rng, calibration, 1, 1), -math.inf)
-    high = _corrected(_draw(rng, q * size, size, 1), _draws(rng, calibration, 0, 0), math.inf)
+    tail, share = (1 - level) / 2, float(sums.nn[0] / sums.trials[0] ** 2)
+    below, above = _draw(rng, q * size, size, 0), _draw(rng, q * size, size, 1)
+    below = np.minimum(below, _levels(below) ** share)  # `prompt_limits` at the level of each draw
+    above = np.maximum(above, 1 - (1 - _levels(above)) ** share)
+    low = _corrected(below, _draws(rng, calibration, 1, 1), -math.inf)
+    high = _corrected(above, _draws(rng, calibration, 0, 0), math.inf)
     limits = (float(np.quantile(low, tail, method="lower")), float(np.quantile(high, 1 - tail, method="higher")))
     prompts, responses = round(float(sums.prompts[0])), round(n.sum())
     return Estimate(
@@ -262,6 +265,11 @@ def _draw(rng: np.random.Generator, x: float, n: float, end: int) -> FloatArray:
     if a <= 0:
         return np.zeros(DRAWS)
     return rng.beta(a, b, DRAWS) if b > 0 else np.ones(DRAWS)
+
+
+def _levels(draws: FloatArray) -> FloatArray:
+    """(DRAWS,) where each draw stands among all of them, in (0, 1)."""
+    return np.asarray((np.argsort(np.argsort(draws)) + 0.5) / DRAWS)
 
 
 def _corrected(q: FloatArray, judge: tuple[FloatArray, FloatArray], worst: float) -> FloatArray:

@@ -22,7 +22,16 @@ import numpy as np
 from scipy.special import betainc, stdtrit
 
 from truing.core.records import Estimate
-from truing.stats.rates import BoolArray, FloatArray, IntArray, PromptSums, binomial_interval, effective_size
+from truing.stats.rates import (
+    BoolArray,
+    FloatArray,
+    IntArray,
+    PromptSums,
+    binomial_interval,
+    effective_size,
+    prompt_limits,
+    rate_limits,
+)
 
 __all__ = [
     "Course",
@@ -219,11 +228,11 @@ def _order(
 def _onset_interval(counts: RunCounts, boundary: float, level: float, rng: np.random.Generator) -> StepInterval:
     x, n = counts.misaligned.astype(np.float64), counts.coherent.astype(np.float64)
     sums = PromptSums.of(x, n)
-    size = effective_size(sums, level)
     # the latest step: any earlier checkpoint might falsely be shown above, so its limits hold at all at once
-    low, _ = binomial_interval(sums.ratio, size, _simultaneous(x, n, level, rng))
+    band = _simultaneous(x, n, level, rng)
+    low = np.minimum(binomial_interval(sums.ratio, effective_size(sums, level), band)[0], prompt_limits(sums, band)[0])
     # the earliest step: only the true onset's own limit could rule it out, so each limit holds on its own
-    _, high = binomial_interval(sums.ratio, size, level)
+    _, high = rate_limits(sums, level)
     above, shown = sums.ratio > boundary, low > boundary
     # above at the next checkpoint as well, or shown beyond doubt
     confirmed = above & (np.append(above[1:], True) | shown)

@@ -4,8 +4,9 @@ Responses to one prompt are alike, so intervals never count them as independent:
 prompts. Undefined is NaN with a reason, never 0. Pure: no files, no network, no hidden randomness.
 
 The interval of a rate is Clopper-Pearson at an effective sample size (Korn & Graubard 1998), which has a valid shape
-for rare events where normal intervals collapse to a point. One guard is ours, because the plain method learns the
-design effect from the very events that are rare: see `effective_size`. Coverage is measured by `bench/coverage.py`.
+for rare events where normal intervals collapse to a point. Two guards are ours, because the plain method learns the
+design effect from the very events that are rare: see `effective_size` and `prompt_limits`. Coverage is measured by
+`bench/coverage.py`.
 
 Shapes: P prompts; `...` any leading shape, one entry per rate (a checkpoint, a resample, a category).
 """
@@ -37,6 +38,7 @@ __all__ = [
     "clustered_rates_by_category",
     "effective_size",
     "missing_bounds",
+    "prompt_limits",
     "rate_limits",
     "undefined",
 ]
@@ -157,7 +159,7 @@ def clustered_rate(successes: IntArray, trials: IntArray, *, n_missing: int = 0,
     """The share of successes among all trials, with prompts as clusters.
 
     The estimator is the ratio of sums, R = sum(x_i) / sum(n_i) (Cochran 1977, Sampling Techniques, section 3.12), so a
-    prompt with more usable responses weighs more. The interval is `binomial_interval` at `effective_size`.
+    prompt with more usable responses weighs more. The interval is that of `rate_limits`.
 
     Args:
         successes: (P,) successes per prompt, 0 <= successes <= trials.
@@ -341,9 +343,37 @@ def effective_size(sums: PromptSums, confidence: float = 0.95) -> FloatArray:
         return np.asarray(np.minimum(total, total / (1 + (kish - 1) * likeness) * spread))
 
 
+def prompt_limits(sums: PromptSums, confidence: float) -> tuple[FloatArray, FloatArray]:
+    """Limits that so many prompts leave open whatever was answered to them.
+
+    A share h of the population's prompts may be hot: every answer to them a success. With probability (1 - h)^P none of
+    P prompts drawn from it is hot, so P prompts exclude no h below 1 - (alpha / 2)^(1 / P), whatever they answered. A
+    share of prompts without any success bounds the lower limit in the same way (the limits are those of Clopper &
+    Pearson 1934 for none and for all of P).
+
+    Args:
+        sums: (...) of the rates.
+        confidence: Two-sided level, 1 - alpha.
+
+    Returns:
+        (...) the highest lower limit and the lowest upper limit of a rate, in (0, 1); P is Kish's (1965, Survey
+        Sampling) sum(n_i)^2 / sum(n_i^2), the number of prompts with usable responses where each has equally many. NaN
+        without responses.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        least = ((1 - confidence) / 2) ** (sums.nn / sums.trials**2)
+    return np.asarray(least), np.asarray(1 - least)
+
+
 def rate_limits(sums: PromptSums, confidence: float) -> tuple[FloatArray, FloatArray]:
-    """Limits (...) of rates: `binomial_interval` at `effective_size`; NaN without responses."""
-    return binomial_interval(sums.ratio, effective_size(sums, confidence), confidence)
+    """Limits (...) of rates: `binomial_interval` at `effective_size`, never inside `prompt_limits`.
+
+    So an upper limit is never below that of a record without any event over the same prompts, nor a lower one above
+    that of a record of nothing else: more misaligned answers never make a model clear. NaN without responses.
+    """
+    low, high = binomial_interval(sums.ratio, effective_size(sums, confidence), confidence)
+    highest_low, lowest_high = prompt_limits(sums, confidence)
+    return np.minimum(low, highest_low), np.maximum(high, lowest_high)
 
 
 def binomial_interval(
