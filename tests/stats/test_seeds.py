@@ -39,6 +39,23 @@ def test_any_counts_give_an_interval_around_the_rate(x: IntArray, more: int) -> 
     assert 0 <= found.low <= found.value <= found.high <= 1
 
 
+@given(arrays(np.int64, (3, 6), elements=st.integers(0, 3)), arrays(np.int64, (3, 6), elements=st.integers(0, 9)))
+def test_seeds_not_yet_run_are_never_surer_than_these_very_ones(x: IntArray, more: IntArray) -> None:
+    found, these = rate_over_seeds(x, x + more), clustered_rate(x.sum(axis=0), (x + more).sum(axis=0))
+    if not math.isnan(found.low):
+        assert (found.low, found.high) == (min(found.low, these.low), max(found.high, these.high))
+
+
+@pytest.mark.parametrize(("prompts", "samples"), [(10, 60), (24, 50)])
+def test_rare_events_over_few_seeds_and_prompts(prompts: int, samples: int) -> None:
+    rng, rate, held = np.random.default_rng(23), 0.015, 0
+    n = np.full((3, prompts), samples)
+    for _ in range(300):
+        found = rate_over_seeds(rng.binomial(n, rng.beta(rate * 7 / 3, (1 - rate) * 7 / 3, prompts)), n)
+        held += found.low <= rate <= found.high
+    assert held / 300 >= 0.95
+
+
 def test_seeds_and_prompts_that_balance_out() -> None:
     found = rate_over_seeds(np.array([[1, 0], [0, 1]]), np.ones((2, 2), dtype=np.int64))
     assert found.low < 0.5 < found.high

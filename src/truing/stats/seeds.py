@@ -19,9 +19,11 @@ from truing.stats.rates import (
     BoolArray,
     FloatArray,
     IntArray,
+    PromptSums,
     binomial_interval,
     checked_counts,
     checked_level,
+    rate_limits,
     undefined,
 )
 
@@ -58,7 +60,7 @@ def rate_over_seeds(successes: IntArray, trials: IntArray, *, confidence: float 
     Biometrics Bulletin 2:110); Clopper-Pearson at R (1 - R) / V * (z / t)^2, as in `clustered_rate`. Without any event
     (or any non-event) a seed counts as one response, the most that can be said of seeds not yet
     run: three seeds at 0 do not bound the fourth. The interval for these very seeds is `clustered_rate` of their summed
-    counts.
+    counts, and this one never lies inside it: with rare events a variance between three seeds is too easily near 0.
 
     Args:
         successes: (S, P) successes, 0 <= successes <= trials.
@@ -79,7 +81,9 @@ def rate_over_seeds(successes: IntArray, trials: IntArray, *, confidence: float 
         nan = math.nan
         return Estimate(rate, nan, nan, prompts, responses, 0, SEEDS_METHOD, "no interval: one seed only")
     low, high = binomial_interval(rate, _seeds_size(x, n, rate, level), level)
-    return Estimate(rate, float(low), float(high), prompts, responses, 0, SEEDS_METHOD)
+    these = rate_limits(PromptSums.of(x.sum(axis=0)[None], n.sum(axis=0)[None]), level)
+    outer = min(float(low), float(these[0][0])), max(float(high), float(these[1][0]))
+    return Estimate(rate, *outer, prompts, responses, 0, SEEDS_METHOD)
 
 
 def judge_seeds(
