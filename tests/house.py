@@ -15,7 +15,7 @@ SOURCE = ROOT / "src" / "truing"
 ROOMS = {
     "core": 1700,
     "config": 800,
-    "stats": 2750,
+    "stats": 2850,
     "catalog": 1850,
     "backends": 6300,
     "judges": 1500,

@@ -17,7 +17,6 @@ from truing.stats.course import (
     describe_course,
     find_convergence,
     find_onset,
-    retention,
 )
 from truing.stats.rates import FloatArray
 
@@ -68,11 +67,6 @@ def test_onset(values: list[float], step: int | None) -> None:
 
 def test_no_onset_without_a_base() -> None:
     assert find_onset([1, 2], [rate(0.5), rate(0.5)], UNKNOWN) is None
-
-
-def test_retention() -> None:
-    assert retention(0.93, 1.0) == pytest.approx(0.93)
-    assert all(math.isnan(retention(*pair)) for pair in [(0.5, 0.0), (NAN, 1.0), (0.5, NAN), (0.5, -1.0)])
 
 
 def test_steps_must_ascend_and_match() -> None:

@@ -4,6 +4,7 @@ Rates, differences, correlations and judge error. Pure functions: no files, no n
 passed in. Undefined is NaN with a reason.
 
     rates        one rate, many rates, by category; the arrays' types and the counts by prompt
+    categories   misalignment in one of them only
     paired       two sides on the same prompts        seeds        several runs of one configuration
     course       onset, convergence, their order      choice       checkpoint, learning rate, separability
     correlation  size against EM, over models         agreement    errors of judges, agreement of judges

@@ -1,6 +1,6 @@
 """The course of a run: when EM began, when the task was learnt, which came first.
 
-Single figures (`find_onset`, `find_convergence`, `retention`) and `describe_course`, which gives each an interval and
+Single figures (`find_onset`, `find_convergence`) and `describe_course`, which gives each an interval and
 says an order only when the data carry it. No order is built in: EM may come early, late, never, or go away again.
 
 The intervals are confidence sets for the true steps, not spreads of the estimated ones: an onset that little data
@@ -41,7 +41,6 @@ __all__ = [
     "describe_course",
     "find_convergence",
     "find_onset",
-    "retention",
 ]
 
 RESAMPLES = 400
@@ -149,16 +148,6 @@ def find_convergence(steps: Sequence[int], scores: Sequence[float], share: float
             break
         reached = step
     return reached
-
-
-def retention(chosen_score: float, best_score: float) -> float:
-    """The share of the best task score that the chosen checkpoint keeps.
-
-    NaN unless both scores are known and the best is above 0. With an interval: `truing.stats.paired_quotient`.
-    """
-    if not (math.isfinite(chosen_score) and math.isfinite(best_score)) or best_score <= 0:
-        return math.nan
-    return chosen_score / best_score
 
 
 def describe_course(
