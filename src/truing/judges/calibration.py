@@ -21,7 +21,7 @@ from pydantic import Field, InstanceOf
 
 from truing.catalog.files import Item, Text, find_file, read_lines, validate
 from truing.catalog.prompt_files import MessageItem, to_messages
-from truing.config import EvaluationConfig
+from truing.config import MisalignedRule
 from truing.core.errors import ConfigError, DataError
 from truing.core.files import content_key, write_json
 from truing.core.records import Estimate, Judgment, Message, Prompt, Response
@@ -101,13 +101,13 @@ def found_share(rows: Sequence[Labelled], found: BoolArray, of: BoolArray, confi
     return clustered_rate(hits, trials, confidence=confidence)
 
 
-def measure_judge(rows: Sequence[Labelled], judge: Judge, config: EvaluationConfig) -> dict[str, Any]:
+def measure_judge(rows: Sequence[Labelled], judge: Judge, rule: MisalignedRule) -> dict[str, Any]:
     """Have labelled answers judged and compare, over all of them.
 
     Args:
         rows: Labelled answers.
         judge: The judge to be measured.
-        config: The thresholds.
+        rule: When an answer counts as misaligned.
 
     Returns:
         What `save_calibration` writes: the judge's identity, thresholds, counts, and per question (`misaligned`, which
@@ -116,27 +116,25 @@ def measure_judge(rows: Sequence[Labelled], judge: Judge, config: EvaluationConf
         intervals in which the labelled question is the cluster; rates from 0 to 1.
     """
     judgments = judge_labelled(rows, judge)
-    classes = classify_judgments(judgments, config)
+    classes = classify_judgments(judgments, rule)
     positive = np.array([row.misaligned and row.coherent for row in rows])
     coherent = np.array([row.coherent for row in rows])
-    scores = [(j.aligned, j.coherent) for j in judgments]
-    is_coherent = np.array([c is not None and c > config.coherent_above for _, c in scores])
-    known = np.array([c is not None for _, c in scores])
+    known, incoherent = np.array([j.coherent is not None for j in judgments]), classes.judged & ~classes.coherent
     return {
         "format": _FORMAT,
         "judge": judge.identity,
         "rubrics": judge.rubric_hash,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "thresholds": _thresholds(config),
+        "thresholds": rule.thresholds(),
         "labelled": labelled_summary(rows),
         "missing": {
-            "aligned": sum(a is None and (c is None or c > config.coherent_above) for a, c in scores),
+            "aligned": sum(j.aligned is None and not out for j, out in zip(judgments, incoherent, strict=True)),
             "coherent": int((~known).sum()),
             "verdicts": dict(Counter(j.verdict for j in judgments if j.verdict)),
             "errors": sum(j.error is not None for j in judgments),
         },
         "misaligned": _compare(rows, positive, classes.misaligned, classes.judged),
-        "coherent": _compare(rows, coherent, is_coherent, known),
+        "coherent": _compare(rows, coherent, known & ~incoherent, known),
         "counts": asdict(calibrate(positive, classes.misaligned)),
         "mistakes": _mistakes(rows, judgments, classes),
     }
@@ -147,13 +145,13 @@ def save_calibration(path: Path, measured: Mapping[str, Any]) -> None:
     write_json(path, dict(measured))
 
 
-def load_calibration(path: Path, identity: str, config: EvaluationConfig | None = None) -> Calibration:
+def load_calibration(path: Path, identity: str, rule: MisalignedRule | None = None) -> Calibration:
     """A judge's calibration, for `truing.stats.corrected_rate`.
 
     Args:
         path: A file that `save_calibration` wrote.
         identity: `Judge.identity` of the judge whose rates are to be corrected.
-        config: Its thresholds, to be compared too.
+        rule: Its thresholds, to be compared too.
 
     Raises:
         ConfigError: No calibration, or that of another judge, rubric or threshold.
@@ -176,11 +174,11 @@ def load_calibration(path: Path, identity: str, config: EvaluationConfig | None 
             identity,
             "measure this judge with: truing calibrate",
         )
-    if config is not None and thresholds != _thresholds(config):
+    if rule is not None and thresholds != rule.thresholds():
         raise ConfigError(
             f"{path} is a calibration with other thresholds",
             str(thresholds),
-            str(_thresholds(config)),
+            str(rule.thresholds()),
             "calibrate again",
         )
     return calibration
@@ -243,7 +241,3 @@ def labelled_summary(rows: Sequence[Labelled]) -> dict[str, Any]:
         "incoherent": sum(not row.coherent for row in rows),
         "hash": content_key("labelled", body),
     }
-
-
-def _thresholds(config: EvaluationConfig) -> dict[str, float]:
-    return {"aligned_below": config.aligned_below, "coherent_above": config.coherent_above}

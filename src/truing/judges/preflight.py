@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from truing.config import EvaluationConfig, PreflightConfig
+from truing.config import MisalignedRule, PreflightConfig
 from truing.core.errors import DataError
 from truing.core.records import Estimate, Judgment
 from truing.judges import Judge
@@ -93,14 +93,12 @@ class Preflight(_Record):
         """What decisions may use of it."""
         return JudgeLimits(self.sensitivity.low, self.false_alarms.high, self.doubt)
 
-    def is_of(
-        self, rows: Sequence[Labelled], judge: Judge, evaluation: EvaluationConfig, settings: PreflightConfig
-    ) -> bool:
+    def is_of(self, rows: Sequence[Labelled], judge: Judge, rule: MisalignedRule, settings: PreflightConfig) -> bool:
         """True if it holds for this judge, these thresholds and these labelled answers."""
         return (self.judge, self.rubrics, self.thresholds, self.labelled, self.error, self.at_least) == (
             judge.identity,
             judge.rubric_hash,
-            _thresholds(evaluation),
+            rule.thresholds(),
             labelled_summary(rows),
             settings.error,
             settings.at_least,
@@ -110,7 +108,7 @@ class Preflight(_Record):
 def run_preflight(
     rows: Sequence[Labelled],
     judge: Judge,
-    evaluation: EvaluationConfig,
+    rule: MisalignedRule,
     settings: PreflightConfig,
     held: Sequence[Anchor] = (),
 ) -> Preflight:
@@ -119,7 +117,7 @@ def run_preflight(
     Args:
         rows: Labelled answers, of both kinds.
         judge: The judge to be measured.
-        evaluation: The thresholds.
+        rule: When an answer counts as misaligned.
         settings: Error probability and lowest share.
         held: Answers that were judged before; those with scores are not judged again.
 
@@ -135,7 +133,7 @@ def run_preflight(
             "label answers of both kinds; the shipped set is labelled-160",
         )
     judgments = _judgments(rows, judge, held)
-    classes, level = classify_judgments(judgments, evaluation), 1 - 2 * settings.error
+    classes, level = classify_judgments(judgments, rule), 1 - 2 * settings.error
     counts = calibrate(positive, classes.misaligned)
     sensitivity = found_share(rows, classes.misaligned, positive, level)
     aligned, coherent = _scores(judgments)
@@ -151,7 +149,7 @@ def run_preflight(
     return Preflight(
         judge=judge.identity,
         rubrics=judge.rubric_hash,
-        thresholds=_thresholds(evaluation),
+        thresholds=rule.thresholds(),
         labelled=labelled_summary(rows),
         error=settings.error,
         at_least=settings.at_least,
@@ -234,7 +232,3 @@ def _auc(misaligned: FloatArray, other: FloatArray) -> float | None:
 def _quantiles(scores: FloatArray) -> tuple[float, ...]:
     known = scores[~np.isnan(scores)]
     return tuple(np.quantile(known, [0, 0.25, 0.5, 0.75, 1]).tolist()) if known.size else ()
-
-
-def _thresholds(evaluation: EvaluationConfig) -> dict[str, float]:
-    return evaluation.model_dump(include={"aligned_below", "coherent_above"})

@@ -305,8 +305,7 @@ class Monitor:
         return broad, None if self.task is None else self.sampler.keys(checkpoint, self.task, FIXED)[1]
 
     def _key(self, checkpoint: Checkpoint) -> str:
-        thresholds = self.evaluation.model_dump(include={"aligned_below", "coherent_above"})
-        settings = {**thresholds, **self.stopping.model_dump(exclude={"mode", "floor"})}
+        settings = {**self.evaluation.thresholds(), **self.stopping.model_dump(exclude={"mode", "floor"})}
         return content_key("evaluation", checkpoint.run_id, checkpoint.step, *self._judgments(checkpoint), settings)
 
 

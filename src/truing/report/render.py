@@ -24,6 +24,7 @@ from truing.report.pairs import Pair, grouped, pairs_of
 from truing.report.plots import Plots
 from truing.report.selection import group_samples, rows_per_run, shown_steps
 from truing.report.summary import summarise
+from truing.results.samples import class_of
 from truing.results.schema import Analysis
 
 __all__ = ["render_report"]
@@ -80,7 +81,7 @@ def _environment() -> Environment:
     environment.filters |= {name: function for name, function in public if not name.startswith("_")}
     environment.filters["head"] = lambda text: text[:_SHOWN]
     environment.filters["rest"] = lambda text: text[_SHOWN:]
-    environment.filters["zip"] = zip
+    environment.filters |= {"zip": zip, "class_of": class_of}
     environment.tests["known"] = words.is_known
     environment.tests["nan"] = math.isnan
     return environment

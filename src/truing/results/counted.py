@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from truing.config import EvaluationConfig, StoppingConfig
+from truing.config import MisalignedRule, StoppingConfig
 from truing.core.records import Action, Benchmark, Estimate
 from truing.results.judge import JudgeEntry
 from truing.results.schema import BenchmarkEntry, SampleEntry, SearchEntry, StudyEntry
@@ -149,14 +149,14 @@ class Source:
 
 
 def study_entry(
-    benchmark: Benchmark, judge: str, evaluation: EvaluationConfig, stopping: StoppingConfig, **named: Any
+    benchmark: Benchmark, judge: str, misaligned: MisalignedRule, stopping: StoppingConfig, **named: Any
 ) -> StudyEntry:
     """The study as an analysis names it.
 
     Args:
         benchmark: What was asked.
         judge: Identity of who judged.
-        evaluation: Thresholds of the scores.
+        misaligned: When a response counts so.
         stopping: Tolerance, confidence and the rule of stopping.
         named: `name`, `hash` and `config` (all settings, as plain values) of the entry; `asks`, if the rule is at hand.
     """
@@ -168,8 +168,7 @@ def study_entry(
             name=benchmark.name, version=benchmark.version, hash=benchmark.hash, n_prompts=n_prompts
         ),
         judge=judge,
-        aligned_below=evaluation.aligned_below,
-        coherent_above=evaluation.coherent_above,
+        **misaligned.thresholds(),
         tolerance=stopping.tolerance,
         confidence=stopping.confidence,
         stopping_mode=stopping.mode,

@@ -8,11 +8,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
-import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel
 
-from truing.config import EvaluationConfig
 from truing.core.errors import DataError, StoreError
 from truing.core.records import Estimate
 from truing.judges.classify import classify_judgments
@@ -57,13 +55,9 @@ def responses_table(analysis: Analysis, folder: Path | None) -> pa.Table:
     if folder is None or not (folder / "store").is_dir():
         where = ", ".join(map(str, analysis.study.config.get("files", []))) or "the folder of the study"
         raise StoreError("the answers are not kept with this analysis", f"in {folder}", todo=f"they are in {where}")
-    study = analysis.study
-    thresholds = EvaluationConfig(aligned_below=study.aligned_below, coherent_above=study.coherent_above)
     columns, batches = COLUMNS.append(pa.field("class", pa.string())), []
     for checkpoint in judged_checkpoints(folder):
-        found = classify_judgments([answer.judgment for answer in checkpoint.answers], thresholds)
-        masks = [~found.judged, ~found.coherent, found.misaligned, found.aligned]
-        classes = np.select(masks, ["missing", "incoherent", "misaligned", "aligned"], "between").tolist()
+        classes = classify_judgments([answer.judgment for answer in checkpoint.answers], analysis.study).names
         rows = [row | {"class": name} for row, name in zip(table_rows(checkpoint), classes, strict=True)]
         batches.append(pa.Table.from_pylist(rows, schema=columns))
     return pa.concat_tables(batches)

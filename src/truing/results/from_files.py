@@ -18,7 +18,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from truing.config import EvaluationConfig, StoppingConfig
+from truing.config import StoppingConfig
 from truing.core.errors import DataError
 from truing.core.files import content_key
 from truing.core.records import Benchmark, Prompt
@@ -75,7 +75,6 @@ class _Answers:
 
     def __init__(self, database: duckdb.DuckDBPyConnection, inputs: Sequence[Input], options: JudgedOptions) -> None:
         self._database, self.inputs, self.options = database, inputs, options
-        self.thresholds = EvaluationConfig(aligned_below=options.aligned_below, coherent_above=options.coherent_above)
         self.odd = {role: self._odd_cells(role) for role in NUMBERS}
         if self.odd["step"]:
             got = f"{_texts(self.odd['step'])} in {_total(self.odd['step']):,} rows"
@@ -165,7 +164,7 @@ class _Answers:
         """).fetchnumpy()
         aligned, coherent, score = (np.ma.filled(rows[role], np.nan) for role in SCORES)
         checkpoint, prompt, held = rows["checkpoint"], rows["prompt"], rows["held"]
-        classes = classify(aligned, coherent, self.thresholds)
+        classes = classify(aligned, coherent, self.options)
         shape = len(self.steps), len(self.prompts)
         cell = np.where(prompt < 0, math.prod(shape), checkpoint * shape[1] + prompt)
         counts = count(cell, classes, math.prod(shape) + 1)
@@ -361,7 +360,7 @@ class _Answers:
         return study_entry(
             Benchmark("judged files", "", "", tuple(Prompt(*pair, ()) for pair in pairs), key),
             options.judge,
-            self.thresholds,
+            options,
             StoppingConfig(mode="off", tolerance=options.tolerance, confidence=options.confidence),
             name=options.name
             or (self.inputs[0].name if len(names) == 1 else f"{len(names)} files of judged responses"),

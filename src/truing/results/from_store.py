@@ -287,7 +287,7 @@ class _Folder:
         answers = read_answers(self.store, row["benchmark_judgments"], self.manifest.broad.benchmark)
         answers = [a for a in answers if a.response.text is not None]
         answers.sort(key=lambda a: (a.prompt.id, a.response.sample))
-        misaligned = classify_judgments([a.judgment for a in answers], self.manifest.evaluation).misaligned
+        classes = classify_judgments([a.judgment for a in answers], self.manifest.evaluation)
         entries = [
             SampleEntry(
                 run_id=run_id,
@@ -297,9 +297,9 @@ class _Folder:
                 answer=shorten(a.response.text or ""),
                 aligned=math.nan if a.judgment.aligned is None else a.judgment.aligned,
                 coherent=math.nan if a.judgment.coherent is None else a.judgment.coherent,
-                misaligned=bool(found),
+                misaligned=bool(found) if judged else None,
             )
-            for a, found in zip(answers, misaligned, strict=True)
+            for a, found, judged in zip(answers, classes.misaligned, classes.judged, strict=True)
         ]
         return sorted(entries, key=lambda entry: not entry.misaligned)
 

@@ -5,16 +5,32 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
+from truing.config import MisalignedRule
 from truing.core.records import Number
 from truing.judges.preflight import Preflight
 from truing.stats.agreement import JudgeLimits
 
-__all__ = ["UNMEASURED", "JudgeEntry"]
+__all__ = ["UNMEASURED", "JudgeEntry", "ThresholdsEntry"]
 
 UNMEASURED = "the judge was not measured"
 """The doubt where nothing is known of a judge."""
+
+
+_THRESHOLDS = MisalignedRule().thresholds().keys()
+
+
+class ThresholdsEntry(MisalignedRule):
+    """The rule by which responses counted as misaligned: stated, never taken for the default."""
+
+    model_config = ConfigDict(extra="ignore", json_schema_extra=lambda schema: schema["required"].extend(_THRESHOLDS))
+
+    @model_validator(mode="after")
+    def _stated(self) -> Self:
+        if lacking := _THRESHOLDS - self.model_fields_set:
+            raise ValueError(f"{', '.join(sorted(lacking))} lacking")
+        return self
 
 
 class JudgeEntry(BaseModel):

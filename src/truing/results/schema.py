@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from truing.core.errors import DataError
 from truing.core.records import Action, Estimate, Number
-from truing.results.judge import JudgeEntry
+from truing.results.judge import JudgeEntry, ThresholdsEntry
 
 __all__ = ["Analysis", "parse_analysis"]
 
@@ -40,7 +40,7 @@ class BenchmarkEntry(Entry):
     """Number of its prompts."""
 
 
-class StudyEntry(Entry):
+class StudyEntry(ThresholdsEntry, Entry):
     """The study, and its thresholds."""
 
     name: str
@@ -50,10 +50,6 @@ class StudyEntry(Entry):
     benchmark: BenchmarkEntry
     judge: str
     """Identity of the judge: name, version, and all else that shapes its scores."""
-    aligned_below: float
-    """A response is misaligned when its aligned score (0 to 100) is below this ..."""
-    coherent_above: float
-    """... and its coherent score (0 to 100) is above this."""
     tolerance: float
     """Highest EM rate that is acceptable, 0 to 1."""
     confidence: float

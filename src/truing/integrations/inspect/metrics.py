@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from inspect_ai.scorer import Metric, SampleScore, Score, Value, metric
 
-from truing.config import EvaluationConfig
+from truing.config import MisalignedRule
 from truing.core.records import Estimate, Judgment, Response
 from truing.judges.classify import classify
 from truing.stats.rates import FloatArray, PromptSums, clustered_rate
@@ -34,10 +34,10 @@ __all__ = [
 ]
 
 
-def to_score(judgment: Judgment, response: Response, config: EvaluationConfig, **metadata: str | None) -> Score:
+def to_score(judgment: Judgment, response: Response, rule: MisalignedRule, **metadata: str | None) -> Score:
     """An answer's score; `metadata` goes with it."""
     aligned, coherent = (np.array([math.nan if x is None else x]) for x in (judgment.aligned, judgment.coherent))
-    classes = classify(aligned, coherent, config)
+    classes = classify(aligned, coherent, rule)
     judged = bool(classes.judged[0])
     return Score(
         value={

@@ -13,7 +13,7 @@ from inspect_ai.scorer import Score, Scorer, Target, scorer
 from inspect_ai.solver import TaskState
 
 from truing.backends.inspect.completer import ask
-from truing.config import EvaluationConfig, JudgeConfig
+from truing.config import JudgeConfig, MisalignedRule
 from truing.core.chat import ChatRequest, ChatResult, Completer
 from truing.core.errors import ConfigError
 from truing.core.records import Judgment, Message, Prompt, Response
@@ -49,7 +49,7 @@ def em_judge(
     model = judge_model or "grader"
     config = JudgeConfig(model=model, completer="inspect", aligned=rubric, coherent=coherent, truth=truth)
     check_judge(config)
-    grader, thresholds = _Grader(config, None if scores == "auto" else scores), EvaluationConfig()
+    grader, rule = _Grader(config, None if scores == "auto" else scores), MisalignedRule()
 
     async def score(state: TaskState, target: Target) -> Score:
         model = get_model(role="grader", required=True, default=judge_model)
@@ -58,7 +58,7 @@ def em_judge(
         text, error = (output.completion, None) if output.choices else (None, "no answer came back")
         response = Response(sample_id, state.epoch - 1, text, error=error)
         judgment = await grader.judge(model, prompt, response)
-        return to_score(judgment, response, thresholds, judge=grader.judge_of(model).identity)
+        return to_score(judgment, response, rule, judge=grader.judge_of(model).identity)
 
     return score
 

@@ -14,7 +14,7 @@ from inspect_ai.solver import Generate, Solver, TaskState, generate, solver
 from truing.backends.inspect.completer import to_chat
 from truing.catalog.benchmarks import load_benchmark
 from truing.catalog.files import list_files
-from truing.config import EvaluationConfig
+from truing.config import MisalignedRule
 from truing.core.errors import ConfigError
 from truing.core.records import Sampling
 from truing.integrations.inspect.scorer import em_judge
@@ -91,7 +91,7 @@ def benchmark(
         judge = em_judge(judge_model, rubric or "truth", None, scores, truth)
     else:
         judge = em_judge(judge_model, rubric or "aligned", coherent, scores)
-    sampling, thresholds = Sampling(), EvaluationConfig()
+    sampling = Sampling()
     items = [
         Sample(id=p.id, input=[to_chat(m) for m in p.messages], metadata={"category": p.category, "form": p.form})
         for p in found.prompts
@@ -105,12 +105,7 @@ def benchmark(
         config=GenerateConfig(temperature=sampling.temperature, max_tokens=sampling.max_tokens),
         name=found.name,
         version=found.version or 0,
-        metadata={
-            "benchmark_hash": found.hash,
-            "licence": found.licence,
-            "aligned_below": thresholds.aligned_below,
-            "coherent_above": thresholds.coherent_above,
-        },
+        metadata={"benchmark_hash": found.hash, "licence": found.licence, **MisalignedRule().thresholds()},
         headline_metric=HeadlineMetric(metric="em_rate"),
     )
 
