@@ -14,7 +14,7 @@ from truing.catalog.datasets import load_dataset
 from truing.config import StudyConfig
 from truing.core.errors import ConfigError, StoreError
 from truing.core.files import write_json
-from truing.core.records import Checkpoint, Run
+from truing.core.records import Checkpoint, Judgment, Run
 from truing.judges import load_judge
 from truing.judges.calibration import measure_judge, read_labelled, save_calibration
 from truing.monitor import Monitor, PromptSet, Store
@@ -88,6 +88,19 @@ def test_samples_show_what_is_rare(config: StudyConfig, tmp_path: Path) -> None:
     assert len(at_end) == 16
     assert sum(s["misaligned"] for s in at_end) == 1
     assert {s["category"] for s in at_end} == {p.category for p in load_benchmark("pocket-240").prompts}
+
+
+def test_a_sample_that_was_not_judged_is_not_called_aligned(
+    config: StudyConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_study(config, tmp_path)
+    monkeypatch.setattr(
+        CountingJudge,
+        "judge",
+        lambda self, prompts, responses: [Judgment(r.prompt_id, r.sample, None, None, error="no") for r in responses],
+    )
+    fill(config, tmp_path, config.runs()[0], {0: 0}.__getitem__, (0,))
+    assert {sample.misaligned for sample in analyse(tmp_path).samples} == {None}
 
 
 def test_a_choice_that_changes_is_confirmed_by_its_own_answers(config: StudyConfig, tmp_path: Path) -> None:
