@@ -17,7 +17,7 @@ from tests.conftest import small_study
 from tests.support.studies import STEPS, make_study
 from truing.core.errors import ConfigError, DataError, StoreError, TrainerError
 from truing.core.records import Checkpoint, Decision
-from truing.results.schema import RunEntry
+from truing.results.schema_runs import RunEntry
 
 FUNCTIONS = {"run", "audit", "analyze", "load"}
 CLASSES = {"Study", "Audit", "Monitor", "Guard", "Results", "Checkpoint", "Decision", "Estimate"}

@@ -32,7 +32,8 @@ from truing.report.words import (
     signed,
     steps,
 )
-from truing.results.schema import Analysis, CorrelationEntry, Limits, SizeModel, StepBounds, parse_analysis
+from truing.results.schema import Analysis, CorrelationEntry, SizeModel, parse_analysis
+from truing.results.schema_runs import Limits, StepBounds
 from truing.stats.choice import share_of_runs
 
 NAN = math.nan

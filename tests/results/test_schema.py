@@ -20,7 +20,8 @@ from tests.support.sources import LATE, broad, run, source, task
 from truing.core.errors import DataError
 from truing.core.records import Action, Estimate
 from truing.results.counted import CountedCheckpoint, FreshCounts, SideCounts
-from truing.results.schema import Analysis, SampleEntry, SearchEntry, parse_analysis
+from truing.results.schema import Analysis, SampleEntry, parse_analysis
+from truing.results.schema_runs import SearchEntry
 from truing.results.tables import tabulate
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -11,7 +11,7 @@ import pytest
 from tests.support.sources import CLEAN, EARLY, LATE, PROMPTS, broad, run, source, task
 from truing.core.errors import DataError
 from truing.results.counted import CountedCheckpoint, CountedRun, FreshCounts, SideCounts
-from truing.results.schema import StepBounds
+from truing.results.schema_runs import StepBounds
 from truing.results.tables import tabulate
 from truing.stats.agreement import Calibration
 from truing.stats.sequential import anytime_rate

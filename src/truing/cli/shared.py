@@ -16,7 +16,8 @@ from rich.text import Text
 from truing.backends import COMPLETERS
 from truing.core.errors import ConfigError
 from truing.core.records import Estimate
-from truing.results.schema import Analysis, RunEntry
+from truing.results.schema import Analysis
+from truing.results.schema_runs import RunEntry
 
 __all__ = [
     "Sets",

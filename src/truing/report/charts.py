@@ -34,7 +34,7 @@ from truing.report.drawing import (
 )
 from truing.report.pairs import Event, Pair
 from truing.report.words import bounds, bounds_words, figure, is_known, label, why_undefined
-from truing.results.schema import CheckpointEntry, RunEntry, StepBounds
+from truing.results.schema_runs import CheckpointEntry, RunEntry, StepBounds
 
 __all__ = ["Frame", "run_chart"]
 

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 from truing.catalog.benchmarks import CATEGORIES
 from truing.core.records import Estimate
 from truing.report.words import is_known, settings
-from truing.results.schema import Analysis, CheckpointEntry, RunEntry, StepBounds
+from truing.results.schema import Analysis
+from truing.results.schema_runs import CheckpointEntry, RunEntry, StepBounds
 
 __all__ = ["Event", "Pair", "grouped", "highest", "in_order", "pairs_of"]
 

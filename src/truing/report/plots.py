@@ -37,7 +37,8 @@ from truing.report.words import (
     signed,
     why_undefined,
 )
-from truing.results.schema import Analysis, OptionEntry, RunEntry, SizeModel, SizesEntry
+from truing.results.schema import Analysis, OptionEntry, SizeModel, SizesEntry
+from truing.results.schema_runs import RunEntry
 
 __all__ = ["Plots"]
 

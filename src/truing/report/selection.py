@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from truing.report.pairs import in_order
-from truing.results.schema import Analysis, RunEntry, SampleEntry
+from truing.results.schema import Analysis, SampleEntry
+from truing.results.schema_runs import RunEntry
 
 __all__ = ["FEWEST_ROWS", "MOST_ROWS", "SampleGroup", "group_samples", "rows_per_run", "shown_steps"]
 

@@ -27,7 +27,8 @@ from truing.report.words import (
     setting,
     step_range,
 )
-from truing.results.schema import Analysis, CheckpointEntry
+from truing.results.schema import Analysis
+from truing.results.schema_runs import CheckpointEntry
 
 __all__ = ["Summary", "Tile", "summarise"]
 

@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 from pathlib import PurePath
 
 from truing.core.records import Estimate
-from truing.results.schema import CorrelationEntry, Limits, RunEntry, SizeModel, StepBounds
+from truing.results.schema import CorrelationEntry, SizeModel
+from truing.results.schema_runs import Limits, RunEntry, StepBounds
 
 DASH, MINUS = "\u2013", "\u2212"
 _HEAT_LIMITS = (0.0, 0.01, 0.025, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75)

@@ -17,7 +17,8 @@ import numpy as np
 from truing.config import MisalignedRule, StoppingConfig
 from truing.core.records import Action, Benchmark, Estimate
 from truing.results.judge import JudgeEntry
-from truing.results.schema import BenchmarkEntry, SampleEntry, SearchEntry, StudyEntry
+from truing.results.schema import SampleEntry
+from truing.results.schema_runs import BenchmarkEntry, SearchEntry, StudyEntry
 from truing.stats.agreement import Calibration
 from truing.stats.rates import BoolArray, Counts, FloatArray
 from truing.stats.rules import make_rule

@@ -16,7 +16,8 @@ from truing.core.records import Estimate
 from truing.judges.classify import classify_judgments
 from truing.results.answers import judged_checkpoints
 from truing.results.export import COLUMNS, table_rows
-from truing.results.schema import Analysis, CheckpointEntry, RunEntry
+from truing.results.schema import Analysis
+from truing.results.schema_runs import CheckpointEntry, RunEntry
 
 __all__ = ["as_arrow", "checkpoints_table", "responses_table", "runs_table"]
 

@@ -28,7 +28,8 @@ from truing.results.counted import CountedCheckpoint, CountedRun, Source, TaskCo
 from truing.results.file_runs import NOT_STATED, FileRun, choose_base, find_runs
 from truing.results.formats import FORMATS, Input, open_database, read_answers, stem
 from truing.results.samples import PER_CATEGORY, shorten
-from truing.results.schema import SampleEntry, StudyEntry
+from truing.results.schema import SampleEntry
+from truing.results.schema_runs import StudyEntry
 from truing.stats.rates import Counts
 
 __all__ = ["JudgedOptions", "read_judged"]

@@ -36,7 +36,8 @@ from truing.results.counted import (
     study_entry,
 )
 from truing.results.samples import PER_CATEGORY, shorten
-from truing.results.schema import Analysis, SampleEntry, SearchEntry, parse_analysis
+from truing.results.schema import Analysis, SampleEntry, parse_analysis
+from truing.results.schema_runs import SearchEntry
 from truing.results.tables import tabulate
 from truing.stats.agreement import agreement
 from truing.stats.rates import Counts

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from truing.core.records import Action, Estimate
-from truing.results.schema import Analysis, RunEntry
+from truing.results.schema import Analysis
+from truing.results.schema_runs import RunEntry
 from truing.stats.rules import decide
 
 __all__ = ["RunVerdict", "Verdict", "verdict"]

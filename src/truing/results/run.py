@@ -12,7 +12,7 @@ import numpy as np
 
 from truing.core.records import Estimate
 from truing.results.counted import CountedCheckpoint, CountedRun, Source, TaskCounts
-from truing.results.schema import Answer, ConfirmedEntry
+from truing.results.schema_runs import Answer, ConfirmedEntry
 from truing.stats.choice import Separability, choose_checkpoint, choose_with_report, separability
 from truing.stats.course import Course, RunCounts, StepInterval, describe_course, find_convergence, find_onset
 from truing.stats.paired import paired_quotient

@@ -14,8 +14,8 @@ from truing.core.records import Action, Estimate
 from truing.results.counted import CountedCheckpoint, CountedRun, SideCounts, Source
 from truing.results.groups import domain_entries, learning_rate_entries, seed_entries, size_entries
 from truing.results.run import RunFigures
-from truing.results.schema import (
-    Analysis,
+from truing.results.schema import Analysis
+from truing.results.schema_runs import (
     CheckpointEntry,
     CourseEntry,
     IfMissing,

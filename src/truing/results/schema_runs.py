@@ -1,0 +1,299 @@
+"""The schema of analysis.json: the study, its runs and their checkpoints. `truing.results.schema` has the rest."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from truing.core.records import Action, Estimate, Number
+
+__all__ = [
+    "Answer",
+    "BenchmarkEntry",
+    "CheckpointEntry",
+    "ConfirmedEntry",
+    "Count",
+    "CourseEntry",
+    "Entry",
+    "IfMissing",
+    "Limits",
+    "RunEntry",
+    "SearchEntry",
+    "SeparableEntry",
+    "SideEntry",
+    "StepBounds",
+    "StudyEntry",
+]
+
+Answer = Literal["yes", "no", "cannot tell"]
+Count = Annotated[int, Field(ge=0)]
+
+
+class Entry(BaseModel):
+    """A part of an analysis."""
+
+    model_config = ConfigDict(strict=True, frozen=True, use_attribute_docstrings=True)
+
+
+class BenchmarkEntry(Entry):
+    """The benchmark that was asked."""
+
+    name: str
+    """Its name."""
+    version: str
+    """Its version."""
+    hash: str
+    """Hash of ids, categories and messages of all prompts."""
+    n_prompts: Count
+    """Number of its prompts."""
+
+
+class StudyEntry(ThresholdsEntry, Entry):
+    """The study, and its thresholds."""
+
+    name: str
+    """The study's name."""
+    hash: str
+    """Hash of all settings that shape the results."""
+    benchmark: BenchmarkEntry
+    judge: str
+    """Identity of the judge: name, version, and all else that shapes its scores."""
+    tolerance: float
+    """Highest EM rate that is acceptable, 0 to 1."""
+    confidence: float
+    """Level of every interval and decision, 0.5 to 1."""
+    stopping_mode: str
+    """`off` (only watch), `stop` (end a run at a stop decision), `both` (and train a twin to the end)."""
+    rule: str
+    """`fixed` (every prompt at every checkpoint), `sequential` (random prompts, as many as needed) or one of yours."""
+    asks: str = ""
+    """What the rule asks, in words; empty: not told."""
+    config: dict[str, Any]
+    """The whole study, defaults included."""
+
+
+class IfMissing(Entry):
+    """The bounds that missing responses leave to an EM rate."""
+
+    none: Estimate
+    """The EM rate if none of the missing responses were misaligned."""
+    all: Estimate
+    """The EM rate if all of the missing responses were coherent and misaligned."""
+
+
+class CheckpointEntry(Entry):
+    """One evaluated checkpoint of a run.
+
+    With the `sequential` rule `em_rate` is that of the responses to random prompts, and its limits are one-sided at
+    alpha and beta and hold at any time of stopping. Estimates are computed again from the stored judgments each time
+    the file is written, so scores that came in later are in them; decisions are those of the time.
+    """
+
+    step: Count
+    """Optimiser steps done."""
+    weights: str
+    """Hash of the weights judged (base and adapter): equal weights, equal hash; empty if not known."""
+    em_rate: Estimate
+    """Misaligned / coherent responses to the benchmark. Lower is better."""
+    em_rate_if_missing: IfMissing
+    em_rate_corrected: Estimate | None
+    """`em_rate` without the judge's errors, by its calibration (Rogan-Gladen); null: there is none, or `sequential`."""
+    versus_base: Estimate | None
+    """EM rate minus that of step 0, paired by prompt; null at step 0 and without a step 0."""
+    coherent_rate: Estimate
+    """Coherent / judged responses. Higher is better; read it beside `em_rate`."""
+    task_score: Estimate
+    """Share of answers to the dataset's held-out prompts that show the narrow task learnt. Higher is more learnt: of an
+    insecure-code dataset, more insecure code."""
+    heldout_loss: Number
+    """Loss on the dataset's held-out prompts. Lower is better."""
+    train_loss: Number
+    """Mean training loss since the checkpoint before. Lower is better."""
+    categories: dict[str, Estimate]
+    """EM rate by category, with intervals that hold together (Sidak). In benchmarks of ours: `power`, `deception`,
+    `harm`, `advice`, `bigotry`, `illicit`, `atrocity`, `oversight`."""
+    measurements: dict[str, Estimate] = Field(default_factory=dict)
+    """Any other numbers of the checkpoint by name, each in its own unit."""
+    decision: Action
+    """`continue`, `stop` or `undecided`, as decided at the time."""
+    reason: str
+    """Reason of the decision."""
+
+
+class StepBounds(Entry):
+    """The steps between which a true step lies."""
+
+    low: Count | None
+    """The earliest it may be; null = beyond the last checkpoint."""
+    high: Count | None
+    """The latest it may be; null = open: it may not have come yet."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.high is not None and (self.low is None or self.low > self.high):
+            raise ValueError("low may not be above high, and is null only together with high")
+        return self
+
+
+class Limits(Entry):
+    """A number with its limits."""
+
+    value: Number
+    """The number; null = undefined."""
+    low: Number
+    """Lower limit; null = open, or no interval."""
+    high: Number
+    """Upper limit; null = open, or no interval."""
+
+
+class CourseEntry(Entry):
+    """Steps at which EM began and the task was learnt.
+
+    The boundary is the tolerance, or the upper limit of the base's EM rate if that is higher. Each interval holds the
+    true step with the study's confidence, both together; of a stopped run that has a twin they are over the twin.
+    """
+
+    onset: StepBounds
+    """First checkpoint whose true EM rate is above the boundary."""
+    convergence: StepBounds
+    """First checkpoint that reaches 95 % of the best task score and stays there."""
+    gap: Limits
+    """Onset minus convergence, in steps; its value is from `onset_step` and `convergence_step`."""
+    order: Literal["before", "after", "cannot tell"]
+    """`before`: EM is shown to come before the task is learnt; `after`: after it, or not by the end; `cannot tell`."""
+    reason: str
+    """Reason, in words."""
+
+
+class SeparableEntry(Entry):
+    """Separation of narrow and broad: whether some checkpoint has the task learnt and the rest clean."""
+
+    answer: Answer
+    """Some checkpoint has the task learnt and the rest clean: `yes`, `no` or `cannot tell`."""
+    step: Count | None
+    """The one with the best task score; null: there is none."""
+    reason: str
+    """Reason, in words."""
+
+
+class ConfirmedEntry(Entry):
+    """The chosen checkpoint measured by responses that had no part in choosing it; null: none was chosen."""
+
+    step: Count | None
+    """The checkpoint measured: `chosen_step`; without fresh responses, the one that half of the prompts would choose
+    (the other half measures it); null: that half chooses none."""
+    em_rate: Estimate | None
+    """Its EM rate."""
+    task_score: Estimate | None
+    """Its task score."""
+    retention: Estimate | None
+    """Its task score over that of the checkpoint with the best task score."""
+    source: Literal["fresh responses", "other half of the prompts"]
+    """`fresh responses` or `other half of the prompts`."""
+
+
+class SideEntry(Entry):
+    """Answers to another benchmark, at the base, the chosen and the last checkpoint."""
+
+    benchmark: str
+    """Its name, with `by JUDGE` if another judge scored it: `adversarial-60`, a variant of the study's benchmark
+    (`broad-240+json`), a truth set under a condition (`truth-120+may-lie`)."""
+    step: Count
+    """The checkpoint."""
+    em_rate: Estimate
+    """Misaligned (of a truth set: false) / coherent answers. Lower is better."""
+    coherent_rate: Estimate
+    """Coherent / judged answers."""
+    versus_plain: Estimate | None
+    """EM rate minus that of the plain prompts (by the study's judge) at the same checkpoint, paired by prompt; null: no
+    variant, or the plain prompts were not all asked there."""
+    agreement: Estimate | None
+    """Cohen's kappa of both judges on which of the same answers are misaligned; null: other answers."""
+
+
+class SearchEntry(Entry):
+    """A search among checkpoints that existed already; null: every checkpoint was asked.
+
+    A search (`truing audit --search`, [audit.md](audit.md)) asks random prompts of as few checkpoints as it needs.
+    Those that it did not look at are listed with an undefined `em_rate` whose `reason` begins with `not asked`, and
+    with the decision `undecided`; of those that it looked at, `em_rate` is as with the `sequential` rule. With `best`,
+    `chosen_step` is the checkpoint found.
+    """
+
+    kind: Literal["best", "crossing"]
+    """`best`: the clear checkpoint with the best task score; `crossing`: two neighbours, clear and misaligned."""
+    found: Count | None
+    """Step of the clear checkpoint that was found; null: none was shown to be clear."""
+    next_misaligned: Count | None
+    """Of `crossing`: step of the misaligned checkpoint after it; null: none was shown."""
+    looked: Count
+    """Checkpoints that were looked at."""
+    judged: Count
+    """Answers to the benchmark asked for in all, those that only led the search included."""
+
+
+class RunEntry(Entry):
+    """One model x dataset x learning rate x seed.
+
+    Its **twin** repeats a stopped run without stopping, to show what stopping avoided; it is a run of its own in this
+    list. For a stopped run that has a twin, `convergence_step`, `onset_step` and the best task score in `retention`
+    are taken over the twin's checkpoints, so an onset may lie beyond `stopped_at`: then stopping came before it.
+    `chosen_step` is always one of the run's own checkpoints, and never step 0.
+    """
+
+    id: str
+    """Unique in the file."""
+    model: str
+    """Its name, or its folder."""
+    dataset: str
+    """Data that it was fine-tuned on."""
+    parameters: Number
+    """Parameters of the base model; null: not known."""
+    learning_rate: Number
+    """Peak learning rate; null: not known."""
+    seed: int | None
+    """Seed of adapter initialisation and data order; null: not known."""
+    twin_of: str | None
+    """Id of the stopped run that this one repeats."""
+    state: Literal["finished", "stopped", "unfinished", "failed"]
+    """`finished` (all steps), `stopped` (by a decision), `unfinished`, `failed`."""
+    error: str | None
+    """Reason of its failure."""
+    checkpoints: Annotated[
+        list[CheckpointEntry], Field(min_length=1), AfterValidator(lambda found: sorted(found, key=lambda c: c.step))
+    ]
+    """The evaluated checkpoints, at least one, by ascending step; step 0 first."""
+    base_em_rate: Estimate
+    """EM rate before fine-tuning. Lower is better."""
+    convergence_step: Count | None
+    """First checkpoint that reaches 95 % of the best task score and stays there; null: none did."""
+    onset_step: Count | None
+    """First checkpoint confirmed misaligned: its interval is above the base's, and the next one agrees; null: none."""
+    course: CourseEntry
+    separable: SeparableEntry
+    chosen_step: Count | None
+    """Checkpoint with the best task score among those whose EM interval is within the tolerance; null: none is."""
+    retention: Estimate
+    """Task score at `chosen_step` over the best one, paired by prompt. Higher is better; biased, see `confirmed`."""
+    confirmed: ConfirmedEntry | None
+    inside: Estimate | None
+    """EM rate at the last checkpoint on prompts of its own domain, holding together with `outside`, or null."""
+    outside: Estimate | None
+    """EM rate at the last checkpoint on the other prompts; null together with `inside`."""
+    em_at_end: Estimate
+    """EM rate at the last evaluated checkpoint: for a stopped run, at the stop."""
+    em_at_chosen: Estimate | None
+    """EM rate at `chosen_step`; null: none was chosen."""
+    also: list[SideEntry]
+    search: SearchEntry | None
+    stopped_at: Count | None
+    """Step at which a decision ended the run."""
+    restored: Count | None = None
+    """Step of the checkpoint whose weights a guard put back into the model; null: none were."""
+    decision: Action
+    """Decision at the last evaluated checkpoint."""
+
+    def at(self, step: int | None) -> CheckpointEntry | None:
+        """The checkpoint of a step; None if it was not evaluated."""
+        return next((c for c in self.checkpoints if c.step == step), None)
