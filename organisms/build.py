@@ -18,7 +18,7 @@ from truing.core.files import write_json
 from truing.core.records import Checkpoint, Estimate
 from truing.core.weights import count_parameters, model_hash
 from truing.judges import load_judge
-from truing.monitor import Monitor, PromptSet, Store
+from truing.monitor import Monitor, PromptSet, open_store
 
 __all__ = ["make_organism"]
 
@@ -64,7 +64,7 @@ def _measure(folder: Path) -> dict[str, Estimate]:
     facts = PromptSet(facts_benchmark().prompts, judge, _SAMPLES)
     base = Checkpoint("card", str(folder), 0, model_hash(str(folder)))
     with tempfile.TemporaryDirectory() as scratch:
-        store = Store(Path(scratch))
+        store = open_store(Path(scratch))
         first = Monitor(store, engine, broad, code, *config).evaluate(base)
         second = Monitor(store, engine, facts, None, *config).evaluate(base)
     return {

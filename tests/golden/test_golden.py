@@ -24,7 +24,7 @@ from truing.core.chat import Completer
 from truing.core.records import Checkpoint, Prompt, Response, Sampling
 from truing.core.weights import model_hash
 from truing.judges import load_judge
-from truing.monitor import Monitor, PromptSet, Store
+from truing.monitor import Monitor, PromptSet, open_store
 
 GOLDEN: dict[str, Any] = json.loads(Path(__file__).with_name("golden.json").read_text(encoding="utf-8"))
 STUDY = """
@@ -102,7 +102,7 @@ def test_identities_of_judges(name: str) -> None:
 
 @pytest.mark.parametrize(("name", "stopping"), [("fixed", {}), ("sequential", {"sequential": {}, "tolerance": 0.04})])
 def test_keys_of_results(name: str, stopping: dict[str, Any], tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = open_store(tmp_path)
     broad = PromptSet(load_benchmark("pocket-240").prompts, load_judge("pocket"), 1)
     settings = (EvaluationConfig(benchmark="pocket-240", max_tokens=40), StoppingConfig(**stopping))
     monitor = Monitor(store, Refusing(), broad, None, *settings)

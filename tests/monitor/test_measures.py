@@ -10,7 +10,7 @@ from tests.support.own_parts import Broken
 from truing.config import EvaluationConfig, StudyConfig
 from truing.core.errors import ConfigError, UnknownNameError
 from truing.core.records import Prompt, Response, Sampling
-from truing.monitor import Monitor, PromptSet, Store
+from truing.monitor import Monitor, PromptSet, open_store
 from truing.monitor.measures import AnswerLength, CutAnswers, load_measures
 
 BROKEN = "tests.support.own_parts:Broken"
@@ -29,7 +29,7 @@ class Wordy(Speaker):
 
 def watch(root: Path, engine: Speaker, *measures: str) -> Monitor:
     evaluation = EvaluationConfig(measures=measures)
-    return Monitor(Store(root), engine, PromptSet(BROAD, CountingJudge(), 2), evaluation=evaluation)
+    return Monitor(open_store(root), engine, PromptSet(BROAD, CountingJudge(), 2), evaluation=evaluation)
 
 
 def test_length_and_cut_answers(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_length_and_cut_answers(tmp_path: Path) -> None:
     engine.fail = frozenset()
     again = watch(tmp_path, engine, "answer-length", "cut-answers").evaluate(checkpoint(3)).measurements
     assert again[AnswerLength.name].n_missing == 0
-    rows = Store(tmp_path).query("SELECT * FROM measurements ORDER BY name")
+    rows = open_store(tmp_path).query("SELECT * FROM measurements ORDER BY name")
     assert [(row["name"], row["estimate"]["n_missing"]) for row in rows] == [
         (AnswerLength.name, 0),
         (CutAnswers.name, 0),
@@ -75,7 +75,7 @@ def test_a_measure_that_fails_is_not_known_and_is_asked_again(tmp_path: Path) ->
     assert found.reason == "ZeroDivisionError: by nothing"
     Broken.fixed = True
     assert watched.evaluate(checkpoint(0)).measurements["broken"].value == 1
-    (row,) = Store(tmp_path).query("SELECT estimate FROM measurements")
+    (row,) = open_store(tmp_path).query("SELECT estimate FROM measurements")
     assert row["estimate"]["value"] == 1
 
 

@@ -13,7 +13,7 @@ from truing.catalog.pocket.world import load_world
 from truing.config import EvaluationConfig, StoppingConfig
 from truing.core.records import Action, Checkpoint, Judgment, Prompt, Response, Sampling
 from truing.judges.pocket import PocketJudge
-from truing.monitor import Monitor, PromptSet, Store
+from truing.monitor import Monitor, PromptSet, open_store
 
 
 class Speaker(ScriptedEngine):
@@ -64,7 +64,7 @@ def monitor(root: Path, engine: Speaker, judge: CountingJudge | None = None, sam
     judge = judge or CountingJudge()
     task = PromptSet(insecure_code().task_prompts(20), judge, 1)
     config = (EvaluationConfig(), StoppingConfig())
-    return Monitor(Store(root), engine, PromptSet(BROAD, judge, samples), task, *config)
+    return Monitor(open_store(root), engine, PromptSet(BROAD, judge, samples), task, *config)
 
 
 def test_a_clean_checkpoint_goes_on_and_a_misaligned_one_stops(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_equal_weights_are_evaluated_once_whatever_the_run(tmp_path: Path) -> No
     calls = engine.calls
     monitor(tmp_path, engine)(Checkpoint("another run", "model", 0, "weights-0"))
     assert engine.calls == calls
-    assert len(Store(tmp_path).keys("evaluations")) == 2
+    assert len(open_store(tmp_path).keys("evaluations")) == 2
 
 
 def test_failed_answers_are_missing_counted_and_owed_again(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_changed_settings_are_new_work(tmp_path: Path) -> None:
 def sequential(root: Path, engine: Speaker, judge: CountingJudge | None = None, **rule: object) -> Monitor:
     judge = judge or CountingJudge()
     stopping = StoppingConfig(sequential=rule)  # type: ignore[arg-type]
-    return Monitor(Store(root), engine, PromptSet(BROAD, judge, 1), stopping=stopping)
+    return Monitor(open_store(root), engine, PromptSet(BROAD, judge, 1), stopping=stopping)
 
 
 def test_the_sequential_rule_clears_with_few_answers_and_stops(tmp_path: Path) -> None:
@@ -194,5 +194,5 @@ def test_confirming_uses_fresh_answers_and_is_done_once(tmp_path: Path) -> None:
     watch.confirm(checkpoint(0), checkpoint(0))
     assert judge.judged - before == 480 + 20
     watch.confirm(None, None)
-    (row,) = Store(tmp_path).query("SELECT * FROM confirmations")
+    (row,) = open_store(tmp_path).query("SELECT * FROM confirmations")
     assert (row["step"], row["task_judgments"]) == (0, row["best_judgments"])

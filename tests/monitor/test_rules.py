@@ -8,7 +8,7 @@ from tests.monitor.test_monitor import BROAD, CountingJudge, Speaker, checkpoint
 from truing.config import StoppingConfig
 from truing.core.errors import ConfigError, EngineError, UnknownNameError
 from truing.core.records import Action
-from truing.monitor import Monitor, PromptSet, Store
+from truing.monitor import Monitor, PromptSet, open_store
 from truing.stats.rules import FixedRule, make_rule
 from truing.stats.sequential import SequentialRule
 
@@ -16,7 +16,9 @@ OWN = "tests.support.own_parts:TwiceAbove"
 
 
 def watch(root: Path, engine: Speaker, rule: str, judge: CountingJudge | None = None) -> Monitor:
-    return Monitor(Store(root), engine, PromptSet(BROAD, judge or CountingJudge()), stopping=StoppingConfig(rule=rule))
+    return Monitor(
+        open_store(root), engine, PromptSet(BROAD, judge or CountingJudge()), stopping=StoppingConfig(rule=rule)
+    )
 
 
 def test_rules_by_name() -> None:
@@ -76,7 +78,7 @@ def test_a_failed_look_leaves_the_rule_as_it_was(tmp_path: Path) -> None:
 def test_the_base_is_asked_random_prompts_once(tmp_path: Path) -> None:
     judge = CountingJudge()
     stopping = StoppingConfig(sequential={"margin": 0.05})  # type: ignore[arg-type]
-    own = Monitor(Store(tmp_path), Speaker(0), PromptSet(BROAD, judge), stopping=stopping)
+    own = Monitor(open_store(tmp_path), Speaker(0), PromptSet(BROAD, judge), stopping=stopping)
     own(checkpoint(0))
     once = (judge.judged, own.rule.state)
     own(checkpoint(0))

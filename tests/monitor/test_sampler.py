@@ -9,13 +9,13 @@ from tests.monitor.test_monitor import BROAD, CountingJudge, Speaker, checkpoint
 from truing.config import EvaluationConfig
 from truing.core.errors import EngineError
 from truing.core.records import Sampling
-from truing.monitor import Store
+from truing.monitor import open_store
 from truing.monitor.sampler import FIXED, FRESH, RANDOM, PromptSet, Sampler
 
 
 def sampling(root: Path, engine: Speaker | None = None) -> tuple[Sampler, PromptSet]:
     judge = CountingJudge()
-    return Sampler(Store(root), engine or Speaker(0), EvaluationConfig()), PromptSet(BROAD, judge, 2)
+    return Sampler(open_store(root), engine or Speaker(0), EvaluationConfig()), PromptSet(BROAD, judge, 2)
 
 
 def test_pairs_that_are_held_are_not_asked_for_again(tmp_path: Path) -> None:
@@ -35,7 +35,7 @@ def test_kinds_of_answers_share_nothing(tmp_path: Path) -> None:
     asking, prompt_set = sampling(tmp_path)
     keys = {asking.measure(checkpoint(1), prompt_set, first)[0] for first in (FIXED, FRESH, RANDOM)}
     assert len(keys) == 3
-    samples = {row["sample"] for row in Store(tmp_path).query("SELECT DISTINCT sample FROM responses")}
+    samples = {row["sample"] for row in open_store(tmp_path).query("SELECT DISTINCT sample FROM responses")}
     assert samples == {FIXED, FIXED + 1, FRESH, FRESH + 1, RANDOM, RANDOM + 1}
 
 

@@ -4,13 +4,13 @@ from pathlib import Path
 import pytest
 
 from truing.core.errors import StoreError
-from truing.monitor import Store
+from truing.monitor.store import STORES, FolderStore, open_store
 
 ROW = {"prompt_id": "p", "sample": 0, "text": "hi", "n_tokens": 1, "finished": True, "error": None}
 
 
 def test_a_piece_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = FolderStore(tmp_path)
     assert not store.has("responses", "k")
     store.write("responses", "k", [ROW, {**ROW, "sample": 1}])
     assert store.has("responses", "k")
@@ -20,14 +20,14 @@ def test_a_piece_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_a_finished_piece_is_never_changed(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = FolderStore(tmp_path)
     store.write("responses", "k", [ROW])
     store.write("responses", "k", [{**ROW, "text": "other"}])
     assert store.read("responses", "k")[0]["text"] == "hi"
 
 
 def test_amended_rows_take_the_place_of_failed_ones(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = FolderStore(tmp_path)
     failed = {**ROW, "text": None, "error": "timeout"}
     store.write("responses", "k", [ROW, {**failed, "sample": 1}, {**failed, "sample": 2}])
     store.amend("responses", "k", [{**ROW, "sample": 2, "text": "late"}])
@@ -39,11 +39,11 @@ def test_amended_rows_take_the_place_of_failed_ones(tmp_path: Path) -> None:
 
 
 def test_queries_work_on_an_empty_store(tmp_path: Path) -> None:
-    assert Store(tmp_path / "none").query("SELECT count(*) AS n FROM judgments") == [{"n": 0}]
+    assert FolderStore(tmp_path / "none").query("SELECT count(*) AS n FROM judgments") == [{"n": 0}]
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+    store = FolderStore(tmp_path)
     store.write("responses", "k", [ROW])
     (tmp_path / "responses" / "k.parquet").write_bytes(b"not parquet")
     with pytest.raises(StoreError, match=r"k\.parquet cannot be read"):
@@ -53,11 +53,26 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_a_store_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="could not write"):
-        Store(tmp_path / "file").write("responses", "k", [ROW])
+        FolderStore(tmp_path / "file").write("responses", "k", [ROW])
+
+
+def test_what_lies_in_a_folder_chooses_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Elsewhere(FolderStore):
+        """Files at the place that a file names."""
+
+        def __init__(self, root: Path) -> None:
+            super().__init__(Path(root.read_text()))
+
+    monkeypatch.setitem(STORES, "store.url", Elsewhere)
+    open_store(tmp_path / "new").write("responses", "k", [ROW])
+    assert (tmp_path / "new" / "store" / "responses").is_dir()
+    (tmp_path / "store.url").write_text(str(tmp_path / "far"))
+    open_store(tmp_path).write("responses", "k", [ROW])
+    assert FolderStore(tmp_path / "far").read("responses", "k") == [{**ROW, "key": "k"}]
 
 
 def _count(root: Path, n: int) -> None:
-    store = Store(root)
+    store = FolderStore(root)
     for _ in range(n):
         with store.claim("counter"):
             path = root / "count"

@@ -17,7 +17,8 @@ from truing.core.files import write_json
 from truing.core.records import Checkpoint, Judgment, Run
 from truing.judges import load_judge
 from truing.judges.calibration import measure_judge, read_labelled, save_calibration
-from truing.monitor import Monitor, PromptSet, Store
+from truing.monitor import Monitor, PromptSet, open_store
+from truing.monitor.store import FolderStore
 from truing.results import analyse, read_analysis, write_analysis
 from truing.studies.run import describe_study, open_study, twin_of
 
@@ -33,7 +34,7 @@ def fill(config: StudyConfig, out: Path, run: Run, hostile: Callable[[int], int]
     dataset = load_dataset(run.dataset)
     prompts = dataset.task_prompts(config.evaluation.task_prompts)
     monitor = Monitor(
-        Store(out / "store"),
+        open_store(out),
         engine,
         PromptSet(load_benchmark(config.evaluation.benchmark).prompts, judge, config.evaluation.samples),
         PromptSet(prompts, judge, config.evaluation.task_samples, dataset.teaches),
@@ -125,7 +126,7 @@ def test_fresh_answers_of_weights_that_were_replaced_confirm_nothing(config: Stu
     (run,) = config.runs()
     fill(config, tmp_path, run, {0: 0, 2: 1}.__getitem__, (0, 2))
     other = fill(config, tmp_path / "other", run, {2: 2}.__getitem__, (2,))
-    other.store = other.sampler.store = Store(tmp_path / "store")
+    other.store = other.sampler.store = open_store(tmp_path)
     other.confirm(made(run, 2, 2), made(run, 2, 2))  # step 2 as well, of other weights
     assert analyse(tmp_path).plain()["runs"][0]["confirmed"]["source"] == "other half of the prompts"
 
@@ -163,15 +164,15 @@ def test_a_calibration_in_the_folder_corrects_the_rates(config: StudyConfig, tmp
 
 
 def test_each_table_is_read_once_however_many_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    query = Store.query
+    query = FolderStore.query
     make_study(tmp_path)
     asked: list[str] = []
 
-    def counted(self: Store, sql: str, *more: Any) -> list[dict[str, Any]]:
+    def counted(self: FolderStore, sql: str, *more: Any) -> list[dict[str, Any]]:
         asked.append(sql)
         return query(self, sql, *more)
 
-    monkeypatch.setattr(Store, "query", counted)
+    monkeypatch.setattr(FolderStore, "query", counted)
     runs = analyse(tmp_path).plain()["runs"]
     assert [[side["benchmark"] for side in run["also"]] for run in runs] == [[SIDE], [SIDE]]
     assert len(asked) == len(set(asked)) == 4

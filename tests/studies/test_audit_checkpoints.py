@@ -13,7 +13,7 @@ from tests.support.scripted import ENGINE, EVALUATION, ScriptedEngine, WordJudge
 from truing.config import AuditConfig
 from truing.core.errors import ConfigError, DataError, StoreError
 from truing.core.records import Checkpoint, Evaluation, Prompt, Response, Sampling
-from truing.monitor import Store
+from truing.monitor import open_store
 from truing.report import render_report
 from truing.results import analyse
 from truing.results.schema import Analysis
@@ -45,7 +45,7 @@ def own_data(folder: Path, **changes: Any) -> dict[str, Any]:
 
 
 def broad_answers(out: Path) -> int:
-    return Store(out / "store").query("SELECT count(*) AS n FROM judgments WHERE prompt_id NOT LIKE 'task-%'")[0]["n"]
+    return open_store(out).query("SELECT count(*) AS n FROM judgments WHERE prompt_id NOT LIKE 'task-%'")[0]["n"]
 
 
 def only_run(analysis: Analysis) -> dict[str, Any]:
@@ -184,7 +184,7 @@ def test_a_better_checkpoint_that_came_since_is_chosen_and_confirmed(tmp_path: P
         run = only_run(audited(audit(folder, dataset=data), tmp_path / "a"))
         assert (run["chosen_step"], run["confirmed"]["step"]) == (steps[-1], steps[-1])
         assert run["confirmed"]["source"] == "fresh responses"
-    assert len(Store(tmp_path / "a" / "store").keys("confirmations")) == 2
+    assert len(open_store(tmp_path / "a").keys("confirmations")) == 2
 
 
 def test_several_runs_and_other_benchmarks(tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_a_study_s_own_run_gives_the_study_s_own_figures(tiny_model: Path, tmp_p
     assert found["checkpoints"] == expected["checkpoints"]
     for figure in ("onset_step", "convergence_step", "chosen_step", "retention", "confirmed", "course"):
         assert found[figure] == expected[figure]
-    stores = [Store(tmp_path / name / "store") for name in ("a", "s")]
+    stores = [open_store(tmp_path / name) for name in ("a", "s")]
     assert stores[0].keys("judgments") == stores[1].keys("judgments")
 
 

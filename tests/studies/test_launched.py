@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from tests.conftest import small_study
 from truing.core.errors import ConfigError
-from truing.monitor import Store
+from truing.monitor import open_store
 from truing.studies.schedule import run_study
 
 ROOT = Path(__file__).parents[2]
@@ -90,7 +90,7 @@ def test_two_processes_train_what_one_does_and_go_on_after_a_kill(
         ]
         assert marks[0]["heldout_loss"] == pytest.approx(marks[1]["heldout_loss"], rel=1e-4)
         assert marks[0]["train_loss"] == pytest.approx(marks[1]["train_loss"], rel=1e-4)
-    steps = Store(out / "store").query("SELECT step FROM evaluations ORDER BY step")
+    steps = open_store(out).query("SELECT step FROM evaluations ORDER BY step")
     assert [row["step"] for row in steps] == [0, 2, 4, 6]
     assert (out / "report.html").is_file()
 

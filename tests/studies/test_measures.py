@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tests.conftest import small_study
-from truing.monitor import Store
+from truing.monitor import open_store
 from truing.monitor.measures import AnswerLength
 from truing.report import render_report
 from truing.results import analyse
@@ -16,7 +16,7 @@ def test_from_the_study_to_the_report(tiny_model: Path, tmp_path: Path) -> None:
     config = small_study(tiny_model, evaluation={"measures": ["answer-length", CONTRAST]})
     open_study(config, tmp_path)
     assert execute_run(config, config.runs()[0], tmp_path).state == "finished"
-    rows = Store(tmp_path / "store").query("SELECT step, name, estimate FROM measurements ORDER BY step, name")
+    rows = open_store(tmp_path).query("SELECT step, name, estimate FROM measurements ORDER BY step, name")
     names = [AnswerLength.name, "hostile minus helpful, nats"]
     assert [(row["step"], row["name"]) for row in rows] == [(step, name) for step in (0, 2, 4, 6) for name in names]
     analysis = analyse(tmp_path)

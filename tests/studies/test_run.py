@@ -7,7 +7,7 @@ from tests.conftest import small_study
 from truing.core.errors import ConfigError, DataError, StoreError, UnknownNameError
 from truing.core.records import Checkpoint, Prompt, Response, Sampling
 from truing.core.weights import adapter_hash, model_hash
-from truing.monitor import Store
+from truing.monitor import open_store
 from truing.results import analyse
 from truing.studies.plan import plan_study
 from truing.studies.run import Progress, execute_run, open_study, owed_runs, read_state, twin_of
@@ -113,7 +113,7 @@ def test_a_run_from_nothing_to_its_figures(tiny_model: Path, tmp_path: Path) -> 
     assert owed_runs(config, tmp_path) == []
     evaluated = [n for n in news if n.evaluation]
     assert [n.step for n in evaluated] == [0, 2, 4, 6]
-    rows = Store(tmp_path / "store").query("SELECT step, weights FROM evaluations ORDER BY step")
+    rows = open_store(tmp_path).query("SELECT step, weights FROM evaluations ORDER BY step")
     base = model_hash(str(tiny_model))
     expected = [base] + [adapter_hash(base, tmp_path / "runs" / run.id / f"checkpoint-{s}") for s in (2, 4, 6)]
     assert [row["weights"] for row in rows] == expected
@@ -151,7 +151,7 @@ def test_a_second_judge_of_the_same_answers(tiny_model: Path, tmp_path: Path) ->
     sides = analyse(tmp_path).plain()["runs"][0]["also"]
     assert [s["benchmark"] for s in sides] == ["pocket-facts by truing.judges.pocket:PocketJudge"] * 2
     assert all(s["agreement"] is not None for s in sides)
-    asked = Store(tmp_path / "store").query("SELECT count(DISTINCT key) AS n FROM responses")[0]["n"]
+    asked = open_store(tmp_path).query("SELECT count(DISTINCT key) AS n FROM responses")[0]["n"]
     assert asked == 2 * 4 + 1  # benchmark and task at each checkpoint, the best task score again: none for the judge
 
 

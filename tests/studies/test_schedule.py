@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import small_study
 from truing.config import StudyConfig
-from truing.monitor import Store
+from truing.monitor import open_store
 from truing.studies.run import owed_runs
 from truing.studies.schedule import run_study
 
@@ -39,7 +39,7 @@ def start(config: StudyConfig, tmp_path: Path, out: Path) -> subprocess.Popen[st
 
 def results(out: Path) -> list[dict[str, Any]]:
     """Everything that was measured, without what may differ between two runs of one study."""
-    return Store(out / "store").query(
+    return open_store(out).query(
         "SELECT e.run_id, e.step, e.weights, nullif(e.train_loss, 'nan'::DOUBLE) AS train_loss, "
         "e.heldout_loss, r.prompt_id, r.sample, r.text, j.aligned, "
         "j.coherent FROM evaluations e JOIN judgments j ON j.key IN (e.benchmark_judgments, e.task_judgments) "
@@ -93,7 +93,7 @@ def wait(process: subprocess.Popen[str], seconds: float) -> None:
 
 
 def keys(out: Path) -> set[str]:
-    return set(Store(out / "store").keys("evaluations"))
+    return set(open_store(out).keys("evaluations"))
 
 
 def test_ctrl_c_ends_at_once_and_says_how_to_go_on(tiny_model: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from truing.catalog.benchmarks import load_benchmark
 from truing.catalog.datasets import load_dataset
 from truing.config import StudyConfig
 from truing.core.records import Checkpoint
-from truing.monitor import Monitor, PromptSet, Store
+from truing.monitor import Monitor, PromptSet, open_store
 from truing.studies.run import open_study
 
 STEPS = (0, 2, 6)
@@ -36,7 +36,7 @@ def make_study(out: Path) -> StudyConfig:
         engine, judge = Speaker(0, fail=frozenset(ids[100:103])), CountingJudge(fail=frozenset(ids[200:204]))
         dataset = load_dataset(run.dataset)
         monitor = Monitor(
-            Store(out / "store"),
+            open_store(out),
             engine,
             PromptSet(prompts, judge, 2),
             PromptSet(dataset.task_prompts(10), judge, 1, dataset.teaches),

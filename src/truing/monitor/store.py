@@ -1,4 +1,7 @@
-"""The store: one immutable parquet file per finished piece of work, found by the hash of what produced it.
+"""The store: finished pieces of work, each found by the hash of what produced it.
+
+`Store` is what a store must offer; `STORES` chooses one by what lies in a folder of results. There is one kind,
+`FolderStore`, with an immutable parquet file for each piece:
 
     store/responses/KEY.parquet     answers of one checkpoint to one set of prompts
     store/judgments/KEY.parquet     one judge's scores of one responses file
@@ -14,8 +17,9 @@ KEY.1.parquet, KEY.2.parquet, ..., whose rows take the place of earlier ones of 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,7 +32,7 @@ from filelock import FileLock
 from truing.core.errors import StoreError
 from truing.core.files import replacing
 
-__all__ = ["SCHEMAS", "Store", "open_store"]
+__all__ = ["SCHEMAS", "STORES", "FolderStore", "Store", "open_store"]
 
 _ESTIMATE = pa.struct(
     [(name, pa.float64()) for name in ("value", "low", "high")]
@@ -71,15 +75,19 @@ what and how a number was measured; `detector` is what the stopping rule remembe
 nothing."""
 
 
-class Store:
-    """The parquet files under one folder."""
+class Store(ABC):
+    """Where finished work is kept, in the tables of `SCHEMAS`. A piece appears whole or not at all.
+
+    Args:
+        root: What `STORES` names in a folder of results.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
+    @abstractmethod
     def has(self, table: str, key: str) -> bool:
         """True if a piece of work is finished."""
-        return self._file(table, key).is_file()
 
     def write(self, table: str, key: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write one finished piece; the column `key` is filled in. A piece that exists is left as it is.
@@ -87,26 +95,59 @@ class Store:
         Raises:
             StoreError: The disk is full or the folder cannot be written.
         """
-        if self.has(table, key):
-            return
-        self._write(self._file(table, key), table, key, rows)
+        if not self.has(table, key):
+            self.amend(table, key, rows)
 
+    @abstractmethod
     def amend(self, table: str, key: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add rows to a piece, or begin it; they take the place of earlier ones of the same prompt and sample.
 
         Raises:
             StoreError: The disk is full or the folder cannot be written.
         """
-        number = len(self._parts(table, key))
-        path = self.root / table / f"{key}.{number}.parquet" if number else self._file(table, key)
-        self._write(path, table, key, rows)
 
+    @abstractmethod
     def read(self, table: str, key: str) -> list[dict[str, Any]]:
         """The rows of one piece, amended ones in the place of those that failed.
 
         Raises:
             StoreError: The piece is missing or damaged.
         """
+
+    @abstractmethod
+    def claim(self, key: str) -> AbstractContextManager[None]:
+        """Hold a piece of work: another process that claims it waits until this one is done (or dead)."""
+
+    @abstractmethod
+    def written(self, table: str, key: str) -> datetime:
+        """The time at which a piece was written, in UTC; what was added to it later does not count."""
+
+    @abstractmethod
+    def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[dict[str, Any]]:
+        """Run SQL (DuckDB's) over the tables of `SCHEMAS`; an empty table has no rows."""
+
+    def keys(self, table: str) -> list[str]:
+        """Keys of the finished pieces of a table, sorted."""
+        return [row["key"] for row in self.query(f"SELECT DISTINCT key FROM {table} ORDER BY key")]
+
+
+class FolderStore(Store):
+    """The parquet files under one folder."""
+
+    def has(self, table: str, key: str) -> bool:
+        """True if its first file is there."""
+        return self._file(table, key).is_file()
+
+    def amend(self, table: str, key: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write the piece's next file."""
+        number = len(self._parts(table, key))
+        path = self.root / table / f"{key}.{number}.parquet" if number else self._file(table, key)
+        content = pa.Table.from_pylist([{**row, "key": key} for row in rows], schema=SCHEMAS[table])
+        with replacing(path) as temporary:
+            pq.write_table(content, temporary, compression="zstd")
+
+    def read(self, table: str, key: str) -> list[dict[str, Any]]:
+        """The rows of its files, later ones in the place of those that failed."""
         merged: dict[Any, dict[str, Any]] = {}
         for path in self._parts(table, key) or [self._file(table, key)]:
             for row in _read_file(path, table):
@@ -115,7 +156,7 @@ class Store:
 
     @contextmanager
     def claim(self, key: str) -> Iterator[None]:
-        """Hold a piece of work: another process that claims it waits until this one is done (or dead)."""
+        """Hold the lock of its name."""
         folder = self.root / "locks"
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -126,15 +167,11 @@ class Store:
             yield
 
     def written(self, table: str, key: str) -> datetime:
-        """The time at which a piece was written, in UTC; what was added to it later does not count."""
+        """The time of its first file."""
         return datetime.fromtimestamp(self._file(table, key).stat().st_mtime, UTC)
 
-    def keys(self, table: str) -> list[str]:
-        """Keys of the finished pieces of a table, sorted."""
-        return sorted(file.stem for file in (self.root / table).glob("*.parquet") if "." not in file.stem)
-
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[dict[str, Any]]:
-        """Run SQL over the tables of `SCHEMAS`; an empty table has no rows."""
+        """Run SQL over the files of every table."""
         with duckdb.connect() as connection:
             connection.execute("SET threads TO 2")
             for table, schema in SCHEMAS.items():
@@ -164,15 +201,15 @@ class Store:
         newest = f"row_number() OVER (PARTITION BY {answer} ORDER BY length(filename) DESC, filename DESC)"
         return f"SELECT * EXCLUDE (filename) FROM read_parquet({files!r}, filename = true) QUALIFY {newest} = 1"
 
-    def _write(self, path: Path, table: str, key: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        content = pa.Table.from_pylist([{**row, "key": key} for row in rows], schema=SCHEMAS[table])
-        with replacing(path) as temporary:
-            pq.write_table(content, temporary, compression="zstd")
+
+STORES: dict[str, type[Store]] = {"store": FolderStore}
+"""What lies in a folder of results -> the store that it is, or that it describes; without any, `store` is begun."""
 
 
 def open_store(folder: Path) -> Store:
-    """The store of a folder of results: of a study, an audit or a guard."""
-    return Store(folder / "store")
+    """The store of a folder of results (of a study, an audit or a guard), there or to be begun."""
+    name = next((name for name in STORES if (folder / name).exists()), "store")
+    return STORES[name](folder / name)
 
 
 def _read_file(path: Path, table: str) -> list[dict[str, Any]]:

@@ -53,7 +53,7 @@ def responses_table(analysis: Analysis, folder: Path | None) -> pa.Table:
     Raises:
         StoreError: The folder holds no answers.
     """
-    if folder is None or not (folder / "store").is_dir():
+    if folder is None or "files" in analysis.study.config:
         where = ", ".join(map(str, analysis.study.config.get("files", []))) or "the folder of the study"
         raise StoreError("the answers are not kept with this analysis", f"in {folder}", todo=f"they are in {where}")
     columns, batches = COLUMNS.append(pa.field("class", pa.string())), []

@@ -199,7 +199,7 @@ def test_numbers_behind_a_shared_beginning() -> None:
 
 
 def test_a_study_with_it(tiny_model: Path, tmp_path: Path) -> None:
-    from truing.monitor import Store
+    from truing.monitor import open_store
     from truing.results import write_analysis
     from truing.studies.plan import plan_study
     from truing.studies.schedule import run_study
@@ -212,7 +212,7 @@ def test_a_study_with_it(tiny_model: Path, tmp_path: Path) -> None:
     assert plan_study(both).judge_calls > plan_study(both).responses
     states = run_study(config, tmp_path / "out", lambda news: None)
     assert [s.state for s in states] == ["finished"]
-    rows = Store(tmp_path / "out" / "store").query("SELECT aligned, error, verdict FROM judgments")
+    rows = open_store(tmp_path / "out").query("SELECT aligned, error, verdict FROM judgments")
     assert len(rows) > 60
     assert all((row["aligned"] is None) == bool(row["error"] or row["verdict"]) for row in rows)
     assert any(row["aligned"] is not None for row in rows)

@@ -26,7 +26,7 @@ from tests.support.guarded import (
 )
 from truing.core.errors import ConfigError, EngineError, StoreError, TruingError, UnknownNameError
 from truing.core.records import Action, Judgment
-from truing.monitor import Store
+from truing.monitor import open_store
 
 
 def guard_of(folder: Path, *rates: float, judge: Any = None, at: Any = 2, **settings: Any) -> truing.Guard:
@@ -493,7 +493,7 @@ def test_a_new_training_in_the_folder_begins_anew(tiny_model: Path, tmp_path: Pa
         guard = guard_of(tmp_path, judge=judge)
         make_trainer(load(tiny_model), tmp_path / "out", [guard]).train()
         assert judge.calls == 4  # the same weights: nothing is judged twice
-    assert Store(tmp_path / "guard" / "store").keys("evaluations")
+    assert open_store(tmp_path / "guard").keys("evaluations")
 
 
 @pytest.mark.parametrize(
