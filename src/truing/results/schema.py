@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 from truing.core.errors import DataError
 from truing.core.records import Estimate, Number
 from truing.results.judge import JudgeEntry
+from truing.results.schema_runs import Count, Entry, Limits, RunEntry, StudyEntry
 
 __all__ = ["Analysis", "parse_analysis"]
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from truing.core.records import Action, Estimate, Number
+from truing.results.judge import ThresholdsEntry
 
 __all__ = [
     "Answer",
