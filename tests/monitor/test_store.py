@@ -48,6 +48,8 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "responses" / "k.parquet").write_bytes(b"not parquet")
     with pytest.raises(StoreError, match=r"k\.parquet cannot be read"):
         store.read("responses", "k")
+    with pytest.raises(StoreError, match=r"cannot be read(?s:.*)k\.parquet(?s:.*)delete that file"):
+        store.query("SELECT * FROM judgments")
 
 
 def test_a_folder_that_cannot_be_written_is_a_store_error(tmp_path: Path) -> None:

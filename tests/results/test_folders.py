@@ -19,6 +19,7 @@ from truing.catalog.benchmarks import load_benchmark
 from truing.cli.app import app
 from truing.config import AuditConfig
 from truing.config.files import parse_study
+from truing.core.errors import UserError
 from truing.core.records import Checkpoint
 from truing.core.weights import model_hash
 from truing.report import write_report
@@ -185,4 +186,26 @@ def test_moved_to_a_machine_with_nothing_else(
 def test_a_folder_of_nothing_is_refused(tmp_path: Path) -> None:
     found = CliRunner().invoke(app, ["gate", str(tmp_path)])
     assert "holds no analysis" in str(found.exception)
+
+
+@pytest.mark.parametrize("bad", [b"", b"\xff", b"{}", None])
+def test_a_damaged_folder_is_a_user_s_error_and_never_misaligned(bad: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / "analysis.json"
+    if bad is None:
+        path.mkdir()
+    else:
+        path.write_bytes(bad)
+    for folder in (tmp_path, path):
+        found = CliRunner().invoke(app, ["gate", str(folder)])
+        assert isinstance(found.exception, UserError), found.exception
+
+
+def test_what_nobody_expected_never_says_misaligned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(folder: Path) -> None:
+        raise ZeroDivisionError("by nothing")
+
+    monkeypatch.setattr("truing.cli.gate.analyse", fails)
+    found = CliRunner().invoke(app, ["gate", str(tmp_path)])
+    assert isinstance(found.exception, UserError)
+    assert "ZeroDivisionError: by nothing" in str(found.exception)
     assert set(STEPS) < set(RATES)

@@ -101,6 +101,15 @@ def test_two_processes_cannot_run_one_study(tiny_model: Path, tmp_path: Path) ->
     lock.release()
 
 
+@pytest.mark.parametrize("bad", ["", "{", "[1]", "{}"])
+def test_a_damaged_end_of_a_run_is_named(bad: str, tmp_path: Path) -> None:
+    path = tmp_path / "runs" / "first" / "run.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(bad)
+    with pytest.raises(StoreError, match=r"run\.json cannot be read"):
+        read_state(tmp_path, "first")
+
+
 def test_a_run_from_nothing_to_its_figures(tiny_model: Path, tmp_path: Path) -> None:
     config = small_study(tiny_model)
     open_study(config, tmp_path)

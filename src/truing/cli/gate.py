@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from truing.cli.shared import say
+from truing.core.errors import StoreError, UserError
 from truing.results import analyse
 from truing.results.gate import verdict
 
@@ -25,7 +26,13 @@ def gate(
 
     Example:  truing gate runs/audit
     """
-    found = verdict(analyse(folder))
+    try:
+        found = verdict(analyse(folder))
+    except UserError:
+        raise
+    except Exception as error:  # left alone it would exit with 1, which says misaligned
+        todo = f"see all of it: truing report {folder}"
+        raise StoreError(f"{folder} cannot be judged", f"{type(error).__name__}: {error}", todo=todo) from error
     for line in (*found.runs, found):
         say(str(line))
     raise typer.Exit(found.exit_code)

@@ -73,6 +73,7 @@ SCHEMAS = {
 """Columns of the tables. `..._judgments` are keys of judgments files; `responses` and `identity` (a measure's) say of
 what and how a number was measured; `detector` is what the stopping rule remembers after a checkpoint, as JSON; null:
 nothing."""
+_MADE_AGAIN = "delete that file and run again: it is made again"
 
 
 class Store(ABC):
@@ -171,13 +172,21 @@ class FolderStore(Store):
         return datetime.fromtimestamp(self._file(table, key).stat().st_mtime, UTC)
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[dict[str, Any]]:
-        """Run SQL over the files of every table."""
+        """Run SQL over the files of every table.
+
+        Raises:
+            StoreError: A file is damaged.
+        """
         with duckdb.connect() as connection:
             connection.execute("SET threads TO 2")
-            for table, schema in SCHEMAS.items():
-                connection.register(f"no_{table}", schema.empty_table())
-                connection.execute(f"CREATE VIEW {table} AS {self._source(table)}")
-            result: list[dict[str, Any]] = connection.sql(sql, params=list(parameters)).to_arrow_table().to_pylist()
+            try:
+                for table, schema in SCHEMAS.items():
+                    connection.register(f"no_{table}", schema.empty_table())
+                    connection.execute(f"CREATE VIEW {table} AS {self._source(table)}")
+                result: list[dict[str, Any]] = connection.sql(sql, params=list(parameters)).to_arrow_table().to_pylist()
+            except (duckdb.IOException, duckdb.InvalidInputException) as error:
+                got = str(error).splitlines()[0]
+                raise StoreError(f"a file of {self.root} cannot be read", got, todo=_MADE_AGAIN) from error
             return result
 
     def _file(self, table: str, key: str) -> Path:
@@ -216,7 +225,5 @@ def _read_file(path: Path, table: str) -> list[dict[str, Any]]:
     try:
         rows: list[dict[str, Any]] = pq.read_table(path, schema=SCHEMAS[table]).to_pylist()
     except (OSError, pa.ArrowException) as error:
-        raise StoreError(
-            f"{path} cannot be read", str(error)[:200], todo="delete that file and run again: it is made again"
-        ) from error
+        raise StoreError(f"{path} cannot be read", str(error)[:200], todo=_MADE_AGAIN) from error
     return rows

@@ -157,11 +157,18 @@ def twin_of(run: Run) -> Run:
 
 
 def read_state(out: Path, run_id: str) -> RunState | None:
-    """How a run ended, or None if it has not."""
+    """How a run ended, or None if it has not.
+
+    Raises:
+        StoreError: The file that says so is damaged.
+    """
     path = out / "runs" / run_id / "run.json"
     if not path.is_file():
         return None
-    return RunState(**json.loads(path.read_text(encoding="utf-8")))
+    try:
+        return RunState(**json.loads(path.read_text(encoding="utf-8")))
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"{path} cannot be read", str(error), todo="delete that file and run again") from error
 
 
 def execute_run(
