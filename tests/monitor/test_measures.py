@@ -79,6 +79,13 @@ def test_a_measure_that_fails_is_not_known_and_is_asked_again(tmp_path: Path) ->
     assert row["estimate"]["value"] == 1
 
 
+def test_a_measure_that_finds_no_estimate_is_not_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Broken, "measure", lambda *args: 0.5)
+    found = watch(tmp_path, Speaker(0), BROKEN).evaluate(checkpoint(0)).measurements["broken"]
+    assert np.isnan(found.value)
+    assert found.reason == "TypeError: a measure finds an Estimate, not 0.5"
+
+
 def test_names_of_measures() -> None:
     with pytest.raises(UnknownNameError, match="did you mean answer-length"):
         load_measures(["answer-lenght"])

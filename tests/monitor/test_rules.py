@@ -1,17 +1,19 @@
 """Stopping rules as objects: those built in, and a user's own by name."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.monitor.test_monitor import BROAD, CountingJudge, Speaker, checkpoint
 from truing.config import StoppingConfig
 from truing.core.errors import ConfigError, EngineError, UnknownNameError
-from truing.core.records import Action
+from truing.core.records import Action, Decision, Estimate
 from truing.monitor import Monitor, PromptSet, open_store
 from truing.stats.rules import FixedRule, make_rule
 from truing.stats.sequential import SequentialRule
 
+NOTHING = Estimate.unknown("nothing asked")
 OWN = "tests.support.own_parts:TwiceAbove"
 
 
@@ -47,6 +49,14 @@ def test_an_own_rule_decides_and_goes_on_where_it_was(tmp_path: Path) -> None:
     again = watch(tmp_path, engine, OWN, judge)
     assert [again.evaluate(checkpoint(step)) for step in range(5)] == found
     assert (judge.judged, again.rule.state) == (0, {"above": 2})
+
+
+@pytest.mark.parametrize("made", [None, "stop", Decision("stop", 1, "", NOTHING), Decision(Action.STOP, 1, "", None)])  # type: ignore[arg-type]
+def test_a_rule_that_gives_no_decision_is_refused(made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.support.own_parts.TwiceAbove.decide", lambda *args: made)
+    with pytest.raises(ConfigError, match="TwiceAbove does not decide"):
+        watch(tmp_path, Speaker(0), OWN).evaluate(checkpoint(1))
+    assert open_store(tmp_path).keys("evaluations") == []
 
 
 def test_an_own_rule_with_random_prompts(tmp_path: Path) -> None:

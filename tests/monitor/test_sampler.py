@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.monitor.test_monitor import BROAD, CountingJudge, Speaker, checkpoint
 from truing.config import EvaluationConfig
-from truing.core.errors import EngineError
+from truing.core.errors import EngineError, JudgeError
 from truing.core.records import Sampling
 from truing.monitor import open_store
 from truing.monitor.sampler import FIXED, FRESH, RANDOM, PromptSet, Sampler
@@ -63,6 +65,44 @@ def test_an_engine_that_leaves_out_answers_is_refused(tmp_path: Path) -> None:
     asking, prompt_set = sampling(tmp_path, Forgetful(0))
     with pytest.raises(EngineError, match="left out answers"):
         asking.measure(checkpoint(1), prompt_set, FRESH)
+
+
+class CarelessJudge(CountingJudge):
+    """A judge whose first score is wrong, or that leaves out the last answer."""
+
+    def __init__(self, aligned: Any, left_out: int = 0) -> None:
+        super().__init__()
+        self.aligned, self.left_out = aligned, left_out
+
+    def judge(self, prompts, responses):
+        first, *others = super().judge(prompts, responses)
+        return [replace(first, aligned=self.aligned), *others][: len(responses) - self.left_out]
+
+
+@pytest.mark.parametrize("aligned", [-5.0, 101.0, float("nan"), float("inf"), "good"])
+def test_a_score_off_the_scale_is_missing_with_the_reason_and_owed_again(aligned: Any, tmp_path: Path) -> None:
+    asking, prompt_set = sampling(tmp_path)
+    careless = replace(prompt_set, judge=CarelessJudge(aligned))
+    _, counts = asking.measure(checkpoint(1), careless)
+    assert (int(counts.missing.sum()), int(counts.misaligned.sum())) == (1, 0)
+    (row,) = open_store(tmp_path).query("SELECT * FROM judgments WHERE error IS NOT NULL")
+    assert (row["aligned"], row["coherent"]) == (None, None)
+    assert f"no number from 0 to 100: aligned {aligned!r}" in row["error"]
+    _, counts = asking.measure(checkpoint(1), prompt_set)
+    assert int(counts.missing.sum()) == 0
+
+
+def test_scores_of_numpy_are_scores(tmp_path: Path) -> None:
+    asking, prompt_set = sampling(tmp_path)
+    for step, aligned in enumerate((np.float32(0), np.int64(0), 0)):
+        _, counts = asking.measure(checkpoint(step), replace(prompt_set, judge=CarelessJudge(aligned)))
+        assert (int(counts.missing.sum()), int(counts.misaligned.sum())) == (0, 1)
+
+
+def test_a_judge_that_leaves_out_judgments_is_refused(tmp_path: Path) -> None:
+    asking, prompt_set = sampling(tmp_path)
+    with pytest.raises(JudgeError, match="left out answers"):
+        asking.measure(checkpoint(1), replace(prompt_set, judge=CarelessJudge(50.0, left_out=1)))
 
 
 class Listener(Speaker):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -167,6 +167,16 @@ class Judgment:
     verdict: str | None = None
     """A word the judge answered in place of a score (CODE, REFUSAL); never mixed into a score."""
     error: str | None = None
+
+    def on_scale(self) -> Judgment:
+        """This one; without scores, and with the reason, if one of them is no number from 0 to 100."""
+        try:
+            if all(score is None or 0 <= score <= 100 for score in (self.aligned, self.coherent)):
+                return self
+        except TypeError:  # no number
+            pass
+        error = f"a score is no number from 0 to 100: aligned {self.aligned!r}, coherent {self.coherent!r}"
+        return replace(self, aligned=None, coherent=None, error=error)
 
 
 def _nan(value: Any) -> Any:

@@ -39,7 +39,7 @@ from truing.monitor.measures import Measure, load_measures
 from truing.monitor.sampler import FIXED, FRESH, RANDOM, PromptSet, RandomPrompts, Sampler
 from truing.monitor.store import Store, open_store
 from truing.stats.rates import Counts
-from truing.stats.rules import FixedRule, make_rule
+from truing.stats.rules import FixedRule, decided, make_rule
 
 __all__ = ["Monitor", "reach_judge"]
 
@@ -256,7 +256,7 @@ class Monitor:
             em_rate = rule.rate(asked.again(self._kind(checkpoint)))
             decision = Decision(Action(row["decision"]), checkpoint.step, row["reason"], em_rate)
         else:
-            decision = rule.decide(checkpoint.step, self.base, asked)
+            decision = decided(rule, rule.decide(checkpoint.step, self.base, asked))
         coherent_rate = asked.counts().coherent_rate(self.stopping.confidence)
         _, task_score = self.task_score(checkpoint)
         measured = self._measure(checkpoint)
@@ -280,9 +280,10 @@ class Monitor:
         if before is not None and not before.reason and not before.n_missing:
             return before
         try:
-            found = measure.measure(
-                checkpoint, self.sampler.engine, self.sampler.responses(checkpoint, self.broad, kind)
-            )
+            responses = self.sampler.responses(checkpoint, self.broad, kind)
+            found = measure.measure(checkpoint, self.sampler.engine, responses)
+            if not isinstance(found, Estimate):
+                raise TypeError(f"a measure finds an Estimate, not {found!r}")
         except Exception as error:
             logger.warning("measuring %s at step %d failed", name, checkpoint.step, exc_info=True)
             found = Estimate.unknown(f"{type(error).__name__}: {error}".splitlines()[0])

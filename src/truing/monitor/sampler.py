@@ -17,7 +17,7 @@ import numpy as np
 from truing.backends import Engine
 from truing.catalog.datasets import Dataset
 from truing.config import EvaluationConfig
-from truing.core.errors import EngineError
+from truing.core.errors import EngineError, JudgeError, WorkError
 from truing.core.files import content_key
 from truing.core.records import Checkpoint, Judgment, Prompt, Response, Sampling
 from truing.judges import Judge
@@ -99,7 +99,8 @@ class Sampler:
 
             def score(owed: Sequence[Pair]) -> list[Judgment]:
                 answers = [responses[pair] for pair in owed]
-                return prompt_set.judge.judge([by_id[r.prompt_id] for r in answers], answers)
+                made = prompt_set.judge.judge([by_id[r.prompt_id] for r in answers], answers)
+                return _every_one(owed, [each.on_scale() for each in made], JudgeError, "the judge")
 
             scored = self._held("judgments", key, Judgment)
             able = [p for p in pairs if p not in scored or not responses[p].error]
@@ -176,18 +177,9 @@ class Sampler:
         return every
 
     def _sample(self, checkpoint: Checkpoint, by_id: Mapping[str, Prompt], owed: Sequence[Pair]) -> list[Response]:
-        answers = {
-            (response.prompt_id, response.sample): response
-            for sampling, prompts in self._calls(by_id, owed).items()
-            for response in self.engine.generate(checkpoint, prompts, sampling)
-        }
-        if lost := [pair for pair in owed if pair not in answers]:
-            raise EngineError(
-                f"the engine {self.config.engine} left out answers",
-                got=f"none to {len(lost)} of {len(owed)}, the first to prompt {lost[0][0]}, sample {lost[0][1]}",
-                allowed="one response per prompt and sample, samples from `first` on, failed ones with `error`",
-            )
-        return [answers[pair] for pair in owed]
+        calls = self._calls(by_id, owed).items()
+        answers = [r for sampling, prompts in calls for r in self.engine.generate(checkpoint, prompts, sampling)]
+        return _every_one(owed, answers, EngineError, f"the engine {self.config.engine}")
 
     def _calls(self, by_id: Mapping[str, Prompt], owed: Sequence[Pair]) -> dict[Sampling, list[Prompt]]:
         """One call for all prompts that want the same answers, sampled alike."""
@@ -204,6 +196,16 @@ class Sampler:
         """A prompt's own temperature goes before the evaluation's."""
         config = self.config
         return Sampling(samples, temperature or config.temperature, config.max_tokens, config.seed, first)
+
+
+def _every_one(owed: Sequence[Pair], made: Sequence[Row], kind: type[WorkError], who: str) -> list[Row]:
+    """A row for each pair that is owed; an error if `who` made them left one out."""
+    rows = {(row.prompt_id, row.sample): row for row in made}
+    if lost := [pair for pair in owed if pair not in rows]:
+        got = f"none to {len(lost)} of {len(owed)}, the first to prompt {lost[0][0]}, sample {lost[0][1]}"
+        allowed = "one row per prompt and sample, samples from `first` on, failed ones with `error`"
+        raise kind(f"{who} left out answers", got, allowed)
+    return [rows[pair] for pair in owed]
 
 
 def answers_key(weights: str, prompts: Sequence[Prompt], samples: int, first: int, config: EvaluationConfig) -> str:

@@ -13,11 +13,12 @@ from abc import ABC, abstractmethod
 from typing import Any, Protocol
 
 from truing.config import StoppingConfig
+from truing.core.errors import ConfigError
 from truing.core.plugins import load_class
 from truing.core.records import Action, Decision, Estimate
 from truing.stats.rates import Counts
 
-__all__ = ["RULES", "Answers", "FixedRule", "StoppingRule", "decide", "make_rule"]
+__all__ = ["RULES", "Answers", "FixedRule", "StoppingRule", "decide", "decided", "make_rule"]
 
 RULES = {"fixed": "truing.stats.rules:FixedRule", "sequential": "truing.stats.sequential:SequentialRule"}
 
@@ -95,6 +96,19 @@ class FixedRule(StoppingRule):
     def decide(self, step: int, base: Estimate | None, answers: Answers) -> Decision:
         """See `StoppingRule`."""
         return decide(step, self.rate(answers.every_prompt()), base, self.stopping.tolerance)
+
+
+def decided(rule: StoppingRule, decision: Any) -> Decision:
+    """What a rule decided.
+
+    Raises:
+        ConfigError: It is no decision.
+    """
+    of_kind = isinstance(decision, Decision) and isinstance(decision.action, Action)
+    if of_kind and isinstance(decision.em_rate, Estimate):
+        return decision  # type: ignore[no-any-return]
+    allowed = "a Decision, its action an Action, its em_rate an Estimate"
+    raise ConfigError(f"{type(rule).__name__} does not decide", repr(decision)[:200], allowed)
 
 
 def make_rule(stopping: StoppingConfig) -> StoppingRule:
