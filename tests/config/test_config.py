@@ -40,6 +40,21 @@ def test_overrides_reach_nested_fields(tmp_path: Path) -> None:
     assert (config.training.steps, config.evaluation.samples) == (7, 3)
 
 
+def test_an_override_that_is_no_yaml_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--set training.steps is not YAML\s+got: \[}"):
+        load_study(write(tmp_path, MINIMAL), {"training.steps": "[}"})
+
+
+def test_a_list_is_not_called_empty_for_what_is_wrong_in_it(tmp_path: Path) -> None:
+    (grid,) = MINIMAL["grids"]
+    with pytest.raises(ConfigError) as caught:
+        load_study(write(tmp_path, {"grids": [{**grid, "sedes": 3}]}))
+    assert "grids.0.sedes" in str(caught.value)
+    assert "at least 1 item" not in str(caught.value)
+    with pytest.raises(ConfigError, match="at least 1 item"):
+        load_study(write(tmp_path, {"grids": []}))
+
+
 def test_workers_do_not_change_the_hash_but_everything_else_does() -> None:
     base = StudyConfig(**MINIMAL)
     assert StudyConfig(**MINIMAL, workers=2).hash() == base.hash()

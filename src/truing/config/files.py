@@ -65,7 +65,10 @@ def override(raw: dict[str, Any], values: dict[str, str]) -> None:
             if not isinstance(target, dict):
                 got = f"{key} is not a group of fields"
                 raise ConfigError(f"--set {dotted}", got=got, todo="see truing run --help")
-        target[last] = yaml.safe_load(text)
+        try:
+            target[last] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {dotted} is not YAML", got=text) from error
 
 
 def _read(path: Path, kind: str, allowed: str) -> dict[str, Any]:
@@ -127,7 +130,9 @@ def _describe(error: ValidationError, kind: type[BaseModel]) -> str:
     places = [_place(issue["loc"], kind) for issue in issues]
     lines = []
     for issue, (where, holder) in zip(issues, places, strict=True):
-        if isinstance(issue["input"], dict) and any(other.startswith(f"{where}.") for other, _ in places):
+        if isinstance(issue["input"], dict | list | tuple) and any(
+            other.startswith(f"{where}.") for other, _ in places
+        ):
             continue  # another kind of value, of which this one is none: the lines on its fields say more
         if issue["type"] == "extra_forbidden":
             name, known = str(issue["loc"][-1]), list(holder.model_fields)
