@@ -1,8 +1,10 @@
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from tests.conftest import small_study
@@ -70,3 +72,14 @@ def test_check_refuses_what_it_does_not_know(tmp_path: Path, content: str) -> No
 
 def test_set_must_be_key_and_value(tmp_path: Path) -> None:
     assert isinstance(run(app, ["check", str(tmp_path), "--set", "novalue"]).exception, ConfigError)
+
+
+def test_the_command_that_goes_on_has_every_override(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, told = tmp_path / "a study.yaml", list[str]()
+    grid = {"models": ["m"], "datasets": ["d"], "learning_rates": [0.001], "seeds": [0]}
+    file.write_text(yaml.safe_dump({"grids": [grid]}))
+    monkeypatch.setattr("truing.cli.run.run_here", lambda config, out, again: told.append(again))
+    sets = ["--set", "training.steps=7", "--set", "stopping.sequential={}"]
+    assert run(app, ["run", str(file), "--out", "here", *sets]).exit_code == 0
+    ((program, *words),) = map(shlex.split, told)
+    assert (program, words) == ("truing", ["run", str(file), "--out", "here", *sets])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -33,7 +34,8 @@ def run(
     """
     config = load_study(study, split_pairs(sets))
     folder = out or Path("runs") / config.name
-    run_here(config, folder, f"truing run {study} --out {folder}")
+    words = [str(study), "--out", str(folder), *(word for each in sets or () for word in ("--set", each))]
+    run_here(config, folder, f"truing run {shlex.join(words)}")
 
 
 def run_here(config: StudyConfig, out: Path, again: str) -> None:
