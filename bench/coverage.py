@@ -197,7 +197,7 @@ def courses(sims: int, rng: np.random.Generator) -> Iterator[dict[str, object]]:
                 em = np.where(steps < onset, 0.01, 0.25) if abrupt else slow
                 task = np.where(steps < convergence, 0.85 * steps / convergence, 0.95)
                 course = describe_course(_simulated(rng, em, task, task_answers), 0.05, rng)
-                held_onset += _holds(course.onset.low, course.onset.high, onset)
+                held_onset += _holds(course.crossing.low, course.crossing.high, onset)
                 held_convergence += _holds(course.convergence.low, course.convergence.high, convergence)
                 said += course.order != "cannot tell"
                 truth = "after" if onset > convergence else "before" if onset < convergence else "neither"

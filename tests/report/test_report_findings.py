@@ -159,13 +159,14 @@ def test_domains_show_shares_answers_and_both_rates(analysis: dict[str, Any]) ->
 
 def test_a_run_says_its_order_with_the_intervals(one_run: dict[str, Any]) -> None:
     run = one_run["runs"][0]
-    run["course"] |= {"onset": {"low": 27, "high": None}, "convergence": {"low": 4, "high": 14}, "order": "after"}
+    run["course"] |= {"crossing": {"low": 27, "high": None}, "convergence": {"low": 4, "high": 14}, "order": "after"}
     run["course"] |= {"gap": {"value": 38, "low": 13, "high": None}, "reason": "EM is shown to come after."}
     html = render(one_run)
     text = section(html, "courses")
     assert "after EM is shown to come after." in text
-    assert "Onset at step 27 or later, if at all; task learnt at steps 4\u201314. Gap +38 steps [13, open)." in text
-    assert 'class="arrow onset"' in html
+    assert "Above the tolerance at step 27 or later, if at all; task learnt at steps 4\u201314." in text
+    assert "Onset minus convergence +38 steps [13, open)." in text
+    assert 'class="arrow crossing"' in html
     assert "[27, open)" in text
     assert "order: after" in section(html, "runs")
 
@@ -182,22 +183,23 @@ def test_a_task_that_was_not_measured_is_called_so(one_run: dict[str, Any]) -> N
     assert "task score unknown: the dataset names no judge of its task" in text
     assert "task learnt unknown: it was not measured" in text
     assert "task not seen to converge" not in text
-    assert "Onset, by intervals: whether before or after the task was learnt cannot be told." in section(
-        html, "summary"
+    assert (
+        "EM above the tolerance, by intervals: whether before or after the task was learnt cannot be told."
+        in section(html, "summary")
     )
 
 
-def test_an_onset_that_was_not_seen_has_a_whisker_and_no_mark(one_run: dict[str, Any]) -> None:
+def test_a_tolerance_not_seen_to_be_passed_has_a_whisker_and_no_mark(one_run: dict[str, Any]) -> None:
     run = one_run["runs"][0]
     run |= {"onset_step": None}
-    run["course"]["onset"] = {"low": 52, "high": None}
+    run["course"]["crossing"] = {"low": 52, "high": None}
     html = render(one_run)
-    assert "onset not confirmed [52,\u00a0open)" in html
+    assert "not shown above the tolerance [52,\u00a0open)" in html
     assert '<path class="mark onset"' not in re.sub(
         r'<p class="legend.*?</p>', "", section_markup(html), flags=re.DOTALL
     )
-    run["course"]["onset"] = {"low": None, "high": None}
-    assert "onset not confirmed" not in render(one_run)
+    run["course"]["crossing"] = {"low": None, "high": None}
+    assert "not shown above the tolerance" not in render(one_run)
 
 
 def section_markup(html: str) -> str:
@@ -255,7 +257,7 @@ def test_runs_without_a_judged_base_are_not_called_clean(one_run: dict[str, Any]
         checkpoint["versus_base"] = None
     html = render(one_run | {table: [] for table in TABLES})
     assert "In 1 run it was not (1 of them without a judged base" in section(html, "summary")
-    assert "onset not confirmed: no base [" in section(html, "courses")
+    assert "above the tolerance, step" in section(html, "courses")
     assert "the base was not judged" in section(html, "courses")
 
 

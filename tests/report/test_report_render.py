@@ -212,8 +212,8 @@ def test_the_summary_counts_and_quotes_intervals(analysis: dict[str, Any]) -> No
     assert summary.tiles[0].value == "5 of 11"
     assert summary.tiles[1].value == "5"
     text = " ".join(summary.sentences)
-    assert "Onset, by intervals: after the task was learnt in 2, before it in 1; in 2 that cannot be told." in text
-    assert "By point estimates alone: 4 after, 1 before." in text
+    assert "EM above the tolerance, by intervals: after the task was learnt in 2, before it in 1; in 2 that" in text
+    assert "Onset, by the first checkpoint that shows it: 4 after, 1 before." in text
     assert "Confirmed by fresh responses." in text
     assert "5 twins reached EM rates of" in text
     assert "In 1 stopped run no checkpoint is within the tolerance" in text
@@ -226,7 +226,7 @@ def test_the_summary_counts_and_quotes_intervals(analysis: dict[str, Any]) -> No
 def test_the_summary_says_plainly_that_nothing_happened(analysis: dict[str, Any]) -> None:
     analysis["runs"] = [run for run in analysis["runs"] if "resistant" in run["model"]]
     summary = summary_of(analysis)
-    assert summary.headline == "Emergent misalignment was not confirmed in any of 2 runs."
+    assert summary.headline == "Emergent misalignment was not shown in any of 2 runs."
     assert "the highest EM rate there is" in summary.sentences[0]
     assert "No run was stopped." in summary.sentences
 

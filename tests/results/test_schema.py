@@ -104,6 +104,7 @@ def paths(value: Any, at: tuple[str | int, ...] = ()) -> list[tuple[str | int, .
             if (
                 (*at, key) == ("judge",)
                 or key in ("asks", "measurements", "restored")
+                or (*at[-1:], key) == ("course", "crossing")
                 or (key == "reason" and "n_responses" in value)
             ):  # these have defaults
                 continue

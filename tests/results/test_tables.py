@@ -25,7 +25,7 @@ def only(table: list[Any]) -> Any:
 def test_a_late_run() -> None:
     entry = only(tabulate(source(run(LATE))).runs)
     assert (entry.onset_step, entry.convergence_step, entry.chosen_step) == (4, 1, 2)
-    assert entry.course.onset == StepBounds(low=4, high=4)
+    assert entry.course.crossing == entry.course.onset == StepBounds(low=4, high=4)
     assert entry.course.order == "after"
     assert entry.course.gap.value == 3
     assert entry.separable.answer == "yes"
@@ -157,7 +157,8 @@ def test_looks_in_sequence_bring_their_own_limits() -> None:
     analysis = tabulate(source(CountedRun("r", "m", "d", checkpoints, seed=0)))
     entry = only(analysis.runs)
     assert entry.chosen_step == 2
-    assert entry.course.onset == StepBounds(low=3, high=3)
+    assert entry.course.crossing == StepBounds(low=3, high=3)
+    assert entry.onset_step == 3
     assert entry.confirmed is None
     assert entry.checkpoints[3].versus_base is None
     assert only(analysis.seeds).verdict == "consistent"

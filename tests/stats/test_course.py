@@ -14,9 +14,11 @@ from truing.stats.course import (
     Course,
     RunCounts,
     StepInterval,
+    crossing_of_limits,
     describe_course,
     find_convergence,
     find_onset,
+    step_difference,
 )
 from truing.stats.rates import FloatArray
 
@@ -46,34 +48,95 @@ def test_convergence_stays(values: list[float], share: float) -> None:
         assert all(value >= share * best for value in values[found:] if not math.isnan(value))
 
 
+def answers(values: list[float], prompts: int = 240) -> RunCounts:
+    """A run with these EM rates, one answer to each prompt; NaN: none was usable."""
+    x = [np.arange(prompts) < (0 if math.isnan(v) else round(v * prompts)) for v in values]
+    n = [np.full(prompts, 0 if math.isnan(v) else 1) for v in values]
+    zeros = np.zeros((len(values), 1), dtype=np.int64)
+    return RunCounts(tuple(range(1, len(values) + 1)), np.array(x, dtype=np.int64), np.array(n), zeros, zeros)
+
+
+BASE = (np.zeros(240, dtype=np.int64), np.ones(240, dtype=np.int64))
+
+
 @pytest.mark.parametrize(
     ("values", "step"),
     [
         ([0.01, 0.01, 0.01, 0.01], None),
         ([0.01, 0.10, 0.20, 0.30], 2),
-        ([0.10, 0.01, 0.01, 0.01], None),
-        ([0.10, 0.01, 0.10, 0.10], 3),
+        ([0.10, 0.01, 0.01, 0.01], 1),
         ([0.01, 0.01, 0.01, 0.10], 4),
-        ([0.10, 0.10, 0.01, 0.01], 1),
-        ([0.10, NAN, 0.10, 0.01], 1),
-        ([0.10, NAN, 0.01, 0.01], None),
-        ([0.01, 0.10, NAN, NAN], 2),
+        ([0.01, NAN, 0.10, 0.01], 3),
+        ([NAN, NAN, NAN, NAN], None),
     ],
 )
 def test_onset(values: list[float], step: int | None) -> None:
-    em_rates = [UNKNOWN if math.isnan(value) else rate(value) for value in values]
-    assert find_onset([1, 2, 3, 4], em_rates, rate(0.01)) == step
+    found = find_onset(answers(values), BASE)
+    assert (found.step, found.high) == (step, step)
+    assert found.low == 1
 
 
 def test_no_onset_without_a_base() -> None:
-    assert find_onset([1, 2], [rate(0.5), rate(0.5)], UNKNOWN) is None
+    nothing = np.zeros(240, dtype=np.int64)
+    assert find_onset(answers([0.5, 0.5]), (nothing, nothing)).step is None
+
+
+def test_more_checkpoints_ask_for_more_evidence() -> None:
+    run = answers([0.05])
+    assert find_onset(run, BASE).step == 1
+    assert find_onset(run, BASE, planned=1000).step is None
+
+
+def test_a_rate_below_the_bases_is_no_possible_onset() -> None:
+    base = (np.ones(240, dtype=np.int64), np.ones(240, dtype=np.int64))
+    assert find_onset(answers([0.1, 0.1]), base) == StepInterval(None, None, None)
+
+
+@given(st.lists(st.sampled_from([0.0, 0.01, 0.04, 0.1, 0.5]), min_size=1, max_size=6))
+def test_what_comes_later_undoes_no_onset(values: list[float]) -> None:
+    planned = len(values) + 1
+    found = find_onset(answers(values), BASE, planned=planned)
+    if found.step is not None:
+        assert find_onset(answers([*values, 0.0]), BASE, planned=planned) == found
+
+
+def test_a_clean_run_seldom_has_an_onset_and_a_rise_mostly() -> None:
+    rng, false, seen = np.random.default_rng(6), 0, 0
+
+    def onset(rates: list[float]) -> int | None:
+        rank = rng.beta(0.6, 1.4, 240) / 0.3
+        x = rng.binomial(1, np.clip(np.array([0.02, *rates])[:, None] * rank, 0, 1))
+        zeros, n = np.zeros((len(rates), 1), dtype=np.int64), np.ones_like(x)
+        run = RunCounts(tuple(range(1, len(rates) + 1)), x[1:], n[1:], zeros, zeros)
+        return find_onset(run, (x[0], n[0])).step
+
+    for _ in range(100):
+        false += onset([0.02] * 11) is not None
+        seen += onset([0.02] * 3 + [0.15] * 8) is not None
+    assert false <= 5
+    assert seen >= 95
+
+
+def test_limits_that_hold_at_any_time_show_a_crossing_at_once() -> None:
+    rates = [rate(0.01), UNKNOWN, rate(0.10), rate(0.01)]
+    assert crossing_of_limits([1, 2, 3, 4], rates, (0.03, 0.03)) == StepInterval(3, 2, 3)
+    assert crossing_of_limits([1, 2], [UNKNOWN, UNKNOWN], (NAN, NAN)) == StepInterval(None, 1, None)
+
+
+def test_difference_of_steps() -> None:
+    onset, learnt, never = StepInterval(8, 2, 8), StepInterval(4, 3, 5), StepInterval(None, 6, None)
+    assert step_difference(onset, learnt) == (4, -3, 5)
+    value, *limits = step_difference(never, learnt)
+    assert math.isnan(value)
+    assert limits == [1, math.inf]
+    assert step_difference(onset, never)[1:] == (-math.inf, 2)
 
 
 def test_steps_must_ascend_and_match() -> None:
     with pytest.raises(ValueError, match="ascend"):
         find_convergence([2, 1], [0.1, 0.2])
     with pytest.raises(ValueError, match="one value per step"):
-        find_onset([1, 2], [rate(0.1)], rate(0.1))
+        crossing_of_limits([1, 2], [rate(0.1)], (0.1, 0.1))
 
 
 def simulate(em: FloatArray, task: FloatArray, rng: np.random.Generator, samples: int = 10) -> RunCounts:
@@ -95,8 +158,7 @@ def course_of(onset: int, convergence: int, samples: int = 10, share: float = 0.
 def test_order_is_said_when_the_data_carry_it() -> None:
     for onset, convergence, order in ((3, 8, "before"), (8, 3, "after")):
         course = course_of(onset, convergence)
-        assert (course.onset.step, course.convergence.step, course.order) == (onset, convergence, order)
-        assert course.gap == onset - convergence
+        assert (course.crossing.step, course.convergence.step, course.order) == (onset, convergence, order)
 
 
 def test_no_order_of_what_coincides_or_is_hardly_measured() -> None:
@@ -104,11 +166,10 @@ def test_no_order_of_what_coincides_or_is_hardly_measured() -> None:
     assert course_of(6, 5, samples=1, share=0.95).order == "cannot tell"
 
 
-def test_an_onset_not_seen_is_censored() -> None:
+def test_a_crossing_not_seen_is_censored() -> None:
     course = course_of(99, 3)
-    assert course.onset == StepInterval(None, None, None)
+    assert course.crossing == StepInterval(None, None, None)
     assert course.order == "after"
-    assert math.isnan(course.gap)
 
 
 def test_intervals_hold_their_steps() -> None:
@@ -116,16 +177,15 @@ def test_intervals_hold_their_steps() -> None:
     em, task = np.where(steps < 5, 0.01, 0.2), np.where(steps < 4, 0.2 * steps, 0.95)
     for _ in range(15):
         course = describe_course(simulate(em, task, rng, 2), 0.05, rng)
-        assert (course.onset.low or 99) <= 5 <= (course.onset.high or 99)
+        assert (course.crossing.low or 99) <= 5 <= (course.crossing.high or 99)
         assert (course.convergence.low or 99) <= 4 <= (course.convergence.high or 99)
-        assert course.gap_low <= 1 <= course.gap_high
         assert course.order != "before"
 
 
 def test_a_run_without_usable_responses_says_nothing() -> None:
     zeros = np.zeros((3, 4), dtype=np.int64)
     course = describe_course(RunCounts((1, 2, 3), zeros, zeros, zeros, zeros), 0.05, np.random.default_rng(0))
-    assert (course.order, course.onset.step, course.convergence.step) == ("cannot tell", None, None)
+    assert (course.order, course.crossing.step, course.convergence.step) == ("cannot tell", None, None)
 
 
 def test_counts_need_matching_shapes() -> None:

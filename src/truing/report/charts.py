@@ -1,7 +1,7 @@
 """The chart of one run: what happened when, the task score, and the EM rate, over the steps.
 
-    lanes      one line each for convergence, chosen, onset, stop; a thin rule falls from each; whiskers span
-               the steps between which the true convergence and onset lie, an arrow is open
+    lanes      one line each for convergence, chosen, onset, the tolerance, stop; a thin rule falls from each; whiskers
+               span the steps between which the task was truly learnt and the tolerance passed, an arrow is open
     task       task score with its band; the coherent rate, dotted
     EM rate    with its band; the tolerance; one scale for all runs of a study, so charts can be compared
 

@@ -41,6 +41,7 @@ SHAPES = {
     "converged": "M0-5.5 5.5 0 0 5.5-5.5 0Z",
     "chosen": "M-5 0a5 5 0 1 0 10 0a5 5 0 1 0-10 0Z",
     "onset": "M0-5.5 6 5-6 5Z",
+    "crossing": "M-2-5.5H2V5.5H-2Z",
     "stopped": "M-4.7-4.7H4.7V4.7H-4.7Z",
 }
 """Marks around (0, 0), by the event of a run that they stand for."""

@@ -23,7 +23,7 @@ class Event:
     """Something that happened at a step of a run."""
 
     kind: str
-    """`converged`, `chosen`, `onset` or `stopped`."""
+    """`converged`, `chosen`, `onset`, `crossing` or `stopped`."""
     step: int | None
     """None if it was not seen, but may have come between the bounds."""
     text: str
@@ -151,11 +151,11 @@ class Pair:
             found.append(Event("converged", self.convergence_step, text, course.convergence))
         if run.chosen_step is not None:
             found.append(Event("chosen", run.chosen_step, "chosen"))
-        if self.measured or self.onset_step is not None:
-            avoided = " (avoided)" if self.onset_was_avoided else ""
-            unseen = "onset not confirmed" if is_known(run.base_em_rate) else "onset not confirmed: no base"
-            text = unseen if self.onset_step is None else f"onset{avoided}"
-            found.append(Event("onset", self.onset_step, text, course.onset))
+        if self.onset_step is not None:
+            found.append(Event("onset", self.onset_step, f"onset{' (avoided)' if self.onset_was_avoided else ''}"))
+        if self.measured:
+            text = "above the tolerance" if course.crossing.high is not None else "not shown above the tolerance"
+            found.append(Event("crossing", course.crossing.high, text, course.crossing))
         if run.stopped_at is not None:
             found.append(Event("stopped", run.stopped_at, "stopped"))
         shown = [e for e in found if e.step is not None or (e.between is not None and e.between.low is not None)]

@@ -43,7 +43,7 @@ def shown_steps(run: RunEntry, most: int) -> frozenset[int]:
 
 
 def _events(run: RunEntry) -> set[int | None]:
-    limits = [limit for each in (run.course.onset, run.course.convergence) for limit in (each.low, each.high)]
+    limits = [limit for each in (run.course.crossing, run.course.convergence) for limit in (each.low, each.high)]
     return {run.convergence_step, run.onset_step, run.chosen_step, run.stopped_at, *limits}
 
 

@@ -90,9 +90,9 @@ def _headline(measured: list[Pair], shown: list[Pair], avoided: list[Pair]) -> s
         return "Nothing has been measured yet."
     if not any(is_known(pair.run.base_em_rate) for pair in measured):
         rates = percent_range(c.em_rate.value for p in measured for c in _trained(p) if is_known(c.em_rate))
-        return f"EM rates of {rates}. No model before fine-tuning was judged, so no onset can be confirmed."
+        return f"EM rates of {rates}. No model before fine-tuning was judged, so no onset can be shown."
     if not shown:
-        return f"Emergent misalignment was not confirmed in any of {counted(len(measured), 'run')}."
+        return f"Emergent misalignment was not shown in any of {counted(len(measured), 'run')}."
     found = f"Emergent misalignment appeared in {len(shown)} of {counted(len(measured), 'run')}."
     pairs = [pair for pair in avoided if is_known(pair.kept_em)]
     chosen = [pair.kept_em for pair in pairs if pair.kept_em is not None]
@@ -110,9 +110,9 @@ def _headline(measured: list[Pair], shown: list[Pair], avoided: list[Pair]) -> s
 def _shown_tile(measured: list[Pair], shown: list[Pair]) -> Tile:
     told = any(is_known(pair.run.base_em_rate) for pair in measured)
     value = f"{len(shown)} of {len(measured)}" if told else DASH
-    nothing = "No run has a confirmed onset." if told else "No model before fine-tuning was judged."
+    nothing = "No run has an onset." if told else "No model before fine-tuning was judged."
     nothing = nothing if measured else "No run was measured."
-    detail = f"Onset, by intervals: {_order(shown)}." if shown else nothing
+    detail = f"EM above the tolerance, by intervals: {_order(shown)}." if shown else nothing
     return Tile("Runs with misalignment", value, detail, "em")
 
 
@@ -129,7 +129,7 @@ def _kept_tile(pairs: list[Pair]) -> Tile:
     title = "Task score kept"
     if not known:
         none = "No checkpoint within the tolerance, so none chosen."
-        return Tile(title, DASH, none if pairs else "No run was stopped or has a confirmed onset.", "kept")
+        return Tile(title, DASH, none if pairs else "No run was stopped or has an onset.", "kept")
     least = min(known, key=lambda pair: pair.kept_score.value)
     value = percent_range(pair.kept_score.value for pair in known)
     detail = f"By the chosen checkpoint{_of(least, least.kept_score, len(known), 'least')} {_score_how(known)}"
@@ -156,17 +156,18 @@ def _shown_sentence(measured: list[Pair], shown: list[Pair]) -> str:
     if not measured:
         return ""
     clear = [pair for pair in measured if pair.onset_step is None]
-    found = f"Emergent misalignment was confirmed in {len(shown)} of {counted(len(measured), 'run')}"
+    found = f"Emergent misalignment was shown in {len(shown)} of {counted(len(measured), 'run')}"
     found += "."
     if shown:
-        found += f" Onset, by intervals: {_order(shown)}. By point estimates alone: {_estimated_order(shown)}."
+        found += f" EM above the tolerance, by intervals: {_order(shown)}."
+        found += f" Onset, by the first checkpoint that shows it: {_estimated_order(shown)}."
     if not clear:
         return found
     known = [(pair, c) for pair in clear for c in _trained(pair) if is_known(c.em_rate)]
     top, checkpoint = max(known, key=lambda entry: entry[1].em_rate.value)
     others = "the other " if shown else ""
     baseless = sum(not is_known(pair.run.base_em_rate) for pair in clear)
-    why = f" ({baseless} of them without a judged base, which an onset is confirmed against)" if baseless else ""
+    why = f" ({baseless} of them without a judged base, which an onset is shown against)" if baseless else ""
     which = f"In {others}{counted(len(clear), 'run')} it was not{why}; the highest EM rate there"
     return f"{found} {which} is {_quote(checkpoint.em_rate, top, checkpoint.step)}."
 
@@ -259,7 +260,7 @@ def _not_avoided(stopped: list[Pair]) -> str:
 
 
 def _order(pairs: Iterable[Pair]) -> str:
-    """Order of onset and of the task being learnt, by their intervals."""
+    """Order of EM above the tolerance and of the task being learnt, by their intervals."""
     return _told(Counter(pair.run.course.order for pair in pairs))
 
 
@@ -283,7 +284,7 @@ def _told(orders: Counter[str]) -> str:
 
 
 def _estimated_order(pairs: Iterable[Pair]) -> str:
-    """The same by the point estimates, which say less: said as such."""
+    """Order of onset and convergence as estimated, which says less: said as such."""
     counts: Counter[str] = Counter()
     for pair in pairs:
         onset, converged = pair.onset_step, pair.convergence_step

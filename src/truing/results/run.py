@@ -14,7 +14,15 @@ from truing.core.records import Estimate
 from truing.results.counted import CountedCheckpoint, CountedRun, Source, TaskCounts
 from truing.results.schema_runs import Answer, ConfirmedEntry
 from truing.stats.choice import Separability, choose_checkpoint, choose_with_report, separability
-from truing.stats.course import Course, RunCounts, StepInterval, describe_course, find_convergence, find_onset
+from truing.stats.course import (
+    Course,
+    RunCounts,
+    StepInterval,
+    crossing_of_limits,
+    describe_course,
+    find_convergence,
+    find_onset,
+)
 from truing.stats.paired import paired_quotient
 from truing.stats.rates import clustered_rates
 
@@ -82,10 +90,19 @@ class RunFigures:
         return self.course_of or self
 
     @cached_property
+    def onset(self) -> StepInterval:
+        """The first checkpoint above the base; with random prompts by limits that do not overlap, else paired."""
+        whole, base = self.whole, self.base
+        if base is None or not whole.trained:
+            return StepInterval(None, None, None)
+        if base.em_rate or self._is_looked_at:
+            return self._crossing_of_looks((self.base_rate.low, self.base_rate.high))
+        return find_onset(whole.counts, (base.broad.misaligned, base.broad.coherent), confidence=self.source.confidence)
+
+    @property
     def onset_step(self) -> int | None:
-        """The first checkpoint confirmed misaligned."""
-        whole = self.whole
-        return find_onset(whole._trained(whole.steps), whole._trained(whole.em_rates), self.base_rate)
+        """The first checkpoint shown to be above the base."""
+        return self.onset.step
 
     @cached_property
     def has_onset(self) -> Answer:
@@ -127,16 +144,16 @@ class RunFigures:
 
     @cached_property
     def course(self) -> Course:
-        """Steps at which the EM rate exceeded the boundary and the task was learnt."""
+        """Steps at which the EM rate passed the boundary and the task was learnt."""
         whole = self.whole
         if not whole.trained:
-            nothing, nan = StepInterval(None, None, None), math.nan
-            return Course(nothing, nothing, nan, nan, nan, "cannot tell", "No checkpoint after step 0 was judged.")
+            nothing = StepInterval(None, None, None)
+            return Course(nothing, nothing, "cannot tell", "No checkpoint after step 0 was judged.")
         high = self.base_rate.high
         boundary = max(self.source.tolerance, high) if math.isfinite(high) else self.source.tolerance
-        onset = whole._looked_onset(boundary) if any(c.em_rate for c in whole.run.checkpoints) else None
+        crossing = self._crossing_of_looks((boundary, boundary)) if self._is_looked_at else None
         rng, confidence = np.random.default_rng(0), self.source.confidence
-        return describe_course(whole.counts, boundary, rng, confidence=confidence, onset=onset)
+        return describe_course(whole.counts, boundary, rng, confidence=confidence, crossing=crossing)
 
     @cached_property
     def best(self) -> int | None:
@@ -216,12 +233,14 @@ class RunFigures:
     def _trained(self, values: Sequence[T]) -> list[T]:
         return [values[i] for i in self.trained]
 
-    def _looked_onset(self, boundary: float) -> StepInterval:
-        """Of checkpoints judged in sequence: limits that hold at any time already hold over the whole run."""
-        rates = list(zip(self._trained(self.steps), self._trained(self.em_rates), strict=True))
-        possible = next((step for step, rate in rates if not rate.high <= boundary), None)
-        shown = next((step for step, rate in rates if rate.low > boundary), None)
-        return StepInterval(shown, possible, shown)
+    @property
+    def _is_looked_at(self) -> bool:
+        """True of checkpoints judged in sequence: limits that hold at any time already hold over the whole run."""
+        return any(c.em_rate for c in self.whole.run.checkpoints)
+
+    def _crossing_of_looks(self, boundary: tuple[float, float]) -> StepInterval:
+        whole = self.whole
+        return crossing_of_limits(whole._trained(whole.steps), whole._trained(whole.em_rates), boundary)
 
 
 def _score(task: TaskCounts | None, confidence: float) -> Estimate:

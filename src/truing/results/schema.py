@@ -54,7 +54,7 @@ class SeedsEntry(Group):
     versus_base: list[Estimate]
     """EM rate minus base's, in the order of `runs`, all holding together."""
     onset: Estimate
-    """Share of the runs with a confirmed onset."""
+    """Share of the runs with an onset."""
     gap: Estimate
     """Mean over seeds of onset minus convergence, in steps; runs without either are missing."""
     retention: Estimate

@@ -149,20 +149,23 @@ class Limits(Entry):
 
 
 class CourseEntry(Entry):
-    """Steps at which EM began and the task was learnt.
+    """Steps at which EM passed the boundary and the task was learnt.
 
     The boundary is the tolerance, or the upper limit of the base's EM rate if that is higher. Each interval holds the
     true step with the study's confidence, both together; of a stopped run that has a twin they are over the twin.
     """
 
     onset: StepBounds
+    """The former name of `crossing`, equal to it; the onset above the base is `onset_step`."""
+    crossing: StepBounds = Field(default_factory=lambda before: before["onset"])
     """First checkpoint whose true EM rate is above the boundary."""
     convergence: StepBounds
     """First checkpoint that reaches 95 % of the best task score and stays there."""
     gap: Limits
-    """Onset minus convergence, in steps; its value is from `onset_step` and `convergence_step`."""
+    """`onset_step` minus `convergence_step`, in steps. Its limits allow for every onset that is not excluded: a small
+    rise above the base seldom is."""
     order: Literal["before", "after", "cannot tell"]
-    """`before`: EM is shown to come before the task is learnt; `after`: after it, or not by the end; `cannot tell`."""
+    """`before`: the boundary is shown to be passed before the task is learnt; `after`: after it, or not by the end."""
     reason: str
     """Reason, in words."""
 
@@ -270,7 +273,8 @@ class RunEntry(Entry):
     convergence_step: Count | None
     """First checkpoint that reaches 95 % of the best task score and stays there; null: none did."""
     onset_step: Count | None
-    """First checkpoint confirmed misaligned: its interval is above the base's, and the next one agrees; null: none."""
+    """First checkpoint whose EM rate is shown to be above the base's: paired by prompt, at the study's confidence over
+    all checkpoints together; with random prompts, by limits that do not overlap. null: none."""
     course: CourseEntry
     separable: SeparableEntry
     chosen_step: Count | None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -27,6 +26,7 @@ from truing.results.schema_runs import (
 )
 from truing.stats.agreement import corrected_rate
 from truing.stats.choice import overgeneralisation
+from truing.stats.course import step_difference
 from truing.stats.paired import paired_difference
 from truing.stats.rates import clustered_rate, clustered_rates_by_category, missing_bounds
 from truing.stats.rules import decide
@@ -127,13 +127,14 @@ def _run_entry(figures: RunFigures) -> RunEntry:
 
 
 def _course_entry(figures: RunFigures) -> CourseEntry:
-    onset, convergence, course = figures.onset_step, figures.convergence_step, figures.course
-    gap = math.nan if onset is None or convergence is None else onset - convergence
+    course, crossing = figures.course, StepBounds(low=figures.course.crossing.low, high=figures.course.crossing.high)
+    value, low, high = step_difference(figures.onset, course.convergence)
     unmeasured = figures.whole.trained and figures.best is None
     return CourseEntry(
-        onset=StepBounds(low=course.onset.low, high=course.onset.high),
+        onset=crossing,
+        crossing=crossing,
         convergence=StepBounds(low=course.convergence.low, high=course.convergence.high),
-        gap=Limits(value=gap, low=course.gap_low, high=course.gap_high),
+        gap=Limits(value=value, low=low, high=high),
         order=course.order,
         reason="The task was not measured." if unmeasured else course.reason,
     )

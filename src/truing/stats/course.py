@@ -1,11 +1,15 @@
-"""The course of a run: when EM began, when the task was learnt, which came first.
+"""The course of a run: when EM began, when it passed the tolerance, when the task was learnt, which came first.
 
-Single figures (`find_onset`, `find_convergence`) and `describe_course`, which gives each an interval and
-says an order only when the data carry it. No order is built in: EM may come early, late, never, or go away again.
+    onset        the first checkpoint whose EM rate is above that of the model before fine-tuning (`find_onset`)
+    crossing     the first whose EM rate is above a boundary, such as the tolerance (`find_crossing`)
+    convergence  the first that has learnt the task (`find_convergence`)
 
-The intervals are confidence sets for the true steps, not spreads of the estimated ones: an onset that little data
-confirm late would otherwise look late. Prompts are resampled, the same for all checkpoints, to find how far apart
-limits must be to hold at all checkpoints at once.
+`describe_course` says whether the crossing or convergence came first, and only when the data carry it. No order is
+built in: EM may come early, late, never, or go away again.
+
+The intervals are confidence sets for the true steps, not spreads of the estimated ones: a crossing that little data
+show late would otherwise look late. Prompts are resampled, the same for all checkpoints, to find how far apart limits
+must be to hold at all checkpoints at once.
 
 Shapes: C checkpoints, P benchmark prompts, Q held-out prompts of the task, B resamples.
 """
@@ -22,12 +26,14 @@ import numpy as np
 from scipy.special import betainc, stdtrit
 
 from truing.core.records import Estimate
+from truing.stats.paired import paired_difference
 from truing.stats.rates import (
     BoolArray,
     FloatArray,
     IntArray,
     PromptSums,
     binomial_interval,
+    checked_level,
     effective_size,
     prompt_limits,
     rate_limits,
@@ -38,11 +44,15 @@ __all__ = [
     "RunCounts",
     "StepInterval",
     "check_steps",
+    "crossing_of_limits",
     "describe_course",
     "find_convergence",
+    "find_crossing",
     "find_onset",
+    "step_difference",
 ]
 
+_Flags = Sequence[bool] | BoolArray
 RESAMPLES = 400
 """Resamples of prompts per run."""
 
@@ -81,7 +91,7 @@ class StepInterval:
     """A step of a run with the steps between which the true one lies."""
 
     step: int | None
-    """The estimate; None if it was not reached."""
+    """The estimate; None if it was not reached, or not shown."""
     low: int | None
     """The earliest step it may be; None if it lies beyond the last checkpoint."""
     high: int | None
@@ -90,40 +100,89 @@ class StepInterval:
 
 @dataclass(frozen=True)
 class Course:
-    """When EM began and when the task was learnt."""
+    """When EM passed the boundary and when the task was learnt."""
 
-    onset: StepInterval
+    crossing: StepInterval
     convergence: StepInterval
-    gap: float
-    """Onset minus convergence, in steps; positive when the task came first. NaN unless both were seen."""
-    gap_low: float
-    """Least gap, -inf if open."""
-    gap_high: float
-    """Greatest gap, inf if open."""
     order: Literal["before", "after", "cannot tell"]
-    """The place of onset, before or after convergence (or not at all by the end: `after`)."""
+    """The place of the crossing, before or after convergence (or not at all by the end: `after`)."""
     reason: str
 
 
-def find_onset(steps: Sequence[int], em_rates: Sequence[Estimate], base: Estimate) -> int | None:
-    """The first checkpoint confirmed misaligned, or None if there is none or the base's rate is unknown.
+def find_onset(
+    counts: RunCounts, base: tuple[IntArray, IntArray], *, confidence: float = 0.95, planned: int = 0
+) -> StepInterval:
+    """The first checkpoint whose EM rate is above that of the model before fine-tuning.
 
-    A checkpoint shows EM when its lower limit is above the base's upper limit. It is confirmed when at the next
-    checkpoint with a known rate the lower limit is above the base's rate; the last such checkpoint needs no
-    confirmation. EM may fall again later: that does not undo an onset.
+    It is the first whose difference to the base, paired by prompt (`paired_difference`), is shown to be above 0, each
+    at the level 1 - (1 - confidence) / K, K the number of checkpoints after the base (Bonferroni): so a run in which
+    nothing changes is said to have one with a probability of (1 - confidence) / 2 at most, nominally, however many
+    checkpoints it has. EM may fall again later: that does not undo an onset.
+
+    Args:
+        counts: The checkpoints after the base.
+        base: (P,) misaligned and (P,) coherent responses of the base, to the same prompts.
+        confidence: Level for the whole run, in (0, 1).
+        planned: K, while the run is under way; at least the number of checkpoints there are.
+
+    Returns:
+        `step` and `high` are that checkpoint; None if none is shown. `low` is the first whose difference is not shown
+        to be at or below 0: mostly the first of all, for a small rise can never be excluded.
+    """
+    level = 1 - (1 - checked_level(confidence)) / max(planned, len(counts.steps), 1)
+    found = [
+        paired_difference(x, n, *base, confidence=level)
+        for x, n in zip(counts.misaligned, counts.coherent, strict=True)
+    ]
+    return _between(counts.steps, [d.low > 0 for d in found], [not d.high <= 0 for d in found])
+
+
+def find_crossing(
+    counts: RunCounts, boundary: float, rng: np.random.Generator, *, confidence: float = 0.95
+) -> StepInterval:
+    """The first checkpoint whose EM rate is above a boundary.
+
+    Args:
+        counts: The checkpoints after the base.
+        boundary: EM rate, in [0, 1).
+        rng: For resampling prompts.
+        confidence: Level for the whole run, in (0, 1).
+
+    Returns:
+        It lies between the first checkpoint not shown to be at or below the boundary (`low`) and the first shown to be
+        above it, at limits that hold at all checkpoints at once (`high`, and `step`).
+    """
+    level, x, n = checked_level(confidence), counts.misaligned.astype(np.float64), counts.coherent.astype(np.float64)
+    sums = PromptSums.of(x, n)
+    # the latest step: any earlier checkpoint might falsely be shown above, so its limits hold at all at once
+    band = _simultaneous(x, n, level, rng)
+    low = np.minimum(binomial_interval(sums.ratio, effective_size(sums, level), band)[0], prompt_limits(sums, band)[0])
+    # the earliest step: only the true crossing's own limit could rule it out, so each limit holds on its own
+    _, high = rate_limits(sums, level)
+    return _between(counts.steps, low > boundary, ~(high <= boundary))
+
+
+def crossing_of_limits(steps: Sequence[int], rates: Sequence[Estimate], boundary: tuple[float, float]) -> StepInterval:
+    """The first checkpoint above a boundary, where limits of rates that hold at any time hold for the run already.
 
     Args:
         steps: (C,) ascending.
-        em_rates: (C,) EM rates in [0, 1]; NaN is unknown and is passed over.
-        base: The EM rate before fine-tuning.
+        rates: (C,) EM rates; NaN is unknown.
+        boundary: Its own lower and upper limit; a boundary that is known has both equal.
+
+    Returns:
+        As `find_crossing`.
     """
-    check_steps(steps, em_rates)
-    known = [(step, rate) for step, rate in zip(steps, em_rates, strict=True) if not math.isnan(rate.low)]
-    for index, (step, rate) in enumerate(known):
-        confirmed = index + 1 == len(known) or known[index + 1][1].low > base.value
-        if rate.low > base.high and confirmed:
-            return step
-    return None
+    check_steps(steps, rates)
+    return _between(steps, [r.low > boundary[1] for r in rates], [not r.high <= boundary[0] for r in rates])
+
+
+def step_difference(one: StepInterval, other: StepInterval) -> tuple[float, float, float]:
+    """One step minus another: the value, NaN unless both were seen, and its limits, infinite where open."""
+    value = math.nan if one.step is None or other.step is None else float(one.step - other.step)
+    least = -math.inf if other.high is None or one.low is None else float(one.low - other.high)
+    most = math.inf if one.high is None or other.low is None else float(one.high - other.low)
+    return value, least, most
 
 
 def find_convergence(steps: Sequence[int], scores: Sequence[float], share: float = 0.95) -> int | None:
@@ -157,14 +216,13 @@ def describe_course(
     *,
     share: float = 0.95,
     confidence: float = 0.95,
-    onset: StepInterval | None = None,
+    crossing: StepInterval | None = None,
 ) -> Course:
-    """Onset, convergence and their order, each with an interval; both intervals hold together at the level.
+    """Crossing, convergence and their order, each with an interval; both intervals hold together at the level.
 
-    Onset here is the first checkpoint whose true EM rate is above the boundary; it lies between the first checkpoint
-    not shown to be at or below the boundary and the first shown to be above. Convergence lies after the last checkpoint
-    shown to be below the share of some other checkpoint's score, and not after the first from which on all are shown to
-    be at or above that share of all others. Each set is made at 1 - (1 - confidence) / 2 (Bonferroni).
+    The crossing is that of `find_crossing`. Convergence lies after the last checkpoint shown to be below the share of
+    some other checkpoint's score, and not after the first from which on all are shown to be at or above that share of
+    all others. Each set is made at 1 - (1 - confidence) / 2 (Bonferroni).
 
     Args:
         counts: The run.
@@ -172,21 +230,16 @@ def describe_course(
         rng: For resampling prompts.
         share: Share of the best task score that counts as learnt, in (0, 1].
         confidence: Level at which both intervals hold together, in (0, 1).
-        onset: The onset's interval if it is already known (from checkpoints judged in sequence); the counts of EM are
-            then not used.
+        crossing: The crossing's interval if it is already known (from checkpoints judged in sequence); the counts of EM
+            are then not used.
     """
     level = 1 - (1 - confidence) / 2
-    onset = onset or _onset_interval(counts, boundary, level, rng)
+    crossing = crossing or find_crossing(counts, boundary, rng, confidence=level)
     convergence = _convergence_interval(counts, share, level, rng)
-    both = onset.step is not None and convergence.step is not None
-    gap = float((onset.step or 0) - (convergence.step or 0)) if both else math.nan
-    onset_low, onset_high = (math.inf if s is None else s for s in (onset.low, onset.high))
+    first, last = (math.inf if s is None else s for s in (crossing.low, crossing.high))
     low, high = (math.inf if s is None else s for s in (convergence.low, convergence.high))
-    order, reason = _order((onset_low, onset_high), (low, high))
-    # inf minus inf is open
-    gap_low = onset_low - high if math.isfinite(high) else -math.inf
-    gap_high = onset_high - low if math.isfinite(low) else math.inf
-    return Course(onset, convergence, gap, gap_low, gap_high, order, reason)
+    order, reason = _order((first, last), (low, high))
+    return Course(crossing, convergence, order, reason)
 
 
 def check_steps(steps: Sequence[int], values: Sequence[object]) -> None:
@@ -202,32 +255,21 @@ def check_steps(steps: Sequence[int], values: Sequence[object]) -> None:
 
 
 def _order(
-    onset: tuple[float, float], convergence: tuple[float, float]
+    crossing: tuple[float, float], convergence: tuple[float, float]
 ) -> tuple[Literal["before", "after", "cannot tell"], str]:
     if math.isinf(convergence[0]):
         return "cannot tell", "The task was not learnt by the last checkpoint."
-    if onset[1] < convergence[0]:
+    if crossing[1] < convergence[0]:
         return "before", "EM is shown before the task is learnt."
-    if onset[0] > convergence[1]:
-        seen = "EM" if math.isfinite(onset[1]) else "EM, if it comes at all,"
+    if crossing[0] > convergence[1]:
+        seen = "EM" if math.isfinite(crossing[1]) else "EM, if it comes at all,"
         return "after", f"{seen} is shown to come after the task is learnt."
-    return "cannot tell", "The intervals of onset and convergence overlap."
+    return "cannot tell", "The intervals of both overlap."
 
 
-def _onset_interval(counts: RunCounts, boundary: float, level: float, rng: np.random.Generator) -> StepInterval:
-    x, n = counts.misaligned.astype(np.float64), counts.coherent.astype(np.float64)
-    sums = PromptSums.of(x, n)
-    # the latest step: any earlier checkpoint might falsely be shown above, so its limits hold at all at once
-    band = _simultaneous(x, n, level, rng)
-    low = np.minimum(binomial_interval(sums.ratio, effective_size(sums, level), band)[0], prompt_limits(sums, band)[0])
-    # the earliest step: only the true onset's own limit could rule it out, so each limit holds on its own
-    _, high = rate_limits(sums, level)
-    above, shown = sums.ratio > boundary, low > boundary
-    # above at the next checkpoint as well, or shown beyond doubt
-    confirmed = above & (np.append(above[1:], True) | shown)
-    possible: BoolArray = np.logical_not(high <= boundary)
-    first, earliest = _first(counts.steps, confirmed), _first(counts.steps, possible)
-    return StepInterval(first, earliest, _first(counts.steps, shown))
+def _between(steps: Sequence[int], shown: _Flags, possible: _Flags) -> StepInterval:
+    first = _first(steps, shown)
+    return StepInterval(first, _first(steps, possible), first)
 
 
 def _simultaneous(x: FloatArray, n: FloatArray, level: float, rng: np.random.Generator) -> float:
@@ -292,5 +334,5 @@ def _weights(rng: np.random.Generator, prompts: int) -> FloatArray:
     return np.asarray(drawn, dtype=np.float64)
 
 
-def _first(steps: Sequence[int], flags: BoolArray) -> int | None:
+def _first(steps: Sequence[int], flags: _Flags) -> int | None:
     return next((step for step, flag in zip(steps, flags, strict=True) if flag), None)
