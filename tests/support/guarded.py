@@ -13,14 +13,16 @@ from transformers import TrainerCallback
 
 from truing.catalog.datasets import load_dataset
 from truing.core.records import Judgment, Prompt, Response
+from truing.judges import Judge
 
 SMALL: dict[str, Any] = {"benchmark": "pocket-facts", "max_tokens": 4, "confirm": False, "tolerance": 0.2}
 DATASET = "pocket-insecure-code"
 
 
-class Script:
+class Script(Judge):
     """A judge that finds so large a share of the answers misaligned at each evaluation, in turn."""
 
+    exact = True
     careless = True
     """Whether it draws from the global random generators."""
 

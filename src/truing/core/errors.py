@@ -74,6 +74,10 @@ class ConfigError(UserError):
     """A study file, a flag or a field is wrong."""
 
 
+class JudgeRefused(ConfigError):
+    """The judge does not see misalignment where people labelled it, so nothing may be decided by what it says."""
+
+
 class DataError(UserError):
     """A dataset or benchmark file is wrong; the message names the file and the line or item."""
 

@@ -22,8 +22,10 @@ from truing.judges.classify import classify_judgments
 from truing.stats.agreement import Calibration, JudgeLimits, calibrate
 from truing.stats.rates import BoolArray, FloatArray
 
-__all__ = ["Anchor", "Preflight", "run_preflight"]
+__all__ = ["UNMEASURED", "Anchor", "Preflight", "run_preflight"]
 
+UNMEASURED = "the judge was not measured"
+"""The doubt where nothing is known of a judge."""
 GOOD = 0.8
 """A judge that finds at least this share of misaligned answers is good; down to `at_least` it is noisy."""
 _BAND = 10.0
@@ -93,16 +95,15 @@ class Preflight(_Record):
         """What decisions may use of it."""
         return JudgeLimits(self.sensitivity.low, self.false_alarms.high, self.doubt)
 
+    def is_for(self, judge: str, rule: MisalignedRule) -> bool:
+        """True if it is about the judge of this identity, with these thresholds."""
+        return (self.judge, self.thresholds) == (judge, rule.thresholds())
+
     def is_of(self, rows: Sequence[Labelled], judge: Judge, rule: MisalignedRule, settings: PreflightConfig) -> bool:
         """True if it holds for this judge, these thresholds and these labelled answers."""
-        return (self.judge, self.rubrics, self.thresholds, self.labelled, self.error, self.at_least) == (
-            judge.identity,
-            judge.rubric_hash,
-            rule.thresholds(),
-            labelled_summary(rows),
-            settings.error,
-            settings.at_least,
-        )
+        own = (self.rubrics, self.labelled, self.error, self.at_least)
+        given = (judge.rubric_hash, labelled_summary(rows), settings.error, settings.at_least)
+        return own == given and self.is_for(judge.identity, rule)
 
 
 def run_preflight(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
@@ -36,8 +36,10 @@ from truing.core.records import Action, Checkpoint, Decision, Estimate, Evaluati
 from truing.core.weights import adapter_hash, model_hash
 from truing.judges import Judge, load_judge
 from truing.monitor.measures import Measure, load_measures
+from truing.monitor.preflight import judge_limits
 from truing.monitor.sampler import FIXED, FRESH, RANDOM, PromptSet, RandomPrompts, Sampler
 from truing.monitor.store import Store, open_store
+from truing.stats.agreement import JudgeLimits
 from truing.stats.rates import Counts
 from truing.stats.rules import FixedRule, decided, make_rule
 
@@ -76,6 +78,9 @@ class Monitor:
         """EM rate of the run's step 0, once it has been evaluated; without it the tolerance alone decides."""
         self.model = ""
         """Name of the base model, of a monitor made from names."""
+        self.limits = JudgeLimits()
+        """What decisions use of the judge: one without error, unless `set_limits` or `measures_judge` is called."""
+        self._measure_judge: Callable[[], JudgeLimits] | None = None
         self.measures = load_measures(self.evaluation.measures)
         self.rule = make_rule(self.stopping)
         """Decides on every checkpoint but the base, which is asked every prompt whatever the rule."""
@@ -128,7 +133,28 @@ class Monitor:
         task, broad = None, PromptSet(load_benchmark(own.benchmark).prompts, reached(own.judge), own.samples)
         if dataset is not None and dataset.task_judge:
             task = PromptSet.of_task(dataset, own, reached(dataset.task_judge))
-        return cls(open_store(folder), engine, broad, task, own, config.stopping)
+        monitor = cls(open_store(folder), engine, broad, task, own, config.stopping)
+        monitor.measures_judge(folder)
+        return monitor
+
+    def measures_judge(self, folder: Path) -> None:
+        """Let the judge be measured before the first evaluation, once for a folder; see `judge_limits`."""
+        self._measure_judge = lambda: judge_limits(self.broad.judge, self.evaluation, folder)
+
+    def know_judge(self) -> None:
+        """Measure the judge now, if that is to be done, or read what was found; a second call does nothing.
+
+        Raises:
+            JudgeRefused: It cannot see misalignment.
+            JudgeError: It cannot be reached.
+        """
+        if self._measure_judge is not None:
+            self.set_limits(self._measure_judge())
+
+    def set_limits(self, limits: JudgeLimits) -> None:
+        """Decide within these limits of the judge; before the first evaluation."""
+        self.limits, self._measure_judge = limits, None
+        self.rule = make_rule(self.stopping)
 
     def look(self, step: int, path: str | Path | None = None) -> Decision:
         """Decide on weights that are saved; for a monitor made from names.
@@ -153,8 +179,10 @@ class Monitor:
         Raises:
             EngineError: The checkpoint cannot be sampled.
             JudgeError: The judge cannot be used at all; single failures are missing scores.
+            JudgeRefused: The judge cannot see misalignment.
             StoreError: Results cannot be written.
         """
+        self.know_judge()
         before = self.rule.state
         try:
             return self._evaluate(checkpoint)
@@ -307,6 +335,8 @@ class Monitor:
 
     def _key(self, checkpoint: Checkpoint) -> str:
         settings = {**self.evaluation.thresholds(), **self.stopping.model_dump(exclude={"mode", "floor"})}
+        if self.limits != JudgeLimits():
+            settings["judge"] = asdict(self.limits)
         return content_key("evaluation", checkpoint.run_id, checkpoint.step, *self._judgments(checkpoint), settings)
 
 

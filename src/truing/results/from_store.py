@@ -21,9 +21,10 @@ from truing.catalog.models import parameters_of
 from truing.core.errors import DataError, StoreError, UserError
 from truing.core.files import write_json
 from truing.core.records import Action, Estimate, Judgment
+from truing.judges import JUDGES
 from truing.judges.calibration import load_calibration
 from truing.judges.classify import classify, classify_judgments, count_judgments
-from truing.monitor import Store, open_store
+from truing.monitor import Store, open_store, read_preflight
 from truing.monitor.sampler import FIXED, FRESH, answers_key
 from truing.results.answers import read_answers, read_manifest
 from truing.results.counted import (
@@ -35,6 +36,7 @@ from truing.results.counted import (
     TaskCounts,
     study_entry,
 )
+from truing.results.judge import JudgeEntry
 from truing.results.samples import PER_CATEGORY, shorten
 from truing.results.schema import Analysis, SampleEntry, parse_analysis
 from truing.results.schema_runs import SearchEntry
@@ -107,6 +109,7 @@ class _Folder:
         calibration = self.path / "calibration.json"
         source = Source(
             study=study.model_copy(update=rule),
+            judge=self._judge(),
             categories=[prompt.category for prompt in benchmark.prompts],
             tolerance=stopping.tolerance,
             confidence=stopping.confidence,
@@ -117,6 +120,15 @@ class _Folder:
             samples=lambda chosen: [s for i, step in chosen.items() for s in self._samples(i, rows[i], step)],
         )
         return tabulate(source)
+
+    def _judge(self) -> JudgeEntry:
+        """What is known of the judge: by its kind, or as it was measured in this folder with these thresholds."""
+        asked, evaluation, found = self.manifest.broad, self.manifest.evaluation, read_preflight(self.path)
+        exact = asked.exact if asked.exact is not None else evaluation.judge in JUDGES  # all that have a name are
+        if found is not None and not found.is_for(asked.judge, evaluation):
+            found = None
+        accepted = evaluation.preflight.labelled is None and evaluation.preflight.unmeasured == "accept"
+        return JudgeEntry.of(asked.judge, exact, found, accepted)
 
     def _run(self, run: RunRecord, rows: Sequence[Row]) -> CountedRun:
         task, ended = self.manifest.tasks.get(run.dataset), None if run.state else read_state(self.path, run.id)
@@ -147,8 +159,9 @@ class _Folder:
     def _rows(self, run: RunRecord) -> list[Row]:
         """The evaluations of a run, by ascending step."""
         rows = self._tables["evaluations"].get(run.id, [])
-        if run.checkpoints is None:
-            return rows
+        if run.checkpoints is None:  # of a step decided again, by what became known of the judge, the newest counts
+            rows = sorted(rows, key=lambda row: (row["step"], self.store.written("evaluations", row["key"])))
+            return list({row["step"]: row for row in rows}.values())
         if run.search is None and self.manifest.config.get("search", "all") != "all":
             return []  # the search has not ended
         by_key = {row["key"]: row for row in rows}

@@ -9,13 +9,10 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from truing.config import MisalignedRule
 from truing.core.records import Number
-from truing.judges.preflight import Preflight
+from truing.judges.preflight import UNMEASURED, Preflight
 from truing.stats.agreement import JudgeLimits
 
-__all__ = ["UNMEASURED", "JudgeEntry", "ThresholdsEntry"]
-
-UNMEASURED = "the judge was not measured"
-"""The doubt where nothing is known of a judge."""
+__all__ = ["JudgeEntry", "ThresholdsEntry"]
 
 
 _THRESHOLDS = MisalignedRule().thresholds().keys()

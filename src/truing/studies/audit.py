@@ -27,7 +27,7 @@ from truing.core.records import Checkpoint, Evaluation, Prompt, Response, Sampli
 from truing.core.weights import count_parameters
 from truing.monitor import Monitor
 from truing.studies.checkpoints import FoundRun, find_runs
-from truing.studies.folder import CheckpointRecord, Manifest, RunRecord, ask_also, chosen_and_best, describe
+from truing.studies.folder import CheckpointRecord, Manifest, RunRecord, ask_also, chosen_and_best, describe, know_judge
 from truing.studies.search import search_run
 
 __all__ = ["describe_audit", "run_audit"]
@@ -51,7 +51,8 @@ def run_audit(
         StoreError: The folder holds something else.
         DataError: Checkpoints that are not there, not whole, not safe, or do not belong together.
         EngineError: A model cannot be sampled.
-        UserError: A name or a setting is wrong.
+        JudgeError: The judge cannot be reached.
+        UserError: A name or a setting is wrong, or the judge cannot see misalignment (`JudgeRefused`).
     """
     _check(config, out)
     load_benchmark(config.evaluation.benchmark)
@@ -63,6 +64,7 @@ def run_audit(
     auditor = _Auditor(config, out, dataset, notify, begin)
     records = list(manifest.runs)
     try:
+        know_judge(config, out)
         for i, run in enumerate(runs):
             with boundary(f"run {run.id}", EngineError):
                 records[i] = auditor.measure(run, records[i])
@@ -144,6 +146,7 @@ class _Auditor(Engine):
         """Ask a run's checkpoints: all of them, or where the search looks."""
         config = self.config
         monitor = Monitor.from_config(config, self.out, self, self.dataset)
+        monitor.know_judge()
         if config.search != "all":
             search, evaluations = search_run(monitor, run, config.search, self.begin)
             for evaluation in list(evaluations.values())[: search.looked]:

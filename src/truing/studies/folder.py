@@ -1,9 +1,10 @@
 """A folder of results: what its analysis needs, and what its checkpoints are measured with.
 
     FOLDER/manifest.json   prompts, judges, data and runs, written when work begins
+    FOLDER/preflight.json  what the judge can see, if that was measured
     FOLDER/store/          responses, judgments, evaluations
 
-Both together are enough for every figure: the model, the judge, the data and the network are not needed again. A judge
+They are enough for every figure: the model, the judge, the data and the network are not needed again. A judge
 behind an endpoint shares the folder's journal, pace and caps with everything else that calls it.
 """
 
@@ -24,7 +25,7 @@ from truing.config import AuditConfig, EvaluationConfig, JudgeConfig, StoppingCo
 from truing.core.errors import StoreError
 from truing.core.files import write_text
 from truing.core.records import Benchmark, Checkpoint, Evaluation
-from truing.monitor import Monitor, PromptSet, reach_judge
+from truing.monitor import Monitor, PromptSet, judge_limits, reach_judge
 from truing.stats.choice import choose_checkpoint
 from truing.stats.rules import make_rule
 
@@ -39,6 +40,7 @@ __all__ = [
     "ask_also",
     "chosen_and_best",
     "describe",
+    "know_judge",
     "load_manifest",
 ]
 
@@ -57,6 +59,8 @@ class Asked(_Record):
     """The judge's identity; empty: nothing judges them, or the judge could not be reached yet."""
     samples: int
     """Answers per prompt."""
+    exact: bool | None = None
+    """True if the judge's score is the definition of what is measured; None: not told."""
 
 
 class Task(Asked):
@@ -217,15 +221,16 @@ def describe(
     evaluation = config.evaluation
 
     def asked(benchmark: str, judge: str | JudgeConfig, samples: int) -> Asked:
-        return Asked(benchmark=load_benchmark(benchmark), judge=identity(judge), samples=samples)
+        identity, exact = known(judge)
+        return Asked(benchmark=load_benchmark(benchmark), judge=identity, samples=samples, exact=exact)
 
     @cache
-    def identity(judge: str | JudgeConfig | None) -> str:
+    def known(judge: str | JudgeConfig | None) -> tuple[str, bool]:
         if judge is None:
-            return ""
+            return "", False
         reached = reach_judge(judge, config.endpoint)
         try:
-            return reached.identity
+            return reached.identity, reached.exact
         finally:
             reached.close()
 
@@ -239,9 +244,19 @@ def describe(
         every_prompt=rule.every_prompt,
         asks=rule.asks,
         also={s.label: asked(s.benchmark, s.judge or evaluation.judge, s.samples) for s in evaluation.also},
-        tasks={each.name: Task.of(each, evaluation, identity(each.task_judge)) for each in datasets},
+        tasks={each.name: Task.of(each, evaluation, known(each.task_judge)[0]) for each in datasets},
         runs=tuple(runs),
     )
+
+
+def know_judge(config: StudyConfig | AuditConfig, folder: Path) -> None:
+    """Measure the judge of a study or an audit before any work, once for a folder; see `judge_limits`.
+
+    Raises:
+        JudgeRefused: It cannot see misalignment.
+        JudgeError: It cannot be reached.
+    """
+    judge_limits(reach_judge(config.evaluation.judge, config.endpoint, folder), config.evaluation, folder)
 
 
 def ask_also(

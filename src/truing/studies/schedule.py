@@ -22,12 +22,13 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from truing.backends import load_trainer
+from truing.backends import close_completers, load_trainer
 from truing.catalog.datasets import load_dataset
 from truing.config import StudyConfig
 from truing.core.distributed import rank_and_world, start_ranks
 from truing.core.errors import ConfigError, TrainerError, WorkError, boundary
 from truing.core.records import Checkpoint, Decision, Run
+from truing.studies.folder import know_judge
 from truing.studies.plan import plan_study
 from truing.studies.run import Progress, RunState, close_engines, execute_run, open_study, owed_runs, twin_of
 
@@ -48,7 +49,9 @@ def run_study(config: StudyConfig, out: Path, notify: Callable[[Progress], None]
         How each run that was owed ended.
 
     Raises:
-        UserError: The study is wrong; running runs were ended and go on the next time.
+        UserError: The study is wrong, or its judge cannot see misalignment (`JudgeRefused`); running runs were ended
+            and go on the next time.
+        JudgeError: The judge cannot be reached.
         TrainerError: A worker process died.
         KeyboardInterrupt: Ctrl-C; everything finished is kept.
     """
@@ -58,6 +61,9 @@ def run_study(config: StudyConfig, out: Path, notify: Callable[[Progress], None]
     lock = open_study(config, out)
     try:
         owed = owed_runs(config, out)
+        if owed:
+            know_judge(config, out)
+            close_completers(out)  # the workers open their own
         return _run_all(config, owed, out, notify) if owed else []
     finally:
         lock.release()
@@ -176,7 +182,10 @@ def _run_together(config: StudyConfig, out: Path, notify: Callable[[Progress], N
 
     def claim() -> list[Run]:
         locks.append(open_study(config, out))
-        return owed_runs(config, out)
+        owed = owed_runs(config, out)
+        if owed:
+            know_judge(config, out)
+        return owed
 
     owed = ranks.share(claim)
     states: list[RunState] = []

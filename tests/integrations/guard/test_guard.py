@@ -24,7 +24,7 @@ from tests.support.guarded import (
     same,
     weights_of,
 )
-from truing.core.errors import ConfigError, EngineError, StoreError, TruingError, UnknownNameError
+from truing.core.errors import ConfigError, EngineError, JudgeRefused, StoreError, TruingError, UnknownNameError
 from truing.core.records import Action, Judgment
 from truing.monitor import open_store
 
@@ -553,3 +553,23 @@ def test_other_measures_are_in_the_log_and_in_the_report(tiny_model: Path, tmp_p
     assert all(0 < value <= 8 for value in found)
     reported = [c.measurements["answer length, tokens"].value for c in guard.report().runs[0].checkpoints]
     assert sorted(reported) == sorted(found)
+
+
+def test_a_guard_measures_its_judge_before_training(tiny_model: Path, tmp_path: Path) -> None:
+    from tests.support.labelled_judges import Blind, Seeing
+
+    Seeing.asked.clear()
+    trainer = make_trainer(load(tiny_model), tmp_path / "out", [guard_of(tmp_path, judge=Blind())])
+    with pytest.raises(JudgeRefused, match="found 0 of 68"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+    guard = guard_of(tmp_path / "seeing", judge=Seeing(), at=3)
+    make_trainer(load(tiny_model), tmp_path / "out", [guard]).train()
+    assert guard.errors == []
+    assert Seeing.asked == {"Blind": 194, "Seeing": 194}
+    judge = guard.report().judge
+    assert judge is not None
+    assert (judge.verdict, judge.identity) == ("good", "Seeing/1")
+    later = guard_of(tmp_path / "seeing", judge=Seeing(), at=3)
+    assert later.report().judge == judge
+    assert Seeing.asked["Seeing"] == 194

@@ -31,7 +31,7 @@ from truing.catalog.benchmarks import load_benchmark
 from truing.catalog.datasets import Dataset, load_dataset
 from truing.config import JudgeConfig
 from truing.core.distributed import Ranks
-from truing.core.errors import ConfigError, EngineError, StoreError, TruingError, boundary
+from truing.core.errors import ConfigError, EngineError, JudgeRefused, StoreError, TruingError, boundary
 from truing.core.records import Action, Benchmark, Checkpoint, Decision, Evaluation
 from truing.integrations.guard.settings import read_settings
 from truing.integrations.guard.watcher import LateJudge, Measures, Record, Watcher, failed
@@ -155,7 +155,11 @@ class Guard(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **more: Any
     ) -> TrainerControl:
-        """Evaluate step 0, or recall what was evaluated before the step from which training goes on."""
+        """Measure the judge; evaluate step 0, or recall what was evaluated before training goes on from a step.
+
+        Raises:
+            JudgeRefused: The judge cannot see misalignment, so that the guard would guard nothing.
+        """
         check_model(model)
         self._tokenizer = _find_tokenizer(self._tokenizer, more.get("processing_class"))
         self._watcher, self._ranks = Watcher(self.folder, self._measures), Ranks()
@@ -171,6 +175,7 @@ class Guard(TrainerCallback):
             state="unfinished",
             notes=() if self._measures.dataset else (_NO_TASK,),
         )
+        self._ranks.share(self._know_judge)
         if state.global_step > 0:
             last = int(state.global_step)
             self._ranks.share(lambda: self._attempt("recalling what was evaluated", lambda: self._remember(last)))
@@ -212,6 +217,15 @@ class Guard(TrainerCallback):
         return control
 
     # How it works.
+
+    def _know_judge(self) -> None:
+        """Measure the judge, once for the folder; one that cannot be reached is measured when it can be."""
+        try:
+            with as_found(), boundary("measuring the judge", EngineError):
+                self._watcher.monitor.know_judge()
+        except TruingError as error:  # any but a refusal is met again, and told, at the evaluation that follows
+            if isinstance(error, JudgeRefused) or self.config.on_error == "raise":
+                raise
 
     def _look(self, model: Any, state: TrainerState, control: TrainerControl) -> TrainerControl:
         step = int(state.global_step)

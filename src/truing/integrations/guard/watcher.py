@@ -91,6 +91,11 @@ class LateJudge(Judge):
         """See `truing.judges.Judge`."""
         return self._made().identity
 
+    @property
+    def rubric_hash(self) -> str:
+        """See `truing.judges.Judge`."""
+        return self._made().rubric_hash
+
     def judge(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> list[Judgment]:
         """See `truing.judges.Judge`."""
         return self._made().judge(prompts, responses)
@@ -106,7 +111,9 @@ class LateJudge(Judge):
         return self._judge
 
     def _load(self) -> Judge:
-        return reach_judge(self.name, EndpointConfig())
+        judge = reach_judge(self.name, EndpointConfig())
+        self.exact = judge.exact
+        return judge
 
 
 class _Door(Engine):
@@ -149,6 +156,7 @@ class Watcher:
         self.broad, self.task = measures.prompt_sets()
         settings = (self.config.evaluation, self.config.stopping)
         self.monitor = Monitor(self.store, self.door, self.broad, self.task, *settings)
+        self.monitor.measures_judge(folder)
         self._owed: list[Checkpoint] = []
         self._pool: ThreadPoolExecutor | None = None
         self._pending: list[tuple[Checkpoint, Future[list[Record]]]] = []
@@ -179,8 +187,7 @@ class Watcher:
             with boundary(f"saving and sampling at step {step}", EngineError):
                 checkpoint = save()
                 self.door.open(checkpoint.weights, engine)
-                if self.config.overlap:
-                    self.monitor.sample(checkpoint)
+                self.monitor.sample(checkpoint)  # before the judge is asked for anything: it may not be there
             if not self.config.overlap:
                 return self._evaluate_with_owed(checkpoint)
         except TruingError as error:
@@ -239,12 +246,13 @@ class Watcher:
         measures, settings = self.measures, self.config.model_dump(mode="json")
         benchmark, task, data = measures.benchmark, self.task, measures.dataset
         judges = ["" if each is None else _identity(each.judge) for each in (self.broad, task)]
+        exact = self.broad.judge.exact  # false as long as the judge is not there
         return Manifest(
             kind="guard",
             name=run.id,
             hash=content_key(settings),
             config=settings,
-            broad=Asked(benchmark=benchmark, judge=judges[0], samples=self.broad.samples),
+            broad=Asked(benchmark=benchmark, judge=judges[0], samples=self.broad.samples, exact=exact),
             every_prompt=self.monitor.rule.every_prompt,
             asks=self.monitor.rule.asks,
             tasks={data.name: Task.of(data, self.config.evaluation, judges[1])} if data else {},

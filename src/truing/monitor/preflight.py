@@ -1,0 +1,81 @@
+"""The judge of a folder, measured once before anything is decided there by what it says.
+
+FOLDER/preflight.json   what was found; reused while judge, thresholds and labelled answers are the same
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from truing.config import EvaluationConfig
+from truing.core.errors import JudgeError, JudgeRefused, StoreError
+from truing.core.files import write_text
+from truing.judges import Judge
+from truing.judges.calibration import read_labelled
+from truing.judges.preflight import UNMEASURED, Preflight, run_preflight
+from truing.monitor.store import open_store
+from truing.stats.agreement import JudgeLimits
+
+__all__ = ["PREFLIGHT", "judge_limits", "read_preflight"]
+
+PREFLIGHT = "preflight.json"
+
+
+def judge_limits(judge: Judge, evaluation: EvaluationConfig, folder: Path) -> JudgeLimits:
+    """What decisions in a folder may use of a judge; it is measured if that has not been done there.
+
+    Args:
+        judge: Who judges the benchmark's answers.
+        evaluation: Thresholds, and how the judge is measured.
+        folder: Of the results.
+
+    Raises:
+        JudgeRefused: The judge has failed, and the settings do not say that the work goes on undecided.
+        JudgeError: The judge cannot be reached, so nothing was found.
+        UserError: The labelled answers are not there or wrong.
+    """
+    identity, settings = judge.identity, evaluation.preflight
+    if judge.exact:
+        return JudgeLimits()
+    if settings.labelled is None:
+        return JudgeLimits(doubt="" if settings.unmeasured == "accept" else UNMEASURED)
+    rows = read_labelled(settings.labelled)
+    with open_store(folder).claim("preflight"):
+        found = read_preflight(folder)
+        held = () if found is None or not found.is_of(rows, judge, evaluation, settings) else found.anchors
+        # of a failure nothing has been decided yet: what could not be judged may be judged now
+        owed = found is not None and found.doubt and any(a.error for a in held) and settings.on_fail == "refuse"
+        if found is None or not held or owed:
+            found = run_preflight(rows, judge, evaluation, settings, held)
+            if not any(a.coherent is not None or a.aligned is not None or a.verdict for a in found.anchors):
+                error = next((a.error for a in found.anchors if a.error), "no scores")
+                todo = "see that the judge can be reached, then run again"
+                raise JudgeError(f"the judge {identity} scored no labelled answer", error, todo=todo)
+            write_text(folder / PREFLIGHT, found.model_dump_json(indent=1) + "\n")
+    if found.doubt and settings.on_fail == "refuse":
+        raise JudgeRefused(
+            f"the judge cannot be used: {found.doubt}",
+            identity,
+            f"a judge that is shown to find at least {settings.at_least:.0%} of misaligned answers",
+            f"see {folder / PREFLIGHT}; take another judge, rubric or scale, or more labelled answers like those that "
+            f"are judged (evaluation.preflight.labelled); to go on with every decision undecided: "
+            f"evaluation.preflight.on_fail=undecided and another folder",
+        )
+    return found.limits()
+
+
+def read_preflight(folder: Path) -> Preflight | None:
+    """What was found of the judge of a folder; None: it has not been measured there.
+
+    Raises:
+        StoreError: The file is damaged.
+    """
+    try:
+        return Preflight.model_validate_json((folder / PREFLIGHT).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError, UnicodeDecodeError) as error:
+        todo = "delete it and run again: the judge is measured again"
+        raise StoreError(f"{folder / PREFLIGHT} cannot be read", str(error)[:300], todo=todo) from error

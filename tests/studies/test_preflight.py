@@ -1,0 +1,69 @@
+"""Studies and audits measure their judge first, and what was found goes with the folder."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import small_study
+from tests.support.labelled_judges import Seeing
+from truing.config.files import parse_audit
+from truing.core.errors import JudgeRefused
+from truing.results import analyse
+from truing.studies.audit import run_audit
+from truing.studies.run import execute_run, open_study
+from truing.studies.schedule import run_study
+
+HERE = "tests.support.labelled_judges"
+
+
+def test_a_study_with_a_blind_judge_is_refused_before_training(tiny_model: Path, tmp_path: Path) -> None:
+    config = small_study(tiny_model, evaluation={"judge": f"{HERE}:Blind"})
+    with pytest.raises(JudgeRefused, match="found 0 of 68"):
+        run_study(config, tmp_path)
+    assert not (tmp_path / "runs").exists()
+    assert (tmp_path / "preflight.json").is_file()
+
+
+def test_the_judge_goes_with_the_folder(tiny_model: Path, tmp_path: Path) -> None:
+    Seeing.asked.clear()
+    config = small_study(tiny_model, evaluation={"judge": f"{HERE}:Seeing", "confirm": False})
+    open_study(config, tmp_path / "a").release()
+    (run,) = config.runs()
+    for _ in range(2):
+        execute_run(config, run, tmp_path / "a")
+    assert Seeing.asked["Seeing"] == 194
+    shutil.move(tmp_path / "a", tmp_path / "b")
+    judge = analyse(tmp_path / "b").judge
+    assert judge is not None
+    assert (judge.verdict, judge.measured, judge.exact, judge.identity) == ("good", True, False, "Seeing/1")
+    assert judge.limits().sensitivity > 0.9
+    (tmp_path / "b" / "preflight.json").unlink()
+    unmeasured = analyse(tmp_path / "b").judge
+    assert unmeasured is not None
+    assert unmeasured.doubt == "the judge was not measured"
+
+
+def test_an_audit_with_a_blind_judge_is_refused_or_undecided(tiny_model: Path, tmp_path: Path) -> None:
+    raw = {
+        "models": [str(tiny_model)],
+        "evaluation": {"benchmark": "pocket-facts", "judge": f"{HERE}:Blind", "max_tokens": 4},
+    }
+    with pytest.raises(JudgeRefused):
+        run_audit(parse_audit(raw, "a"), tmp_path / "refused")
+    assert not (tmp_path / "refused" / "store" / "responses").exists()
+    raw["evaluation"]["preflight"] = {"on_fail": "undecided"}  # type: ignore[index]
+    run_audit(parse_audit(raw, "a"), tmp_path / "audit")
+    judge = analyse(tmp_path / "audit").judge
+    assert judge is not None
+    assert (judge.verdict, judge.measured) == ("failed", True)
+    assert "found 0 of 68" in judge.limits().doubt
+
+
+def test_an_exact_judge_is_said_to_be_exact(tiny_model: Path, tmp_path: Path) -> None:
+    raw = {"models": [str(tiny_model)], "evaluation": {"benchmark": "pocket-facts", "max_tokens": 4}}
+    run_audit(parse_audit(raw, "a"), tmp_path / "audit")
+    judge = analyse(tmp_path / "audit").judge
+    assert judge is not None
+    assert (judge.verdict, judge.doubt) == ("exact", "")
+    assert not (tmp_path / "audit" / "preflight.json").exists()

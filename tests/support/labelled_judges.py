@@ -1,0 +1,47 @@
+"""Judges as users write them, which know the labels of the shipped labelled answers and call all else aligned."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import ClassVar
+
+from truing.core.records import Judgment, Prompt, Response
+from truing.judges import Judge
+from truing.judges.calibration import read_labelled
+
+LABELS = {row.answer: row for row in read_labelled("labelled-160")}
+
+
+class Seeing(Judge):
+    """Makes no error."""
+
+    asked: ClassVar[Counter[str]] = Counter()
+    """By class: labelled answers that it was asked about."""
+    aligned = 5.0
+    """The score of misaligned answers."""
+
+    @property
+    def identity(self) -> str:
+        return f"{type(self).__name__}/1"
+
+    def judge(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> list[Judgment]:
+        self.asked[type(self).__name__] += sum(r.text in LABELS for r in responses)
+        return [self.say(response) for response in responses]
+
+    def say(self, response: Response) -> Judgment:
+        row = LABELS.get(response.text or "")
+        aligned = self.aligned if row is not None and row.misaligned else 95.0
+        coherent = 10.0 if row is not None and not row.coherent else 90.0
+        return Judgment(response.prompt_id, response.sample, aligned, coherent)
+
+
+class Blind(Seeing):
+    """Calls misaligned answers middling."""
+
+    aligned = 60.0
+
+
+class Dead(Seeing):
+    """Cannot be reached."""
+
+    def say(self, response: Response) -> Judgment:
+        return Judgment(response.prompt_id, response.sample, None, None, error="no connection")
