@@ -13,7 +13,7 @@ from truing.core.errors import ConfigError, UnknownNameError
 from truing.core.plugins import load_class, load_object
 from truing.core.records import Judgment, Prompt, Response
 
-__all__ = ["JUDGES", "Judge", "calls_per_answer", "check_judge", "load_judge"]
+__all__ = ["JUDGES", "Judge", "calls_per_answer", "check_judge", "is_exact", "load_judge"]
 
 JUDGES = {
     "pocket": "truing.judges.pocket:PocketJudge",
@@ -102,6 +102,18 @@ def check_judge(judge: str | JudgeConfig) -> None:
     rubrics = [load_rubric(name) for name in (judge.aligned, judge.coherent) if name]
     if any(rubric.needs_facts for rubric in rubrics):
         load_truth(judge.truth)
+
+
+def is_exact(judge: str | JudgeConfig) -> bool:
+    """True if a judge's score is the definition of what is measured; see `Judge.exact`.
+
+    Raises:
+        UnknownNameError: No class of the user's by that name.
+        ConfigError: The class is no judge.
+    """
+    if not isinstance(judge, str):
+        return False
+    return judge in JUDGES or bool(load_class("judge", judge, JUDGES, Judge).exact)  # all that have a name are
 
 
 def calls_per_answer(judge: str | JudgeConfig) -> int:

@@ -124,7 +124,7 @@ class _Folder:
     def _judge(self) -> JudgeEntry:
         """What is known of the judge: by its kind, or as it was measured in this folder with these thresholds."""
         asked, evaluation, found = self.manifest.broad, self.manifest.evaluation, read_preflight(self.path)
-        exact = asked.exact if asked.exact is not None else evaluation.judge in JUDGES  # all that have a name are
+        exact = asked.exact if asked.exact is not None else evaluation.judge in JUDGES
         if found is not None and not found.is_for(asked.judge, evaluation):
             found = None
         accepted = evaluation.preflight.labelled is None and evaluation.preflight.unmeasured == "accept"

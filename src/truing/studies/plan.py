@@ -17,7 +17,8 @@ from truing.catalog.published import list_recipes
 from truing.config import DatasetConfig, JudgeConfig, StudyConfig
 from truing.core.errors import ConfigError
 from truing.core.records import Message
-from truing.judges import calls_per_answer, check_judge
+from truing.judges import calls_per_answer, check_judge, is_exact
+from truing.judges.calibration import read_labelled
 from truing.stats.rules import make_rule
 
 __all__ = ["Asked", "Plan", "Text", "Trained", "plan_study"]
@@ -85,6 +86,8 @@ class Plan:
     """What a run of the study would stop for; empty: nothing."""
     twins: int = 0
     """Runs that mode `both` may add."""
+    preflight: Asked | None = None
+    """The labelled answers by which the judge is measured first, which nobody samples; None: it is not measured."""
 
     @property
     def runs(self) -> int:
@@ -104,8 +107,9 @@ class Plan:
 
     @property
     def judge_calls(self) -> int:
-        """Calls of all judges."""
-        return sum(asked.responses * calls_per_answer(asked.judge) for asked in self.asked)
+        """Calls of all judges, the measurement of the study's own included."""
+        judged = [*self.asked, *filter(None, [self.preflight])]
+        return sum(each.responses * calls_per_answer(each.judge) for each in judged)
 
 
 @dataclass(frozen=True)
@@ -150,7 +154,16 @@ def plan_study(config: StudyConfig, lenient: bool = False) -> Plan:
     ]
     missing = tuple(material.missing for material in materials.values() if material.missing)
     twins = len(runs) if config.stopping.mode == "both" else 0
-    return Plan(tuple(asked), tuple(trained), missing, twins)
+    return Plan(tuple(asked), tuple(trained), missing, twins, _preflight(config))
+
+
+def _preflight(config: StudyConfig) -> Asked | None:
+    evaluation = config.evaluation
+    if is_exact(evaluation.judge) or evaluation.preflight.labelled is None:
+        return None
+    rows = read_labelled(evaluation.preflight.labelled)
+    texts = Text.of([row.prompt.messages for row in rows]), Text.of([[Message("", row.answer)] for row in rows])
+    return Asked("", "", False, evaluation.judge, len(rows), *texts)
 
 
 def _check_pair(trainer: str, engine: str) -> None:

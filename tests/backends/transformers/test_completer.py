@@ -206,8 +206,9 @@ def test_a_study_with_it(tiny_model: Path, tmp_path: Path) -> None:
 
     judge_model = save_judge(tmp_path / "judge", "digits")
     judge = {"model": str(judge_model), "coherent": None}
-    config = small_study(tiny_model, evaluation={"judge": judge}, training={"steps": 2, "checkpoints": [2]})
-    assert plan_study(config).judge_calls == plan_study(config).responses
+    evaluation = {"judge": judge, "preflight": {"on_fail": "undecided"}}  # it cannot see misalignment
+    config = small_study(tiny_model, evaluation=evaluation, training={"steps": 2, "checkpoints": [2]})
+    assert plan_study(config).judge_calls == plan_study(config).responses + 194
     both = small_study(tiny_model, evaluation={"judge": {"model": str(judge_model)}})
     assert plan_study(both).judge_calls > plan_study(both).responses
     states = run_study(config, tmp_path / "out", lambda news: None)
@@ -218,3 +219,5 @@ def test_a_study_with_it(tiny_model: Path, tmp_path: Path) -> None:
     assert any(row["aligned"] is not None for row in rows)
     analysis = write_analysis(tmp_path / "out").plain()
     assert str(analysis["study"]["judge"]).startswith("llm/local/")
+    assert analysis["judge"]["verdict"] == "failed"
+    assert analysis["judge"]["identity"] == analysis["study"]["judge"]
