@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.estimates import NAN, UNKNOWN, rate, scores
+from tests.support.estimates import NAN, UNKNOWN, rate
 from truing.stats.course import (
     Course,
     RunCounts,
@@ -29,7 +29,8 @@ from truing.stats.rates import FloatArray
         ([0.1, 0.5, 0.96, 0.97, 1.0], 3),
         ([0.1, 0.96, 0.5, 0.97, 1.0], 4),
         ([0.1, 0.96, NAN, 0.97, 1.0], 2),
-        ([1.0, 0.2, 0.2, 0.2, 0.2], None),
+        ([1.0, 0.2, 0.2, 0.2, 0.2], 1),
+        ([0.1, 1.0, 0.94, 0.94, 0.96], 2),
         ([NAN, NAN, NAN, NAN, NAN], None),
         ([0.0, 0.0, -1.0, 0.0, 0.0], None),
         ([0.5, 0.5, 0.5, 0.5, 0.5], 1),
@@ -40,12 +41,35 @@ def test_convergence(scores: list[float], step: int | None) -> None:
     assert find_convergence([1, 2, 3, 4, 5], scores) == step
 
 
-@given(st.lists(scores, max_size=12), st.floats(0.1, 1))
-def test_convergence_stays(values: list[float], share: float) -> None:
-    found = find_convergence(range(len(values)), values, share)
-    if found is not None:
-        best = max(value for value in values if not math.isnan(value))
-        assert all(value >= share * best for value in values[found:] if not math.isnan(value))
+@given(st.lists(st.floats(0.01, 1), min_size=1, max_size=12), st.floats(0.1, 1), st.floats(0.1, 10))
+def test_convergence_is_where_a_course_that_never_falls_reaches_its_end(
+    values: list[float], share: float, factor: float
+) -> None:
+    rising, steps = sorted(values), range(len(values))
+    first = next(i for i, value in enumerate(rising) if value >= share * rising[-1])
+    assert find_convergence(steps, rising, share=share) == first
+    found = find_convergence(steps, values, share=share)
+    assert found == find_convergence(steps, values, [factor] * len(values), share)
+    assert found is not None
+
+
+def test_answers_weigh() -> None:
+    assert find_convergence([1, 2, 3], [0.9, 0.5, 1.0], [1, 99, 99]) == 3
+    assert find_convergence([1, 2, 3], [0.99, 0.5, 1.0], [9999, 1, 99]) == 1
+
+
+@pytest.mark.parametrize(("plateau", "late"), [(0.97, 2), (0.6, 7)])
+def test_convergence_is_not_late_because_checkpoints_are_many(plateau: float, late: int) -> None:
+    rng, steps = np.random.default_rng(7), np.arange(1, 51)
+    truth = plateau * (1 - np.exp(-steps / 5))
+    found = [find_convergence(steps.tolist(), (rng.binomial(600, truth) / 600).tolist()) for _ in range(200)]
+    assert abs(float(np.mean([step or 99 for step in found])) - 15) < late
+
+
+def test_a_task_learnt_and_lost_again_is_not_learnt() -> None:
+    rng, steps = np.random.default_rng(4), np.arange(1, 11)
+    course = describe_course(simulate(np.full(10, 0.01), np.where(steps < 6, 0.95, 0.4), rng), 0.05, rng)
+    assert (course.convergence.step, course.convergence.low) == (None, None)
 
 
 def answers(values: list[float], prompts: int = 240) -> RunCounts:

@@ -20,7 +20,6 @@ from truing.stats.course import (
     StepInterval,
     crossing_of_limits,
     describe_course,
-    find_convergence,
     find_onset,
 )
 from truing.stats.paired import paired_quotient
@@ -113,11 +112,10 @@ class RunFigures:
         known = not math.isnan(self.base_rate.value) and any(not math.isnan(rate.low) for rate in rates)
         return "no" if known else "cannot tell"
 
-    @cached_property
+    @property
     def convergence_step(self) -> int | None:
-        """The first checkpoint at which the task is learnt and stays so."""
-        whole = self.whole
-        return find_convergence(whole._trained(whole.steps), [s.value for s in whole._trained(whole.task_scores)])
+        """The first checkpoint that has learnt the task."""
+        return self.course.convergence.step
 
     @cached_property
     def chosen_step(self) -> int | None:

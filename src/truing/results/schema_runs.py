@@ -160,7 +160,7 @@ class CourseEntry(Entry):
     crossing: StepBounds = Field(default_factory=lambda before: before["onset"])
     """First checkpoint whose true EM rate is above the boundary."""
     convergence: StepBounds
-    """First checkpoint that reaches 95 % of the best task score and stays there."""
+    """First checkpoint that reaches 95 % of the best task score and stays there: the true one."""
     gap: Limits
     """`onset_step` minus `convergence_step`, in steps. Its limits allow for every onset that is not excluded: a small
     rise above the base seldom is."""
@@ -271,7 +271,8 @@ class RunEntry(Entry):
     base_em_rate: Estimate
     """EM rate before fine-tuning. Lower is better."""
     convergence_step: Count | None
-    """First checkpoint that reaches 95 % of the best task score and stays there; null: none did."""
+    """First checkpoint whose task score reaches 95 % of the last one, both of a course fitted so that it never falls,
+    within `course.convergence`; null: none, or the task was lost again."""
     onset_step: Count | None
     """First checkpoint whose EM rate is shown to be above the base's: paired by prompt, at the study's confidence over
     all checkpoints together; with random prompts, by limits that do not overlap. null: none."""

@@ -23,6 +23,7 @@ from itertools import pairwise
 from typing import Literal
 
 import numpy as np
+from scipy.optimize import isotonic_regression
 from scipy.special import betainc, stdtrit
 
 from truing.core.records import Estimate
@@ -185,28 +186,31 @@ def step_difference(one: StepInterval, other: StepInterval) -> tuple[float, floa
     return value, least, most
 
 
-def find_convergence(steps: Sequence[int], scores: Sequence[float], share: float = 0.95) -> int | None:
-    """The first step that reaches a share of the run's best task score and stays there.
+def find_convergence(
+    steps: Sequence[int], scores: Sequence[float], weights: Sequence[float] | None = None, share: float = 0.95
+) -> int | None:
+    """The first step whose fitted task score reaches a share of the last fitted one.
+
+    The fit is the closest course that never falls (isotonic regression by pooling adjacent violators: Barlow et al.
+    1972, Statistical Inference under Order Restrictions), so that one lucky checkpoint hardly moves it, unless it is
+    among the last. A task that is learnt and lost again it cannot see: `describe_course` does.
 
     Args:
         steps: (C,) ascending.
-        scores: (C,) task scores, higher is better; NaN is missing and neither converges nor undoes convergence.
-        share: Share of the best score, in (0, 1].
+        scores: (C,) task scores, higher is better; NaN is missing and passed over.
+        weights: (C,) answers behind each score, above 0 where it is known; None: equally many.
+        share: Share of the last fitted score, in (0, 1].
 
     Returns:
-        None if no score is known or the best is not above 0 (a share of it would mean nothing).
+        None if no score is known or the last fitted one is not above 0 (a share of it would mean nothing).
     """
     check_steps(steps, scores)
-    known = [(step, score) for step, score in zip(steps, scores, strict=True) if math.isfinite(score)]
-    best = max((score for _, score in known), default=0.0)
-    if best <= 0:
+    known = [i for i, score in enumerate(scores) if math.isfinite(score)]
+    if not known:
         return None
-    reached = None
-    for step, score in reversed(known):
-        if score < share * best:
-            break
-        reached = step
-    return reached
+    weight = None if weights is None else np.array([float(weights[i]) for i in known])
+    fitted = isotonic_regression(np.array([scores[i] for i in known]), weights=weight).x
+    return steps[known[int(np.argmax(fitted >= share * fitted[-1]))]] if fitted[-1] > 0 else None
 
 
 def describe_course(
@@ -220,9 +224,10 @@ def describe_course(
 ) -> Course:
     """Crossing, convergence and their order, each with an interval; both intervals hold together at the level.
 
-    The crossing is that of `find_crossing`. Convergence lies after the last checkpoint shown to be below the share of
-    some other checkpoint's score, and not after the first from which on all are shown to be at or above that share of
-    all others. Each set is made at 1 - (1 - confidence) / 2 (Bonferroni).
+    The crossing is that of `find_crossing`, convergence that of `find_convergence` but never outside its interval. It
+    lies after the last checkpoint shown to be below the share of some other checkpoint's score, and not after the first
+    from which on all are shown to be at or above that share of all others. Each set is made at
+    1 - (1 - confidence) / 2 (Bonferroni).
 
     Args:
         counts: The run.
@@ -297,7 +302,7 @@ def _convergence_interval(counts: RunCounts, share: float, level: float, rng: np
     steps = tuple(step for step, k in zip(counts.steps, known, strict=True) if k)
     x, n = counts.task_hits[known].astype(np.float64), counts.task_judged[known].astype(np.float64)
     scores = PromptSums.of(x, n).ratio
-    point = find_convergence(steps, [float(s) for s in scores], share)
+    point = find_convergence(steps, scores.tolist(), n.sum(axis=1).tolist(), share)
     if x.shape[1] < 2 or not (scores > 0).any():
         return StepInterval(point, steps[0] if steps else None, None)
     differences = scores[:, None] - share * scores[None, :]
@@ -312,8 +317,11 @@ def _convergence_interval(counts: RunCounts, share: float, level: float, rng: np
     doubtful = ~((differences > single * errors) | np.eye(len(steps), dtype=bool))
     stays = np.asarray([not doubtful[i:].any() for i in range(len(steps))])
     last_below = int(np.flatnonzero(below)[-1]) if below.any() else -1
-    low = steps[last_below + 1] if last_below + 1 < len(steps) else None
-    return StepInterval(point, low, _first(steps, stays))
+    low, high = steps[last_below + 1] if last_below + 1 < len(steps) else None, _first(steps, stays)
+    if point is None or low is None:  # shown below at the end: not learnt, or lost again
+        return StepInterval(None, low, high)
+    point = max(point, low)
+    return StepInterval(point if high is None else min(point, high), low, high)
 
 
 def _difference_errors(x: FloatArray, n: FloatArray, scores: FloatArray, share: float) -> FloatArray:
