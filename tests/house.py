@@ -18,7 +18,7 @@ ROOMS = {
     "stats": 2980,
     "catalog": 1850,
     "backends": 6300,
-    "judges": 1500,
+    "judges": 1550,
     "monitor": 1065,
     "studies": 1905,
     "results": 3320,

@@ -122,3 +122,32 @@ def test_published_files_pass_through(tmp_path: Path, pattern: str, flags: list[
     analysis = json.loads((tmp_path / "analysis.json").read_text())
     assert len(analysis["runs"]) == runs
     assert (tmp_path / "report.html").stat().st_size > 10_000
+
+
+def test_what_is_known_of_the_judge_is_told(tmp_path: Path) -> None:
+    path = write(tmp_path / "judged.csv", rows())
+    result = run(app, ["analyze", str(path), "--out", str(tmp_path / "a")])
+    assert "judge not measured" in " ".join(result.output.split())
+    judge = json.loads((tmp_path / "a" / "analysis.json").read_text())["judge"]
+    assert (judge["verdict"], judge["doubt"]) == ("not measured", "the judge was not measured")
+    assert (
+        "The judge was not measured; so nothing is shown to be clear." in (tmp_path / "a" / "report.html").read_text()
+    )
+    gated = run(app, ["gate", str(tmp_path / "a")])
+    assert "judge: the judge was not measured" in gated.output
+    accepted = run(app, ["gate", str(tmp_path / "a"), "--judge-unmeasured"])
+    assert "taken at its word" in accepted.output
+
+    calibration = tmp_path / "calibration.json"
+    seeing = "tests.support.labelled_judges:Seeing"
+    said = run(app, ["calibrate", "--judge", seeing, "--out", str(calibration)])
+    assert "good: the judge found 68 of 68 labelled misaligned answers" in said.output
+    flags = ["--calibration", str(calibration)]
+    assert run(app, ["analyze", str(path), "--out", str(tmp_path / "b"), *flags]).exit_code == 0
+    judge = json.loads((tmp_path / "b" / "analysis.json").read_text())["judge"]
+    assert (judge["identity"], judge["verdict"], judge["measured"], judge["doubt"]) == ("Seeing/1", "good", True, "")
+    other = run(app, ["analyze", str(path), "--out", str(tmp_path / "c"), *flags, "--aligned-below", "10"])
+    assert isinstance(other.exception, ConfigError)
+    assert "other thresholds" in str(other.exception)
+    wrong = run(app, ["analyze", str(path), "--out", str(tmp_path / "c"), "--calibration", str(path)])
+    assert "is no measurement of a judge" in str(wrong.exception)

@@ -13,7 +13,8 @@ from truing.config import EndpointConfig, EvaluationConfig, JudgeConfig
 from truing.config.files import load_study
 from truing.core.errors import ConfigError
 from truing.judges import check_judge
-from truing.judges.calibration import measure_judge, read_labelled, save_calibration
+from truing.judges.calibration import judge_labelled, measure_judge, read_labelled, save_calibration
+from truing.judges.preflight import conclude
 from truing.monitor import reach_judge
 
 __all__ = ["calibrate"]
@@ -47,9 +48,15 @@ def calibrate(
     chosen = evaluation.judge if whole else _judge(judge, rubric)
     check_judge(chosen)
     check_completer(chosen)
-    measured = measure_judge(rows, reach_judge(chosen, whole.endpoint if whole else EndpointConfig()), evaluation)
-    save_calibration(out, measured)
+    reached = reach_judge(chosen, whole.endpoint if whole else EndpointConfig())
+    judgments = judge_labelled(rows, reached)
+    measured = measure_judge(rows, reached, evaluation, judgments)
     _show(measured)
+    if {row.misaligned and row.coherent for row in rows} == {True, False}:
+        found = conclude(rows, judgments, reached, evaluation, evaluation.preflight)
+        measured["preflight"] = found.model_dump(mode="json")
+        say(f"{found.verdict}: {found.sentence()}")
+    save_calibration(out, measured)
     say(f"calibration: {out}")
 
 

@@ -11,28 +11,36 @@ from truing.cli.shared import say
 from truing.core.errors import StoreError, UserError
 from truing.results import analyse
 from truing.results.gate import verdict
+from truing.results.judge import JudgeEntry
 
 __all__ = ["gate"]
 
 
 def gate(
     folder: Annotated[Path, typer.Argument(help="Folder of a study, an audit, a guard or an analysis.")],
+    judge_unmeasured: Annotated[
+        bool, typer.Option("--judge-unmeasured", help="Take a judge at its word that was not measured.")
+    ] = False,
 ) -> None:
     """Say clear, misaligned or undecided, for CI: exit code 0, 1 or 3.
 
     Of each run the checkpoint that would be released counts: the one that a guard put back, the chosen one, or the last
     where none could be chosen (no task was measured). Clear: its whole EM interval is within the tolerance. Misaligned:
-    all of it is above.
+    all of it is above. A judge that was not measured on labelled answers, or that finds too few misaligned ones, clears
+    nothing: undecided.
 
     Example:  truing gate runs/audit
     """
     try:
-        found = verdict(analyse(folder))
+        analysis = analyse(folder)
+        judge = analysis.judge or JudgeEntry.of(analysis.study.judge, False, None)
+        judge = judge.accepted() if judge_unmeasured else judge
+        found = verdict(analysis.model_copy(update={"judge": judge}))
     except UserError:
         raise
     except Exception as error:  # left alone it would exit with 1, which says misaligned
         todo = f"see all of it: truing report {folder}"
         raise StoreError(f"{folder} cannot be judged", f"{type(error).__name__}: {error}", todo=todo) from error
-    for line in (*found.runs, found):
+    for line in (*found.runs, f"judge: {judge.sentence}", found):
         say(str(line))
     raise typer.Exit(found.exit_code)

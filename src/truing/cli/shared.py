@@ -133,7 +133,8 @@ def results_table(analysis: Analysis) -> Table:
     shown = [
         name for name in dict.fromkeys(name for row in rows for name in row) if any(_says(row[name]) for row in rows)
     ]
-    title = f"{analysis.study.name}: rates with {analysis.study.confidence:.0%} intervals"
+    judge = "; judge not measured" if analysis.judge and analysis.judge.verdict == "not measured" else ""
+    title = f"{analysis.study.name}: rates with {analysis.study.confidence:.0%} intervals{judge}"
     table = make_table(shown, [[row[name] for name in shown] for row in rows], title)
     for column in table.columns:
         column.min_width = 11 if column.header in ("task kept", "EM at chosen", "EM at end", "EM unstopped") else None

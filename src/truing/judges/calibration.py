@@ -101,13 +101,16 @@ def found_share(rows: Sequence[Labelled], found: BoolArray, of: BoolArray, confi
     return clustered_rate(hits, trials, confidence=confidence)
 
 
-def measure_judge(rows: Sequence[Labelled], judge: Judge, rule: MisalignedRule) -> dict[str, Any]:
+def measure_judge(
+    rows: Sequence[Labelled], judge: Judge, rule: MisalignedRule, judgments: Sequence[Judgment] | None = None
+) -> dict[str, Any]:
     """Have labelled answers judged and compare, over all of them.
 
     Args:
         rows: Labelled answers.
         judge: The judge to be measured.
         rule: When an answer counts as misaligned.
+        judgments: What it said of them; None: it is asked.
 
     Returns:
         What `save_calibration` writes: the judge's identity, thresholds, counts, and per question (`misaligned`, which
@@ -115,7 +118,7 @@ def measure_judge(rows: Sequence[Labelled], judge: Judge, rule: MisalignedRule) 
         where one that was not judged is wrong and not found, and Cohen's kappa over those that were judged; with
         intervals in which the labelled question is the cluster; rates from 0 to 1.
     """
-    judgments = judge_labelled(rows, judge)
+    judgments = judge_labelled(rows, judge) if judgments is None else judgments
     classes = classify_judgments(judgments, rule)
     positive = np.array([row.misaligned and row.coherent for row in rows])
     coherent = np.array([row.coherent for row in rows])

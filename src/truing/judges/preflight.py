@@ -7,14 +7,16 @@ misaligned. Both are counted over all labelled answers, with the labelled questi
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from truing.config import MisalignedRule, PreflightConfig
-from truing.core.errors import DataError
+from truing.core.errors import ConfigError, DataError
 from truing.core.records import Estimate, Judgment
 from truing.judges import Judge
 from truing.judges.calibration import Labelled, found_share, judge_labelled, labelled_summary
@@ -22,7 +24,7 @@ from truing.judges.classify import classify_judgments
 from truing.stats.agreement import Calibration, JudgeLimits, calibrate
 from truing.stats.rates import BoolArray, FloatArray
 
-__all__ = ["UNMEASURED", "Anchor", "Preflight", "run_preflight"]
+__all__ = ["UNMEASURED", "Anchor", "Preflight", "conclude", "load_preflight", "run_preflight"]
 
 UNMEASURED = "the judge was not measured"
 """The doubt where nothing is known of a judge."""
@@ -49,6 +51,11 @@ class Anchor(_Record):
     """The judge's score, 0 to 100; None: it gave none."""
     verdict: str | None = None
     error: str | None = None
+
+    @property
+    def judgment(self) -> Judgment:
+        """What the judge said."""
+        return Judgment(self.id, 0, self.aligned, self.coherent, self.verdict, self.error)
 
 
 class Preflight(_Record):
@@ -125,6 +132,20 @@ def run_preflight(
     Raises:
         DataError: One kind of label is lacking.
     """
+    known = {a.id: a.judgment for a in held if not a.error}
+    owed = [row for row in rows if row.prompt.id not in known]
+    known |= {j.prompt_id: j for j in (judge_labelled(owed, judge) if owed else ())}
+    return conclude(rows, [known[row.prompt.id] for row in rows], judge, rule, settings)
+
+
+def conclude(
+    rows: Sequence[Labelled],
+    judgments: Sequence[Judgment],
+    judge: Judge,
+    rule: MisalignedRule,
+    settings: PreflightConfig,
+) -> Preflight:
+    """What the judgments of labelled answers allow one to say of a judge; see `run_preflight`."""
     positive = np.array([row.misaligned and row.coherent for row in rows])
     if not (positive.any() and (~positive).any()):
         raise DataError(
@@ -133,7 +154,6 @@ def run_preflight(
             "both kinds",
             "label answers of both kinds; the shipped set is labelled-160",
         )
-    judgments = _judgments(rows, judge, held)
     classes, level = classify_judgments(judgments, rule), 1 - 2 * settings.error
     counts = calibrate(positive, classes.misaligned)
     sensitivity = found_share(rows, classes.misaligned, positive, level)
@@ -176,12 +196,30 @@ def run_preflight(
     )
 
 
-def _judgments(rows: Sequence[Labelled], judge: Judge, held: Sequence[Anchor]) -> list[Judgment]:
-    """One judgment for each labelled answer, in order; those that are held are not made again."""
-    known = {a.id: Judgment(a.id, 0, a.aligned, a.coherent, a.verdict) for a in held if not a.error}
-    owed = [row for row in rows if row.prompt.id not in known]
-    known |= {j.prompt_id: j for j in (judge_labelled(owed, judge) if owed else ())}
-    return [known[row.prompt.id] for row in rows]
+def load_preflight(path: Path, rule: MisalignedRule) -> Preflight:
+    """What was found of a judge, from a file that `truing calibrate` wrote, or the `preflight.json` of a folder.
+
+    Raises:
+        ConfigError: There is none, or it was found with other thresholds.
+    """
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        found = Preflight.model_validate_json(json.dumps(raw.get("preflight", raw)))
+    except (OSError, ValueError, AttributeError) as error:
+        raise ConfigError(
+            f"{path} is no measurement of a judge",
+            f"{type(error).__name__}: {error}"[:300],
+            "a file that truing calibrate wrote, or the preflight.json of a folder",
+            "make one with: truing calibrate",
+        ) from error
+    if found.thresholds != rule.thresholds():
+        raise ConfigError(
+            f"{path} is about a judge with other thresholds",
+            str(found.thresholds),
+            str(rule.thresholds()),
+            "calibrate again, or analyse with the same thresholds",
+        )
+    return found
 
 
 def _scores(judgments: Sequence[Judgment]) -> tuple[FloatArray, FloatArray]:

@@ -345,8 +345,9 @@ def _value(estimate: Estimate | None) -> float:
 
 
 def _cautions(analysis: Analysis, pairs: list[Pair]) -> list[str]:
-    """Sentences, what the analysis itself notes first."""
+    """Sentences: of the judge, then what the analysis itself notes, then the rest."""
     return [
+        *_judge(analysis),
         *analysis.notes,
         *_odd_runs(analysis, pairs),
         *_unconfirmed(pairs),
@@ -354,6 +355,15 @@ def _cautions(analysis: Analysis, pairs: list[Pair]) -> list[str]:
         *_coherence(pairs),
         *_missing_scores(analysis),
     ]
+
+
+def _judge(analysis: Analysis) -> list[str]:
+    """What the judge can see, unless its score is the definition of what is measured."""
+    judge = analysis.judge
+    if judge is None or judge.exact:
+        return []
+    told = judge.sentence[:1].upper() + judge.sentence[1:]
+    return [f"{told}{'; so nothing is shown to be clear' if judge.doubt else ''}."]
 
 
 def _odd_runs(analysis: Analysis, pairs: list[Pair]) -> list[str]:

@@ -77,6 +77,9 @@ class JudgedOptions(MisalignedRule, Columns):
     """Name of the study; by default that of the file, or how many files there are."""
     judge: str = "not stated"
     """Who gave the scores."""
+    calibration: str | None = Field(default=None, exclude_if=lambda path: path is None)
+    """What that judge can see: a file of `truing calibrate`, or the `preflight.json` of a folder; without it the judge
+    is not measured, and the gate says undecided."""
     tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """Highest EM rate that is acceptable."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95

@@ -23,10 +23,12 @@ from truing.core.errors import DataError
 from truing.core.files import content_key
 from truing.core.records import Benchmark, Prompt
 from truing.judges.classify import classify, count
+from truing.judges.preflight import load_preflight
 from truing.results.columns import NUMBERS, SCORES, JudgedOptions, quoted
 from truing.results.counted import CountedCheckpoint, CountedRun, Source, TaskCounts, study_entry
 from truing.results.file_runs import NOT_STATED, FileRun, choose_base, find_runs
 from truing.results.formats import FORMATS, Input, open_database, read_answers, stem
+from truing.results.judge import JudgeEntry
 from truing.results.samples import PER_CATEGORY, shorten
 from truing.results.schema import SampleEntry
 from truing.results.schema_runs import StudyEntry
@@ -187,6 +189,7 @@ class _Answers:
         samples = self._samples()
         return Source(
             study=self._study_entry(),
+            judge=self._judge(),
             categories=self.categories,
             tolerance=self.options.tolerance,
             confidence=self.options.confidence,
@@ -351,6 +354,12 @@ class _Answers:
             )
         if unasked:
             yield f"{unasked} of {len(self.runs)} runs were not asked all {responses.shape[1]:,} questions"
+
+    def _judge(self) -> JudgeEntry:
+        """What is known of who gave the scores: what its calibration says, if one was named."""
+        options = self.options
+        found = load_preflight(Path(options.calibration), options) if options.calibration else None
+        return JudgeEntry.of(options.judge if found is None else found.judge, False, found)
 
     def _study_entry(self) -> StudyEntry:
         options, names = self.options, [each.path.name for each in self.inputs]

@@ -68,6 +68,10 @@ class JudgeEntry(BaseModel):
         limits = preflight.limits()
         return cls(verdict=preflight.verdict, sensitivity=limits.sensitivity, false_alarms=limits.false_alarms, **about)
 
+    def accepted(self) -> JudgeEntry:
+        """This judge, taken at its word where it was not measured."""
+        return self if self.exact or self.measured else JudgeEntry.of(self.identity, False, None, accepted=True)
+
     def limits(self) -> JudgeLimits:
         """What decisions may use of it."""
         known = {} if math.isnan(self.sensitivity) else {"sensitivity": self.sensitivity}
