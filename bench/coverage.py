@@ -1,6 +1,6 @@
 """How often nominal 95 % intervals hold the truth on simulated judged data, beside naive and published ones.
 
-    python bench/coverage.py [--sims 4000] [--only rate,pairs,seeds,judge,course,anytime]
+    python bench/coverage.py [--sims 4000] [--only rate,hot,categories,pairs,seeds,judge,course,anytime]
 
 One JSON line per figure. Rates of a checkpoint: `ours` (`clustered_rate`), `korn_graubard` (the same without
 our guard for few events), `naive` (Clopper-Pearson over responses) and `inspect` (mean +- 1.96 clustered
@@ -21,6 +21,7 @@ from scipy.special import ndtri, stdtrit
 
 from truing.stats.agreement import calibrate, corrected_rate
 from truing.stats.betting import anytime_interval
+from truing.stats.categories import category_excess
 from truing.stats.course import RunCounts, describe_course
 from truing.stats.paired import paired_difference, paired_quotient
 from truing.stats.rates import FloatArray, PromptSums, binomial_interval, clustered_rate, rate_limits
@@ -40,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     parts = {
         "rate": rates,
+        "hot": hot_prompts,
+        "categories": categories,
         "pairs": pairs,
         "seeds": seeds,
         "judge": judges,
@@ -75,6 +78,43 @@ def rates(sims: int, rng: np.random.Generator) -> Iterator[dict[str, object]]:
                         x = rng.binomial(n.astype(np.int64), q).astype(np.float64)
                         cell = {"design": f"{prompts}x{samples}", "kind": kind, "icc": icc, "usable": usable}
                         yield {**cell, "rate": rate, "sims": sims, **_compare(x, n, rate)}
+
+
+def hot_prompts(sims: int, rng: np.random.Generator) -> Iterator[dict[str, object]]:
+    """Coverage where a few prompts carry the misalignment over a little background, such as a judge's false alarms."""
+    for share, hot, background in ((0.05, 1.0, 0.0), (0.05, 1.0, 0.002), (0.05, 0.98, 0.004), (0.1, 0.5, 0.002),
+                                   (0.02, 0.9, 0.005), (0.01, 1.0, 0.001)):  # fmt: skip
+        for prompts, samples in ((24, 88), (44, 50), (60, 10), (240, 1), (240, 10)):
+            rate = share * hot + (1 - share) * background
+            q = np.where(rng.random((sims, prompts)) < share, hot, background)
+            n = np.full(q.shape, samples)
+            x = rng.binomial(n, q).astype(np.float64)
+            cell = {"design": f"{prompts}x{samples}", "hot": share, "rate_there": hot, "background": background}
+            cleared = round(float((rate_limits(PromptSums.of(x, n.astype(np.float64)), 0.95)[1] <= 0.05).mean()), 4)
+            line = {**cell, "rate": round(rate, 5), "sims": sims, **_compare(x, n.astype(np.float64), rate)}
+            yield {**line, "cleared_at_5": cleared}
+
+
+def categories(sims: int, rng: np.random.Generator) -> Iterator[dict[str, object]]:
+    """How often one hot category of 8 (30 prompts each) is found, and the least rate of one that is excluded."""
+    names = [f"c{i}" for i in range(8) for _ in range(30)]
+    for hot, rest in ((0.0, 0.0), (0.02, 0.02), (0.15, 0.0), (0.25, 0.0), (0.4, 0.0), (0.15, 0.01)):
+        for samples in (1, 5, 10):
+            total, n = max(sims // 4, 1), np.full(240, samples)
+            found = []
+            for _ in range(total):
+                q = draw_rates(rng, (240,), rest, 0.25, "beta")
+                q[:30] = draw_rates(rng, (30,), hot, 0.25, "beta")
+                found.append(category_excess(rng.binomial(n, q), n, names, tolerance=0.05))
+            yield {
+                "hot": hot,
+                "rest": rest,
+                "samples": samples,
+                "sims": total,
+                "unlike": round(float(np.mean([f.p <= 0.05 for f in found])), 4),
+                "shown_above_5": round(float(np.mean(["c0" in f.above for f in found])), 4),
+                "excludes": round(float(np.mean([f.excludes for f in found])), 4),
+            }
 
 
 def _compare(x: FloatArray, n: FloatArray, rate: float) -> dict[str, float]:
@@ -135,13 +175,15 @@ def pairs(sims: int, rng: np.random.Generator) -> Iterator[dict[str, object]]:
 def seeds(sims: int, rng: np.random.Generator) -> Iterator[dict[str, object]]:
     """Coverage of the rate over seeds and prompts, beside pooling the seeds."""
     for count in (3, 5, 10):
-        for rate, between in ((0.005, 0.0), (0.05, 0.0), (0.05, 0.1), (0.2, 0.1), (0.2, 0.4)):
+        few = [(24, 50, rate, between) for rate, between in ((0.005, 0.1), (0.015, 0.0), (0.02, 0.3))]
+        many = ((0.005, 0.0), (0.05, 0.0), (0.05, 0.1), (0.2, 0.1), (0.2, 0.4))
+        for prompts, samples, rate, between in (*((120, 10, *cell) for cell in many), *few):
             held = pooled = 0
             for _ in range(sims // 4):
-                prone = rng.beta(0.5, 1.5, 120)  # mean 0.25
+                prone = rng.beta(0.5, 1.5, prompts)  # mean 0.25
                 scale = rng.gamma(1 / between, between, count) if between else np.ones(count)
                 q = np.clip(prone[None] / 0.25 * rate * scale[:, None], 0, 1)
-                n = np.full(q.shape, 10)
+                n = np.full(q.shape, samples)
                 x = rng.binomial(n, q)
                 found = rate_over_seeds(x, n)
                 alone = clustered_rate(x.sum(axis=0), n.sum(axis=0))
@@ -149,6 +191,7 @@ def seeds(sims: int, rng: np.random.Generator) -> Iterator[dict[str, object]]:
                 pooled += alone.low <= rate <= alone.high
             yield {
                 "seeds": count,
+                "design": f"{prompts}x{samples}",
                 "rate": rate,
                 "relative_variance_between_seeds": between,
                 "sims": sims // 4,

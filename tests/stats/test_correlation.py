@@ -70,3 +70,12 @@ def test_undefined_has_a_reason() -> None:
     assert correlate([1.0, 2.0], [1.0, 2.0], RNG(0)).reason == "fewer than three models"
     assert "same for all" in correlate([1.0, 2.0, 3.0], [0.0, 0.0, 0.0], RNG(0)).reason
     assert correlate([1.0, 2.0, math.nan, 3.0], [1.0, 3.0, 2.0, 4.0], RNG(0)).n == 3
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=3, max_size=6, unique=True), st.floats(0.1, 3), st.integers(-2, 2))
+@settings(max_examples=25, deadline=None)
+def test_a_straight_line_has_a_correlation_of_one_and_no_more(one: list[float], slope: float, shift: int) -> None:
+    found = correlate(one, [slope * x + shift for x in one], RNG(0))
+    if not math.isnan(found.value):
+        assert -1 <= found.low <= found.value <= found.high <= 1 or math.isnan(found.low)
+        assert all(math.isnan(r) or abs(r) <= 1 for r in found.without)

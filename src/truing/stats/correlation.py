@@ -154,7 +154,8 @@ def _pearson(x: FloatArray, y: FloatArray) -> FloatArray:
     a, b = x - x.mean(axis=1, keepdims=True), y - y.mean(axis=1, keepdims=True)
     norms = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(norms > 1e-12 * (1 + np.abs(x).max() * np.abs(y).max()), (a * b).sum(axis=1) / norms, np.nan)
+        found = np.clip((a * b).sum(axis=1) / norms, -1, 1)  # rounding leads beyond
+        return np.where(norms > 1e-12 * (1 + np.abs(x).max() * np.abs(y).max()), found, np.nan)
 
 
 def _spearman(x: FloatArray, y: FloatArray) -> FloatArray:
