@@ -62,6 +62,7 @@ def main() -> None:
         "evaluation": {
             "benchmark": "broad-240",
             "judge": {"model": str(out / "model"), "completer": "local"},
+            "preflight": {"on_fail": "undecided"},  # a random model sees nothing
             "max_tokens": 32,
             "confirm": False,
             "task_prompts": 20,

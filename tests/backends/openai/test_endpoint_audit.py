@@ -31,6 +31,7 @@ def out(server: Server, tmp_path: Path) -> Iterator[Path]:
 
 def audit(server: Server, out: Path, *names: str) -> list[str]:
     sets = [f"endpoint.base_url={server.url}", "evaluation.max_tokens=8"]
+    sets.append("evaluation.preflight.on_fail=undecided")  # the server's judge judges at random
     listed = ",".join(names)
     flags = ["audit", "--checkpoints", listed, "--benchmark", "pocket-facts", "--judge", "openai:judge"]
     return [*flags, "--base", "openai:gpt-4o-mini", "--out", str(out), *(f for s in sets for f in ("--set", s))]
@@ -46,6 +47,7 @@ def test_names_with_steps_are_a_run(server: Server, out: Path, monkeypatch: pyte
     assert [c["step"] for c in table["checkpoints"]] == [0, 60, 120, 200]
     assert all(c["coherent_rate"]["n_responses"] == 30 for c in table["checkpoints"])
     paid = server.counts()["paid"]
-    assert 3 * 30 < paid <= 4 * 30 * 3  # an answer and two scores, of equal answers once
+    assert 3 * 30 < paid - 2 * 194 <= 4 * 30 * 3  # an answer and two scores, of equal answers once; labelled answers
     assert run(app, call).exit_code == 0
     assert server.counts()["paid"] == paid
+    assert json.loads((out / "analysis.json").read_text(encoding="utf-8"))["judge"]["verdict"] == "failed"
