@@ -555,6 +555,11 @@ def test_other_measures_are_in_the_log_and_in_the_report(tiny_model: Path, tmp_p
     assert sorted(reported) == sorted(found)
 
 
+def test_what_is_no_judge_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"derive its class from truing\.judges\.Judge"):
+        guard_of(tmp_path, judge=object())
+
+
 def test_a_guard_measures_its_judge_before_training(tiny_model: Path, tmp_path: Path) -> None:
     from tests.support.labelled_judges import Blind, Seeing
 

@@ -89,9 +89,10 @@ class Guard(TrainerCallback):
         **settings: Any,
     ) -> None:
         asked = load_benchmark(benchmark) if isinstance(benchmark, str) else benchmark
-        if not isinstance(judge, str | JudgeConfig | Judge):
+        given: object = judge  # callers without a type checker give anything
+        if not isinstance(given, str | JudgeConfig | Judge):
             todo = "derive its class from truing.judges.Judge"
-            raise ConfigError("the guard's judge is no judge", type(judge).__name__, "a truing.judges.Judge", todo)
+            raise ConfigError("the guard's judge is no judge", type(given).__name__, "a truing.judges.Judge", todo)
         judges = LateJudge(judge) if isinstance(judge, str | JudgeConfig) else judge
         own = f"{type(judge).__module__}:{type(judge).__qualname__}"
         name = judge if isinstance(judge, str | JudgeConfig) else own
