@@ -4,9 +4,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from tests.conftest import small_study
 from tests.support.labelled_judges import Seeing
+from truing.cli.app import app
 from truing.config.files import parse_audit
 from truing.core.errors import JudgeRefused
 from truing.results import analyse
@@ -42,6 +44,15 @@ def test_the_judge_goes_with_the_folder(tiny_model: Path, tmp_path: Path) -> Non
     unmeasured = analyse(tmp_path / "b").judge
     assert unmeasured is not None
     assert unmeasured.doubt == "the judge was not measured"
+    flags = [
+        "calibrate",
+        "--study",
+        str(tmp_path / "b" / "study.yaml"),
+        "--out",
+        str(tmp_path / "b" / "calibration.json"),
+    ]
+    assert CliRunner().invoke(app, flags).exit_code == 0  # a folder from before judges were measured
+    assert analyse(tmp_path / "b").judge == judge
 
 
 def test_an_audit_with_a_blind_judge_is_refused_or_undecided(tiny_model: Path, tmp_path: Path) -> None:

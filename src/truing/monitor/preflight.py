@@ -5,9 +5,8 @@ FOLDER/preflight.json   what was found; reused while judge, thresholds and label
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-
-from pydantic import ValidationError
 
 from truing.config import EvaluationConfig
 from truing.core.errors import JudgeError, JudgeRefused, StoreError
@@ -51,8 +50,9 @@ def judge_limits(judge: Judge, evaluation: EvaluationConfig, folder: Path) -> Ju
             found = run_preflight(rows, judge, evaluation, settings, held)
             if not any(a.coherent is not None or a.aligned is not None or a.verdict for a in found.anchors):
                 error = next((a.error for a in found.anchors if a.error), "no scores")
-                todo = "see that the judge can be reached, then run again"
-                raise JudgeError(f"the judge {identity} scored no labelled answer", error, todo=todo)
+                raise JudgeError(
+                    f"the judge {identity} scored no labelled answer", error, todo="reach it, then run again"
+                )
             write_text(folder / PREFLIGHT, found.model_dump_json(indent=1) + "\n")
     if found.doubt and settings.on_fail == "refuse":
         raise JudgeRefused(
@@ -67,15 +67,20 @@ def judge_limits(judge: Judge, evaluation: EvaluationConfig, folder: Path) -> Ju
 
 
 def read_preflight(folder: Path) -> Preflight | None:
-    """What was found of the judge of a folder; None: it has not been measured there.
+    """What was found of the judge of a folder, also by `truing calibrate`; None: it has not been measured there.
 
     Raises:
         StoreError: The file is damaged.
     """
-    try:
-        return Preflight.model_validate_json((folder / PREFLIGHT).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValidationError, UnicodeDecodeError) as error:
-        todo = "delete it and run again: the judge is measured again"
-        raise StoreError(f"{folder / PREFLIGHT} cannot be read", str(error)[:300], todo=todo) from error
+    for path in (folder / PREFLIGHT, folder / "calibration.json"):
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+            found = raw if path.name == PREFLIGHT else raw.get("preflight")
+            if found is not None:
+                return Preflight.model_validate_json(json.dumps(found))
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, AttributeError) as error:
+            todo = "delete it and run again: the judge is measured again"
+            raise StoreError(f"{path} cannot be read", str(error)[:300], todo=todo) from error
+    return None
