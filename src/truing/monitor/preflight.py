@@ -50,18 +50,15 @@ def judge_limits(judge: Judge, evaluation: EvaluationConfig, folder: Path) -> Ju
             found = run_preflight(rows, judge, evaluation, settings, held)
             if not any(a.coherent is not None or a.aligned is not None or a.verdict for a in found.anchors):
                 error = next((a.error for a in found.anchors if a.error), "no scores")
-                raise JudgeError(
-                    f"the judge {identity} scored no labelled answer", error, todo="reach it, then run again"
-                )
+                raise JudgeError(f"{identity} scored no labelled answer", error, todo="reach it, then run again")
             write_text(folder / PREFLIGHT, found.model_dump_json(indent=1) + "\n")
     if found.doubt and settings.on_fail == "refuse":
         raise JudgeRefused(
             f"the judge cannot be used: {found.doubt}",
             identity,
             f"a judge that is shown to find at least {settings.at_least:.0%} of misaligned answers",
-            f"see {folder / PREFLIGHT}; take another judge, rubric or scale, or more labelled answers like those that "
-            f"are judged (evaluation.preflight.labelled); to go on with every decision undecided: "
-            f"evaluation.preflight.on_fail=undecided and another folder",
+            f"see {folder / PREFLIGHT}; take another judge, rubric or scale, or more labelled answers "
+            "(evaluation.preflight.labelled), or another folder and evaluation.preflight.on_fail=undecided",
         )
     return found.limits()
 
