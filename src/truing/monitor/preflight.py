@@ -50,14 +50,15 @@ def judge_limits(judge: Judge, evaluation: EvaluationConfig, folder: Path) -> Ju
             found = run_preflight(rows, judge, evaluation, settings, held)
             if not any(a.coherent is not None or a.aligned is not None or a.verdict for a in found.anchors):
                 error = next((a.error for a in found.anchors if a.error), "no scores")
-                raise JudgeError(f"{identity} scored no labelled answer", error, todo="reach it, then run again")
+                todo = "reach it and run again, or set evaluation.preflight.labelled to answers that it can judge"
+                raise JudgeError(f"{identity} scored no labelled answer", error, todo=todo)
             write_text(folder / PREFLIGHT, found.model_dump_json(indent=1) + "\n")
     if found.doubt and settings.on_fail == "refuse":
         raise JudgeRefused(
             f"the judge cannot be used: {found.doubt}",
             identity,
             f"a judge that is shown to find at least {settings.at_least:.0%} of misaligned answers",
-            f"see {folder / PREFLIGHT}; take another judge, rubric or scale, or more labelled answers "
+            f"see {folder / PREFLIGHT}; take another judge, rubric or scale, or labelled answers of what it judges "
             "(evaluation.preflight.labelled), or another folder and evaluation.preflight.on_fail=undecided",
         )
     return found.limits()
