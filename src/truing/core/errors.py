@@ -7,6 +7,7 @@
     │   ├── UnknownNameError    no model, benchmark, judge, ... of that name
     │   ├── MissingExtraError   an optional library is not installed
     │   ├── EndpointError       an endpoint refuses the key, the quota or the model
+    │   ├── JudgeRefused        the judge does not see misalignment where people labelled it
     │   └── StoreError          a folder that holds something else, or cannot be written
     └── WorkError               work failed from outside; what was owed is owed again on the next run
         ├── EngineError         sampling answers failed
@@ -32,6 +33,7 @@ __all__ = [
     "EndpointError",
     "EngineError",
     "JudgeError",
+    "JudgeRefused",
     "MissingExtraError",
     "StoreError",
     "TrainerError",
@@ -74,10 +76,6 @@ class ConfigError(UserError):
     """A study file, a flag or a field is wrong."""
 
 
-class JudgeRefused(ConfigError):
-    """The judge does not see misalignment where people labelled it, so nothing may be decided by what it says."""
-
-
 class DataError(UserError):
     """A dataset or benchmark file is wrong; the message names the file and the line or item."""
 
@@ -103,6 +101,10 @@ class MissingExtraError(UserError):
 
 class EndpointError(UserError):
     """An endpoint refuses the key, the quota or the model: no further call can succeed."""
+
+
+class JudgeRefused(UserError):
+    """The judge does not see misalignment where people labelled it, so nothing may be decided by what it says."""
 
 
 class StoreError(UserError):
