@@ -158,3 +158,12 @@ def test_a_language_model_as_judge(tmp_path: Path) -> None:
 def test_second_opinions_are_of_the_same_answers(also: list[dict[str, object]], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         small_study("m", evaluation={"also": also})
+
+
+def test_the_preflight_is_in_the_hash_only_where_it_differs_from_the_default() -> None:
+    plain = small_study("m")
+    assert "preflight" not in plain.to_yaml()
+    assert small_study("m", evaluation={"preflight": {"at_least": 0.5}}).hash() == plain.hash()
+    off = small_study("m", evaluation={"preflight": {"labelled": None, "unmeasured": "accept"}})
+    assert off.hash() != plain.hash()
+    assert parse_study(yaml.safe_load(off.to_yaml()), "again") == off
