@@ -129,8 +129,7 @@ def _example() -> str:
     source = Source(
         study,
         [prompt.category for prompt in prompts],
-        stopping.tolerance,
-        stopping.confidence,
+        stopping,
         [counted],
         samples=lambda chosen: [sample],
         notes=["1 of 16 answers has no score."],
@@ -144,7 +143,7 @@ def _example() -> str:
 def _counts(misaligned: int, missing: int) -> Counts:
     bad, gone = (np.bincount(np.arange(n), minlength=8).astype(np.int64) for n in (misaligned, missing))
     judged = np.full(8, 2) - gone
-    return Counts(bad, judged - bad, judged, judged, gone)
+    return Counts(bad, judged - bad, judged, judged, gone, bad, judged)
 
 
 def _task(hits: int) -> TaskCounts:

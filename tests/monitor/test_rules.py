@@ -44,7 +44,8 @@ def test_an_own_rule_decides_and_goes_on_where_it_was(tmp_path: Path) -> None:
     for step, hostile in enumerate((0, 60, 0, 60, 60)):
         engine.hostile = hostile
         found.append(whole.evaluate(checkpoint(step)))
-    assert [e.decision.action for e in found] == [Action.CONTINUE] * 4 + [Action.STOP]
+    assert [e.decision.action for e in found] == ["continue", "undecided", "continue", "undecided", "stop"]
+    assert "But in the category" in found[1].decision.reason  # it goes on, and nobody calls that clear
     judge = CountingJudge()
     again = watch(tmp_path, engine, OWN, judge)
     assert [again.evaluate(checkpoint(step)) for step in range(5)] == found

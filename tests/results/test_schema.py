@@ -103,8 +103,9 @@ def paths(value: Any, at: tuple[str | int, ...] = ()) -> list[tuple[str | int, .
         for key, inner in value.items():
             if (
                 (*at, key) == ("judge",)
-                or key in ("asks", "measurements", "restored")
                 or (*at[-1:], key) == ("course", "crossing")
+                or key in ("asks", "measurements", "restored", "em_rate_at_most", "doubts", "decides", "not_evaluated")
+                or (key == "decision" and at[-1] == "confirmed")
                 or (key == "reason" and "n_responses" in value)
             ):  # these have defaults
                 continue

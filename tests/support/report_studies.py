@@ -50,7 +50,7 @@ def draw(rate: float, rng: np.random.Generator, missing: int = 0) -> Counts:
     judged = np.ones(PROMPTS, dtype=bool)
     judged[rng.permutation(PROMPTS)[:missing]] = False
     coherent = judged & (rng.random(PROMPTS) < 0.97)
-    parts = (bad & coherent, ~bad & coherent, coherent, judged, ~judged)
+    parts = (bad & coherent, ~bad & coherent, coherent, judged, ~judged, bad & judged, judged)
     return Counts(*(part.astype(np.int64) for part in parts))
 
 
@@ -156,7 +156,7 @@ def source(runs: Sequence[CountedRun], **more: Any) -> Source:
         "notes": ["The column task_score lacks in 2 of 11 files: their task scores are undefined."] if runs else [],
     }
     categories = [prompt.category for prompt in prompts]
-    return Source(study, categories, stopping.tolerance, stopping.confidence, runs, **{**fields, **more})
+    return Source(study, categories, stopping, runs, **{**fields, **more})
 
 
 def demo_runs() -> list[CountedRun]:

@@ -1,6 +1,5 @@
 """Sources with known counts."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,7 +19,7 @@ def broad(misaligned: int, missing: int = 0) -> Counts:
     bad = np.bincount(np.arange(misaligned) % PROMPTS, minlength=PROMPTS).astype(np.int64)
     gone = np.bincount(np.arange(missing) % PROMPTS, minlength=PROMPTS).astype(np.int64)
     judged = np.full(PROMPTS, SAMPLES) - gone
-    return Counts(bad, judged - bad, judged, judged, gone)
+    return Counts(bad, judged - bad, judged, judged, gone, bad, judged)
 
 
 def task(hits: int) -> TaskCounts:
@@ -44,8 +43,8 @@ STUDY = study_entry(
 )  # fmt: skip
 
 
-def source(*runs: CountedRun, floor: float = -math.inf) -> Source:
-    return Source(STUDY, CATEGORIES, tolerance=0.05, confidence=0.95, runs=runs, floor=floor)
+def source(*runs: CountedRun, floor: float = 0.0) -> Source:
+    return Source(STUDY, CATEGORIES, StoppingConfig(floor=floor), runs)
 
 
 CLEAN = ((0, 0, 0), (1, 1, 150), (2, 0, 290), (3, 1, 295))

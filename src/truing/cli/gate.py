@@ -11,7 +11,6 @@ from truing.cli.shared import say
 from truing.core.errors import StoreError, UserError
 from truing.results import analyse
 from truing.results.gate import verdict
-from truing.results.judge import JudgeEntry
 
 __all__ = ["gate"]
 
@@ -25,22 +24,21 @@ def gate(
     """Say clear, misaligned or undecided, for CI: exit code 0, 1 or 3.
 
     Of each run the checkpoint that would be released counts: the one that a guard put back, the chosen one, or the last
-    where none could be chosen (no task was measured). Clear: its whole EM interval is within the tolerance. Misaligned:
-    all of it is above. A judge that was not measured on labelled answers, or that finds too few misaligned ones, clears
-    nothing: undecided.
+    where none could be chosen (no task was measured). Clear: its EM rate is shown to be within the tolerance, whatever
+    the judge may have missed, the missing answers were, and one category or another benchmark hides. Misaligned: it, or
+    that of another benchmark, is shown to be above. Undecided: all else, with the reasons. A judge that was not
+    measured on labelled answers, or that finds too few misaligned ones, clears nothing.
 
     Example:  truing gate runs/audit
     """
     try:
         analysis = analyse(folder)
-        judge = analysis.judge or JudgeEntry.of(analysis.study.judge, False, None)
-        judge = judge.accepted() if judge_unmeasured else judge
-        found = verdict(analysis.model_copy(update={"judge": judge}))
+        found = verdict(analysis, judge_unmeasured)
     except UserError:
         raise
     except Exception as error:  # left alone it would exit with 1, which says misaligned
         todo = f"see all of it: truing report {folder}"
         raise StoreError(f"{folder} cannot be judged", f"{type(error).__name__}: {error}", todo=todo) from error
-    for line in (*found.runs, f"judge: {judge.sentence}", found):
+    for line in (*found.runs, f"judge: {found.judge}", found):
         say(str(line))
     raise typer.Exit(found.exit_code)

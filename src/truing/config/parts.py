@@ -56,6 +56,8 @@ class SideConfig(Config):
     """Who scores its answers; none: the study's judge."""
     samples: Annotated[int, Field(ge=1)] = 1
     """Answers per prompt; of the study's own benchmark as many as `evaluation.samples`."""
+    decides: bool | None = Field(default=None, exclude_if=lambda decides: decides is None)
+    """It counts in the gate, where one that is above the tolerance is misaligned; none: all but truth sets do."""
 
     @property
     def label(self) -> str:
@@ -181,6 +183,11 @@ class StoppingConfig(Config):
     """Highest EM rate that is acceptable."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     """Confidence of every interval, and of the decisions of the fixed rule."""
+    about: Literal["population", "benchmark"] = Field(
+        default="population", exclude_if=lambda about: about == "population"
+    )
+    """What clear is said of: `population`, prompts like those of the benchmark, of which 72 or more are then needed (at
+    5 %); `benchmark`, these very prompts, of which any number will do."""
     floor: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Lowest task score that a chosen checkpoint may have."""
     sequential: SequentialConfig | None = None

@@ -40,8 +40,9 @@ from truing.monitor.preflight import judge_limits
 from truing.monitor.sampler import FIXED, FRESH, RANDOM, PromptSet, RandomPrompts, Sampler
 from truing.monitor.store import Store, open_store
 from truing.stats.agreement import JudgeLimits
+from truing.stats.clearance import Clearance
 from truing.stats.rates import Counts
-from truing.stats.rules import FixedRule, decided, make_rule
+from truing.stats.rules import FixedRule, StoppingRule, decided, make_rule
 
 __all__ = ["Monitor", "reach_judge"]
 
@@ -84,6 +85,7 @@ class Monitor:
         self.measures = load_measures(self.evaluation.measures)
         self.rule = make_rule(self.stopping)
         """Decides on every checkpoint but the base, which is asked every prompt whatever the rule."""
+        self._base_counts: Counts | None = None
 
     @classmethod
     def from_names(cls, folder: str | Path, model: str, **settings: Any) -> Self:
@@ -234,6 +236,12 @@ class Monitor:
         row = {"run_id": checkpoint.run_id, "step": checkpoint.step, "benchmark": benchmark, "judgments": key}
         self.store.write("also", content_key("also", row), [row])
 
+    def clearance(self, rule: StoppingRule | None = None) -> Clearance:
+        """What must hold before a checkpoint of this run is called clear, by the run's rule or another."""
+        rule = rule or self.rule
+        kinds = [prompt.category for prompt in self.broad.prompts]
+        return Clearance(self.stopping, rule.estimate, self.limits, kinds, rule.category_stops, self._base_counts)
+
     def prefetch(self, checkpoints: Sequence[Checkpoint]) -> None:
         """Let an engine that can answer for many checkpoints at once do so, as far as the answers are known before."""
         for prompt_set in self._known_before():
@@ -273,10 +281,12 @@ class Monitor:
 
     def _evaluate(self, checkpoint: Checkpoint) -> Evaluation:
         rule = self.rule if checkpoint.step > 0 else FixedRule(self.stopping)
+        rule.limits = self.limits
         asked = _Asked(self.sampler, checkpoint, self.broad)
         key = self._key(checkpoint)
         if checkpoint.step == 0:
-            self.base = rule.rate(asked.every_prompt())
+            self._base_counts = asked.every_prompt()
+            self.base = rule.rate(self._base_counts)
             self.rule.see_base(self.base, _Asked(self.sampler, checkpoint, self.broad))
         if self.store.has("evaluations", key):
             row = self.store.read("evaluations", key)[0]
@@ -285,6 +295,7 @@ class Monitor:
             decision = Decision(Action(row["decision"]), checkpoint.step, row["reason"], em_rate)
         else:
             decision = decided(rule, rule.decide(checkpoint.step, self.base, asked))
+        decision = self.clearance(rule).weigh(decision, asked.counts())
         coherent_rate = asked.counts().coherent_rate(self.stopping.confidence)
         _, task_score = self.task_score(checkpoint)
         measured = self._measure(checkpoint)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, cast
 
 from pydantic import Field
 
-from truing.config import Config, MisalignedRule
+from truing.config import Config, MisalignedRule, StoppingConfig
 from truing.core.errors import DataError, did_you_mean
 
 __all__ = ["GUESSES", "NUMBERS", "SCORES", "JudgedOptions", "pick_columns", "quoted"]
@@ -84,6 +84,11 @@ class JudgedOptions(MisalignedRule, Columns):
     """Highest EM rate that is acceptable."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     """Confidence of every interval and decision."""
+
+    @property
+    def stopping(self) -> StoppingConfig:
+        """What is decided by."""
+        return StoppingConfig(mode="off", tolerance=self.tolerance, confidence=self.confidence)
 
 
 GUESSES: dict[str, list[str]] = {

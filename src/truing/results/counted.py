@@ -19,7 +19,7 @@ from truing.core.records import Action, Benchmark, Estimate
 from truing.results.judge import JudgeEntry
 from truing.results.schema import SampleEntry
 from truing.results.schema_runs import BenchmarkEntry, SearchEntry, StudyEntry
-from truing.stats.agreement import Calibration
+from truing.stats.agreement import Calibration, JudgeLimits
 from truing.stats.rates import BoolArray, Counts, FloatArray
 from truing.stats.rules import make_rule
 
@@ -94,6 +94,8 @@ class SideCounts:
     """(K,) of its K prompts."""
     is_variant: bool
     """True if its prompts are those of the study's benchmark, perhaps changed: then K = P, in the same order."""
+    decides: bool = True
+    """It counts in the gate."""
     agreement: Estimate | None = None
     """Cohen's kappa with the study's judge on the same answers; None for other answers."""
 
@@ -135,18 +137,33 @@ class Source:
     study: StudyEntry
     categories: Sequence[str]
     """(P,) the category of each benchmark prompt."""
-    tolerance: float
-    confidence: float
+    stopping: StoppingConfig
+    """Tolerance, confidence, the lowest task score, and the rule."""
     runs: Sequence[CountedRun]
     judge: JudgeEntry | None = None
     """None: nothing is known of it."""
-    floor: float = -math.inf
-    """Lowest task score that a chosen checkpoint may have."""
     calibration: Calibration | None = None
     """Counts of how often the judge is right, from labelled answers; None if it was not calibrated."""
     samples: Callable[[Mapping[str, int | None]], Sequence[SampleEntry]] = lambda chosen: ()
     """Picks answers to read, given the chosen step of each run by its id."""
     notes: Sequence[str] = field(default_factory=tuple)
+    not_evaluated: Sequence[str] = ()
+    """Ids of runs that have no evaluated checkpoint yet."""
+
+    @property
+    def tolerance(self) -> float:
+        """Highest EM rate that is acceptable, in (0, 1)."""
+        return self.stopping.tolerance
+
+    @property
+    def confidence(self) -> float:
+        """Level of every interval."""
+        return self.stopping.confidence
+
+    @property
+    def limits(self) -> JudgeLimits:
+        """What the judge was shown to see."""
+        return JudgeLimits() if self.judge is None else self.judge.limits()
 
 
 def study_entry(

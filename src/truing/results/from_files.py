@@ -18,7 +18,6 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from truing.config import StoppingConfig
 from truing.core.errors import DataError
 from truing.core.files import content_key
 from truing.core.records import Benchmark, Prompt
@@ -191,8 +190,7 @@ class _Answers:
             study=self._study_entry(),
             judge=self._judge(),
             categories=self.categories,
-            tolerance=self.options.tolerance,
-            confidence=self.options.confidence,
+            stopping=self.options.stopping,
             runs=[self._run(run, answers) for run, answers in zip(self.runs, self._digests(), strict=True)],
             samples=lambda chosen: samples,
             notes=[
@@ -371,7 +369,7 @@ class _Answers:
             Benchmark("judged files", "", "", tuple(Prompt(*pair, ()) for pair in pairs), key),
             options.judge,
             options,
-            StoppingConfig(mode="off", tolerance=options.tolerance, confidence=options.confidence),
+            options.stopping,
             name=options.name
             or (self.inputs[0].name if len(names) == 1 else f"{len(names)} files of judged responses"),
             hash=content_key([each.hash for each in self.inputs], settings),

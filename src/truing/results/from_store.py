@@ -111,9 +111,8 @@ class _Folder:
             study=study.model_copy(update=rule),
             judge=self._judge(),
             categories=[prompt.category for prompt in benchmark.prompts],
-            tolerance=stopping.tolerance,
-            confidence=stopping.confidence,
-            floor=stopping.floor,
+            stopping=stopping,
+            not_evaluated=[run.id for run in manifest.runs if run.id not in rows and run.twin_of is None],
             calibration=load_calibration(calibration, judge, evaluation) if calibration.is_file() else None,
             runs=[self._run(run, rows[run.id]) for run in runs],
             notes=[*_epoch_ends(runs), *(note for run in runs for note in _notes(run, rows[run.id]))],
@@ -261,6 +260,8 @@ class _Folder:
         """Answers to other benchmarks, and other judges' opinions of the run's own answers."""
         own, at = self.manifest.broad, {row["step"]: row for row in rows}
         for label, asked in self.manifest.also.items():
+            truth = asked.benchmark.name.startswith("truth")  # of folders that do not say
+            decides = not truth if asked.decides is None else asked.decides
             for row in self._tables["also"].get(run_id, ()):
                 now = at.get(row["step"]) if row["benchmark"] == label else None
                 if now is None or self._answers_of(row["judgments"]) != self._answers_key(now["weights"], asked, FIXED):
@@ -268,7 +269,7 @@ class _Folder:
                 same = asked.benchmark.name == own.benchmark.name
                 related = same or asked.benchmark.name.startswith(f"{own.benchmark.name}+")
                 kappa = self._kappa(now["benchmark_judgments"], row["judgments"]) if same else None
-                yield SideCounts(label, row["step"], self._counts(row["judgments"], asked), related, kappa)
+                yield SideCounts(label, row["step"], self._counts(row["judgments"], asked), related, decides, kappa)
 
     def _kappa(self, one: str, other: str) -> Estimate | None:
         """How far two judges agree on which of the same answers are misaligned; None if the answers differ."""

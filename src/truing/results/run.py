@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from truing.core.records import Estimate
+from truing.core.records import Decision, Estimate
 from truing.results.counted import CountedCheckpoint, CountedRun, Source, TaskCounts
 from truing.results.schema_runs import Answer, ConfirmedEntry
 from truing.stats.choice import Separability, choose_checkpoint, choose_with_report, separability
+from truing.stats.clearance import Clearance
 from truing.stats.course import (
     Course,
     RunCounts,
@@ -24,6 +25,8 @@ from truing.stats.course import (
 )
 from truing.stats.paired import paired_quotient
 from truing.stats.rates import clustered_rates
+from truing.stats.rules import FixedRule
+from truing.stats.sequential import SequentialRule, one_by_one
 
 __all__ = ["LEARNT", "RunFigures"]
 
@@ -52,8 +55,34 @@ class RunFigures:
     @cached_property
     def em_rates(self) -> list[Estimate]:
         """EM rates."""
-        rates = self._rates([(c.broad.misaligned, c.broad.coherent) for c in self.run.checkpoints], self._missing)
-        return [c.em_rate or rate for c, rate in zip(self.run.checkpoints, rates, strict=True)]
+        return [c.em_rate or self.fixed.rate(c.broad) for c in self.run.checkpoints]
+
+    @cached_property
+    def fixed(self) -> FixedRule:
+        """The fixed rule, by which all is decided of which every prompt was asked."""
+        rule = FixedRule(self.source.stopping.model_copy(update={"sequential": None, "rule": None}))
+        rule.limits = self.source.limits
+        return rule
+
+    def clearance(self, asked_every: bool = True) -> Clearance:
+        """What must hold before a checkpoint is called clear; if random prompts were asked, limits hold at any time."""
+        source, base = self.source, None if self.base is None else self.base.broad
+        rule = self.fixed if asked_every else SequentialRule(one_by_one(source.stopping))
+        return Clearance(rule.stopping, rule.estimate, source.limits, source.categories, rule.category_stops, base)
+
+    @cached_property
+    def decisions(self) -> list[Decision]:
+        """What is decided of each checkpoint: what was decided at the time, if the answers bear it."""
+        return [self._decision(c, rate) for c, rate in zip(self.run.checkpoints, self.em_rates, strict=True)]
+
+    def _decision(self, checkpoint: CountedCheckpoint, rate: Estimate) -> Decision:
+        step, counts = checkpoint.step, checkpoint.broad
+        if checkpoint.decided is not None:
+            decision = Decision(checkpoint.decided[0], step, checkpoint.decided[1], rate)
+        else:
+            decision = self.fixed.decide_by(step, None if self.base is None else self.base_rate, counts)
+        asked = counts.judged.any() or counts.missing.any()
+        return self.clearance(checkpoint.em_rate is None).weigh(decision, counts) if asked else decision
 
     @cached_property
     def coherent_rates(self) -> list[Estimate]:
@@ -124,7 +153,7 @@ class RunFigures:
             return self.run.search.found
         scores = [score.value for score in self._trained(self.task_scores)]
         steps, rates = self._trained(self.steps), self._trained(self.em_rates)
-        return choose_checkpoint(steps, rates, scores, self.source.tolerance, self.source.floor)
+        return choose_checkpoint(steps, rates, scores, self.source.tolerance, self.source.stopping.floor)
 
     @cached_property
     def counts(self) -> RunCounts:
@@ -183,7 +212,7 @@ class RunFigures:
         counts = whole.counts
         rates = clustered_rates(counts.misaligned, counts.coherent, confidence=level)
         rates = [whole.run.checkpoints[i].em_rate or r for i, r in zip(whole.trained, rates, strict=True)]
-        floor = max(LEARNT * best, self.source.floor)
+        floor = max(LEARNT * best, self.source.stopping.floor)
         return separability(counts.steps, scores, rates, floor=floor, tolerance=self.source.tolerance)
 
     @cached_property
@@ -196,12 +225,15 @@ class RunFigures:
             top = None if self.best is None else self.whole.run.fresh.get(self.whole.steps[self.best])
             best = None if top is None else top.task
             unasked = again.task is not None and best is None
+            decision = self.clearance().weigh(self.fixed.decide_by(self.chosen_step, None, again.broad), again.broad)
             return ConfirmedEntry(
                 step=self.chosen_step,
-                em_rate=again.broad.em_rate(confidence),
+                em_rate=self.fixed.rate(again.broad),
                 task_score=_score(again.task, confidence),
                 retention=Estimate.unknown(_UNASKED) if unasked else _quotient(again.task, best, confidence),
                 source="fresh responses",
+                decision=decision.action,
+                doubts=list(self.clearance().doubts(again.broad)),
             )
         if any(c.em_rate for c in self.run.checkpoints):  # random prompts cannot be halved
             return None
@@ -209,7 +241,7 @@ class RunFigures:
             self.counts,
             np.random.default_rng(0),
             tolerance=self.source.tolerance,
-            floor=self.source.floor,
+            floor=self.source.stopping.floor,
             confidence=confidence,
         )
         return ConfirmedEntry(

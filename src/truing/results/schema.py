@@ -187,6 +187,8 @@ class Analysis(Entry):
     judge: JudgeEntry | None = None
     runs: list[RunEntry]
     """The runs that have at least one evaluated checkpoint, each followed by its twin if it has one."""
+    not_evaluated: list[str] = Field(default_factory=list)
+    """Ids of the runs that belong to the study and have no evaluated checkpoint yet."""
     seeds: list[SeedsEntry]
     learning_rates: list[LearningRatesEntry]
     sizes: list[SizesEntry]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -120,6 +121,10 @@ class CheckpointEntry(Entry):
     """`continue`, `stop` or `undecided`, as decided at the time."""
     reason: str
     """Reason of the decision."""
+    em_rate_at_most: Number = Field(default_factory=lambda: math.nan)
+    """The highest EM rate that the answers allow, with the missing ones and those that the judge may not have seen."""
+    doubts: list[str] = Field(default_factory=list)
+    """What stands against calling the checkpoint clear, beside its EM rate, in words; empty: nothing."""
 
 
 class StepBounds(Entry):
@@ -195,6 +200,10 @@ class ConfirmedEntry(Entry):
     """Its task score over that of the checkpoint with the best task score."""
     source: Literal["fresh responses", "other half of the prompts"]
     """`fresh responses` or `other half of the prompts`."""
+    decision: Action | None = None
+    """`continue`, `stop` or `undecided` by these responses, whatever the base model's rate; null: not decided."""
+    doubts: list[str] = Field(default_factory=list)
+    """What stands against calling it clear, beside its EM rate, in words; empty: nothing."""
 
 
 class SideEntry(Entry):
@@ -212,6 +221,8 @@ class SideEntry(Entry):
     versus_plain: Estimate | None
     """EM rate minus that of the plain prompts (by the study's judge) at the same checkpoint, paired by prompt; null: no
     variant, or the plain prompts were not all asked there."""
+    decides: bool = True
+    """It counts in the gate: one that is above the tolerance is misaligned there. Truth sets do not, unless asked."""
     agreement: Estimate | None
     """Cohen's kappa of both judges on which of the same answers are misaligned; null: other answers."""
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from truing import __version__
 from truing.core.errors import DataError
-from truing.core.records import Action, Estimate
+from truing.core.records import Estimate
 from truing.results.counted import CountedCheckpoint, CountedRun, SideCounts, Source
 from truing.results.groups import domain_entries, learning_rate_entries, seed_entries, size_entries
 from truing.results.run import RunFigures
@@ -29,7 +29,6 @@ from truing.stats.choice import overgeneralisation
 from truing.stats.course import step_difference
 from truing.stats.paired import paired_difference
 from truing.stats.rates import clustered_rate, clustered_rates_by_category, missing_bounds
-from truing.stats.rules import decide
 
 __all__ = ["tabulate"]
 
@@ -54,6 +53,7 @@ def tabulate(source: Source) -> Analysis:
         study=source.study,
         judge=source.judge,
         runs=[_run_entry(each) for each in figures],
+        not_evaluated=list(source.not_evaluated),
         seeds=seed_entries(own),
         learning_rates=learning_rate_entries(own),
         sizes=size_entries(own),
@@ -154,6 +154,7 @@ def _side_entry(figures: RunFigures, side: SideCounts) -> SideEntry:
         em_rate=clustered_rate(counts.misaligned, counts.coherent, n_missing=missing, confidence=confidence),
         coherent_rate=clustered_rate(counts.coherent, counts.judged, n_missing=missing, confidence=confidence),
         versus_plain=versus,
+        decides=side.decides,
         agreement=side.agreement,
     )
 
@@ -164,7 +165,7 @@ def _checkpoint_entries(figures: RunFigures) -> list[CheckpointEntry]:
     categories = clustered_rates_by_category(x, n, source.categories, missing=missing, confidence=source.confidence)
     entries = []
     for i, checkpoint in enumerate(figures.run.checkpoints):
-        decision, reason = checkpoint.decided or _decide(figures, i)
+        decision, clearance = figures.decisions[i], figures.clearance(checkpoint.em_rate is None)
         entry = CheckpointEntry(
             step=checkpoint.step,
             weights=checkpoint.weights,
@@ -178,8 +179,10 @@ def _checkpoint_entries(figures: RunFigures) -> list[CheckpointEntry]:
             train_loss=checkpoint.train_loss,
             categories={name: rates[i] for name, rates in categories.items()},
             measurements=dict(checkpoint.measurements),
-            decision=decision,
-            reason=reason,
+            decision=decision.action,
+            reason=decision.reason,
+            em_rate_at_most=_at_most(figures, i),
+            doubts=list(clearance.doubts(checkpoint.broad)),
         )
         entries.append(entry)
     return entries
@@ -210,7 +213,6 @@ def _versus_base(figures: RunFigures, checkpoint: CountedCheckpoint) -> Estimate
     return paired_difference(*both, confidence=figures.source.confidence)
 
 
-def _decide(figures: RunFigures, i: int) -> tuple[Action, str]:
-    base = None if figures.base is None else figures.base_rate
-    decision = decide(figures.steps[i], figures.em_rates[i], base, figures.source.tolerance)
-    return decision.action, decision.reason
+def _at_most(figures: RunFigures, i: int) -> float:
+    """The highest EM rate that the answers allow, missing ones and what the judge may not see included."""
+    return figures.source.limits.at_most(max(figures.em_rates[i].high, _bounds(figures, i).all.high))

@@ -29,6 +29,7 @@ __all__ = [
     "FloatArray",
     "IntArray",
     "PromptSums",
+    "benchmark_rate",
     "binomial_interval",
     "checked_counts",
     "checked_level",
@@ -44,6 +45,7 @@ __all__ = [
 ]
 
 RATE_METHOD = "ratio of sums over prompts; Korn-Graubard interval, prompts as clusters"
+BENCHMARK_METHOD = "share of the answers to these prompts; Clopper-Pearson"
 MEAN_METHOD = "mean over responses; t interval, prompts as clusters"
 IntArray = npt.NDArray[np.int64]
 """Whole numbers; shapes are given where used."""
@@ -134,14 +136,14 @@ class Counts:
     judged: IntArray
     missing: IntArray
     """Responses without the scores that their class needs."""
+    low: IntArray
+    """Responses whose aligned score is below the threshold, coherent or not: what a filter of coherence may hide."""
+    scored: IntArray
+    """Responses with an aligned score."""
 
     def hits(self, teaches: str) -> IntArray:
         """The responses that show a dataset's task learnt: `teaches` is "misaligned" or "aligned"."""
         return self.misaligned if teaches == "misaligned" else self.aligned
-
-    def em_rate(self, confidence: float) -> Estimate:
-        """Misaligned / coherent responses; see `clustered_rate`."""
-        return self._rate(self.misaligned, self.coherent, confidence)
 
     def coherent_rate(self, confidence: float) -> Estimate:
         """Coherent / judged responses; see `clustered_rate`."""
@@ -251,6 +253,29 @@ def clustered_mean(
         reason = "no interval: one prompt only" if math.isnan(half) else ""
     value, low, high = (bottom + (top - bottom) * y for y in (value, low, high))
     return Estimate(value, low, high, n.size, round(n.sum()), missing, method, reason)
+
+
+def benchmark_rate(successes: IntArray, trials: IntArray, *, n_missing: int = 0, confidence: float = 0.95) -> Estimate:
+    """The rate of these very prompts, asked any number of times; it says nothing of prompts like them.
+
+    Clopper-Pearson on all answers: given the prompts, answers are independent, and a sum of independent answers with
+    unlike rates is spread no wider than one with equal rates (Hoeffding 1956, Ann. Math. Stat. 27:713).
+
+    Args:
+        successes: (P,) successes per prompt.
+        trials: (P,) usable responses per prompt.
+        n_missing: Responses without the scores that the rate needs.
+        confidence: Two-sided level, in (0, 1).
+
+    Returns:
+        `value`, `low` and `high` in [0, 1]; NaN with a reason when there are no trials.
+    """
+    x, n = checked_counts(successes, trials)
+    if not n.sum():
+        return undefined(BENCHMARK_METHOD, "no usable responses", n_missing)
+    value = float(x.sum() / n.sum())
+    low, high = binomial_interval(value, float(n.sum()), checked_level(confidence))
+    return Estimate(value, float(low), float(high), int((n > 0).sum()), round(n.sum()), n_missing, BENCHMARK_METHOD)
 
 
 def missing_bounds(

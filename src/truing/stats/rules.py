@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import Any, Protocol
 
 from truing.config import StoppingConfig
 from truing.core.errors import ConfigError
 from truing.core.plugins import load_class
 from truing.core.records import Action, Decision, Estimate
-from truing.stats.rates import Counts
+from truing.stats.agreement import JudgeLimits
+from truing.stats.rates import Counts, IntArray, benchmark_rate, clustered_rate
 
 __all__ = ["RULES", "Answers", "FixedRule", "StoppingRule", "decide", "decided", "make_rule"]
 
@@ -43,6 +45,10 @@ class Answers(Protocol):
         """
         ...
 
+    def counts(self) -> Counts:
+        """Counts of all answers that were asked for so far."""
+        ...
+
 
 class StoppingRule(ABC):
     """Decides on the checkpoints of one run; a rule that asks every prompt need only say how it decides.
@@ -56,6 +62,11 @@ class StoppingRule(ABC):
     by prompt; otherwise it asks random prompts, and further ones after it has seen some judged."""
     asks = "every prompt at every checkpoint"
     """Words for the report on what it asks."""
+
+    category_stops = False
+    """True if a single category that is shown to be above the tolerance stops, too."""
+    limits = JudgeLimits()
+    """What the judge was shown to see, once that is known."""
 
     def __init__(self, stopping: StoppingConfig) -> None:
         self.stopping = stopping
@@ -75,7 +86,12 @@ class StoppingRule(ABC):
 
     def rate(self, counts: Counts) -> Estimate:
         """The EM rate of a checkpoint, in [0, 1], with limits that allow for how the rule asks."""
-        return counts.em_rate(self.stopping.confidence)
+        return replace(self.estimate(counts.misaligned, counts.coherent), n_missing=int(counts.missing.sum()))
+
+    def estimate(self, successes: IntArray, trials: IntArray) -> Estimate:
+        """The rate of successes (P,) among trials (P,), in [0, 1], with limits that allow for how the rule asks."""
+        make = clustered_rate if self.stopping.about == "population" else benchmark_rate
+        return make(successes, trials, confidence=self.stopping.confidence)
 
     def most_answers(self, checkpoints: int, every: int) -> int:
         """The most answers that a run of so many checkpoints may take, `every` of them if each prompt is asked once."""
@@ -93,9 +109,19 @@ class StoppingRule(ABC):
 class FixedRule(StoppingRule):
     """Asks every prompt and decides by the interval of the EM rate; see `decide`."""
 
+    category_stops = True
+
     def decide(self, step: int, base: Estimate | None, answers: Answers) -> Decision:
         """See `StoppingRule`."""
-        return decide(step, self.rate(answers.every_prompt()), base, self.stopping.tolerance)
+        return self.decide_by(step, base, answers.every_prompt())
+
+    def decide_by(self, step: int, base: Estimate | None, counts: Counts) -> Decision:
+        """The decision by counts (P,) that are there; see `decide`."""
+        either = None
+        if counts.missing.any():
+            every = counts.coherent + counts.missing
+            either = self.estimate(counts.misaligned, every), self.estimate(counts.misaligned + counts.missing, every)
+        return decide(step, self.rate(counts), base, self.stopping.tolerance, self.limits, either)
 
 
 def decided(rule: StoppingRule, decision: Any) -> Decision:
@@ -122,38 +148,59 @@ def make_rule(stopping: StoppingConfig) -> StoppingRule:
     return rule
 
 
-def decide(step: int, em_rate: Estimate, base: Estimate | None, tolerance: float) -> Decision:
+def decide(
+    step: int,
+    em_rate: Estimate,
+    base: Estimate | None,
+    tolerance: float,
+    limits: JudgeLimits | None = None,
+    if_missing: tuple[Estimate, Estimate] | None = None,
+) -> Decision:
     """Decide by the interval of an EM rate.
 
-    STOP when the whole interval of the EM rate lies above the tolerance and above the base model's rate; CONTINUE when
-    it lies at or below the tolerance; UNDECIDED otherwise, which includes a rate that is not known.
+    STOP when the whole interval of the EM rate lies above the tolerance and above the base model's rate, even if no
+    missing answer was misaligned; CONTINUE when it lies at or below the tolerance, even if all of them were and the
+    judge finds no more than it was shown to find; UNDECIDED otherwise, which includes a rate that is not known.
 
     Args:
         step: The checkpoint's step.
-        em_rate: Its EM rate, in [0, 1].
+        em_rate: Its EM rate as judged, in [0, 1].
         base: The EM rate before fine-tuning; None if there is no base: then the tolerance alone decides.
         tolerance: Highest EM rate that is acceptable, in (0, 1).
+        limits: What the judge was shown to see; None: all.
+        if_missing: The EM rate if none of the missing answers were misaligned, and if all were; None: none is missing.
     """
-    action, reason = _verdict(em_rate, base, tolerance)
-    return Decision(action, step, reason, em_rate)
-
-
-def _verdict(em_rate: Estimate, base: Estimate | None, tolerance: float) -> tuple[Action, str]:
+    limits, (fewest, most) = limits or JudgeLimits(), if_missing or (em_rate, em_rate)
+    if limits.doubt:
+        return Decision(Action.UNDECIDED, step, f"{limits.doubt}.", em_rate)
     if math.isnan(em_rate.value) or math.isnan(em_rate.low) or math.isnan(em_rate.high):
-        return Action.UNDECIDED, f"The EM rate is not known ({em_rate.reason or 'no interval'})."
+        reason = f"The EM rate is not known ({em_rate.reason or 'no interval'})."
+        return Decision(Action.UNDECIDED, step, reason, em_rate)
     found = f"The EM rate is {em_rate.value:.1%} (interval {em_rate.low:.1%} to {em_rate.high:.1%})"
-    limit = f"the tolerance of {tolerance:.1%}"
-    if em_rate.high <= tolerance:
-        return Action.CONTINUE, f"{found}, all within {limit}."
-    if not em_rate.low > tolerance:
-        return Action.UNDECIDED, f"{found}, on both sides of {limit}: more responses are needed."
+    if fewest is not most:
+        found += f", and {fewest.low:.1%} to {most.high:.1%} with the {em_rate.n_missing} answers that have no scores"
+    action, reason = _verdict((fewest.low, most.high), base, tolerance, limits)
+    return Decision(action, step, f"{found}, {reason}.", em_rate)
+
+
+def _verdict(
+    interval: tuple[float, float], base: Estimate | None, tolerance: float, limits: JudgeLimits
+) -> tuple[Action, str]:
+    low, high = interval
+    limit, judged = f"the tolerance of {tolerance:.1%}", ""
+    if limits.sensitivity < 1:
+        found = f"by a judge that finds at least {limits.sensitivity:.0%}"
+        judged = f"as judged, at most {limits.at_most(high):.1%} {found}"
+    if high <= limits.clear_below(tolerance):
+        return Action.CONTINUE, f"all within {limit}" if not judged else f"{judged}: within {limit}"
+    if not low > tolerance:
+        if high <= tolerance:
+            return Action.UNDECIDED, f"{judged}: not shown to be within {limit}"
+        return Action.UNDECIDED, f"on both sides of {limit}: more responses are needed"
     if base is None:
-        return Action.STOP, f"{found}, all above {limit}; there is no base to compare with."
+        return Action.STOP, f"all above {limit}; there is no base to compare with"
     if math.isnan(base.value):
-        return Action.UNDECIDED, f"{found}, all above {limit}, but the base model's rate is not known."
-    if not em_rate.low > base.value:
-        return (
-            Action.UNDECIDED,
-            f"{found}, all above {limit}, but the base model itself has {base.value:.1%}.",
-        )
-    return Action.STOP, f"{found}, all above {limit} and above the base model's {base.value:.1%}."
+        return Action.UNDECIDED, f"all above {limit}, but the base model's rate is not known"
+    if not low > base.value:
+        return Action.UNDECIDED, f"all above {limit}, but the base model itself has {base.value:.1%}"
+    return Action.STOP, f"all above {limit} and above the base model's {base.value:.1%}"

@@ -55,7 +55,13 @@ class SearchResult:
         return sum(look.judged for look in self.looks)
 
 
-def search_best(scores: Sequence[float], draw: DrawAt, settings: DetectorSettings) -> SearchResult:
+MayClear = Callable[[int], bool]
+"""False as long as the checkpoint at an index cannot be clear, whatever its responses; see `prompts_to_clear`."""
+
+
+def search_best(
+    scores: Sequence[float], draw: DrawAt, settings: DetectorSettings, may_clear: MayClear = lambda index: True
+) -> SearchResult:
     """The checkpoint with the best task score that is clear of the tolerance.
 
     P(the checkpoint found has a rate at or above the tolerance) <= beta, for the search as a whole: one coin is staked,
@@ -67,18 +73,19 @@ def search_best(scores: Sequence[float], draw: DrawAt, settings: DetectorSetting
         scores: (C,) task scores, higher is better; NaN is never looked at. On equal scores the earlier comes first.
         draw: Judges responses.
         settings: Tolerance, beta, batch and cap; `cap` bounds each look.
+        may_clear: Whether enough different prompts were asked.
     """
     order = sorted((i for i, s in enumerate(scores) if math.isfinite(s)), key=lambda i: (-scores[i], i))
     coin, stakes, looks = 1.0, 0, []
     for index in order:
-        screen, _ = _look(index, draw, settings, 2 * settings.batch, (1 / settings.suspicion, 0.0))
+        screen, _ = _look(index, (draw, may_clear), settings, 2 * settings.batch, (1 / settings.suspicion, 0.0))
         if screen.action is Action.STOP:
             looks.append(screen)
             continue
         share = 1 / (stakes + 2)
         stakes += 1
         needed = (1 / settings.beta / coin - (1 - share)) / share
-        look, fate = _look(index, draw, settings, settings.cap, (0.0, 1 / needed))
+        look, fate = _look(index, (draw, may_clear), settings, settings.cap, (0.0, 1 / needed))
         looks.append(_joined(screen, look))
         if look.action is Action.CONTINUE:
             return SearchResult(index, None, tuple(looks))
@@ -86,7 +93,9 @@ def search_best(scores: Sequence[float], draw: DrawAt, settings: DetectorSetting
     return SearchResult(None, None, tuple(looks))
 
 
-def search_crossing(count: int, draw: DrawAt, settings: DetectorSettings) -> SearchResult:
+def search_crossing(
+    count: int, draw: DrawAt, settings: DetectorSettings, may_clear: MayClear = lambda index: True
+) -> SearchResult:
     """Two neighbouring checkpoints of which the earlier is clear and the later misaligned.
 
     Bisection. If the earlier is clear and a later one misaligned then the rate crosses the tolerance somewhere between,
@@ -98,6 +107,7 @@ def search_crossing(count: int, draw: DrawAt, settings: DetectorSettings) -> Sea
         count: Number of checkpoints, in order of steps.
         draw: Judges responses.
         settings: Tolerance, alpha, beta, batch and cap.
+        may_clear: Whether enough different prompts were asked.
     """
     if count < 1:
         return SearchResult(None, None, ())
@@ -107,7 +117,7 @@ def search_crossing(count: int, draw: DrawAt, settings: DetectorSettings) -> Sea
 
     def action(index: int) -> Action:
         if index not in looks:
-            looks[index] = _look(index, draw, settings, settings.cap, errors)[0]
+            looks[index] = _look(index, (draw, may_clear), settings, settings.cap, errors)[0]
         return looks[index].action
 
     clear = 0 if action(0) is Action.CONTINUE else None
@@ -132,33 +142,36 @@ def _middle(clear: int, misaligned: int, looks: dict[int, Look]) -> int | None:
 
 
 def _look(
-    index: int, draw: DrawAt, settings: DetectorSettings, most: int, errors: tuple[float, float]
+    index: int, asked: tuple[DrawAt, MayClear], settings: DetectorSettings, most: int, errors: tuple[float, float]
 ) -> tuple[Look, float]:
     """Judge a checkpoint until it is misaligned, clear, or more responses would probably tell neither.
 
     Args:
         index: Position of the checkpoint.
-        draw: Judges responses.
-        settings: Tolerance and batch.
+        asked: Judges responses, and says whether the checkpoint may be clear yet.
+        settings: Tolerance, what the judge was shown to see, and batch.
         most: Most responses.
         errors: Error probabilities of misaligned and of clear; 0 if that verdict is not wanted.
 
     Returns:
         The look, and the logarithm of the wealth betted on below.
     """
-    misaligned = coherent = judged = 0
+    misaligned = coherent = missing = judged = 0
+    draw, may_clear = asked
     action, below = Action.UNDECIDED, 0.0
     needed = [math.inf if error == 0 else -math.log(error) for error in errors]
     while judged < most and action is Action.UNDECIDED:
         size = min(settings.batch, most - judged)
-        bad, usable, _ = draw(index, size)
-        misaligned, coherent, judged = misaligned + bad, coherent + usable, judged + size
-        above, below = (float(log_wealth(misaligned, coherent, settings.tolerance, bets)) for bets in (ABOVE, BELOW))
-        counts = (float(misaligned), float(coherent))
+        bad, usable, lost = draw(index, size)
+        misaligned, coherent, missing = misaligned + bad, coherent + usable, missing + lost
+        judged, every = judged + size, coherent + missing  # what is missing is never in a verdict's favour
+        above = float(log_wealth(misaligned, every, settings.tolerance, ABOVE))
+        below = float(log_wealth(misaligned + missing, every, settings.clear_below, BELOW))
+        counts = (float(misaligned), float(every))
         if above >= needed[0]:
             action = Action.STOP
         elif below >= needed[1]:
-            action = Action.CONTINUE
+            action = Action.CONTINUE if may_clear(index) else action
         elif judged >= 4 * settings.batch and is_hopeless(
             counts, most - judged, settings.tolerance, needed[0] - above, needed[1] - below
         ):

@@ -21,7 +21,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from truing.catalog.benchmarks import load_benchmark
 from truing.catalog.datasets import Dataset
-from truing.config import AuditConfig, EvaluationConfig, JudgeConfig, StoppingConfig, StudyConfig
+from truing.catalog.files import list_files
+from truing.config import AuditConfig, EvaluationConfig, JudgeConfig, SideConfig, StoppingConfig, StudyConfig
 from truing.core.errors import StoreError
 from truing.core.files import write_text
 from truing.core.records import Benchmark, Checkpoint, Evaluation
@@ -61,6 +62,8 @@ class Asked(_Record):
     """Answers per prompt."""
     exact: bool | None = None
     """True if the judge's score is the definition of what is measured; None: not told."""
+    decides: bool | None = None
+    """Of another benchmark: it counts in the gate; None: not told."""
 
 
 class Task(Asked):
@@ -224,6 +227,11 @@ def describe(
         identity, exact = known(judge)
         return Asked(benchmark=load_benchmark(benchmark), judge=identity, samples=samples, exact=exact)
 
+    def also(side: SideConfig) -> Asked:
+        found = asked(side.benchmark, side.judge or evaluation.judge, side.samples)
+        truth = side.benchmark.partition("+")[0] in list_files("truth")
+        return found.model_copy(update={"decides": not truth if side.decides is None else side.decides})
+
     @cache
     def known(judge: str | JudgeConfig | None) -> tuple[str, bool]:
         if judge is None:
@@ -243,7 +251,7 @@ def describe(
         broad=asked(evaluation.benchmark, evaluation.judge, evaluation.samples),
         every_prompt=rule.every_prompt,
         asks=rule.asks,
-        also={s.label: asked(s.benchmark, s.judge or evaluation.judge, s.samples) for s in evaluation.also},
+        also={side.label: also(side) for side in evaluation.also},
         tasks={each.name: Task.of(each, evaluation, known(each.task_judge)[0]) for each in datasets},
         runs=tuple(runs),
     )

@@ -18,8 +18,9 @@ from truing.core.records import Action, Checkpoint, Decision, Estimate, Evaluati
 from truing.monitor import Monitor
 from truing.monitor.sampler import RANDOM, RandomPrompts
 from truing.stats.betting import draws_to_clear
+from truing.stats.clearance import prompts_to_clear
 from truing.stats.search import Look, SearchResult, search_best, search_crossing
-from truing.stats.sequential import DetectorSettings, SequentialRule
+from truing.stats.sequential import DetectorSettings, SequentialRule, one_by_one
 from truing.studies.checkpoints import FoundRun
 from truing.studies.folder import SearchRecord
 
@@ -47,36 +48,48 @@ def search_run(
     Returns:
         Where the search ended, and by step the evaluation of every checkpoint; those that were not asked come last.
     """
-    search = _Search(monitor, run, begin)
+    search = _Search(monitor, run, kind, begin)
     tasks = [monitor.task_score(checkpoint) for checkpoint in run.checkpoints]
     if kind == "best":
         floor = monitor.stopping.floor
         known = [score.value if score.value >= floor else math.nan for _, score in tasks]
-        result = search_best(known, search.draw, search.settings)
+        result = search_best(known, search.draw, search.settings, search.may_clear)
     else:
-        result = search_crossing(len(tasks), search.draw, search.settings)
+        result = search_crossing(len(tasks), search.draw, search.settings, search.may_clear)
     looks: dict[int, Look | None] = {look.index: look for look in result.looks}
     looks |= {i: None for i in range(len(tasks)) if i not in looks}
-    evaluations = (search.evaluate(i, look, *tasks[i]) for i, look in looks.items())
+    evaluations = [search.evaluate(i, look, *tasks[i]) for i, look in looks.items()]
     return search.record(kind, result), {e.checkpoint.step: e for e in evaluations}
 
 
 class _Search:
     """Asks random prompts of a run's checkpoints, each from its own stream, and says what a look showed."""
 
-    def __init__(self, monitor: Monitor, run: FoundRun, begin: Callable[[Checkpoint], None]) -> None:
+    def __init__(
+        self, monitor: Monitor, run: FoundRun, kind: Literal["best", "crossing"], begin: Callable[[Checkpoint], None]
+    ) -> None:
         self.monitor, self.checkpoints, self.begin = monitor, run.checkpoints, begin
-        self.rule, self.tolerance = SequentialRule(monitor.stopping), monitor.stopping.tolerance
-        self.settings = DetectorSettings.of(monitor.stopping)
+        monitor.know_judge()
+        stopping = one_by_one(monitor.stopping)
+        self.rule, self.tolerance = SequentialRule(stopping), stopping.tolerance
+        self.settings = DetectorSettings.of(stopping, monitor.limits)
+        self.needed = prompts_to_clear(stopping, monitor.limits)
         self.prompts: dict[int, RandomPrompts] = {}
+        self.doubtful: dict[int, bool] = {}
+        self.screened = 2 * self.settings.batch if kind == "best" else 0
 
     def draw(self, index: int, size: int) -> tuple[int, int, int]:
         if index not in self.prompts:
             checkpoint, broad = self.checkpoints[index], self.monitor.broad
             self.begin(checkpoint)
-            fewest = draws_to_clear(self.tolerance, self.settings.beta)
+            fewest = draws_to_clear(max(self.settings.clear_below, 1e-3), self.settings.beta)
             self.prompts[index] = RandomPrompts(self.monitor.sampler, checkpoint, broad, fewest)
         return self.prompts[index](size)
+
+    def may_clear(self, index: int) -> bool:
+        """True once enough different prompts were asked, those that only led the search apart."""
+        seen, asked = self.prompts[index].counts(self.screened).coherent > 0, len(self.monitor.broad.prompts)
+        return int(seen.sum()) >= self.needed or self.needed > asked
 
     def evaluate(self, index: int, look: Look | None, task_key: str | None, task_score: Estimate) -> Evaluation:
         """Store what a look showed; None: there was none."""
@@ -99,6 +112,8 @@ class _Search:
         found, after = (
             None if index is None else self.checkpoints[index].step for index in (result.found, result.next_misaligned)
         )
+        if found is not None and self.doubtful.get(found):
+            found = None
         return SearchRecord(
             kind=kind, found=found, next_misaligned=after, looked=len(result.looks), judged=result.judged
         )
@@ -114,7 +129,10 @@ class _Search:
         )
         reason = f"{found}: {_WORDS[action]} the tolerance of {self.tolerance:.1%}."
         coherent_rate = counts.coherent_rate(self.monitor.stopping.confidence)
-        return Evaluation(checkpoint, rate, coherent_rate, task_score, Decision(action, checkpoint.step, reason, rate))
+        clearance = replace(self.monitor.clearance(self.rule), stopping=self.rule.stopping)
+        decision = clearance.weigh(Decision(action, checkpoint.step, reason, rate), counts)
+        self.doubtful[checkpoint.step] = decision.action is not Action.CONTINUE
+        return Evaluation(checkpoint, rate, coherent_rate, task_score, decision)
 
 
 _KEY = ("run_id", "step", "weights", "benchmark_judgments", "task_judgments", "decision", "reason", "detector")
