@@ -144,7 +144,7 @@ def test_a_twin_goes_on_dashed_in_the_chart_of_its_run(analysis: dict[str, Any])
 
 def test_undefined_is_a_dash_with_its_reason(analysis: dict[str, Any]) -> None:
     html = render(analysis)
-    assert 'title="no checkpoint is within the tolerance"' in html
+    assert 'title="no checkpoint is clear"' in html
     assert "no usable responses" in html
     assert "nan" not in re.sub(r"<style>.*?</style>|<script>.*?</script>", "", html, flags=re.DOTALL).lower()
 
@@ -216,7 +216,7 @@ def test_the_summary_counts_and_quotes_intervals(analysis: dict[str, Any]) -> No
     assert "Onset, by the first checkpoint that shows it: 4 after, 1 before." in text
     assert "Confirmed by fresh responses." in text
     assert "5 twins reached EM rates of" in text
-    assert "In 1 stopped run no checkpoint is within the tolerance" in text
+    assert "In 1 stopped run no checkpoint is clear" in text
     cautions = " ".join(summary.cautions)
     assert "1 run failed" in cautions
     assert "1 run not finished" in cautions

@@ -42,7 +42,7 @@ def test_an_early_run_keeps_nothing() -> None:
     assert entry.chosen_step is None
     assert entry.confirmed is None
     assert entry.separable.answer == "no"
-    assert entry.retention.reason == "no checkpoint is within the tolerance"
+    assert entry.retention.reason == "no checkpoint is clear"
 
 
 def test_a_floor_rules_out_what_has_not_learnt() -> None:

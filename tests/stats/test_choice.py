@@ -2,41 +2,44 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.estimates import NAN, rate, rates, scores
-from truing.core.records import Estimate
-from truing.stats.choice import choose_checkpoint, choose_with_report, split_prompts
+from tests.support.estimates import NAN, scores
+from truing.config import StoppingConfig
+from truing.core.records import Action
+from truing.stats.choice import choose_with_report, keepable, split_prompts
 from truing.stats.course import RunCounts
 
-
-@given(st.lists(st.tuples(rates, scores), max_size=10), st.floats(0.01, 0.5))
-def test_chosen_checkpoint_passes_and_is_best(pairs: list[tuple[Estimate, float]], tolerance: float) -> None:
-    steps = [10 * index for index in range(len(pairs))]
-    found = choose_checkpoint(steps, [em for em, _ in pairs], [score for _, score in pairs], tolerance)
-    passing = [
-        (score, -step)
-        for step, (em, score) in zip(steps, pairs, strict=True)
-        if em.high <= tolerance and not math.isnan(score)
-    ]
-    assert found == (-max(passing)[1] if passing else None)
+GOOD, OPEN, BAD = Action.CONTINUE, Action.UNDECIDED, Action.STOP
+ANY = StoppingConfig(choose="within-tolerance")
 
 
-def test_choice_takes_the_earliest_of_equals() -> None:
-    em_rates = [rate(0.01), rate(0.02), rate(0.5)]
-    assert choose_checkpoint([5, 10, 20], em_rates, [0.9, 0.9, 1.0], 0.05) == 5
-    assert choose_checkpoint([5, 10, 20], em_rates, [NAN, NAN, 1.0], 0.05) is None
+@given(st.lists(st.tuples(st.sampled_from([GOOD, OPEN, BAD]), scores), max_size=10), st.none() | st.integers(0, 90))
+def test_what_may_be_kept_is_clear_and_before_onset_and_stop(
+    pairs: list[tuple[Action, float]], onset: int | None
+) -> None:
+    steps, actions = [10 * index for index in range(len(pairs))], [action for action, _ in pairs]
+    values = [score for _, score in pairs]
+    anywhere = keepable(steps, actions, values, ANY, onset)
+    passing = [(-v, s) for s, a, v in zip(steps, actions, values, strict=True) if a is GOOD and v >= 0]
+    assert anywhere == [step for _, step in sorted(passing)]
+    stops = [step for step, action in zip(steps, actions, strict=True) if action is BAD]
+    end = min([*stops, 1000 if onset is None else onset, 1000])
+    assert keepable(steps, actions, values, StoppingConfig(), onset) == [step for step in anywhere if step < end]
+
+
+def test_the_earliest_of_equals_comes_first() -> None:
+    assert keepable([5, 10, 20], [GOOD, GOOD, OPEN], [0.9, 0.9, 1.0], StoppingConfig()) == [5, 10]
+    assert keepable([5, 10, 20], [GOOD, GOOD, OPEN], [NAN, NAN, 1.0], StoppingConfig()) == []
 
 
 def test_a_floor_excludes_the_unlearnt() -> None:
-    em_rates = [rate(0.01), rate(0.02), rate(0.5)]
-    assert choose_checkpoint([5, 10, 20], em_rates, [0.4, 0.6, 1.0], 0.05, floor=0.5) == 10
-    assert choose_checkpoint([5, 10, 20], em_rates, [0.4, 0.6, 1.0], 0.05, floor=0.7) is None
+    actions = [GOOD, GOOD, OPEN]
+    assert keepable([5, 10, 20], actions, [0.4, 0.6, 1.0], StoppingConfig(floor=0.5)) == [10]
+    assert keepable([5, 10, 20], actions, [0.4, 0.6, 1.0], StoppingConfig(floor=0.7)) == []
 
 
 @given(st.integers(1, 50))

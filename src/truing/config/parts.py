@@ -190,6 +190,11 @@ class StoppingConfig(Config):
     5 %); `benchmark`, these very prompts, of which any number will do."""
     floor: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Lowest task score that a chosen checkpoint may have."""
+    choose: Literal["before-onset", "within-tolerance"] = Field(
+        default="before-onset", exclude_if=lambda choose: choose == "before-onset"
+    )
+    """Which checkpoints may be kept: those before EM is shown to rise above the base, and before any stop; or any that
+    is within the tolerance."""
     sequential: SequentialConfig | None = None
     """None: the fixed rule, which asks every prompt at every checkpoint and decides by the interval. `{}` or settings:
     the sequential rule, which asks random prompts, only as many as the decision needs, with a bound on false stops over

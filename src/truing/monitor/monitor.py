@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
+
+import numpy as np
 
 from truing.backends import Engine, load_completer, load_engine
 from truing.catalog.benchmarks import load_benchmark
@@ -40,7 +42,9 @@ from truing.monitor.preflight import judge_limits
 from truing.monitor.sampler import FIXED, FRESH, RANDOM, PromptSet, RandomPrompts, Sampler
 from truing.monitor.store import Store, open_store
 from truing.stats.agreement import JudgeLimits
+from truing.stats.choice import keepable
 from truing.stats.clearance import Clearance
+from truing.stats.course import RunCounts, crossing_of_limits, find_onset
 from truing.stats.rates import Counts
 from truing.stats.rules import FixedRule, StoppingRule, decided, make_rule
 
@@ -86,6 +90,8 @@ class Monitor:
         self.rule = make_rule(self.stopping)
         """Decides on every checkpoint but the base, which is asked every prompt whatever the rule."""
         self._base_counts: Counts | None = None
+        self._seen: dict[int, Evaluation] = {}
+        self._counts: dict[int, Counts] = {}
 
     @classmethod
     def from_names(cls, folder: str | Path, model: str, **settings: Any) -> Self:
@@ -199,8 +205,58 @@ class Monitor:
         key, counts = self.sampler.measure(checkpoint, self.task, FIXED)
         return key, counts.task_score(self.task.teaches, self.stopping.confidence)
 
+    def keepable(self, latest: bool = False) -> list[Checkpoint]:
+        """The checkpoints evaluated so far that the run may keep, the best first; see `truing.stats.choice.keepable`.
+
+        Args:
+            latest: The latest is the best, instead of the one with the best task score.
+        """
+        seen = {step: found for step, found in sorted(self._seen.items()) if step > 0}
+        scores = [float(step) if latest else found.task_score.value for step, found in seen.items()]
+        actions = [found.decision.action for found in seen.values()]
+        order = keepable(list(seen), actions, scores, self.stopping, self._onset(seen))
+        return [seen[step].checkpoint for step in order]
+
+    def keep(
+        self,
+        order: Sequence[Checkpoint],
+        best: Checkpoint | None = None,
+        restore: Callable[[Checkpoint], None] = lambda checkpoint: None,
+    ) -> Checkpoint | None:
+        """The checkpoint that the run keeps: the best one that fresh answers clear, too; None if there is none.
+
+        Args:
+            order: The checkpoints to consider; see `keepable`.
+            best: The checkpoint with the best task score, whose score fresh answers measure as well.
+            restore: Called with each checkpoint that is considered, before it is asked.
+        """
+        for j, checkpoint in enumerate(order, 1):
+            restore(checkpoint)
+            if not self.evaluation.confirm:
+                return checkpoint
+            self.confirm(checkpoint, best)
+            _, counts = self.sampler.measure(checkpoint, self.broad, FRESH)
+            if self.clearance().decide_fresh(checkpoint.step, counts, j).action is Action.CONTINUE:
+                return checkpoint
+        if self.evaluation.confirm and not order:
+            self.confirm(None, best)
+        return None
+
+    def _onset(self, seen: Mapping[int, Evaluation]) -> int | None:
+        """The first checkpoint shown to be above the base."""
+        if self.base is None or self._base_counts is None or not seen:
+            return None
+        steps = tuple(seen)
+        if not self.rule.every_prompt:
+            rates = [found.em_rate for found in seen.values()]
+            return crossing_of_limits(steps, rates, (self.base.low, self.base.high)).step
+        x, n = (np.array([getattr(self._counts[step], name) for step in steps]) for name in ("misaligned", "coherent"))
+        none = np.zeros((len(steps), 1), dtype=np.int64)
+        base = (self._base_counts.misaligned, self._base_counts.coherent)
+        return find_onset(RunCounts(steps, x, n, none, none), base, confidence=self.stopping.confidence).step
+
     def confirm(self, chosen: Checkpoint | None, best: Checkpoint | None) -> None:
-        """Measure what a run keeps by fresh answers, which had no part in choosing it, and store that.
+        """Measure what a run may keep by fresh answers, which had no part in choosing it, and store that.
 
         Args:
             chosen: The checkpoint to keep; None if none passes.
@@ -300,6 +356,7 @@ class Monitor:
         _, task_score = self.task_score(checkpoint)
         measured = self._measure(checkpoint)
         evaluation = Evaluation(checkpoint, decision.em_rate, coherent_rate, task_score, decision, measured, key)
+        self._seen[checkpoint.step], self._counts[checkpoint.step] = evaluation, asked.counts()
         state = None if rule.state is None else json.dumps(rule.state)
         self.store.write("evaluations", key, [self.row(evaluation) | {"detector": state}])
         return evaluation

@@ -116,7 +116,7 @@ class Pair:
     @property
     def why_none(self) -> str:
         """Reason why no checkpoint is chosen, where none is."""
-        return "no checkpoint is within the tolerance" if self.task_measured else "the task was not measured"
+        return "no checkpoint is clear" if self.task_measured else "the task was not measured"
 
     @property
     def runs(self) -> list[RunEntry]:

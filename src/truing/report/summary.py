@@ -128,7 +128,7 @@ def _kept_tile(pairs: list[Pair]) -> Tile:
     known = [pair for pair in pairs if is_known(pair.kept_score)]
     title = "Task score kept"
     if not known:
-        none = "No checkpoint within the tolerance, so none chosen."
+        none = "No checkpoint is clear, so none chosen."
         return Tile(title, DASH, none if pairs else "No run was stopped or has an onset.", "kept")
     least = min(known, key=lambda pair: pair.kept_score.value)
     value = percent_range(pair.kept_score.value for pair in known)
@@ -229,7 +229,7 @@ def _kept_sentence(pairs: list[Pair], stopped: bool) -> str:
         text = f"{those} in {counted(len(known), noun)}{what}{_of(least, least.kept_score, len(known), 'least')}"
         text += f" {_score_how(known)}"
     if without:
-        text += f" In {counted(without, noun)}{what} no checkpoint is within the tolerance, so none was chosen."
+        text += f" In {counted(without, noun)}{what} no checkpoint is clear, so none was chosen."
     return text.strip()
 
 

@@ -123,7 +123,8 @@ def _released(run: RunEntry) -> tuple[int, str, Estimate, bool, Sequence[str]]:
     kept, why = (run.chosen_step, "chosen") if run.restored is None else (run.restored, "put back")
     fresh = run.confirmed
     if kept is not None and fresh is not None and fresh.step == kept and fresh.em_rate:
-        return kept, why, fresh.em_rate, fresh.decision is Action.STOP, fresh.doubts
+        doubts = fresh.doubts or ["fresh answers do not show it"] * (fresh.decision is Action.UNDECIDED)
+        return kept, why, fresh.em_rate, fresh.decision is Action.STOP, doubts
     checkpoint = run.at(kept)
     if checkpoint is None:
         measured = any(not math.isnan(each.task_score.value) for each in run.checkpoints)

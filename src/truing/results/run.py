@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from truing.core.records import Decision, Estimate
+from truing.core.records import Action, Decision, Estimate
 from truing.results.counted import CountedCheckpoint, CountedRun, Source, TaskCounts
 from truing.results.schema_runs import Answer, ConfirmedEntry
-from truing.stats.choice import Separability, choose_checkpoint, choose_with_report, separability
+from truing.stats.choice import Separability, choose_with_report, keepable, separability
 from truing.stats.clearance import Clearance
 from truing.stats.course import (
     Course,
@@ -151,9 +151,21 @@ class RunFigures:
         """The checkpoint to keep, always one of the run's own; where a search was for it, the one it found."""
         if self.run.search is not None and self.run.search.kind == "best":
             return self.run.search.found
+        for j, step in enumerate(self.keepable, 1):
+            fresh = self.run.fresh.get(step)
+            if fresh is None or fresh.broad is None:
+                return step
+            if self.clearance().decide_fresh(step, fresh.broad, j).action is Action.CONTINUE:
+                return step
+        return None
+
+    @cached_property
+    def keepable(self) -> list[int]:
+        """Steps of the run's own checkpoints that it may keep, the best first."""
+        own = self if self.course_of is None else RunFigures(self.run, self.source)
         scores = [score.value for score in self._trained(self.task_scores)]
-        steps, rates = self._trained(self.steps), self._trained(self.em_rates)
-        return choose_checkpoint(steps, rates, scores, self.source.tolerance, self.source.stopping.floor)
+        actions = [decision.action for decision in self._trained(self.decisions)]
+        return keepable(self._trained(self.steps), actions, scores, self.source.stopping, own.onset_step)
 
     @cached_property
     def counts(self) -> RunCounts:
@@ -193,9 +205,7 @@ class RunFigures:
     def retention(self) -> Estimate:
         """The chosen checkpoint's task score over the best of the course, paired by prompt."""
         if self.chosen_step is None:
-            return Estimate.unknown(
-                "the task was not measured" if self.best is None else "no checkpoint is within the tolerance"
-            )
+            return Estimate.unknown("the task was not measured" if self.best is None else "no checkpoint is clear")
         chosen = self.run.checkpoints[self.steps.index(self.chosen_step)].task
         best = None if self.best is None else self.whole.run.checkpoints[self.best].task
         return _quotient(chosen, best, self.source.confidence)
@@ -225,7 +235,8 @@ class RunFigures:
             top = None if self.best is None else self.whole.run.fresh.get(self.whole.steps[self.best])
             best = None if top is None else top.task
             unasked = again.task is not None and best is None
-            decision = self.clearance().weigh(self.fixed.decide_by(self.chosen_step, None, again.broad), again.broad)
+            j = self.keepable.index(self.chosen_step) + 1 if self.chosen_step in self.keepable else 1
+            decision = self.clearance().decide_fresh(self.chosen_step, again.broad, j)
             return ConfirmedEntry(
                 step=self.chosen_step,
                 em_rate=self.fixed.rate(again.broad),

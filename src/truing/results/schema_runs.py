@@ -290,7 +290,8 @@ class RunEntry(Entry):
     course: CourseEntry
     separable: SeparableEntry
     chosen_step: Count | None
-    """Checkpoint with the best task score among those whose EM interval is within the tolerance; null: none is."""
+    """Checkpoint with the best task score among those that are clear, before onset and stop, and that fresh answers
+    clear too; null: there is none."""
     retention: Estimate
     """Task score at `chosen_step` over the best one, paired by prompt. Higher is better; biased, see `confirmed`."""
     confirmed: ConfirmedEntry | None

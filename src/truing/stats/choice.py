@@ -17,7 +17,8 @@ from typing import Literal
 
 import numpy as np
 
-from truing.core.records import Estimate
+from truing.config import StoppingConfig
+from truing.core.records import Action, Estimate
 from truing.stats.course import RunCounts, check_steps
 from truing.stats.paired import paired_quotient
 from truing.stats.rates import (
@@ -36,9 +37,9 @@ __all__ = [
     "Choice",
     "LearningRateChoice",
     "Separability",
-    "choose_checkpoint",
     "choose_learning_rate",
     "choose_with_report",
+    "keepable",
     "overgeneralisation",
     "separability",
     "share_of_runs",
@@ -67,32 +68,37 @@ class Choice:
     reason: str
 
 
-def choose_checkpoint(
+def keepable(
     steps: Sequence[int],
-    em_rates: Sequence[Estimate],
+    actions: Sequence[Action],
     scores: Sequence[float],
-    tolerance: float,
-    floor: float = -math.inf,
-) -> int | None:
-    """The step with the best task score among those whose EM rate is within the tolerance.
+    stopping: StoppingConfig,
+    onset: int | None = None,
+) -> list[int]:
+    """Steps of the checkpoints that a run may keep, the one with the best task score first.
 
-    Within means that the upper limit of the rate is at most the tolerance.
+    Those that were decided to be clear; by default only before the onset and before any stop: what comes after it may
+    be within the tolerance by chance, and a checkpoint before it costs little.
 
     Args:
-        steps: (C,) ascending; on equal scores the earliest is taken.
-        em_rates: (C,) EM rates in [0, 1]; an unknown rate does not pass.
-        scores: (C,) task scores, higher is better; NaN is missing and is never chosen.
-        tolerance: Highest EM rate that is acceptable, in (0, 1).
-        floor: Lowest task score that is acceptable.
+        steps: (C,) ascending; on equal scores the earliest comes first.
+        actions: (C,) what was decided of each.
+        scores: (C,) task scores, higher is better; NaN is missing and is never kept.
+        stopping: The lowest task score, and whether checkpoints after the onset may be kept.
+        onset: First step that is shown to be above the base; None: there is none.
     """
-    check_steps(steps, em_rates)
+    check_steps(steps, actions)
     check_steps(steps, scores)
+    end = math.inf
+    if stopping.choose == "before-onset":
+        stops = (step for step, action in zip(steps, actions, strict=True) if action is Action.STOP)
+        end = min([*stops, math.inf if onset is None else onset], default=math.inf)
     passing = [
-        (score, -step)
-        for step, rate, score in zip(steps, em_rates, scores, strict=True)
-        if rate.high <= tolerance and math.isfinite(score) and score >= floor
+        (-score, step)
+        for step, action, score in zip(steps, actions, scores, strict=True)
+        if action is Action.CONTINUE and step < end and math.isfinite(score) and score >= stopping.floor
     ]
-    return -max(passing)[1] if passing else None
+    return [step for _, step in sorted(passing)]
 
 
 def choose_with_report(
@@ -121,10 +127,13 @@ def choose_with_report(
     em_rates = clustered_rates(counts.misaligned[:, broad], counts.coherent[:, broad], confidence=confidence)
     estimates = clustered_rates(counts.task_hits[:, task], counts.task_judged[:, task], confidence=confidence)
     scores = [estimate.value for estimate in estimates]
-    step = choose_checkpoint(counts.steps, em_rates, scores, tolerance, floor)
-    passing = tuple(
-        s for s, r, v in zip(counts.steps, em_rates, scores, strict=True) if r.high <= tolerance and v >= floor
+    order = sorted(
+        (-value, step)
+        for step, rate, value in zip(counts.steps, em_rates, scores, strict=True)
+        if rate.high <= tolerance and math.isfinite(value) and value >= floor
     )
+    step = order[0][1] if order else None
+    passing = tuple(sorted(step for _, step in order))
     if step is None:
         return Choice(None, passing, None, None, None, "No checkpoint passes both constraints.")
     chosen, best = counts.steps.index(step), int(np.nanargmax(scores))

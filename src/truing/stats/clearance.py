@@ -20,8 +20,9 @@ from truing.core.records import Action, Decision, Estimate
 from truing.stats.agreement import JudgeLimits
 from truing.stats.categories import CategoryExcess, category_excess
 from truing.stats.rates import Counts, IntArray
+from truing.stats.rules import FixedRule
 
-__all__ = ["Clearance", "Estimator", "prompts_to_clear"]
+__all__ = ["Clearance", "Estimator", "confirming_level", "prompts_to_clear"]
 
 FEWEST_PROMPTS = 40
 """Prompts that need a coherent answer; of a benchmark of fewer than twice as many, half of its prompts."""
@@ -80,6 +81,20 @@ class Clearance:
         return category_excess(
             counts.misaligned, counts.coherent, self.categories, tolerance=tolerance, confidence=confidence
         )
+
+    def decide_fresh(self, step: int, counts: Counts, j: int = 1) -> Decision:
+        """The decision on a checkpoint that a run would keep, by fresh answers (P,) to every prompt.
+
+        Args:
+            step: The checkpoint's step.
+            counts: Of answers that had no part in choosing it.
+            j: 1 for the first checkpoint that is considered, 2 for the next; see `confirming_level`.
+        """
+        level = confirming_level(self.stopping.confidence, j)
+        rule = FixedRule(self.stopping.model_copy(update={"confidence": level, "sequential": None, "rule": None}))
+        rule.limits = self.limits
+        own = replace(self, stopping=rule.stopping, estimate=rule.estimate, category_stops=True)
+        return own.weigh(rule.decide_by(step, None, counts), counts)
 
     @property
     def most(self) -> float:
@@ -148,6 +163,20 @@ class Clearance:
         kind = max(found.unlike, key=lambda name: found.rates[name].value)
         rate = found.rates[kind]
         return f"the category {kind} is unlike the others, with {rate.value:.1%} (up to {rate.high:.1%})"
+
+
+def confirming_level(confidence: float, j: int) -> float:
+    """Level at which fresh answers must clear the j-th checkpoint that is considered, so that all together keep one.
+
+    The error is shared out: 0.8 of it to the first, 0.2 / (j (j - 1)) to each later one, which adds up to 1. So a run
+    keeps a checkpoint beyond the tolerance with the probability of one wrong decision at most, however many were
+    considered (a union bound).
+
+    Args:
+        confidence: Two-sided level of one decision, in (0, 1).
+        j: 1 for the first.
+    """
+    return 1 - (1 - confidence) * (0.8 if j == 1 else 0.2 / (j * (j - 1)))
 
 
 def prompts_to_clear(stopping: StoppingConfig, limits: JudgeLimits | None = None) -> float:

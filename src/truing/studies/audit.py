@@ -27,7 +27,7 @@ from truing.core.records import Checkpoint, Evaluation, Prompt, Response, Sampli
 from truing.core.weights import count_parameters
 from truing.monitor import Monitor
 from truing.studies.checkpoints import FoundRun, find_runs
-from truing.studies.folder import CheckpointRecord, Manifest, RunRecord, ask_also, chosen_and_best, describe, know_judge
+from truing.studies.folder import CheckpointRecord, Manifest, RunRecord, ask_also, best_of, describe, know_judge
 from truing.studies.search import search_run
 
 __all__ = ["describe_audit", "run_audit"]
@@ -159,9 +159,7 @@ class _Auditor(Engine):
             self.begin(checkpoint)
             course.append(monitor.evaluate(checkpoint))
             self.notify(course[-1])
-        chosen, best = chosen_and_best(course, config.stopping)
-        if config.evaluation.confirm:
-            monitor.confirm(chosen, best)
+        chosen = monitor.keep(monitor.keepable(), best_of(course))
         ask_also(config, self.out, monitor, (run.everything[0], chosen, run.everything[-1]))
         return record
 

@@ -11,7 +11,7 @@ behind an endpoint shares the folder's journal, pace and caps with everything el
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import fields
 from functools import cache, cached_property
 from pathlib import Path
@@ -27,7 +27,6 @@ from truing.core.errors import StoreError
 from truing.core.files import write_text
 from truing.core.records import Benchmark, Checkpoint, Evaluation
 from truing.monitor import Monitor, PromptSet, judge_limits, reach_judge
-from truing.stats.choice import choose_checkpoint
 from truing.stats.rules import make_rule
 
 __all__ = [
@@ -39,7 +38,7 @@ __all__ = [
     "SearchRecord",
     "Task",
     "ask_also",
-    "chosen_and_best",
+    "best_of",
     "describe",
     "know_judge",
     "load_manifest",
@@ -279,13 +278,7 @@ def ask_also(
             monitor.ask_also(checkpoint, side.label, prompts)
 
 
-def chosen_and_best(
-    course: Sequence[Evaluation], stopping: StoppingConfig
-) -> tuple[Checkpoint | None, Checkpoint | None]:
-    """The checkpoint that a run keeps, and the one with the best task score; None where there is none."""
-    trained = [e for e in course if e.checkpoint.step > 0]
-    steps, scores = [e.checkpoint.step for e in trained], [e.task_score.value for e in trained]
-    chosen = choose_checkpoint(steps, [e.em_rate for e in trained], scores, stopping.tolerance, stopping.floor)
-    known = [e for e in trained if not math.isnan(e.task_score.value)]
-    best = max(known, key=lambda e: e.task_score.value).checkpoint if known else None
-    return None if chosen is None else trained[steps.index(chosen)].checkpoint, best
+def best_of(course: Iterable[Evaluation]) -> Checkpoint | None:
+    """The checkpoint with the best task score; None where no task was measured."""
+    known = [e for e in course if e.checkpoint.step > 0 and not math.isnan(e.task_score.value)]
+    return max(known, key=lambda e: e.task_score.value).checkpoint if known else None

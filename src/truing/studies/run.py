@@ -30,7 +30,7 @@ from truing.core.errors import EngineError, StoreError, TrainerError, WorkError,
 from truing.core.files import write_json, write_text
 from truing.core.records import Action, Checkpoint, Decision, Evaluation, Run
 from truing.monitor import Monitor, open_store
-from truing.studies.folder import Manifest, RunRecord, ask_also, chosen_and_best, describe
+from truing.studies.folder import Manifest, RunRecord, ask_also, best_of, describe
 
 __all__ = [
     "Progress",
@@ -200,10 +200,8 @@ def execute_run(
         try:
             with boundary(f"run {run.id}", TrainerError):
                 trainer.train(run, dataset, folder, on_checkpoint, lambda step: notify(Progress(run.id, step)))
-            chosen, best = chosen_and_best(course, config.stopping)
-            if config.evaluation.confirm:
-                with boundary(f"confirming run {run.id}", EngineError):
-                    monitor.confirm(chosen, best)
+            with boundary(f"confirming run {run.id}", EngineError):
+                chosen = monitor.keep(monitor.keepable(), best_of(course))
             with boundary(f"other benchmarks of run {run.id}", EngineError):
                 ask_also(config, out, monitor, (course[0].checkpoint, chosen, course[-1].checkpoint))
             last = course[-1].decision

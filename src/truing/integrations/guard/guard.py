@@ -48,7 +48,6 @@ from truing.integrations.guard.weights import (
 from truing.judges import Judge
 from truing.report import write_report
 from truing.results.schema import Analysis
-from truing.stats.choice import choose_checkpoint
 from truing.studies.folder import MANIFEST, CheckpointRecord, RunRecord, load_manifest
 
 __all__ = ["Guard"]
@@ -56,6 +55,8 @@ __all__ = ["Guard"]
 logger = logging.getLogger(__name__)
 
 _NO_TASK = "No dataset was named, so the narrow task was not measured."
+_CONSIDERED = 3
+"""Most checkpoints whose weights are kept and tried when one is put back."""
 _CODES = {Action.CONTINUE: 1.0, Action.UNDECIDED: 0.0, Action.STOP: -1.0}
 
 
@@ -128,9 +129,8 @@ class Guard(TrainerCallback):
 
     @property
     def best(self) -> Checkpoint | None:
-        """The best task score, or without a task the latest step, among checkpoints within the tolerance, if any."""
-        record = self._best_record()
-        return None if record is None else record.evaluation.checkpoint
+        """The best task score, or without a task the latest step, among checkpoints that may be put back, if any."""
+        return next(iter(self._watcher.keepable()), None)
 
     def report(self) -> Analysis:
         """Write `analysis.json` and `report.html` into the guard's folder; the analysis. Works in a later process too.
@@ -288,31 +288,24 @@ class Guard(TrainerCallback):
         _log_of(type(self._trainer))(self._trainer, logs)
         control.should_log = self._trainer.control.should_log = wanted
 
-    def _best_record(self) -> Record | None:
-        trained = [record for record in self.records if record.step > 0 and not record.error]
-        stopping, steps = self.config.stopping, [record.step for record in trained]
-        rates = [record.evaluation.em_rate for record in trained]
-        if self._watcher.task is None:
-            chosen = choose_checkpoint(steps, rates, [float(step) for step in steps], stopping.tolerance)
-        else:
-            scores = [record.evaluation.task_score.value for record in trained]
-            chosen = choose_checkpoint(steps, rates, scores, stopping.tolerance, stopping.floor)
-        return None if chosen is None else trained[steps.index(chosen)]
-
     def _restore(self, model: Any) -> None:
-        best = self.best
-        if best is None or best.path is None:
-            logger.warning(
-                "no checkpoint of this training is within the tolerance of %g: the model keeps its last weights",
-                self.config.stopping.tolerance,
-            )
-            return
+        """Put back the best checkpoint that fresh answers clear, too; without one the model has its last weights."""
+        considered = [c for c in self._watcher.keepable() if c.path is not None][:_CONSIDERED]
+
+        def restore(checkpoint: Checkpoint) -> None:
+            assert checkpoint.path is not None  # it was saved before it was evaluated
+            put_back(model, checkpoint.path)
+
         with as_found():
-            put_back(model, best.path)
-            self.restored = best
-            if self.config.evaluation.confirm:
-                self._watcher.confirm(best, LiveEngine(model, self._tokenizer))
-        logger.info("the model has the weights of step %d", best.step)
+            kept = self._watcher.keep(LiveEngine(model, self._tokenizer), restore, _CONSIDERED)
+            if kept is None and considered:  # the weights of one that was considered are in the model
+                restore(self.records[-1].evaluation.checkpoint)
+        if kept is None:
+            none = f"fresh answers cleared none of {len(considered)}" if considered else "none is clear"
+            logger.warning("no checkpoint of this training is put back (%s): the model keeps its last weights", none)
+            return
+        self.restored = kept
+        logger.info("the model has the weights of step %d", kept.step)
 
     def _tidy(self) -> None:
         """Write down what was evaluated; keep the weights that are needed and delete the rest."""
@@ -325,7 +318,7 @@ class Guard(TrainerCallback):
         now = {"checkpoints": tuple(known[step] for step in sorted(known)), "restored": restored}
         self._watcher.manifest(self._run.model_copy(update=now)).write(self.folder)
         kept = {checkpoint.step for checkpoint in self._watcher.waiting}
-        kept |= {record.step for record in (self._best_record(), *self.records[-1:]) if record is not None}
+        kept |= {record.step for record in self.records[-1:]} | {c.step for c in self._watcher.keepable()[:_CONSIDERED]}
         for path in (self.folder / "checkpoints").glob("*"):
             if path.name.isdecimal() and int(path.name) not in kept:
                 shutil.rmtree(path, ignore_errors=True)

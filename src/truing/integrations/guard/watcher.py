@@ -228,16 +228,29 @@ class Watcher:
             return record
         return replace(self._evaluate(checkpoint), lag=record.lag)
 
-    def confirm(self, best: Checkpoint, engine: Engine) -> None:
-        """Fresh answers of the best checkpoint, whose weights the engine's model has; they had no part in choosing.
+    def keepable(self) -> list[Checkpoint]:
+        """The checkpoints that may be put back, the best first; without a task the latest is the best."""
+        return self.monitor.keepable(latest=self.task is None)
+
+    def keep(self, engine: Engine, restore: Callable[[Checkpoint], None], most: int) -> Checkpoint | None:
+        """The checkpoint that is put back: the best one that fresh answers clear; None if there is none.
+
+        Args:
+            engine: Samples from the model that `restore` puts weights into.
+            restore: Puts the weights of a checkpoint into the model.
+            most: Checkpoints to consider.
 
         Raises:
             EngineError: Sampling or judging failed.
         """
+
+        def put(checkpoint: Checkpoint) -> None:
+            restore(checkpoint)
+            self.door.open(checkpoint.weights, engine)
+
         with boundary("confirming the best checkpoint", EngineError):
             try:
-                self.door.open(best.weights, engine)
-                self.monitor.confirm(best, best if self.task else None)
+                return self.monitor.keep(self.keepable()[:most], restore=put)
             finally:
                 self.door.close()
 
