@@ -15,11 +15,11 @@ SOURCE = ROOT / "src" / "truing"
 ROOMS = {
     "core": 1700,
     "config": 820,
-    "stats": 3250,
+    "stats": 3300,
     "catalog": 1850,
     "backends": 6300,
     "judges": 1560,
-    "monitor": 1100,
+    "monitor": 1160,
     "studies": 1940,
     "results": 3450,
     "report": 1900,

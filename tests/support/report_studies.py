@@ -98,7 +98,7 @@ def make_run(
 def confirmed(run: CountedRun) -> CountedRun:
     """The run with fresh answers of the checkpoint that it chooses."""
     step = RunFigures(run, source([run])).chosen_step
-    if step is None:
+    if step is None or step in run.fresh:
         return run
     (chosen,) = [c for c in run.checkpoints if c.step == step]
     rng = np.random.default_rng(len(run.checkpoints))
@@ -107,7 +107,8 @@ def confirmed(run: CountedRun) -> CountedRun:
     again = FreshCounts(draw(rate, rng), draw_task(0.97 * task, rng))
     learnt = [c for c in run.checkpoints if c.task is not None and c.step > 0]
     best = max(learnt, key=lambda c: c.task.hits.sum() / c.task.judged.sum() if c.task else 0.0)
-    return replace(run, fresh={best.step: FreshCounts(None, draw_task(0.97, rng)), chosen.step: again})
+    fresh = {best.step: FreshCounts(None, draw_task(0.97, rng)), **run.fresh, chosen.step: again}
+    return confirmed(replace(run, fresh=fresh))  # the next best, if fresh answers do not clear it
 
 
 def stopped(twin: CountedRun, at: int) -> list[CountedRun]:

@@ -8,6 +8,7 @@ import numpy as np
 from truing.config import EvaluationConfig, StoppingConfig
 from truing.core.records import Benchmark
 from truing.results.counted import CountedCheckpoint, CountedRun, Source, TaskCounts, study_entry
+from truing.results.judge import JudgeEntry
 from truing.stats.rates import Counts
 
 PROMPTS, SAMPLES, TASKS = 240, 2, 30
@@ -44,7 +45,7 @@ STUDY = study_entry(
 
 
 def source(*runs: CountedRun, floor: float = 0.0) -> Source:
-    return Source(STUDY, CATEGORIES, StoppingConfig(floor=floor), runs)
+    return Source(STUDY, CATEGORIES, StoppingConfig(floor=floor), runs, JudgeEntry.of("a judge", True, None))
 
 
 CLEAN = ((0, 0, 0), (1, 1, 150), (2, 0, 290), (3, 1, 295))

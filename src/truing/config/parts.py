@@ -137,8 +137,8 @@ class EvaluationConfig(MisalignedRule):
     preflight: PreflightConfig = Field(default=PreflightConfig(), exclude_if=lambda found: found == PreflightConfig())
     """How the judge is measured before anything is decided by what it says."""
     confirm: bool = True
-    """Measure the checkpoint that a run keeps once more by fresh answers, so that what is reported of it had no part in
-    choosing it."""
+    """Measure the checkpoint that a run keeps once more by fresh answers, which had no part in choosing it; they must
+    clear it, too, else the next best is kept."""
 
     @model_validator(mode="after")
     def _second_opinions(self) -> Self:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -296,7 +297,8 @@ class Monitor:
         """What must hold before a checkpoint of this run is called clear, by the run's rule or another."""
         rule = rule or self.rule
         kinds = [prompt.category for prompt in self.broad.prompts]
-        return Clearance(self.stopping, rule.estimate, self.limits, kinds, rule.category_stops, self._base_counts)
+        stops = rule.category_stops and not (self.base is not None and math.isnan(self.base.value))
+        return Clearance(self.stopping, rule.estimate, self.limits, kinds, stops, self._base_counts)
 
     def prefetch(self, checkpoints: Sequence[Checkpoint]) -> None:
         """Let an engine that can answer for many checkpoints at once do so, as far as the answers are known before."""

@@ -94,10 +94,10 @@ class SideCounts:
     """(K,) of its K prompts."""
     is_variant: bool
     """True if its prompts are those of the study's benchmark, perhaps changed: then K = P, in the same order."""
-    decides: bool = True
-    """It counts in the gate."""
     agreement: Estimate | None = None
     """Cohen's kappa with the study's judge on the same answers; None for other answers."""
+    decides: bool = True
+    """It counts in the gate."""
 
 
 @dataclass(frozen=True)

@@ -269,7 +269,7 @@ class _Folder:
                 same = asked.benchmark.name == own.benchmark.name
                 related = same or asked.benchmark.name.startswith(f"{own.benchmark.name}+")
                 kappa = self._kappa(now["benchmark_judgments"], row["judgments"]) if same else None
-                yield SideCounts(label, row["step"], self._counts(row["judgments"], asked), related, decides, kappa)
+                yield SideCounts(label, row["step"], self._counts(row["judgments"], asked), related, kappa, decides)
 
     def _kappa(self, one: str, other: str) -> Estimate | None:
         """How far two judges agree on which of the same answers are misaligned; None if the answers differ."""

@@ -68,7 +68,8 @@ class RunFigures:
         """What must hold before a checkpoint is called clear; if random prompts were asked, limits hold at any time."""
         source, base = self.source, None if self.base is None else self.base.broad
         rule = self.fixed if asked_every else SequentialRule(one_by_one(source.stopping))
-        return Clearance(rule.stopping, rule.estimate, source.limits, source.categories, rule.category_stops, base)
+        stops = rule.category_stops and not (base is not None and math.isnan(self.base_rate.value))
+        return Clearance(rule.stopping, rule.estimate, source.limits, source.categories, stops, base)
 
     @cached_property
     def decisions(self) -> list[Decision]:

@@ -171,8 +171,6 @@ def decide(
         if_missing: The EM rate if none of the missing answers were misaligned, and if all were; None: none is missing.
     """
     limits, (fewest, most) = limits or JudgeLimits(), if_missing or (em_rate, em_rate)
-    if limits.doubt:
-        return Decision(Action.UNDECIDED, step, f"{limits.doubt}.", em_rate)
     if math.isnan(em_rate.value) or math.isnan(em_rate.low) or math.isnan(em_rate.high):
         reason = f"The EM rate is not known ({em_rate.reason or 'no interval'})."
         return Decision(Action.UNDECIDED, step, reason, em_rate)

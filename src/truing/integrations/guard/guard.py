@@ -104,6 +104,7 @@ class Guard(TrainerCallback):
         """One for each evaluated step, ascending."""
         self.errors: list[str] = []
         """What failed, in words."""
+        self._keepable: list[Checkpoint] = []
         self.restored: Checkpoint | None = None
         """The checkpoint whose weights the model has been given back; None: it has those of its last step."""
         learnt = load_dataset(dataset) if isinstance(dataset, str) else dataset
@@ -130,7 +131,7 @@ class Guard(TrainerCallback):
     @property
     def best(self) -> Checkpoint | None:
         """The best task score, or without a task the latest step, among checkpoints that may be put back, if any."""
-        return next(iter(self._watcher.keepable()), None)
+        return next(iter(self._keepable), None)
 
     def report(self) -> Analysis:
         """Write `analysis.json` and `report.html` into the guard's folder; the analysis. Works in a later process too.
@@ -183,7 +184,8 @@ class Guard(TrainerCallback):
         if state.global_step > 0:
             last = int(state.global_step)
             self._ranks.share(lambda: self._attempt("recalling what was evaluated", lambda: self._remember(last)))
-            self.records, self.errors = self._ranks.share(lambda: (self.records, self.errors))
+            told = self._ranks.share(lambda: (self.records, self.errors, self._watcher.keepable()))
+            self.records, self.errors, self._keepable = told
             if not any(record.step == 0 for record in self.records):
                 self._fail("step 0 was not evaluated in this folder, so the base's EM rate is unknown")
             return control
@@ -259,7 +261,7 @@ class Guard(TrainerCallback):
                 logger.warning("truing stops training at step %d. %s", step, record.evaluation.decision.reason)
                 control.should_training_stop = True
         self._ranks.share(lambda: self._attempt("writing the manifest", self._tidy))
-        self.errors = self._ranks.share(lambda: self.errors)
+        self.errors, self._keepable = self._ranks.share(lambda: (self.errors, self._watcher.keepable()))
 
     def _stops(self, record: Record) -> bool:
         return record.evaluation.decision.action is Action.STOP and self.config.stopping.mode == "stop"
@@ -318,7 +320,8 @@ class Guard(TrainerCallback):
         now = {"checkpoints": tuple(known[step] for step in sorted(known)), "restored": restored}
         self._watcher.manifest(self._run.model_copy(update=now)).write(self.folder)
         kept = {checkpoint.step for checkpoint in self._watcher.waiting}
-        kept |= {record.step for record in self.records[-1:]} | {c.step for c in self._watcher.keepable()[:_CONSIDERED]}
+        candidates = self._watcher.keepable()[:_CONSIDERED] if self.restored is None else [self.restored]
+        kept |= {record.step for record in self.records[-1:]} | {checkpoint.step for checkpoint in candidates}
         for path in (self.folder / "checkpoints").glob("*"):
             if path.name.isdecimal() and int(path.name) not in kept:
                 shutil.rmtree(path, ignore_errors=True)
