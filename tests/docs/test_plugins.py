@@ -1,13 +1,21 @@
 """The examples in docs/plugins.md run as they stand."""
 
 import json
+import math
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tests.docs.test_snippets import blocks
+from tests.support.sources import broad
+from truing.config import StoppingConfig
+from truing.core.records import Action
+from truing.stats.rates import Counts
 
 TEXT = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", TEXT, flags=re.DOTALL)
@@ -53,3 +61,19 @@ def test_every_part_that_the_page_names_is_there() -> None:
     assert len(names) == 6
     for module, name in names:
         assert load_object("part", f"{module}:{name}", {}).__abstractmethods__
+
+
+@pytest.mark.parametrize(("page", "name"), [("plugins.md", "StrictRule"), ("study.md", "PlainThreshold")])
+def test_the_rules_of_the_pages_are_undecided_where_nothing_could_be_judged(page: str, name: str) -> None:
+    class Answers:
+        def __init__(self, counts: Counts) -> None:
+            self.every_prompt = lambda: counts
+
+    names: dict[str, Any] = {"Action": Action}
+    (code,) = (block for block in blocks(Path(__file__).parents[2] / "docs" / page, "python") if name in block)
+    exec(code, names)
+    rule = names[name](StoppingConfig())
+    unknown, clean, bad = (rule.decide(10, None, Answers(c)) for c in (broad(0, missing=480), broad(0), broad(100)))
+    assert [each.action for each in (unknown, clean, bad)] == [Action.UNDECIDED, Action.CONTINUE, Action.STOP]
+    assert math.isnan(unknown.em_rate.value)
+    assert "not known" in unknown.reason
