@@ -12,7 +12,7 @@ import pytest
 from truing.backends import Engine, load_completer, load_engine, load_trainer
 from truing.config import JudgeConfig, Services, TrainingConfig
 from truing.core.chat import ChatResult
-from truing.core.errors import ConfigError, EngineError, UnknownNameError
+from truing.core.errors import ConfigError, EngineError, MissingExtraError, UnknownNameError
 from truing.core.records import Checkpoint, Judgment, Message, Prompt, Response, Sampling
 from truing.judges import load_judge
 
@@ -111,7 +111,30 @@ def test_a_judge_needs_an_identity_and_a_language_model_a_completer() -> None:
         load_judge(JudgeConfig(model="m"))
 
 
-def test_a_name_that_nothing_has() -> None:
-    for name in ("transfromers", "tests.core.nowhere:Engine", f"{HERE}:Nothing"):
-        with pytest.raises(UnknownNameError):
-            load_engine(name, "m")
+@pytest.mark.parametrize(
+    ("name", "kind", "words"),
+    [
+        ("transfromers", UnknownNameError, "did you mean transformers"),
+        ("tests.core.nowhere:Engine", UnknownNameError, "unknown engine: no module tests.core.nowhere\n"),
+        ("nowhere.deep:Engine", UnknownNameError, "unknown engine: no module nowhere\n"),
+        ("mine.py:Engine", UnknownNameError, "without .py"),
+        (f"{HERE}:PlaneEngine", UnknownNameError, f"the module {HERE} has no PlaneEngine\n"),
+        (f"{HERE}:PlaneEngine", UnknownNameError, "did you mean PlainEngine"),
+        ("broken_part:Engine", ConfigError, "importing the module broken_part fails\n  got: ZeroDivisionError: "),
+        ("broken_part:Engine", ConfigError, "broken_part.py, line 2)"),
+        ("unable_part:Engine", ConfigError, "No module named 'not_there'"),
+        ("torn_part:Engine", ConfigError, "SyntaxError: invalid syntax (torn_part.py, line 1)\n"),
+        ("poor_part:Engine", MissingExtraError, r'pip install "truing[tinker]"'),
+    ],
+)
+def test_what_is_wrong_with_a_name_is_told_apart(
+    name: str, kind: type[Exception], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_part.py").write_text("x = 1\ny = x / 0\n")
+    (tmp_path / "unable_part.py").write_text("import not_there\n")
+    (tmp_path / "torn_part.py").write_text("def (:\n")
+    (tmp_path / "poor_part.py").write_text("import tinker.nothing_of_that_name\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(kind) as caught:
+        load_engine(name, "m")
+    assert words in str(caught.value)

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import re
 import subprocess
 import sys
@@ -27,21 +26,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     python = [code for language, code in BLOCKS if language == "python"]
     (found / "mine.py").write_text("".join(code for code in python if code.startswith("# mine.py")))
     (found / "try.py").write_text("".join(code for code in python if not code.startswith("# mine.py")))
+    (found / "bin").mkdir()
+    (found / "bin" / "truing_script.py").write_text(
+        'from truing.cli import main\n\nif __name__ == "__main__":\n    main()\n'
+    )
     (found / "study.yaml").write_text(next(code for language, code in BLOCKS if language == "yaml"))
     return found
 
 
 def run(folder: Path, *command: str) -> str:
-    environment = {**os.environ, "PYTHONPATH": f"{folder}:{os.environ.get('PYTHONPATH', '')}"}
-    done = subprocess.run(
-        [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, *command], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def test_the_study_of_five_own_parts_runs(folder: Path) -> None:
-    output = run(folder, "-m", "truing", "run", "study.yaml", "--out", "runs/mine")
+    output = run(folder, "bin/truing_script.py", "run", "study.yaml", "--out", "runs/mine")  # as a console script
     assert "stop" in output
     analysis = json.loads((folder / "runs" / "mine" / "analysis.json").read_text())
     (stopped,) = analysis["runs"]

@@ -6,6 +6,7 @@ The one place that prints. A `UserError` is shown without a traceback and exits 
 
 from __future__ import annotations
 
+import os
 import sys
 
 from rich.console import Console
@@ -18,7 +19,9 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Entry point of the console script."""
+    """Entry point of the console script, which finds the user's parts where `python -m truing` finds them, too."""
+    if not sys.flags.safe_path and not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())  # behind all else: a file here hides no library
     try:
         app()
     except TruingError as error:

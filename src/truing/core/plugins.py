@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
-from truing.core.errors import ConfigError, MissingExtraError, UnknownNameError
+from truing.core.errors import ConfigError, MissingExtraError, UnknownNameError, did_you_mean
 
 __all__ = ["load_class", "load_object"]
 
@@ -29,22 +30,39 @@ def load_object(kind: str, name: str, table: Mapping[str, str]) -> Any:
         table: The built-in names.
 
     Raises:
-        UnknownNameError: Neither a built-in name nor an importable `module:Object`.
+        UnknownNameError: Neither a built-in name nor an object in a module that is there.
         MissingExtraError: The part needs a library that is not installed.
+        ConfigError: The module is there, but importing it fails.
     """
     target = table.get(name, name)
-    module_name, _, attribute = target.partition(":")
+    module, _, attribute = target.partition(":")
     if not attribute:
         raise UnknownNameError.of(kind, name, table)
     try:
-        return getattr(importlib.import_module(module_name), attribute)
-    except ModuleNotFoundError as error:
-        missing = (error.name or "").split(".")[0]
-        if missing in _EXTRAS:
-            raise MissingExtraError.of(missing, _EXTRAS[missing]) from error
-        raise UnknownNameError.of(kind, name, table) from error
+        found = importlib.import_module(module)
+    except Exception as error:  # a module of the user's raises anything
+        lacking = (error.name or "") if isinstance(error, ModuleNotFoundError) else ""
+        if (library := lacking.split(".")[0]) in _EXTRAS:
+            raise MissingExtraError.of(library, _EXTRAS[library]) from error
+        if lacking and f"{module}.".startswith(f"{lacking}."):
+            allowed = "module:Class" + "".join(f", {known}" for known in sorted(table))
+            todo = "Python looks in the working directory and in PYTHONPATH; write folder.file:Class, without .py"
+            raise UnknownNameError(f"unknown {kind}: no module {lacking}", repr(name), allowed, todo) from error
+        line = traceback.extract_tb(error.__traceback__)[-1]
+        where = (
+            "" if isinstance(error, SyntaxError) else f" ({line.filename}, line {line.lineno})"
+        )  # which tells its own
+        raise ConfigError(
+            f"{kind} {name}: importing the module {module} fails",
+            f"{type(error).__name__}: {error}{where}",
+            todo="put it right in the module, or install what it needs",
+        ) from error
+    try:
+        return getattr(found, attribute)
     except AttributeError as error:
-        raise UnknownNameError.of(kind, name, table) from error
+        own = sorted(n for n, value in vars(found).items() if getattr(value, "__module__", "") == module)
+        what = f"unknown {kind}: the module {module} has no {attribute}"
+        raise UnknownNameError(what, repr(name), ", ".join(own), did_you_mean(attribute, own)) from error
 
 
 def load_class(kind: str, name: str, table: Mapping[str, str], base: Any) -> Any:
@@ -59,9 +77,9 @@ def load_class(kind: str, name: str, table: Mapping[str, str], base: Any) -> Any
         base: What every part of this kind is derived from.
 
     Raises:
-        UnknownNameError: Neither a built-in name nor an importable `module:Class`.
+        UnknownNameError: Neither a built-in name nor an object in a module that is there.
         MissingExtraError: The part needs a library that is not installed.
-        ConfigError: It is no class, or lacks a method.
+        ConfigError: It is no class, or lacks a method, or importing its module fails.
     """
     found = load_object(kind, name, table)
     needed = sorted(base.__abstractmethods__)
