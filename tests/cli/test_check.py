@@ -8,6 +8,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from tests.conftest import small_study
 from truing.catalog.files import list_files
 from truing.cli.app import app
 from truing.core.errors import ConfigError, DataError, UnknownNameError
@@ -60,6 +61,17 @@ def test_what_is_wrong_is_refused(tmp_path: Path, name: str, text: str) -> None:
     error = run(app, ["check", str(path)]).exception
     assert isinstance(error, DataError)
     assert name in str(error)
+
+
+@pytest.mark.parametrize(
+    "field", ["evaluation.measures=[nope]", "evaluation.engine=nope", "stopping.rule=nope", "training.trainer=nope"]
+)
+def test_a_wrong_name_in_a_study_is_found(field: str, tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(small_study("pocket-llama-late").to_yaml())
+    assert run(app, ["check", str(tmp_path / "s.yaml")]).exit_code == 0
+    error = run(app, ["check", str(tmp_path / "s.yaml"), "--set", field]).exception
+    assert isinstance(error, UnknownNameError)
+    assert error.got == "'nope'"
 
 
 def test_calibrate(tmp_path: Path) -> None:

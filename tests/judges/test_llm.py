@@ -153,8 +153,10 @@ def test_an_injection_reaches_the_judge_only_as_data(attempt: str) -> None:
 
 def test_names_are_checked_without_a_model() -> None:
     check_judge("pocket")
-    check_judge("module:Class")
+    check_judge("tests.core.test_plugins:PlainJudge")
     check_judge(CONFIG)
+    with pytest.raises(UnknownNameError, match="has no PlanJudge"):
+        check_judge("tests.core.test_plugins:PlanJudge")
     for wrong in ("pockt", JudgeConfig(model="m", aligned="alined")):
         with pytest.raises(UnknownNameError, match="did you mean"):
             check_judge(wrong)

@@ -4,7 +4,7 @@ import pytest
 
 from tests.support.audits import audited
 from truing.config import AuditConfig
-from truing.core.errors import StoreError, UnknownNameError
+from truing.core.errors import StoreError, UserError
 from truing.core.records import Evaluation
 from truing.report import render_report
 
@@ -44,7 +44,24 @@ def test_again_costs_nothing_and_another_audit_is_refused(tiny_model: Path, tmp_
         audited(config(tiny_model, base="pocket-qwen3"), tmp_path)
 
 
-def test_unknown_names(tmp_path: Path) -> None:
-    audit = AuditConfig.model_validate({"models": ["pocket-lama-late"], "evaluation": EVALUATION})
-    with pytest.raises(UnknownNameError, match="did you mean pocket-llama-late"):
-        audited(audit, tmp_path)
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"models": ["pocket-lama-late"]}, "did you mean pocket-llama-late"),
+        ({"engine": "transformer"}, "did you mean transformers"),
+        ({"engine": "my:Engine"}, "unknown engine: no module my"),
+        ({"judge": "my:Judge"}, "unknown judge: no module my"),
+        ({"measures": ["answer-lenght"]}, "did you mean answer-length"),
+        ({"judge": "tests.support.labelled_judges:Seeing", "preflight": {"labelled": "nope"}}, "nope"),
+        ({"stopping": {"rule": "my:Rule"}}, "unknown stopping rule"),
+        ({"also": [{"benchmark": "pocket-241"}]}, "did you mean pocket-240"),
+    ],
+)
+def test_a_wrong_name_is_found_before_anything_is_written(
+    changes: dict[str, object], words: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    own = {name: changes.pop(name) for name in ("models", "stopping") if name in changes}
+    audit = config(tiny_model, evaluation={**EVALUATION, **changes}, **own)
+    with pytest.raises(UserError, match=words):
+        audited(audit, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -9,6 +9,8 @@ from truing.config.files import parse_study
 from truing.core.errors import DataError, UnknownNameError
 from truing.studies.plan import plan_study
 
+TRAINER, ENGINE = "tests.core.test_plugins:PlainTrainer", "tests.core.test_plugins:PlainEngine"
+
 
 def study(**changes: Any) -> StudyConfig:
     """Two models on two published sets that are not there."""
@@ -72,17 +74,17 @@ def test_grids_may_have_their_own_trainer_and_engine() -> None:
             "datasets": ["insecure-code"],
             "learning_rates": [2],
             "seeds": [0],
-            "trainer": "a:Trainer",
-            "engine": "a:Engine",
+            "trainer": TRAINER,
+            "engine": ENGINE,
         },
     ]
     config = study(grids=grids)
     first, second = config.runs()
     assert (config.trainer_of(first), config.engine_of(first)) == ("peft", "transformers")
-    assert (config.trainer_of(second), config.engine_of(second)) == ("a:Trainer", "a:Engine")
+    assert (config.trainer_of(second), config.engine_of(second)) == (TRAINER, ENGINE)
     assert {(t.model, t.trainer) for t in plan_study(config, True).trained} == {
         ("qwen3-8b", "peft"),
-        ("gpt-4o", "a:Trainer"),
+        ("gpt-4o", TRAINER),
     }
 
 

@@ -4,13 +4,16 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import small_study
-from truing.core.errors import ConfigError, DataError, StoreError, UnknownNameError
+from truing.core.errors import ConfigError, DataError, StoreError, UnknownNameError, UserError
 from truing.core.records import Checkpoint, Prompt, Response, Sampling
 from truing.core.weights import adapter_hash, model_hash
 from truing.monitor import open_store
 from truing.results import analyse
 from truing.studies.plan import plan_study
 from truing.studies.run import Progress, execute_run, open_study, owed_runs, read_state, twin_of
+from truing.studies.schedule import run_study
+
+PARTS, SEEING = "tests.core.test_plugins", "tests.support.labelled_judges:Seeing"
 
 
 class Unreliable:
@@ -55,19 +58,32 @@ def test_the_plan_counts_without_loading(tiny_model: Path) -> None:
         ({"training": {"trainer": "pef"}}, UnknownNameError, "did you mean peft"),
         ({"training": {"trainer": "tinker"}}, ConfigError, "transformers cannot sample the checkpoints of"),
         ({"evaluation": {"engine": "tinker"}}, ConfigError, "trainer tinker with engine tinker"),
-        ({"evaluation": {"engine": "my:Engine"}, "training": {"trainer": "tinker"}}, None, ""),
+        ({"evaluation": {"engine": "my:Engine"}}, UnknownNameError, "unknown engine: no module my"),
+        ({"evaluation": {"engine": f"{PARTS}:PlainTrainer"}}, ConfigError, "PlainTrainer is no engine"),
+        ({"evaluation": {"judge": f"{PARTS}:PlanJudge"}}, UnknownNameError, "has no PlanJudge"),
+        ({"evaluation": {"judge": {"model": "m", "completer": f"{PARTS}:Nope"}}}, UnknownNameError, "has no Nope"),
+        ({"evaluation": {"measures": ["answer-lenght"]}}, UnknownNameError, "did you mean answer-length"),
+        ({"evaluation": {"measures": [f"{PARTS}:PlainJudge"]}}, ConfigError, "PlainJudge is no measure"),
+        ({"evaluation": {"also": [{"benchmark": "pocket-241"}]}}, UnknownNameError, "did you mean pocket-240"),
+        ({"evaluation": {"also": [{"benchmark": "pocket-240", "judge": "my:J"}]}}, UnknownNameError, "no module my"),
+        ({"evaluation": {"judge": SEEING, "preflight": {"labelled": "nope"}}}, UserError, "nope"),
+        ({"training": {"trainer": "my:Trainer"}}, UnknownNameError, "unknown trainer: no module my"),
+        ({"stopping": {"rule": "my:Rule"}}, UnknownNameError, "unknown stopping rule: no module my"),
+        ({"evaluation": {"engine": f"{PARTS}:PlainEngine"}, "training": {"trainer": "tinker"}}, None, ""),
         ({"datasets": [{"name": "own", "path": "no.jsonl"}]}, None, ""),
     ],
 )
-def test_every_name_is_checked_before_anything_runs(
-    tiny_model: Path, changes: dict[str, object], kind: type[Exception] | None, words: str
+def test_every_name_is_checked_before_anything_is_written(
+    tiny_model: Path, changes: dict[str, object], kind: type[Exception] | None, words: str, tmp_path: Path
 ) -> None:
     config = small_study(tiny_model, **changes)
     if kind is None:
         plan_study(config)
         return
-    with pytest.raises(kind, match=words):
-        plan_study(config)
+    for work in (plan_study, lambda study: run_study(study, tmp_path / "out")):
+        with pytest.raises(kind, match=words):
+            work(config)
+    assert not (tmp_path / "out").exists()
 
 
 def test_unknown_models_and_datasets(tiny_model: Path) -> None:

@@ -35,6 +35,7 @@ __all__ = [
     "OnCheckpoint",
     "Trainer",
     "check_completer",
+    "check_name",
     "checkpoint_steps",
     "close_completers",
     "engine_class",
@@ -242,6 +243,11 @@ _OWN = Backend("your own class")
 ENGINES = dict(row.engine for row in BACKENDS if row.engine)
 TRAINERS = dict(row.trainer for row in BACKENDS if row.trainer)
 COMPLETERS = dict(row.completer for row in BACKENDS if row.completer)
+_PARTS: dict[str, tuple[dict[str, str], type]] = {
+    "engine": (ENGINES, Engine),
+    "trainer": (TRAINERS, Trainer),
+    "completer": (COMPLETERS, Completer),
+}
 
 
 def find_backend(part: Literal["engine", "trainer", "completer"], name: str) -> Backend:
@@ -252,8 +258,14 @@ def find_backend(part: Literal["engine", "trainer", "completer"], name: str) -> 
     """
     row = next((row for row in BACKENDS if name in (getattr(row, part) or ())), None)
     if row is None and ":" not in name:
-        raise UnknownNameError.of(part, name, {"engine": ENGINES, "trainer": TRAINERS}.get(part, COMPLETERS))
+        raise UnknownNameError.of(part, name, _PARTS[part][0])
     return row or _OWN
+
+
+def check_name(part: Literal["engine", "trainer", "completer"], name: str) -> None:
+    """Check the name of a part; a class of the user's is loaded for it, none that is built in."""
+    if ":" in name and find_backend(part, name) not in BACKENDS:
+        load_class(part, name, *_PARTS[part])
 
 
 def check_completer(judge: str | JudgeConfig) -> None:
@@ -263,6 +275,7 @@ def check_completer(judge: str | JudgeConfig) -> None:
         UnknownNameError: No completer or no local model of that name.
     """
     if isinstance(judge, JudgeConfig):
+        check_name("completer", judge.completer)
         row = find_backend("completer", judge.completer)
         if row in BACKENDS and not row.by_name:
             resolve_model(judge.model)

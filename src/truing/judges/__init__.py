@@ -9,7 +9,7 @@ from functools import cached_property
 from truing.catalog.truth import load_truth
 from truing.config import JudgeConfig
 from truing.core.chat import Completer
-from truing.core.errors import ConfigError, UnknownNameError
+from truing.core.errors import ConfigError
 from truing.core.plugins import load_class, load_object
 from truing.core.records import Judgment, Prompt, Response
 
@@ -87,15 +87,15 @@ def load_judge(judge: str | JudgeConfig, completer: Completer | None = None) -> 
 
 
 def check_judge(judge: str | JudgeConfig) -> None:
-    """Check the names of a judge without loading a model; that of its completer, `truing.backends.find_backend` checks.
+    """Check the names of a judge without loading a model; that of its completer, `truing.backends.check_name` checks.
 
     Raises:
         UnknownNameError: No judge, rubric or truth set of that name.
         DataError: A rubric's file is wrong.
+        ConfigError: The class of the user's is no judge.
     """
     if isinstance(judge, str):
-        if judge not in JUDGES and ":" not in judge:
-            raise UnknownNameError.of("judge", judge, JUDGES)
+        is_exact(judge)  # which finds the class of one that is not built in
         return
     from truing.judges.rubrics import load_rubric
 

@@ -28,6 +28,7 @@ from truing.core.weights import count_parameters
 from truing.monitor import Monitor
 from truing.studies.checkpoints import FoundRun, find_runs
 from truing.studies.folder import CheckpointRecord, Manifest, RunRecord, ask_also, best_of, describe, know_judge
+from truing.studies.plan import plan_judge
 from truing.studies.search import search_run
 
 __all__ = ["describe_audit", "run_audit"]
@@ -56,6 +57,7 @@ def run_audit(
     """
     _check(config, out)
     load_benchmark(config.evaluation.benchmark)
+    plan_judge(config.evaluation)
     dataset = _dataset(config)
     runs = find_runs(config)
     manifest = describe_audit(config, runs, dataset)

@@ -9,19 +9,20 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from truing.backends import BACKENDS, check_completer, checkpoint_steps, find_backend, rows_seen
+from truing.backends import BACKENDS, check_completer, check_name, checkpoint_steps, find_backend, rows_seen
 from truing.catalog.benchmarks import load_benchmark
 from truing.catalog.datasets import load_dataset
 from truing.catalog.models import resolve_model
 from truing.catalog.published import list_recipes
-from truing.config import DatasetConfig, JudgeConfig, StudyConfig
+from truing.config import DatasetConfig, EvaluationConfig, JudgeConfig, StudyConfig
 from truing.core.errors import ConfigError
 from truing.core.records import Message
 from truing.judges import calls_per_answer, check_judge, is_exact
 from truing.judges.calibration import read_labelled
+from truing.monitor.measures import load_measures
 from truing.stats.rules import make_rule
 
-__all__ = ["Asked", "Plan", "Text", "Trained", "plan_study"]
+__all__ = ["Asked", "Plan", "Text", "Trained", "plan_judge", "plan_study"]
 
 
 @dataclass(frozen=True)
@@ -133,10 +134,10 @@ def plan_study(config: StudyConfig, lenient: bool = False) -> Plan:
         lenient: Count what can be counted where a dataset's file is not there, and name it in `missing`.
 
     Raises:
-        UnknownNameError: A model, dataset, benchmark, engine, judge or trainer that does not exist.
+        UnknownNameError: A model, dataset, benchmark, engine, judge, measure, rule or trainer that does not exist.
         DataError: A dataset or benchmark file that is wrong.
-        ConfigError: A built-in engine that cannot sample what a built-in trainer makes, or a trainer
-            that cannot train for so many steps.
+        ConfigError: A class of the user's that is no such part, a built-in engine that cannot sample what a built-in
+            trainer makes, or a trainer that cannot train for so many steps.
     """
     runs = config.runs()
     for pair in sorted({(config.trainer_of(run), config.engine_of(run)) for run in runs}):
@@ -154,11 +155,16 @@ def plan_study(config: StudyConfig, lenient: bool = False) -> Plan:
     ]
     missing = tuple(material.missing for material in materials.values() if material.missing)
     twins = len(runs) if config.stopping.mode == "both" else 0
-    return Plan(tuple(asked), tuple(trained), missing, twins, _preflight(config))
+    return Plan(tuple(asked), tuple(trained), missing, twins, plan_judge(config.evaluation))
 
 
-def _preflight(config: StudyConfig) -> Asked | None:
-    evaluation = config.evaluation
+def plan_judge(evaluation: EvaluationConfig) -> Asked | None:
+    """The labelled answers by which the judge is measured first; the names of these and of the measures are checked.
+
+    Raises:
+        UserError: Something of that name is not there or wrong.
+    """
+    load_measures(evaluation.measures)
     if is_exact(evaluation.judge) or evaluation.preflight.labelled is None:
         return None
     rows = read_labelled(evaluation.preflight.labelled)
@@ -167,6 +173,8 @@ def _preflight(config: StudyConfig) -> Asked | None:
 
 
 def _check_pair(trainer: str, engine: str) -> None:
+    check_name("engine", engine)
+    check_name("trainer", trainer)
     asked, made = find_backend("engine", engine), find_backend("trainer", trainer)
     own = next((row for row in (made, asked) if row.own_checkpoints), None)
     if own is not None and made is not asked and made in BACKENDS and asked in BACKENDS:

@@ -55,9 +55,9 @@ def run_study(config: StudyConfig, out: Path, notify: Callable[[Progress], None]
         TrainerError: A worker process died.
         KeyboardInterrupt: Ctrl-C; everything finished is kept.
     """
+    plan_study(config)
     if rank_and_world()[1] > 1:
         return _run_together(config, out, notify)
-    plan_study(config)
     lock = open_study(config, out)
     try:
         owed = owed_runs(config, out)

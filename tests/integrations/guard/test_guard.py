@@ -24,6 +24,7 @@ from tests.support.guarded import (
     same,
     weights_of,
 )
+from truing.config import JudgeConfig
 from truing.core.errors import ConfigError, EngineError, JudgeRefused, StoreError, TruingError, UnknownNameError
 from truing.core.records import Action, Judgment
 from truing.monitor import open_store
@@ -517,6 +518,15 @@ def test_unknown_names_are_refused_at_once(tmp_path: Path) -> None:
         guard_of(tmp_path, judge="poket")
     with pytest.raises(UnknownNameError):
         guard_of(tmp_path, 0.0, benchmark="no-240")
+    with pytest.raises(UnknownNameError, match="did you mean answer-length"):
+        guard_of(tmp_path, 0.0, measures=["answer-lenght"])
+    with pytest.raises(UnknownNameError, match="unknown stopping rule: no module my"):
+        guard_of(tmp_path, 0.0, rule="my:Rule")
+    with pytest.raises(ConfigError, match="PlainEngine is no judge"):
+        guard_of(tmp_path, judge="tests.core.test_plugins:PlainEngine")
+    with pytest.raises(UnknownNameError, match="no module my"):
+        guard_of(tmp_path, judge=JudgeConfig(model="m", completer="my:Completer"))
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_trainer_without_a_chat_tokenizer_is_refused(tiny_model: Path, tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from truing.backends import Engine
+from truing.backends import Engine, check_completer
 from truing.catalog.datasets import Dataset
 from truing.config import EndpointConfig, JudgeConfig
-from truing.core.errors import EngineError, TruingError, UnknownNameError, boundary
+from truing.core.errors import EngineError, TruingError, boundary
 from truing.core.files import content_key
 from truing.core.records import (
     Action,
@@ -30,7 +30,7 @@ from truing.core.records import (
     Sampling,
 )
 from truing.integrations.guard.settings import GuardConfig
-from truing.judges import Judge
+from truing.judges import Judge, check_judge
 from truing.monitor import Monitor, PromptSet, open_store, reach_judge
 from truing.studies.folder import Asked, Manifest, RunRecord, Task
 
@@ -77,12 +77,12 @@ class LateJudge(Judge):
     """A judge that is made when it is needed, and again if that failed: a missing key ends no training."""
 
     def __init__(self, name: str | JudgeConfig) -> None:
+        check_judge(name)
+        check_completer(name)
         self.name = name
         self._judge: Judge | None = None
         try:
             self._judge = self._load()
-        except UnknownNameError:
-            raise
         except Exception as error:  # noqa: BLE001 - a judge's own constructor; told again when it is needed
             logger.warning("the judge %s cannot be used yet: %s: %s", name, type(error).__name__, error)
 
