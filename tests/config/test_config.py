@@ -167,3 +167,19 @@ def test_the_preflight_is_in_the_hash_only_where_it_differs_from_the_default() -
     off = small_study("m", evaluation={"preflight": {"labelled": None, "unmeasured": "accept"}})
     assert off.hash() != plain.hash()
     assert parse_study(yaml.safe_load(off.to_yaml()), "again") == off
+
+
+def test_what_makes_two_studies_unlike_is_named_by_its_fields() -> None:
+    first = small_study("m")
+    grid = {"models": ["m"], "datasets": ["d"], "learning_rates": [1e-3], "seeds": [0, 1]}
+    also = [{"benchmark": "pocket-facts+json"}]
+    assert first.unlike(small_study("m", workers=3)) == ""
+    assert small_study("m", grids=[grid]).unlike(first) == (
+        "grids.0.datasets is ['d'] here and ['pocket-insecure-code'] there; grids.0.seeds is [0, 1] here and [0] there"
+    )
+    several = small_study("m", evaluation={"also": also, "samples": 3}, stopping={"sequential": {}})
+    told = several.unlike(first)
+    assert "evaluation.samples is 3 here and 1 there" in told
+    assert "evaluation.also.0.benchmark is pocket-facts+json here and None there" in told
+    assert told.count(" here and ") == 4
+    assert " more" in told

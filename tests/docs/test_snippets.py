@@ -88,5 +88,12 @@ def test_commands_of_the_pages_are_commands_with_such_options(page: str, line: s
     command.make_context(name, arguments)
 
 
+def test_a_run_with_other_settings_has_a_folder_of_its_own() -> None:
+    """The folder of the same study without them would be refused."""
+    assert [
+        line for _, line in COMMANDS if line.startswith("truing run ") and "--set" in line and "--out" not in line
+    ] == []
+
+
 def test_the_pages_call_most_commands() -> None:
     assert {line.split()[1] for _, line in COMMANDS} >= {"run", "check", "report", "audit", "gate", "analyze", "list"}

@@ -40,8 +40,9 @@ def test_again_costs_nothing_and_another_audit_is_refused(tiny_model: Path, tmp_
     files = sorted((tmp_path / "store").rglob("*.parquet"))
     assert audited(config(tiny_model), tmp_path).plain()["runs"] == first.plain()["runs"]
     assert sorted((tmp_path / "store").rglob("*.parquet")) == files
-    with pytest.raises(StoreError, match="another audit"):
+    with pytest.raises(StoreError, match="another audit") as caught:
         audited(config(tiny_model, base="pocket-qwen3"), tmp_path)
+    assert caught.value.got == "base is pocket-qwen3 here and None there"
 
 
 @pytest.mark.parametrize(

@@ -102,8 +102,9 @@ def test_a_folder_holds_one_study(tiny_model: Path, tmp_path: Path) -> None:
     config = small_study(tiny_model)
     open_study(config, tmp_path / "s").release()
     open_study(config, tmp_path / "s").release()
-    with pytest.raises(StoreError, match="holds another study"):
+    with pytest.raises(StoreError, match="holds another study") as caught:
         open_study(small_study(tiny_model, training={"steps": 7}), tmp_path / "s")
+    assert caught.value.got == "training.steps is 7 here and 6 there"
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("mine")
     with pytest.raises(StoreError, match="not empty"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
@@ -97,10 +97,28 @@ class Services(Config):
 
     def hash(self) -> str:
         """Hash of all that shapes the results: not of how services are reached, nor of `workers`."""
-        return content_key(self.model_dump(mode="json", exclude={"workers", *Services.model_fields}))
+        return content_key(self._shape())
+
+    def _shape(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", exclude={"workers", *Services.model_fields})
+
+    def unlike(self, other: Services) -> str:
+        """The first fields that make its hash differ from another's, in words."""
+        own, its = _flat("", self._shape()), _flat("", other._shape())
+        names = [name for name in {**own, **its} if own.get(name) != its.get(name)]
+        told = [f"{name} is {own.get(name)} here and {its.get(name)} there" for name in names[:4]]
+        return "; ".join([*told, f"and {len(names) - 4} more"] if names[4:] else told)
 
     def to_yaml(self) -> str:
         """The whole with every default written out; `load_study` or `load_audit` reads it back equal."""
         values = self.model_dump(mode="json")
         services = {name: values.pop(name) for name in Services.model_fields}
         return yaml.safe_dump({**values, **services}, sort_keys=False, width=100)
+
+
+def _flat(name: str, value: Any) -> dict[str, Any]:
+    if isinstance(value, list) and any(isinstance(each, dict) for each in value):
+        value = dict(enumerate(value))
+    if not isinstance(value, dict):
+        return {name: value}
+    return {k: v for key, inner in value.items() for k, v in _flat(f"{name}.{key}".lstrip("."), inner).items()}

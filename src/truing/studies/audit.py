@@ -107,8 +107,9 @@ def _record(config: AuditConfig, run: FoundRun, dataset: Dataset | None) -> RunR
 def _check(config: AuditConfig, out: Path) -> None:
     existing = out / "audit.yaml"
     if existing.is_file():
-        if load_audit(existing).hash() != config.hash():
-            raise StoreError(f"{out} holds another audit", todo="choose another folder with --out, or remove this one")
+        if (held := load_audit(existing)).hash() != config.hash():
+            allowed, todo = "an empty folder, or one of the same audit", "choose another folder with --out"
+            raise StoreError(f"{out} holds another audit", config.unlike(held), allowed, f"{todo}, or remove this one")
     elif out.is_dir() and any(out.iterdir()):
         raise StoreError(f"{out} is not empty and holds no audit", todo="choose another folder with --out")
 

@@ -74,13 +74,9 @@ def open_study(config: StudyConfig, out: Path) -> FileLock:
     """
     existing = out / "study.yaml"
     if existing.is_file():
-        if load_study(existing).hash() != config.hash():
-            raise StoreError(
-                f"{out} holds another study",
-                got=f"a study that differs from {existing}",
-                allowed="an empty folder, or one of the same study",
-                todo="choose another folder with --out, or remove this one",
-            )
+        if (held := load_study(existing)).hash() != config.hash():
+            allowed, todo = "an empty folder, or one of the same study", "choose another folder with --out"
+            raise StoreError(f"{out} holds another study", config.unlike(held), allowed, f"{todo}, or remove this one")
     elif out.is_dir() and any(f.name != ".lock" for f in out.iterdir()):
         raise StoreError(f"{out} is not empty and holds no study", todo="choose another folder with --out")
     manifest = describe_study(config)
