@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from tests.support.studies import make_study
 from truing.cli.app import app
-from truing.core.errors import MissingExtraError, UnknownNameError
+from truing.core.errors import MissingExtraError, StoreError, UnknownNameError
 
 
 @pytest.fixture(scope="module")
@@ -46,3 +46,13 @@ def test_without_inspect_it_says_what_to_install(study: Path, tmp_path: Path) ->
 def test_unknown_formats(study: Path) -> None:
     with pytest.raises(UnknownNameError, match="jsonl"):
         run(str(study), "--to", "json")
+
+
+def test_an_analysis_holds_no_answers_and_the_help_says_what_does(tmp_path: Path) -> None:
+    for files, got in (([], "no manifest.json"), (["analysis.json"], "an analysis alone")):
+        for name in files:
+            (tmp_path / name).write_text("{}")
+        with pytest.raises(StoreError, match=got) as caught:
+            run(str(tmp_path), "--to", "csv")
+        assert caught.value.allowed == "the folder of a study, an audit or a guard"
+    assert "Folder of a study, an audit or a guard." in run("--help")

@@ -94,6 +94,6 @@ def test_damaged_and_changed_studies_are_refused(tmp_path: Path) -> None:
 def test_refusals(out: Path, tmp_path: Path) -> None:
     with pytest.raises(UnknownNameError, match="xlsx"):
         write_table(out, "xlsx", tmp_path / "t.xlsx")
-    with pytest.raises(StoreError, match="holds no results"):
+    with pytest.raises(StoreError, match="holds no judged answers"):
         write_table(tmp_path, "csv", tmp_path / "t.csv")
     assert not list(tmp_path.iterdir())

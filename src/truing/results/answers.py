@@ -68,12 +68,11 @@ def read_manifest(folder: Path) -> Manifest:
         return describe_study(load_study(folder / "study.yaml"))
     if (folder / "audit.yaml").is_file():
         return describe_audit(load_audit(folder / "audit.yaml"))
-    raise StoreError(
-        f"{folder} holds no results",
-        "no manifest.json" if folder.is_dir() else "no such folder",
-        "the folder of a study, an audit, a guard or an analysis",
-        "name another folder",
-    )
+    got = "no manifest.json" if folder.is_dir() else "no such folder"
+    if (folder / "analysis.json").is_file():
+        got = "an analysis alone: its answers are in the files that were analysed"
+    allowed = "the folder of a study, an audit or a guard"
+    raise StoreError(f"{folder} holds no judged answers", got, allowed, "name another folder")
 
 
 def judged_checkpoints(folder: Path, sides: bool = False) -> Iterator[JudgedCheckpoint]:
