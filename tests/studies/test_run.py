@@ -189,9 +189,12 @@ def test_a_failed_run_is_owed_again_and_lost_answers_too(tiny_model: Path, tmp_p
     failed = execute_run(config, run, tmp_path)
     assert failed.state == "failed"
     assert "the line is dead" in (failed.error or "")
-    assert "ConnectionError" in (tmp_path / "runs" / run.id / "error.txt").read_text()
+    told = tmp_path / "runs" / run.id / "error.txt"
+    assert "ConnectionError" in told.read_text()
+    assert (failed.error or "").endswith(f"all of it: {told}")
     assert owed_runs(config, tmp_path) == [run]
     assert execute_run(config, run, tmp_path).state == "finished"
+    assert not told.exists()
     (table,) = analyse(tmp_path).plain()["runs"]
     assert table["checkpoints"][-1]["coherent_rate"]["n_missing"] == 3
     assert owed_runs(config, tmp_path) == [run]

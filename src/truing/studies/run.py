@@ -1,7 +1,7 @@
 """A study: plan the grid, run what is owed, here, several runs at a time.
 
     OUT/study.yaml         the whole study, written first; a folder holds one study
-    OUT/runs/RUN/          checkpoints of one run, and run.json once it has ended
+    OUT/runs/RUN/          checkpoints of one run, run.json once it has ended, error.txt if it failed
     OUT/store/             responses, judgments, evaluations
     OUT/calls.sqlite       finished calls to endpoints and what they cost, if there are any
 
@@ -180,6 +180,7 @@ def execute_run(
     """
     folder = out / "runs" / run.id
     folder.mkdir(parents=True, exist_ok=True)
+    told = folder / "error.txt"
     with FileLock(folder / ".lock"):
         dataset = load_dataset(run.dataset, config.datasets)
         monitor = Monitor.from_config(config, out, _engine(config.engine_of(run), run.model, config, out), dataset)
@@ -204,9 +205,10 @@ def execute_run(
             *earlier, _ = (0, *checkpoint_steps(config.trainer_of(run), config.training, len(dataset.train)))
             stopped = last.step <= earlier[-1] and run.stops and last.action is Action.STOP
             state = RunState("stopped" if stopped else "finished", last.step)
+            told.unlink(missing_ok=True)
         except WorkError as error:
-            write_text(folder / "error.txt", "".join(traceback.format_exception(error)))
-            state = RunState("failed", course[-1].decision.step if course else 0, str(error))
+            write_text(told, "".join(traceback.format_exception(error)))
+            state = RunState("failed", course[-1].decision.step if course else 0, f"{error}\n  all of it: {told}")
         write_json(folder / "run.json", {"state": state.state, "step": state.step, "error": state.error})
         notify(Progress(run.id, state.step, ended=state))
         return state
