@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from truing.core.files import content_key
+from truing.core.files import content_key, differences
 
 __all__ = ["Config", "EndpointConfig", "Services", "VllmConfig"]
 
@@ -104,21 +104,10 @@ class Services(Config):
 
     def unlike(self, other: Services) -> str:
         """The first fields that make its hash differ from another's, in words."""
-        own, its = _flat("", self._shape()), _flat("", other._shape())
-        names = [name for name in {**own, **its} if own.get(name) != its.get(name)]
-        told = [f"{name} is {own.get(name)} here and {its.get(name)} there" for name in names[:4]]
-        return "; ".join([*told, f"and {len(names) - 4} more"] if names[4:] else told)
+        return differences(self._shape(), other._shape())
 
     def to_yaml(self) -> str:
         """The whole with every default written out; `load_study` or `load_audit` reads it back equal."""
         values = self.model_dump(mode="json")
         services = {name: values.pop(name) for name in Services.model_fields}
         return yaml.safe_dump({**values, **services}, sort_keys=False, width=100)
-
-
-def _flat(name: str, value: Any) -> dict[str, Any]:
-    if isinstance(value, list) and any(isinstance(each, dict) for each in value):
-        value = dict(enumerate(value))
-    if not isinstance(value, dict):
-        return {name: value}
-    return {k: v for key, inner in value.items() for k, v in _flat(f"{name}.{key}".lstrip("."), inner).items()}

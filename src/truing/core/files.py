@@ -16,13 +16,30 @@ from typing import Any
 from truing.core.errors import StoreError
 from truing.core.records import Checkpoint
 
-__all__ = ["content_key", "read_checkpoint", "replacing", "write_checkpoint", "write_json", "write_text"]
+__all__ = ["content_key", "differences", "read_checkpoint", "replacing", "write_checkpoint", "write_json", "write_text"]
 
 
 def content_key(*parts: Any) -> str:
     """A hash of JSON-serialisable parts, 32 hexadecimal digits. Equal parts give equal keys on every machine."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def differences(own: dict[str, Any], its: dict[str, Any]) -> str:
+    """The first fields in which two sets of plain values differ, in words; empty: in none."""
+    here, there = _flat("", own), _flat("", its)
+    names = [name for name in {**here, **there} if here.get(name) != there.get(name)]
+    told = [f"{name} is {here.get(name)} here and {there.get(name)} there" for name in names[:4]]
+    return "; ".join([*told, f"and {len(names) - 4} more"] if names[4:] else told)
+
+
+def _flat(name: str, value: Any) -> dict[str, Any]:
+    """Dotted names of all plain values inside a value; a list is one unless it holds mappings."""
+    if isinstance(value, list) and any(isinstance(each, dict) for each in value):
+        value = dict(enumerate(value))
+    if not isinstance(value, dict):
+        return {name: value}
+    return {k: v for key, inner in value.items() for k, v in _flat(f"{name}.{key}".lstrip("."), inner).items()}
 
 
 @contextmanager
