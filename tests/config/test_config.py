@@ -183,3 +183,14 @@ def test_what_makes_two_studies_unlike_is_named_by_its_fields() -> None:
     assert "evaluation.also.0.benchmark is pocket-facts+json here and None there" in told
     assert told.count(" here and ") == 4
     assert " more" in told
+
+
+def test_a_key_that_a_study_gives_twice_is_refused_with_its_lines(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    path.write_text(small_study("m").to_yaml() + "stopping: {tolerance: 0.5}\n")
+    with pytest.raises(ConfigError, match=r"the key 'stopping' is given twice, in line \d+ and in line \d+"):
+        load_study(path)
+    override = {"stopping": "{mode: off, mode: stop}"}
+    path.write_text(small_study("m").to_yaml())
+    with pytest.raises(ConfigError, match="--set stopping is not YAML"):
+        load_study(path, override)

@@ -2,11 +2,12 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from truing.core.errors import StoreError
-from truing.core.files import content_key, replacing, write_json
+from truing.core.files import content_key, load_yaml, replacing, write_json
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -52,3 +53,21 @@ def test_a_folder_that_cannot_be_made_is_a_store_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="could not write"):
         write_json(tmp_path / "file" / "x.json", {})
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: 1\nb: 2\na: 3\n", "the key 'a' is given twice, in line 1 and in line 3"),
+        ("b:\n  - {x: 1, x: 1}\n", "the key 'x' is given twice, in line 2 and in line 2"),
+        ("a:\n  c: 1\n  d: 2\n  c: {}\n", "the key 'c' is given twice, in line 2 and in line 4"),
+    ],
+)
+def test_a_key_that_is_given_twice_is_refused(text: str, words: str) -> None:
+    with pytest.raises(yaml.YAMLError, match=words):
+        load_yaml(text)
+
+
+def test_other_yaml_is_read_as_ever() -> None:
+    text = "x: &x {a: 1, b: 2}\ny: {<<: *x, b: 3}\n1: a\n'1': b\n"
+    assert load_yaml(text) == yaml.safe_load(text) == {"x": {"a": 1, "b": 2}, "y": {"a": 1, "b": 3}, 1: "a", "1": "b"}

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, PlainValidator, ValidationError
 from pydantic_core import PydanticCustomError
 
 from truing.core.errors import DataError, UnknownNameError
+from truing.core.files import load_yaml
 
 __all__ = [
     "DATA",
@@ -45,8 +46,6 @@ def _check_text(value: object) -> str:
 
 Text = Annotated[str, PlainValidator(_check_text)]
 """A text that is not empty."""
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""libyaml's where PyYAML was built with it: some ten times faster."""
 _ALLOWED = {
     **dict.fromkeys(("list_type", "tuple_type", "too_short"), "a list that is not empty"),
     **dict.fromkeys(("dict_type", "model_type"), "a mapping"),
@@ -98,7 +97,7 @@ def read_yaml(path: Path) -> Any:
         DataError: It is not YAML.
     """
     try:
-        return yaml.load(read_text(path), Loader=_LOADER)
+        return load_yaml(read_text(path))
     except yaml.YAMLError as error:
         raise DataError(f"{path} is not YAML", str(error).replace("\n", " ")) from error
 

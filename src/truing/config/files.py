@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from truing.config import AuditConfig, StudyConfig
 from truing.core.errors import ConfigError, did_you_mean
+from truing.core.files import load_yaml
 
 __all__ = ["load_audit", "load_study", "override", "parse_audit", "parse_study", "validate", "validate_flat"]
 
@@ -66,14 +67,14 @@ def override(raw: dict[str, Any], values: dict[str, str]) -> None:
                 got = f"{key} is not a group of fields"
                 raise ConfigError(f"--set {dotted}", got=got, todo="see truing run --help")
         try:
-            target[last] = yaml.safe_load(text)
+            target[last] = load_yaml(text)
         except yaml.YAMLError as error:
-            raise ConfigError(f"--set {dotted} is not YAML", got=text) from error
+            raise ConfigError(f"--set {dotted} is not YAML", got=f"{text}: {error}") from error
 
 
 def _read(path: Path, kind: str, allowed: str) -> dict[str, Any]:
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = load_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         todo = "see examples with: truing demo --help"
         raise ConfigError(f"no such {kind.split()[-1]} file", str(path), todo=todo) from None

@@ -13,10 +13,21 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from truing.core.errors import StoreError
 from truing.core.records import Checkpoint
 
-__all__ = ["content_key", "differences", "read_checkpoint", "replacing", "write_checkpoint", "write_json", "write_text"]
+__all__ = [
+    "content_key",
+    "differences",
+    "load_yaml",
+    "read_checkpoint",
+    "replacing",
+    "write_checkpoint",
+    "write_json",
+    "write_text",
+]
 
 
 def content_key(*parts: Any) -> str:
@@ -40,6 +51,22 @@ def _flat(name: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         return {name: value}
     return {k: v for key, inner in value.items() for k, v in _flat(f"{name}.{key}".lstrip("."), inner).items()}
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc] # libyaml's: ten times faster
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
+        lines: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            here, name = key.start_mark.line + 1, (key.tag, str(key.value))
+            if name in lines and not key.tag.endswith(":merge"):
+                raise yaml.YAMLError(f"the key {key.value!r} is given twice, in line {lines[name]} and in line {here}")
+            lines[name] = here
+        return super().construct_mapping(node, deep)
+
+
+def load_yaml(text: str) -> Any:
+    """The value that a YAML text holds; a key that is given twice is an error (`yaml.YAMLError`), never dropped."""
+    return yaml.load(text, Loader=_Loader)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass
 
 from truing.catalog.models import find_model
 from truing.core.errors import ConfigError
+from truing.core.files import load_yaml
 
 __all__ = ["Price", "Prices", "load_prices"]
 
@@ -74,7 +75,7 @@ def load_prices(path: Path | None = None) -> Prices:
     """
     table: dict[str, Any] = yaml.safe_load(resources.files("truing").joinpath("catalog/data/prices.yaml").read_text())
     try:
-        own = {} if path is None else yaml.safe_load(path.read_text(encoding="utf-8"))
+        own = {} if path is None else load_yaml(path.read_text(encoding="utf-8"))
         models = {**table["models"], **own.get("models", {})}
         return TypeAdapter(Prices).validate_python({**table, **own, "models": models})
     except ValidationError as error:
