@@ -36,6 +36,8 @@ def check(
 ) -> None:
     """Check a file without running anything, and count what is in it or what it would do.
 
+    Exit code 1: the study is valid, but data that it names are not there yet.
+
     Example:  truing check study.yaml --set training.steps=50
     """
     overrides = split_pairs(sets)
@@ -96,6 +98,11 @@ def _check_study(file: Path, overrides: dict[str, str]) -> None:
         say(f"  the judge is measured first, on {plan.preflight.responses} labelled answers; its calls are counted")
     _say_checkpoints(plan)
     _say_estimate(config, plan)
+    if plan.missing:
+        say("\nmissing; the study cannot run before it is there:")
+        for each in plan.missing:
+            say(f"  {each}")
+        raise typer.Exit(1)
 
 
 def _check_benchmark(file: Path) -> None:
@@ -217,10 +224,6 @@ def _say_estimate(config: StudyConfig, plan: Plan) -> None:
         span = f"{known[0]:g}" if len(known) == 1 else f"{known[0]:g} to {known[-1]:g}"
         say(f"  each run sees its data {span} times")
     _say_dollars(config, costs)
-    if plan.missing:
-        say("\nmissing; the study cannot run before it is there:")
-        for each in plan.missing:
-            say(f"  {each}")
 
 
 def _say_dollars(config: StudyConfig, costs: Costs) -> None:
