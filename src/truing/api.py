@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 from truing.config import AuditConfig, StudyConfig
 from truing.config.files import load_audit, load_study, parse_audit, parse_study, validate
 from truing.core.distributed import rank_and_world
-from truing.core.errors import MissingExtraError, StoreError, TrainerError
+from truing.core.errors import DataError, MissingExtraError, StoreError, TrainerError
 from truing.core.files import write_json, write_text
 from truing.core.records import Evaluation
 from truing.report import render_report, write_report
@@ -203,7 +204,7 @@ def load(path: str | Path) -> Results:
     """
     path = Path(path)
     if path.is_file():
-        return Results(parse_analysis(path.read_text(encoding="utf-8")), path.parent)
+        return Results(parse_analysis(path.read_text(encoding="utf-8", errors="replace"), str(path)), path.parent)
     return Results(analyse(path), path)
 
 
@@ -216,7 +217,7 @@ def _config(given: Any, kind: type[Any], read: Callable[[Path], Any], parse: Cal
 @contextmanager
 def _files(data: Any) -> Iterator[list[Path]]:
     """The data as files: a table becomes a parquet file that is there meanwhile."""
-    several = isinstance(data, Sequence) and not isinstance(data, str)
+    several, tables = isinstance(data, Sequence) and not isinstance(data, str), dict[str, str]()
     with tempfile.TemporaryDirectory(prefix="truing-") as folder:
         files = []
         for i, each in enumerate(data if several else [data]):
@@ -224,5 +225,14 @@ def _files(data: Any) -> Iterator[list[Path]]:
                 files.append(Path(each))
             else:
                 files.append(Path(folder) / (f"data-{i + 1}.parquet" if several else "data.parquet"))
+                tables[files[-1].name] = f"table {i + 1}" if several else "the table"
                 pq.write_table(as_arrow(each), files[-1])
-        yield files
+        try:
+            yield files
+        except DataError as error:  # what is said of the files is said of the tables, and of flags as of keywords
+            if not tables:
+                raise
+            words = [re.sub(r"--([a-z-]+) NAME", lambda m: f'{m[1].replace("-", "_")}="NAME"', w) for w in error.args]
+            raise DataError(
+                *(re.sub(r"data[\w-]*\.parquet", lambda m: tables.get(m[0], m[0]), w) for w in words)
+            ) from error

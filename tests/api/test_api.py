@@ -210,8 +210,16 @@ def test_what_cannot_be_analysed_is_said(tmp_path: Path) -> None:
         (frame, {"tolerence": 0.1}, ConfigError, "did you mean tolerance"),
         (frame, {"tolerance": 7}, ConfigError, "tolerance"),
         (frame, {"out": tmp_path}, StoreError, "folder of a study"),
+        (frame, {"out": tmp_path / "study.yaml" / "x"}, StoreError, "study.yaml is a file"),
+        (pd.DataFrame(), {}, DataError, r'^the table has no column of the question[^-]*question_column="NAME"$'),
+        (frame[:0], {}, DataError, "no rows\n  got: the table"),
+        ([frame, frame[["step"]]], {}, DataError, "table 2 has no column"),
+        (tmp_path / "data.csv", {}, DataError, "data.csv has no column of the question"),
+        (tmp_path / "broken.parquet", {}, DataError, "allowed: a whole parquet file"),
     ):
         (tmp_path / "study.yaml").write_text("")
+        (tmp_path / "data.csv").write_text("x\n1\n")
+        (tmp_path / "broken.parquet").write_bytes(b"PAR1 and no more")
         with pytest.raises(error, match=words):
             truing.analyze(data, **options)  # type: ignore[arg-type]
 
@@ -248,3 +256,11 @@ def test_the_records_are_the_monitor_s(tmp_path: Path) -> None:
     decision = monitor.look(0, None)
     assert isinstance(decision, Decision)
     assert truing.Checkpoint is Checkpoint
+
+
+def test_a_file_that_is_no_analysis_is_called_by_its_name(tmp_path: Path) -> None:
+    for name, content in (("study.yaml", b"name: x"), ("a.parquet", b"PAR1\xff"), ("other.json", b"{}")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError, match=f"{name} does not follow the schema of an analysis") as caught:
+            truing.load(tmp_path / name)
+        assert "name the folder of the results" in caught.value.todo

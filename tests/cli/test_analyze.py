@@ -79,6 +79,13 @@ def test_nothing_is_written_when_something_is_wrong(tmp_path: Path) -> None:
     assert not out.exists()
 
 
+def test_a_file_in_the_place_of_the_folder_is_said(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.csv", [row()])
+    error = run(app, ["analyze", str(path), "--out", str(path)]).exception
+    assert isinstance(error, StoreError)
+    assert (error.got, error.allowed) == (f"{path} is a file", "a folder")
+
+
 def test_the_folder_of_a_study_is_left_alone(tmp_path: Path) -> None:
     path = write(tmp_path / "x.csv", [row()])
     (tmp_path / "study.yaml").write_text("")

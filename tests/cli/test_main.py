@@ -31,3 +31,20 @@ def test_an_output_folder_that_holds_something_else(tiny_model: Path, tmp_path: 
 @pytest.mark.parametrize("arguments", [["run"], ["fly"], ["demo", "--seed", "-1"]])
 def test_wrong_usage_exits_with_two(arguments: list[str]) -> None:
     assert truing(*arguments).returncode == 2
+
+
+def test_long_lists_of_names_are_wrapped_between_names() -> None:
+    lines = truing("list", "models", "nope").stderr.splitlines()
+    assert lines[:2] == ["error: unknown catalogue model", "  got: 'nope'"]
+    assert all(len(line) <= 120 for line in lines)
+    assert all(line.startswith("    ") and not line.endswith("-") for line in lines[3:])
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("arguments", [["list", "judges"], ["--help"]])
+def test_output_that_cannot_be_written_is_said_in_one_line(arguments: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "truing", *arguments]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.stderr == "error: the output cannot be written: No space left on device\n"
+    assert done.returncode == 2  # 1 would say misaligned, of the gate

@@ -3,7 +3,7 @@ from typer.testing import CliRunner
 
 from truing.catalog.models import list_models
 from truing.cli.app import app
-from truing.core.errors import ConfigError, UnknownNameError
+from truing.core.errors import UnknownNameError
 
 run = CliRunner().invoke
 
@@ -32,4 +32,4 @@ def test_an_id_does_as_well_and_targets_are_the_trainer_s() -> None:
 
 def test_what_cannot_be_shown() -> None:
     assert isinstance(run(app, ["list", "models", "qwen3-8"]).exception, UnknownNameError)
-    assert isinstance(run(app, ["list", "judges", "pocket"]).exception, ConfigError)
+    assert isinstance(run(app, ["list", "judges", "poket"]).exception, UnknownNameError)

@@ -6,8 +6,10 @@ The one place that prints. A `UserError` is shown without a traceback and exits 
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+import textwrap
 
 from rich.console import Console
 from rich.text import Text
@@ -17,6 +19,9 @@ from truing.core.errors import TruingError, UserError
 
 __all__ = ["main"]
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What the system says where standard output cannot be written."""
+
 
 def main() -> None:
     """Entry point of the console script, which finds the user's parts where `python -m truing` finds them, too."""
@@ -25,5 +30,22 @@ def main() -> None:
     try:
         app()
     except TruingError as error:
-        Console(stderr=True).print(Text(f"error: {error}", style="red"), soft_wrap=True)
+        _say(str(error))
         sys.exit(2 if isinstance(error, UserError) else 1)
+    except OSError as error:
+        if error.filename is not None or error.errno not in _FULL:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left of the output has no place
+        _say(f"the output cannot be written: {error.strerror}")
+        sys.exit(2)
+
+
+def _say(text: str) -> None:
+    """Print an error as it stands, but for lists of names that are longer than a line."""
+    lines = [
+        textwrap.fill(line, 120, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+        if line.startswith("  allowed: ")
+        else line
+        for line in f"error: {text}".split("\n")
+    ]
+    Console(stderr=True).print(Text("\n".join(lines), style="red"), soft_wrap=True)

@@ -17,7 +17,7 @@ from truing.catalog.models import TARGETS, Model, find_model, list_models, list_
 from truing.catalog.truth import CONDITIONS, load_truth
 from truing.catalog.variants import VARIANTS
 from truing.cli.shared import console, make_table, say
-from truing.core.errors import ConfigError, MissingExtraError, UnknownNameError
+from truing.core.errors import MissingExtraError, UnknownNameError
 from truing.judges import JUDGES, load_judge
 from truing.judges.rubrics import load_rubric
 
@@ -28,21 +28,22 @@ Rows = Iterable[Sequence[object]]
 
 def list_names(
     kind: Annotated[str, typer.Argument(help="models, benchmarks, variants, truth-sets, datasets, judges or rubrics.")],
-    name: Annotated[str | None, typer.Argument(help="One model, in full.", show_default=False)] = None,
+    name: Annotated[str | None, typer.Argument(help="One of them; a model in full.", show_default=False)] = None,
 ) -> None:
     """List what is built in.
 
     Example:  truing list models llama-3.1-8b
     """
-    if name is not None and kind != "models":
-        raise ConfigError("only models are shown one by one", f"{kind} {name}", "truing list models NAME")
     if kind == "models":
         _say_models() if name is None else _say_model(name)
         return
     if kind not in _KINDS:
         raise UnknownNameError.of("kind", kind, ("models", *_KINDS))
-    columns, rows = _KINDS[kind]
-    console.print(make_table(columns, rows()))
+    columns, rows = _KINDS[kind][0], list(_KINDS[kind][1]())
+    shown = [row for row in rows if name in (None, row[0])]
+    if not shown:
+        raise UnknownNameError.of(kind.removesuffix("s").replace("-", " "), str(name), [str(row[0]) for row in rows])
+    console.print(make_table(columns, shown))
 
 
 def _benchmarks() -> Rows:

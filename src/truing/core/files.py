@@ -84,6 +84,8 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
+        if blocked := next((str(above) for above in path.parents if above.is_file()), ""):
+            raise StoreError(f"could not write {path}", f"{blocked} is a file", "a folder", "name another") from error
         raise StoreError(
             f"could not write {path}",
             got=f"{type(error).__name__}: {error.strerror or error}",

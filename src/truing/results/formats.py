@@ -154,7 +154,8 @@ def _in_words(path: Path) -> Iterator[None]:
     try:
         yield
     except (duckdb.Error, OSError, EOFError, zlib.error, pa.ArrowException, csv.Error, UnicodeDecodeError) as error:
-        allowed = "UTF-8 text; every CSV row as long as the header"
+        parquet = _ending(path) == ".parquet"
+        allowed = "a whole parquet file" if parquet else "UTF-8 text; every CSV row as long as the header"
         raise DataError(f"{path.name} cannot be read", quoted([error], width=300), allowed) from error
 
 

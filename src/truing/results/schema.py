@@ -209,8 +209,8 @@ class Analysis(Entry):
         return self.model_dump(mode="json")
 
 
-def parse_analysis(text: str) -> Analysis:
-    """The analysis that the text of analysis.json holds.
+def parse_analysis(text: str, name: str = "analysis.json") -> Analysis:
+    """The analysis that the text of a file holds; `name` is that of the file, for messages.
 
     Raises:
         DataError: It does not follow the schema; the message names the field's path.
@@ -222,6 +222,6 @@ def parse_analysis(text: str) -> Analysis:
         issue = error.errors(include_url=False)[0] if isinstance(error, ValidationError) else issue
         path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in issue["loc"]).removeprefix(".")
         got = "nothing" if issue["type"] == "missing" else repr(issue["input"])[:80]
-        what = f"analysis.json does not follow its schema at {path or 'its top'}"
-        todo = "the schema is in docs/analysis.md; analyse the study again with: truing report DIR"
+        what = f"{name} does not follow the schema of an analysis at {path or 'its top'}"
+        todo = "name the folder of the results, or its analysis.json; to make that again: truing report DIR"
         raise DataError(what, got, issue["msg"].removeprefix("Value error, "), todo) from error
