@@ -83,7 +83,7 @@ def test_a_file_in_the_place_of_the_folder_is_said(tmp_path: Path) -> None:
     path = write(tmp_path / "x.csv", [row()])
     error = run(app, ["analyze", str(path), "--out", str(path)]).exception
     assert isinstance(error, StoreError)
-    assert (error.got, error.allowed) == (f"{path} is a file", "a folder")
+    assert (error.got, error.todo) == (f"{path} is a file", "name a folder")
 
 
 def test_the_folder_of_a_study_is_left_alone(tmp_path: Path) -> None:

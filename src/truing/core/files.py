@@ -45,7 +45,6 @@ def differences(own: dict[str, Any], its: dict[str, Any]) -> str:
 
 
 def _flat(name: str, value: Any) -> dict[str, Any]:
-    """Dotted names of all plain values inside a value; a list is one unless it holds mappings."""
     if isinstance(value, list) and any(isinstance(each, dict) for each in value):
         value = dict(enumerate(value))
     if not isinstance(value, dict):
@@ -84,13 +83,11 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        if blocked := next((str(above) for above in path.parents if above.is_file()), ""):
-            raise StoreError(f"could not write {path}", f"{blocked} is a file", "a folder", "name another") from error
-        raise StoreError(
-            f"could not write {path}",
-            got=f"{type(error).__name__}: {error.strerror or error}",
-            todo="free disk space or check the folder's permissions, then run the same command again: it goes on",
-        ) from error
+        got = f"{type(error).__name__}: {error.strerror or error}"
+        todo = "free disk space or check the folder's permissions, then run the same command again: it goes on"
+        if blocked := next((above for above in path.parents if above.is_file()), None):
+            got, todo = f"{blocked} is a file", "name a folder"
+        raise StoreError(f"could not write {path}", got, todo=todo) from error
     finally:
         with suppress(OSError):
             temporary.unlink()

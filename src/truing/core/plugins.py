@@ -49,14 +49,9 @@ def load_object(kind: str, name: str, table: Mapping[str, str]) -> Any:
             todo = "Python looks in the working directory and in PYTHONPATH; write folder.file:Class, without .py"
             raise UnknownNameError(f"unknown {kind}: no module {lacking}", repr(name), allowed, todo) from error
         line = traceback.extract_tb(error.__traceback__)[-1]
-        where = (
-            "" if isinstance(error, SyntaxError) else f" ({line.filename}, line {line.lineno})"
-        )  # which tells its own
-        raise ConfigError(
-            f"{kind} {name}: importing the module {module} fails",
-            f"{type(error).__name__}: {error}{where}",
-            todo="put it right in the module, or install what it needs",
-        ) from error
+        where = "" if isinstance(error, SyntaxError) else f" ({line.filename}, line {line.lineno})"
+        got, todo = f"{type(error).__name__}: {error}{where}", "put it right there, or install what it needs"
+        raise ConfigError(f"{kind} {name}: importing the module {module} fails", got, todo=todo) from error
     try:
         return getattr(found, attribute)
     except AttributeError as error:
