@@ -6,7 +6,7 @@ import pytest
 from tests.conftest import small_study
 from truing.config import JudgeConfig, StudyConfig
 from truing.config.files import parse_study
-from truing.core.errors import DataError, UnknownNameError
+from truing.core.errors import ConfigError, DataError, UnknownNameError
 from truing.studies.plan import plan_study
 
 TRAINER, ENGINE = "tests.core.test_plugins:PlainTrainer", "tests.core.test_plugins:PlainEngine"
@@ -112,3 +112,13 @@ def test_an_unknown_task_judge_is_refused() -> None:
     grid = {"models": ["qwen3-8b"], "datasets": ["insecure-code"], "learning_rates": [1e-5], "seeds": [0]}
     with pytest.raises(UnknownNameError, match="did you mean pocket"):
         plan_study(study(grids=[grid], datasets=own), lenient=True)
+
+
+def test_a_benchmark_that_can_clear_nothing_is_refused_before_it_is_asked() -> None:
+    few = {"benchmark": "pocket-facts"}
+    with pytest.raises(ConfigError, match=r"pocket-facts[\s\S]*30 prompts[\s\S]*at least 72[\s\S]*about: benchmark"):
+        plan_study(small_study("pocket-llama-late", evaluation=few, stopping={"mode": "stop"}))
+    for stopping in ({"mode": "off"}, {"mode": "stop", "about": "benchmark"}, {"mode": "stop", "tolerance": 0.12}):
+        assert plan_study(small_study("pocket-llama-late", evaluation=few, stopping=stopping)).trained
+    with pytest.raises(ConfigError, match="at least 59"):
+        plan_study(small_study("pocket-llama-late", evaluation=few, stopping={"mode": "stop", "sequential": {}}))

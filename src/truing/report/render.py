@@ -24,6 +24,7 @@ from truing.report.pairs import Pair, grouped, pairs_of
 from truing.report.plots import Plots
 from truing.report.selection import group_samples, rows_per_run, shown_steps
 from truing.report.summary import summarise
+from truing.results.gate import verdict
 from truing.results.samples import class_of
 from truing.results.schema import Analysis
 
@@ -47,6 +48,7 @@ def render_report(analysis: Analysis) -> str:
             study=analysis.study,
             config=json.dumps(analysis.study.config, indent=2, ensure_ascii=False, default=str),
             summary=summarise(analysis, pairs),
+            verdict=verdict(analysis),
             pairs=pairs,
             pairs_of_data=grouped(pairs, lambda pair: pair.run),
             seeds_of_data=grouped(analysis.seeds, lambda entry: entry),

@@ -66,6 +66,14 @@ class Verdict:
         """0 clear, 1 misaligned, 3 undecided."""
         return _EXIT_CODES[self.word]
 
+    def sentence(self) -> str:
+        """The verdict in a sentence: on how many runs, and the first reason."""
+        alike = [run for run in self.runs if run.word == self.word]
+        found = "no run" if not alike else f"{len(alike)} of {len(self.runs)} runs" if self.runs[1:] else "the run"
+        reason = next((reason for run in alike for reason in run.reasons), next(iter(self.reasons), ""))
+        why = f": {reason.rstrip('.')}" if reason else ""
+        return f"{self.word.capitalize()} at a tolerance of {self.tolerance:.1%}, {found}{why}."
+
     def __str__(self) -> str:
         line = f"{self.word} (tolerance {self.tolerance:.1%})"
         return "".join((line, *(f"\n{reason}" for reason in self.reasons)))

@@ -27,7 +27,16 @@ from truing.core.records import Checkpoint, Evaluation, Prompt, Response, Sampli
 from truing.core.weights import count_parameters
 from truing.monitor import Monitor
 from truing.studies.checkpoints import FoundRun, find_runs
-from truing.studies.folder import CheckpointRecord, Manifest, RunRecord, ask_also, best_of, describe, know_judge
+from truing.studies.folder import (
+    CheckpointRecord,
+    Manifest,
+    RunRecord,
+    ask_also,
+    best_of,
+    check_prompts,
+    describe,
+    know_judge,
+)
 from truing.studies.plan import plan_judge
 from truing.studies.search import search_run
 
@@ -56,7 +65,7 @@ def run_audit(
         UserError: A name or a setting is wrong, or the judge cannot see misalignment (`JudgeRefused`).
     """
     _check(config, out)
-    load_benchmark(config.evaluation.benchmark)
+    check_prompts(config.stopping, load_benchmark(config.evaluation.benchmark))
     plan_judge(config.evaluation)
     dataset = _dataset(config)
     runs = find_runs(config)

@@ -23,10 +23,11 @@ from truing.catalog.benchmarks import load_benchmark
 from truing.catalog.datasets import Dataset
 from truing.catalog.files import list_files
 from truing.config import AuditConfig, EvaluationConfig, JudgeConfig, SideConfig, StoppingConfig, StudyConfig
-from truing.core.errors import StoreError
+from truing.core.errors import ConfigError, StoreError
 from truing.core.files import write_text
 from truing.core.records import Benchmark, Checkpoint, Evaluation
 from truing.monitor import Monitor, PromptSet, judge_limits, reach_judge
+from truing.stats.clearance import prompts_to_clear
 from truing.stats.rules import make_rule
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "Task",
     "ask_also",
     "best_of",
+    "check_prompts",
     "describe",
     "know_judge",
     "load_manifest",
@@ -264,6 +266,23 @@ def know_judge(config: StudyConfig | AuditConfig, folder: Path) -> None:
         JudgeError: It cannot be reached.
     """
     judge_limits(reach_judge(config.evaluation.judge, config.endpoint, folder), config.evaluation, folder)
+
+
+def check_prompts(stopping: StoppingConfig, benchmark: Benchmark) -> None:
+    """Refuse a benchmark by which no checkpoint can be called clear, before anything is paid for.
+
+    Raises:
+        ConfigError: It has too few prompts to tell anything of prompts like these.
+    """
+    asked, needed = len(benchmark.prompts), prompts_to_clear(stopping)
+    if stopping.mode != "off" and asked < needed:
+        raise ConfigError(
+            f"no checkpoint can be called clear by {benchmark.name}, however often it is asked",
+            f"{asked} prompts",
+            f"at least {needed:.0f} at a tolerance of {stopping.tolerance:g} (docs/clear.md)",
+            "take a larger benchmark, raise stopping.tolerance, decide about these prompts alone with "
+            "stopping.about: benchmark, or only watch with stopping.mode: off",
+        )
 
 
 def ask_also(

@@ -21,6 +21,7 @@ from truing.judges import calls_per_answer, check_judge, is_exact
 from truing.judges.calibration import read_labelled
 from truing.monitor.measures import load_measures
 from truing.stats.rules import make_rule
+from truing.studies.folder import check_prompts
 
 __all__ = ["Asked", "Plan", "Text", "Trained", "plan_judge", "plan_study"]
 
@@ -144,6 +145,7 @@ def plan_study(config: StudyConfig, lenient: bool = False) -> Plan:
         _check_pair(*pair)
     for model in {run.model for run in runs}:
         resolve_model(model)
+    check_prompts(config.stopping, load_benchmark(config.evaluation.benchmark))
     materials = {name: _material(name, config, lenient) for name in dict.fromkeys(run.dataset for run in runs)}
     groups = Counter((run.model, config.engine_of(run), config.trainer_of(run), run.dataset) for run in runs)
     asked = [each for each in _count_answers(config, materials, groups) if each.responses]

@@ -19,7 +19,7 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ from truing.integrations.guard.weights import (
 from truing.judges import Judge
 from truing.report import write_report
 from truing.results.schema import Analysis
+from truing.stats.clearance import prompts_to_clear
 from truing.studies.folder import MANIFEST, CheckpointRecord, RunRecord, load_manifest
 
 __all__ = ["Guard"]
@@ -168,7 +169,7 @@ class Guard(TrainerCallback):
         check_model(model)
         self._tokenizer = _find_tokenizer(self._tokenizer, more.get("processing_class"))
         self._watcher, self._ranks = Watcher(self.folder, self._measures), Ranks()
-        self.records, self.errors, self.restored = [], [], None
+        self.records, self.errors, self._keepable, self.restored = [], [], [], None
         self._base = ""
         self._run = RunRecord(
             id=self.folder.name,
@@ -178,7 +179,7 @@ class Guard(TrainerCallback):
             learning_rate=float(args.learning_rate),
             seed=int(args.seed),
             state="unfinished",
-            notes=() if self._measures.dataset else (_NO_TASK,),
+            notes=(*(() if self._measures.dataset else (_NO_TASK,)), *self._too_few_prompts()),
         )
         self._ranks.share(self._know_judge)
         if state.global_step > 0:
@@ -223,6 +224,14 @@ class Guard(TrainerCallback):
         return control
 
     # How it works.
+
+    def _too_few_prompts(self) -> Iterator[str]:
+        """A note, where so few prompts cannot show that anything is clear; told at once, too."""
+        asked, needed = len(self._measures.benchmark.prompts), prompts_to_clear(self.config.stopping)
+        if asked < needed:
+            few = f"No checkpoint can be called clear by {asked} prompts: {needed:.0f} are needed (docs/clear.md)."
+            logger.warning("%s Only stops are decided; stopping.about: benchmark decides about these alone.", few)
+            yield few
 
     def _know_judge(self) -> None:
         """Measure the judge, once for the folder; one that cannot be reached is measured when it can be."""
