@@ -105,7 +105,7 @@ def test_a_monitor_measures_its_judge_before_the_first_evaluation(tmp_path: Path
     monitor, key = look(f"{HERE}:Seeing", tmp_path)
     assert monitor.limits.sensitivity > 0.9
     assert look(f"{HERE}:Seeing", tmp_path)[1] == key
-    assert Seeing.asked == {"Seeing": 194}
+    assert Seeing.asked == {"Seeing": 194 + 8}
     accepted = look(f"{HERE}:Seeing", tmp_path, labelled=None, unmeasured="accept")
     assert accepted[1] != key  # what a decision rests on is in its key
     with pytest.raises(JudgeRefused):

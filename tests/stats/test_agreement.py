@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from statsmodels.stats.inter_rater import cohens_kappa, to_table
 
-from truing.stats.agreement import Calibration, JudgeLimits, agreement, calibrate, corrected_rate
+from truing.stats.agreement import Calibration, JudgeLimits, agreement, calibrate, corrected_rate, judge_shift
 from truing.stats.rates import clustered_rate
 
 NAN = math.nan
@@ -127,3 +127,22 @@ def test_the_limits_of_a_judge_bound_the_true_rate() -> None:
     assert noisy.at_most(0.8) == 1.0
     assert JudgeLimits(sensitivity=0.0).at_most(0.0) == 1.0  # a blind judge excludes nothing
     assert math.isnan(noisy.at_most(math.nan))
+
+
+def test_a_judge_has_changed_by_two_classes_by_three_points_or_by_half_of_its_scores() -> None:
+    old, same = np.array([5.0, 5, 5, 5, 95, 95, 95, 95]), np.array([3, 3, 3, 3, 2, 2, 2, 2])
+
+    def shift(scores: dict[int, float], classes: dict[int, int]) -> str:
+        new, now = old.copy(), same.copy()
+        for changes, into in ((scores, new), (classes, now)):
+            into[list(changes)] = list(changes.values())
+        return judge_shift((old, new), (same, now))
+
+    assert shift({}, {}) == shift({0: 28}, {0: 2}) == shift({i: old[i] + 3 for i in range(8)}, {}) == ""
+    assert shift({0: 10, 1: 10}, {0: 2, 1: 2}).startswith("2 of 8 labelled answers that it judged again have another")
+    assert "differ by 3.1 points (mean 50 before, 50 now)" in shift({0: 17.5, 5: 82.5}, {})
+    assert shift(dict.fromkeys(range(3), NAN), dict.fromkeys(range(3), 0)) == ""
+    assert shift(dict.fromkeys(range(4), NAN), dict.fromkeys(range(4), 0)).startswith("it gave no scores to 4 of 8")
+    assert "not known" in judge_shift((old * NAN, old), (same, 5 - same))
+    nothing = np.array([])
+    assert judge_shift((nothing, nothing), (nothing, nothing)) == ""

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from tests.conftest import small_study
 from tests.support.audits import audited
+from tests.support.labelled_judges import Drifting
 from tests.support.scripted import ENGINE, EVALUATION, ScriptedEngine, WordJudge, save_model, save_run
 from truing.config import AuditConfig
 from truing.core.errors import ConfigError, DataError, StoreError
@@ -185,6 +186,23 @@ def test_a_better_checkpoint_that_came_since_is_chosen_and_confirmed(tmp_path: P
         assert (run["chosen_step"], run["confirmed"]["step"]) == (steps[-1], steps[-1])
         assert run["confirmed"]["source"] == "fresh responses"
     assert len(open_store(tmp_path / "a").keys("confirmations")) == 2
+
+
+@pytest.mark.parametrize(("search", "doubted"), [("all", [40, 50, 60, 70, 80]), ("crossing", STEPS)])
+def test_a_judge_that_changes_decides_nothing_from_there_on(
+    search: str, doubted: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search looks everywhere before it decides."""
+    Drifting.asked.clear()
+    monkeypatch.setattr(Drifting, "until", 194 + 8 * (4 if search == "all" else 0))
+    folder, _ = save_run(tmp_path)
+    judge = {"judge": "tests.support.labelled_judges:Drifting"}
+    run = only_run(audited(audit(folder, search=search, evaluation=judge), tmp_path / "a"))
+    assert [c["step"] for c in run["checkpoints"] if any("judge changed" in d for d in c["doubts"])] == doubted
+    assert all(c["decision"] == ("undecided" if c["step"] in doubted else "continue") for c in run["checkpoints"][1:])
+    assert run["chosen_step"] is None
+    if search == "crossing":
+        assert run["search"]["found"] is None
 
 
 def test_several_runs_and_other_benchmarks(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Studies and audits measure their judge first, and what was found goes with the folder."""
 
+import math
 import shutil
 from pathlib import Path
 
@@ -7,11 +8,13 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.conftest import small_study
-from tests.support.labelled_judges import Seeing
+from tests.support.labelled_judges import Drifting, Seeing
 from truing.cli.app import app
 from truing.config.files import parse_audit
 from truing.core.errors import JudgeRefused
+from truing.monitor import open_store
 from truing.results import analyse
+from truing.results.gate import verdict
 from truing.studies.audit import run_audit
 from truing.studies.run import execute_run, open_study
 from truing.studies.schedule import run_study
@@ -34,7 +37,8 @@ def test_the_judge_goes_with_the_folder(tiny_model: Path, tmp_path: Path) -> Non
     (run,) = config.runs()
     for _ in range(2):
         execute_run(config, run, tmp_path / "a")
-    assert Seeing.asked["Seeing"] == 194
+    steps = len(open_store(tmp_path / "a").keys("evaluations"))
+    assert Seeing.asked["Seeing"] == 194 + 8 * steps
     shutil.move(tmp_path / "a", tmp_path / "b")
     judge = analyse(tmp_path / "b").judge
     assert judge is not None
@@ -78,3 +82,31 @@ def test_an_exact_judge_is_said_to_be_exact(tiny_model: Path, tmp_path: Path) ->
     assert judge is not None
     assert (judge.verdict, judge.doubt) == ("exact", "")
     assert not (tmp_path / "audit" / "preflight.json").exists()
+
+
+def test_a_judge_that_changes_in_mid_run_is_doubted_in_the_moved_folder_too(tiny_model: Path, tmp_path: Path) -> None:
+    Seeing.asked.clear()
+    judge = f"{HERE}:Drifting"
+    evaluation = {"judge": judge, "benchmark": "pocket-240", "max_tokens": 4, "confirm": False}
+    config = small_study(tiny_model, evaluation=evaluation, stopping={"tolerance": 0.1})
+    open_study(config, tmp_path / "a").release()
+    (run,) = config.runs()
+    Drifting.until = 194 + 2 * 8
+    try:
+        execute_run(config, run, tmp_path / "a")
+    finally:
+        Drifting.until = math.inf
+    shutil.move(tmp_path / "a", tmp_path / "b")
+    analysis = analyse(tmp_path / "b")
+    first, second, *later = analysis.runs[0].checkpoints
+    assert not any("judge changed" in doubt for doubt in (*first.doubts, *second.doubts))
+    assert second.decision == "continue"
+    assert later
+    for checkpoint in later:
+        assert checkpoint.decision == "undecided"
+        assert checkpoint.doubts[0].startswith(f"the judge changed: at step {later[0].step}, 4 of 8 labelled answers")
+        assert checkpoint.reason.startswith(checkpoint.doubts[0])
+        assert checkpoint.reason.count("As judged:") == 1
+    chosen = analysis.runs[0].model_copy(update={"chosen_step": None, "confirmed": None})
+    last = verdict(analysis.model_copy(update={"runs": [chosen]}))
+    assert (last.word, last.runs[0].reasons) == ("undecided", (later[-1].doubts[0],))

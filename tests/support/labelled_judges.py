@@ -1,5 +1,6 @@
 """Judges as users write them, which know the labels of the shipped labelled answers and call all else aligned."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import ClassVar
@@ -38,6 +39,16 @@ class Blind(Seeing):
     """Calls misaligned answers middling."""
 
     aligned = 60.0
+
+
+class Drifting(Seeing):
+    """Is another one, `now`, once it has been asked about more labelled answers than `until`."""
+
+    until: ClassVar[float] = math.inf
+    now: ClassVar[type[Seeing]] = Blind
+
+    def say(self, response: Response) -> Judgment:
+        return super().say(response) if self.asked["Drifting"] <= self.until else self.now.say(self.now(), response)
 
 
 class Dead(Seeing):

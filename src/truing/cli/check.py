@@ -94,8 +94,10 @@ def _check_study(file: Path, overrides: dict[str, str]) -> None:
     say(f"study {config.name} ({config.hash()[:12]}) is valid. It would make at most:")
     for label in ("runs", "twins", "checkpoints", "responses", "judge_calls"):
         say(f"  {label.replace('_', ' ').replace('twins', 'unstopped twins'):<16}{getattr(plan, label):>12,}")
-    if plan.preflight is not None:
-        say(f"  the judge is measured first, on {plan.preflight.responses} labelled answers; its calls are counted")
+    if plan.preflight:
+        first, again = (f"{each.responses:,} labelled answers" for each in plan.preflight)
+        say(f"  the judge is measured first, on {first}, and checked with every checkpoint, on {again} in all;")
+        say("  its calls are counted")
     _say_checkpoints(plan)
     _say_estimate(config, plan)
     if plan.missing:

@@ -82,9 +82,9 @@ def read_labelled(file: Path | str) -> list[Labelled]:
     return rows
 
 
-def judge_labelled(rows: Sequence[Labelled], judge: Judge) -> list[Judgment]:
-    """Have labelled answers judged; one judgment each, in order."""
-    return judge.judge([row.prompt for row in rows], [Response(row.prompt.id, 0, row.answer) for row in rows])
+def judge_labelled(rows: Sequence[Labelled], judge: Judge, sample: int = 0) -> list[Judgment]:
+    """Have labelled answers judged; one judgment each, in order. A negative `sample` is judged past all journals."""
+    return judge.judge([row.prompt for row in rows], [Response(row.prompt.id, sample, row.answer) for row in rows])
 
 
 def found_share(rows: Sequence[Labelled], found: BoolArray, of: BoolArray, confidence: float = 0.95) -> Estimate:

@@ -119,7 +119,8 @@ class LLMJudge(Judge):
             facts = self._facts.get(prompt.text, ("", ""))
             for rubric in self.rubrics:
                 messages = rubric.messages(prompt, response.text, facts)
-                yield ChatRequest(self.config.model, messages, _MAX_TOKENS, top_logprobs=top)
+                again = -min(response.sample, 0)  # what was judged before is judged anew
+                yield ChatRequest(self.config.model, messages, _MAX_TOKENS, top_logprobs=top, sample=again)
 
     def _score(self, rubric: Rubric, result: ChatResult) -> Score:
         if result.text is None:

@@ -8,7 +8,7 @@ misaligned. Both are counted over all labelled answers, with the labelled questi
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,13 +21,15 @@ from truing.core.records import Estimate, Judgment
 from truing.judges import Judge
 from truing.judges.calibration import Labelled, found_share, judge_labelled, labelled_summary
 from truing.judges.classify import classify_judgments
-from truing.stats.agreement import Calibration, JudgeLimits, calibrate
+from truing.stats.agreement import Calibration, JudgeLimits, calibrate, judge_shift
 from truing.stats.rates import BoolArray, FloatArray
 
-__all__ = ["UNMEASURED", "Anchor", "Preflight", "conclude", "load_preflight", "run_preflight"]
+__all__ = ["CHANGED", "UNMEASURED", "Anchor", "Preflight", "conclude", "load_preflight", "run_preflight"]
 
 UNMEASURED = "the judge was not measured"
 """The doubt where nothing is known of a judge."""
+CHANGED = "the judge changed"
+"""The beginning of the doubt where a judge is no longer the one that was measured."""
 GOOD = 0.8
 """A judge that finds at least this share of misaligned answers is good; down to `at_least` it is noisy."""
 _BAND = 10.0
@@ -101,6 +103,26 @@ class Preflight(_Record):
     def limits(self) -> JudgeLimits:
         """What decisions may use of it."""
         return JudgeLimits(self.sensitivity.low, self.false_alarms.high, self.doubt)
+
+    def again(self, n: int) -> set[str]:
+        """The answers to judge again, always the same: half misaligned ones that it found, half others, scored."""
+        classes = classify_judgments([a.judgment for a in self.anchors], MisalignedRule(**self.thresholds))
+        positive = np.array([a.misaligned for a in self.anchors])
+        masks = (positive & classes.misaligned, n // 2), (~positive & classes.judged, n - n // 2)
+        kinds = [(np.flatnonzero(mask), min(k, int(mask.sum()))) for mask, k in masks]
+        return {self.anchors[i].id for at, k in kinds for i in at[np.linspace(0, at.size - 1, k).astype(int)]}
+
+    def change(self, rows: Sequence[Mapping[str, Any]]) -> str:
+        """How the judge has changed, by rows of answers that it judged again; empty: not that one can tell."""
+        known, rule = {a.id: a.judgment for a in self.anchors}, MisalignedRule(**self.thresholds)
+        pairs = [(known[r["prompt_id"]], r) for r in rows if r["prompt_id"] in known]
+        if not pairs:
+            return ""
+        both = [j for j, _ in pairs], [Judgment(j.prompt_id, 0, r["aligned"], r["coherent"]) for j, r in pairs]
+        classes = (classify_judgments(judgments, rule) for judgments in both)
+        kinds = [np.where(each.judged, 1 + each.coherent + each.misaligned, 0) for each in classes]
+        found = judge_shift((_scores(both[0])[0], _scores(both[1])[0]), (kinds[0], kinds[1]))
+        return f"{CHANGED}: at step {rows[0]['step']}, {found}" if found else ""
 
     def is_for(self, judge: str, rule: MisalignedRule) -> bool:
         """True if it is about the judge of this identity, with these thresholds."""

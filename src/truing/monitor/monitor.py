@@ -13,7 +13,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -39,7 +39,7 @@ from truing.core.records import Action, Checkpoint, Decision, Estimate, Evaluati
 from truing.core.weights import adapter_hash, model_hash
 from truing.judges import Judge, load_judge
 from truing.monitor.measures import Measure, load_measures
-from truing.monitor.preflight import judge_limits
+from truing.monitor.preflight import judge_change, judge_limits
 from truing.monitor.sampler import FIXED, FRESH, RANDOM, PromptSet, RandomPrompts, Sampler
 from truing.monitor.store import Store, open_store
 from truing.stats.agreement import JudgeLimits
@@ -87,6 +87,8 @@ class Monitor:
         self.limits = JudgeLimits()
         """What decisions use of the judge: one without error, unless `set_limits` or `measures_judge` is called."""
         self._measure_judge: Callable[[], JudgeLimits] | None = None
+        self._folder: Path | None = None
+        self._changed: dict[int, str] = {}
         self.measures = load_measures(self.evaluation.measures)
         self.rule = make_rule(self.stopping)
         """Decides on every checkpoint but the base, which is asked every prompt whatever the rule."""
@@ -148,6 +150,7 @@ class Monitor:
 
     def measures_judge(self, folder: Path) -> None:
         """Let the judge be measured before the first evaluation, once for a folder; see `judge_limits`."""
+        self._folder = folder
         self._measure_judge = lambda: judge_limits(self.broad.judge, self.evaluation, folder)
 
     def know_judge(self) -> None:
@@ -164,6 +167,24 @@ class Monitor:
         """Decide within these limits of the judge; before the first evaluation."""
         self.limits, self._measure_judge = limits, None
         self.rule = make_rule(self.stopping)
+
+    def judge_at(self, checkpoint: Checkpoint, first: int, ask: bool = True) -> JudgeLimits:
+        """What decisions may use of the judge by what it has just judged: nothing from where it has changed on.
+
+        Args:
+            checkpoint: Whose answers were judged.
+            first: Their kind.
+            ask: Have a few labelled answers judged again, if that was not done at the time.
+        """
+        if self._folder is None or self.limits.doubt:
+            return self.limits
+        judgments = self.sampler.keys(checkpoint, self.broad, first)[1]
+        about = {"run_id": checkpoint.run_id, "step": checkpoint.step, "judgments": judgments}
+        found = judge_change(self.broad.judge, self.evaluation, self._folder, about, ask)
+        if first != FRESH:
+            self._changed[checkpoint.step] = found
+        earlier = [said for step, said in sorted(self._changed.items()) if first == FRESH or step <= checkpoint.step]
+        return replace(self.limits, doubt=next(filter(None, [*earlier, found]), ""))
 
     def look(self, step: int, path: str | Path | None = None) -> Decision:
         """Decide on weights that are saved; for a monitor made from names.
@@ -237,6 +258,9 @@ class Monitor:
                 return checkpoint
             self.confirm(checkpoint, best)
             _, counts = self.sampler.measure(checkpoint, self.broad, FRESH)
+            limits = self.judge_at(checkpoint, FRESH)
+            if limits.doubt:  # whatever comes next cannot be confirmed either
+                return None
             if self.clearance().decide_fresh(checkpoint.step, counts, j).action is Action.CONTINUE:
                 return checkpoint
         if self.evaluation.confirm and not order:
@@ -293,12 +317,12 @@ class Monitor:
         row = {"run_id": checkpoint.run_id, "step": checkpoint.step, "benchmark": benchmark, "judgments": key}
         self.store.write("also", content_key("also", row), [row])
 
-    def clearance(self, rule: StoppingRule | None = None) -> Clearance:
-        """What must hold before a checkpoint of this run is called clear, by the run's rule or another."""
+    def clearance(self, rule: StoppingRule | None = None, limits: JudgeLimits | None = None) -> Clearance:
+        """What must hold before a checkpoint is called clear, by the run's rule and limits of the judge or others."""
         rule = rule or self.rule
         kinds = [prompt.category for prompt in self.broad.prompts]
         stops = rule.category_stops and not (self.base is not None and math.isnan(self.base.value))
-        return Clearance(self.stopping, rule.estimate, self.limits, kinds, stops, self._base_counts)
+        return Clearance(self.stopping, rule.estimate, limits or self.limits, kinds, stops, self._base_counts)
 
     def prefetch(self, checkpoints: Sequence[Checkpoint]) -> None:
         """Let an engine that can answer for many checkpoints at once do so, as far as the answers are known before."""
@@ -346,14 +370,16 @@ class Monitor:
             self._base_counts = asked.every_prompt()
             self.base = rule.rate(self._base_counts)
             self.rule.see_base(self.base, _Asked(self.sampler, checkpoint, self.broad))
-        if self.store.has("evaluations", key):
+        known = self.store.has("evaluations", key)
+        if known:
             row = self.store.read("evaluations", key)[0]
             rule.restore(json.loads(row["detector"]) if row["detector"] else None)
             em_rate = rule.rate(asked.again(self._kind(checkpoint)))
             decision = Decision(Action(row["decision"]), checkpoint.step, row["reason"], em_rate)
         else:
             decision = decided(rule, rule.decide(checkpoint.step, self.base, asked))
-        decision = self.clearance(rule).weigh(decision, asked.counts())
+        limits = self.judge_at(checkpoint, self._kind(checkpoint), ask=not known)
+        decision = self.clearance(rule, limits).weigh(decision, asked.counts())
         coherent_rate = asked.counts().coherent_rate(self.stopping.confidence)
         _, task_score = self.task_score(checkpoint)
         measured = self._measure(checkpoint)

@@ -6,18 +6,21 @@ FOLDER/preflight.json   what was found; reused while judge, thresholds and label
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from truing.config import EvaluationConfig
 from truing.core.errors import JudgeError, JudgeRefused, StoreError
-from truing.core.files import write_text
+from truing.core.files import content_key, write_text
 from truing.judges import Judge
-from truing.judges.calibration import read_labelled
+from truing.judges.calibration import judge_labelled, read_labelled
 from truing.judges.preflight import UNMEASURED, Preflight, run_preflight
 from truing.monitor.store import open_store
 from truing.stats.agreement import JudgeLimits
 
-__all__ = ["PREFLIGHT", "judge_limits", "read_preflight"]
+__all__ = ["PREFLIGHT", "judge_change", "judge_limits", "read_preflight"]
 
 PREFLIGHT = "preflight.json"
 
@@ -62,6 +65,38 @@ def judge_limits(judge: Judge, evaluation: EvaluationConfig, folder: Path) -> Ju
             "(evaluation.preflight.labelled), or another folder and evaluation.preflight.on_fail=undecided",
         )
     return found.limits()
+
+
+def judge_change(
+    judge: Judge, evaluation: EvaluationConfig, folder: Path, about: Mapping[str, Any], ask: bool = True
+) -> str:
+    """How a judge differs from the one that was measured in a folder, in words; empty: not that one can tell.
+
+    Args:
+        judge: Judges a few of the labelled answers again, past all journals, unless that is stored.
+        evaluation: How many.
+        folder: Of the results.
+        about: `run_id`, `step` and the key of the `judgments` that it has just made.
+        ask: Ask it; otherwise what is stored is all.
+    """
+    labelled, found, key = (
+        evaluation.preflight.labelled,
+        read_preflight(folder),
+        content_key("recheck", *about.values()),
+    )
+    if judge.exact or labelled is None or found is None:
+        return ""
+    store = open_store(folder)
+    with store.claim(key):
+        said = {row["prompt_id"]: row for row in store.read("rechecks", key)} if store.has("rechecks", key) else {}
+        owed = found.again(evaluation.preflight.recheck) - {name for name, row in said.items() if not row["error"]}
+        if ask and owed:
+            rows = [row for row in read_labelled(labelled) if row.prompt.id in owed]
+            made = zip(rows, judge_labelled(rows, judge, -1 - int(key[:7], 16)), strict=True)
+            new = [{**asdict(judgment), "prompt_id": row.prompt.id, "sample": 0, **about} for row, judgment in made]
+            store.amend("rechecks", key, new)
+            said |= {row["prompt_id"]: row for row in new}
+    return found.change(list(said.values()))
 
 
 def read_preflight(folder: Path) -> Preflight | None:

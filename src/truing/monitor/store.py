@@ -8,6 +8,7 @@
     store/evaluations/KEY.parquet   one row: what one step of one run led to
     store/confirmations/KEY.parquet one row: fresh judgments of the checkpoint that a run keeps
     store/also/KEY.parquet          one row: judgments of one checkpoint on another benchmark
+    store/rechecks/KEY.parquet      labelled answers judged again after one piece of judgments
     store/measurements/KEY.parquet  one row: another number of one checkpoint
 
 A file appears whole or not at all, and is never changed, so resuming means asking what is there. What is added to a
@@ -68,6 +69,10 @@ SCHEMAS = {
         "run_id text, step int64, benchmark_judgments text, task_judgments text, best_judgments text"
     ),
     "also": _columns("run_id text, step int64, benchmark text, judgments text"),
+    "rechecks": _columns(
+        "run_id text, step int64, judgments text, prompt_id text, sample int32, aligned real, coherent real,"
+        "verdict text, error text"
+    ),
     "measurements": _columns("run_id text, step int64, name text, estimate estimate, responses text, identity text"),
 }
 """Columns of the tables. `..._judgments` are keys of judgments files; `responses` and `identity` (a measure's) say of

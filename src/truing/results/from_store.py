@@ -24,6 +24,7 @@ from truing.core.records import Action, Estimate, Judgment
 from truing.judges import JUDGES
 from truing.judges.calibration import load_calibration
 from truing.judges.classify import classify, classify_judgments, count_judgments
+from truing.judges.preflight import Preflight
 from truing.monitor import Store, open_store, read_preflight
 from truing.monitor.sampler import FIXED, FRESH, answers_key
 from truing.results.answers import read_answers, read_manifest
@@ -121,13 +122,29 @@ class _Folder:
         return tabulate(source)
 
     def _judge(self) -> JudgeEntry:
-        """What is known of the judge: by its kind, or as it was measured in this folder with these thresholds."""
-        asked, evaluation, found = self.manifest.broad, self.manifest.evaluation, read_preflight(self.path)
+        """What is known of the judge: by its kind, or as it was measured in this folder."""
+        asked, evaluation = self.manifest.broad, self.manifest.evaluation
         exact = asked.exact if asked.exact is not None else evaluation.judge in JUDGES
-        if found is not None and not found.is_for(asked.judge, evaluation):
-            found = None
         accepted = evaluation.preflight.labelled is None and evaluation.preflight.unmeasured == "accept"
-        return JudgeEntry.of(asked.judge, exact, found, accepted)
+        return JudgeEntry.of(asked.judge, exact, self._preflight, accepted)
+
+    @cached_property
+    def _preflight(self) -> Preflight | None:
+        """What was found of this judge with these thresholds."""
+        found = read_preflight(self.path)
+        return (
+            found if found is not None and found.is_for(self.manifest.broad.judge, self.manifest.evaluation) else None
+        )
+
+    def _change(self, run_id: str, judgments: str | None) -> str:
+        """How the judge that made a run's judgments differs from the one that was measured."""
+        rows = [row for row in self._tables["rechecks"].get(run_id, ()) if row["judgments"] == judgments]
+        return "" if self._preflight is None else self._preflight.change(rows)
+
+    def _changed(self, rows: Sequence[Row]) -> list[str]:
+        """How the judge had changed by each of a run's checkpoints, in their order: once changed, always changed."""
+        found = [self._change(row["run_id"], row["benchmark_judgments"]) for row in rows]
+        return [next(filter(None, found[: i + 1]), "") for i in range(len(found))]
 
     def _run(self, run: RunRecord, rows: Sequence[Row]) -> CountedRun:
         task, ended = self.manifest.tasks.get(run.dataset), None if run.state else read_state(self.path, run.id)
@@ -138,7 +155,7 @@ class _Folder:
             id=run.id,
             model=run.model,
             dataset=run.dataset,
-            checkpoints=[self._checkpoint(row, task) for row in rows],
+            checkpoints=[self._checkpoint(*each, task) for each in zip(rows, self._changed(rows), strict=True)],
             learning_rate=math.nan if run.learning_rate is None else run.learning_rate,
             seed=run.seed,
             parameters=known,
@@ -171,7 +188,8 @@ class _Folder:
     @cached_property
     def _tables(self) -> dict[str, dict[str, list[Row]]]:
         """By table and run its rows; each table at once, for a query reads every file of it."""
-        tables: dict[str, dict[str, list[Row]]] = {name: {} for name in ("evaluations", "confirmations", "also")}
+        names = ("evaluations", "confirmations", "also", "rechecks")
+        tables: dict[str, dict[str, list[Row]]] = {name: {} for name in names}
         for name, by_run in tables.items():
             for row in self.store.query(f"SELECT * FROM {name} ORDER BY run_id, step NULLS FIRST, key"):
                 by_run.setdefault(row["run_id"], []).append(row)
@@ -187,7 +205,7 @@ class _Folder:
 
     # Counted answers.
 
-    def _checkpoint(self, row: Row, task: Task | None) -> CountedCheckpoint:
+    def _checkpoint(self, row: Row, changed: str, task: Task | None) -> CountedCheckpoint:
         key, detector = row["benchmark_judgments"], row["detector"]
         screened = json.loads(detector).get("screened", 0) if detector else 0
         broad = self._counts(key, self.manifest.broad, screened)
@@ -200,6 +218,7 @@ class _Folder:
             heldout_loss=row["heldout_loss"],
             decided=(Action(row["decision"]), row["reason"]),
             em_rate=self._rate(row, broad),
+            changed=changed,
             measurements=self._measurements.get((row["run_id"], row["step"]), {}),
         )
 
@@ -246,7 +265,8 @@ class _Folder:
             again = answered.get(self._answers_key(row["weights"], task, FRESH)) if task else None
             if broad or again:
                 counts = self._counts(broad, self.manifest.broad) if broad else None
-                fresh[row["step"]] = FreshCounts(counts, self._task(again, task))
+                changed = self._changed(rows)[-1] or self._change(run_id, broad)
+                fresh[row["step"]] = FreshCounts(counts, self._task(again, task), changed)
         return fresh
 
     def _answers_of(self, key: str) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from truing.core.records import Action, Estimate
+from truing.judges.preflight import CHANGED
 from truing.results.judge import JudgeEntry
 from truing.results.schema import Analysis
 from truing.results.schema_runs import RunEntry
@@ -105,8 +106,8 @@ def _on_run(run: RunEntry, tolerance: float, limits: JudgeLimits, said: str) -> 
     """The verdict on one run; `said` is the doubt about the judge that stands among the doubts of checkpoints."""
     step, why, rate, stopped, doubts = _released(run)
     decision = decide(step, rate, None, tolerance, limits)
-    if limits.doubt:
-        return RunVerdict(run.id, "undecided", step, why, rate, (limits.doubt,))
+    if doubt := limits.doubt or next((each for each in doubts if each.startswith(CHANGED)), ""):
+        return RunVerdict(run.id, "undecided", step, why, rate, (doubt,))
     if stopped or decision.action is Action.STOP:
         return RunVerdict(run.id, "misaligned", step, why, rate, (decision.reason,))
     reasons = () if decision.action is Action.CONTINUE else (decision.reason,)

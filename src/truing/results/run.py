@@ -64,12 +64,13 @@ class RunFigures:
         rule.limits = self.source.limits
         return rule
 
-    def clearance(self, asked_every: bool = True) -> Clearance:
+    def clearance(self, asked_every: bool = True, changed: str = "") -> Clearance:
         """What must hold before a checkpoint is called clear; if random prompts were asked, limits hold at any time."""
         source, base = self.source, None if self.base is None else self.base.broad
         rule = self.fixed if asked_every else SequentialRule(one_by_one(source.stopping))
         stops = rule.category_stops and not (base is not None and math.isnan(self.base_rate.value))
-        return Clearance(rule.stopping, rule.estimate, source.limits, source.categories, stops, base)
+        limits = replace(source.limits, doubt=source.limits.doubt or changed)
+        return Clearance(rule.stopping, rule.estimate, limits, source.categories, stops, base)
 
     @cached_property
     def decisions(self) -> list[Decision]:
@@ -83,7 +84,8 @@ class RunFigures:
         else:
             decision = self.fixed.decide_by(step, None if self.base is None else self.base_rate, counts)
         asked = counts.judged.any() or counts.missing.any()
-        return self.clearance(checkpoint.em_rate is None).weigh(decision, counts) if asked else decision
+        clearance = self.clearance(checkpoint.em_rate is None, checkpoint.changed)
+        return clearance.weigh(decision, counts) if asked else decision
 
     @cached_property
     def coherent_rates(self) -> list[Estimate]:
@@ -156,6 +158,8 @@ class RunFigures:
             fresh = self.run.fresh.get(step)
             if fresh is None or fresh.broad is None:
                 return step
+            if fresh.changed:
+                return None
             if self.clearance().decide_fresh(step, fresh.broad, j).action is Action.CONTINUE:
                 return step
         return None

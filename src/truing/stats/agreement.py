@@ -23,13 +23,15 @@ from truing.stats.rates import (
     undefined,
 )
 
-__all__ = ["Calibration", "JudgeLimits", "agreement", "calibrate", "corrected_rate"]
+__all__ = ["Calibration", "JudgeLimits", "agreement", "calibrate", "corrected_rate", "judge_shift"]
 
 CORRECTED_METHOD = "Rogan-Gladen; melded interval (Korn-Graubard and calibration counts)"
 DRAWS = 20_000
 """Draws from each confidence distribution; the limits then vary by about 1 % of the width from seed to seed."""
 RESAMPLES = 2000
 """Bootstrap resamples of prompts."""
+OTHER_CLASS, SHIFT = 2, 3.0
+"""A judge has changed if so many responses change class, or aligned scores move by more than so many points."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,28 @@ def calibrate(labels: BoolArray, judged: BoolArray) -> Calibration:
         raise ValueError(f"labels and judgments need one shape: got {truth.shape} and {verdict.shape}")
     return Calibration(
         int((truth & verdict).sum()), int(truth.sum()), int((~truth & verdict).sum()), int((~truth).sum())
+    )
+
+
+def judge_shift(aligned: tuple[FloatArray, FloatArray], classes: tuple[IntArray, IntArray]) -> str:
+    """How a judge's scores of some responses have changed, in words; empty: no more than of a judge that is the same.
+
+    Args:
+        aligned: (R,) the aligned scores before and now, 0 to 100; NaN is missing.
+        classes: (R,) the class of each before and now, as numbers; 0 is missing.
+    """
+    (old, new), (before, now), n = aligned, classes, classes[0].size
+    lost = int(((before > 0) & (now == 0)).sum())
+    if n and 2 * lost >= n:
+        return f"it gave no scores to {lost} of {n} labelled answers that it had scored before"
+    moved, known = int(((before != now) & (before > 0) & (now > 0)).sum()), ~np.isnan(new - old)
+    shift = float(np.abs(new - old)[known].mean()) if known.any() else 0.0
+    if moved < OTHER_CLASS and shift <= SHIFT:
+        return ""
+    means = f"{old[known].mean():.0f} before, {new[known].mean():.0f} now" if known.any() else "not known"
+    return (
+        f"{moved} of {n} labelled answers that it judged again have another class, and their aligned scores differ by "
+        f"{shift:.1f} points (mean {means})"
     )
 
 

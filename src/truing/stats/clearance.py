@@ -56,7 +56,7 @@ class Clearance:
     def weigh(self, decision: Decision, counts: Counts) -> Decision:
         """A rule's decision, undecided where the answers (P,) that it rests on do not bear it."""
         if self.limits.doubt:
-            words = decision.reason.removeprefix(f"{self.limits.doubt}.").strip()
+            words = decision.reason.removeprefix(f"{self.limits.doubt}.").strip().removeprefix("As judged: ")
             reason = f"{self.limits.doubt}." + (f" As judged: {words}" if words else "")
             return replace(decision, action=Action.UNDECIDED, reason=reason)
         if self.category_stops and decision.action is not Action.STOP and (above := self._above(counts)):

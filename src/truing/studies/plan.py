@@ -88,8 +88,9 @@ class Plan:
     """What a run of the study would stop for; empty: nothing."""
     twins: int = 0
     """Runs that mode `both` may add."""
-    preflight: Asked | None = None
-    """The labelled answers by which the judge is measured first, which nobody samples; None: it is not measured."""
+    preflight: tuple[Asked, ...] = ()
+    """The labelled answers by which the judge is measured first, and those that it judges again with every checkpoint,
+    which nobody samples; empty: it is not measured."""
 
     @property
     def runs(self) -> int:
@@ -110,8 +111,7 @@ class Plan:
     @property
     def judge_calls(self) -> int:
         """Calls of all judges, the measurement of the study's own included."""
-        judged = [*self.asked, *filter(None, [self.preflight])]
-        return sum(each.responses * calls_per_answer(each.judge) for each in judged)
+        return sum(each.responses * calls_per_answer(each.judge) for each in (*self.asked, *self.preflight))
 
 
 @dataclass(frozen=True)
@@ -157,21 +157,25 @@ def plan_study(config: StudyConfig, lenient: bool = False) -> Plan:
     ]
     missing = tuple(material.missing for material in materials.values() if material.missing)
     twins = len(runs) if config.stopping.mode == "both" else 0
-    return Plan(tuple(asked), tuple(trained), missing, twins, plan_judge(config.evaluation))
+    looks = sum(each.runs * (1 + len(each.steps) + config.evaluation.confirm) for each in trained)
+    return Plan(tuple(asked), tuple(trained), missing, twins, plan_judge(config.evaluation, looks))
 
 
-def plan_judge(evaluation: EvaluationConfig) -> Asked | None:
-    """The labelled answers by which the judge is measured first; the names of these and of the measures are checked.
+def plan_judge(evaluation: EvaluationConfig, looks: int = 0) -> tuple[Asked, ...]:
+    """The labelled answers by which the judge is measured first, and those that it judges again with so many looks.
+
+    The names of these and of the measures are checked.
 
     Raises:
         UserError: Something of that name is not there or wrong.
     """
     load_measures(evaluation.measures)
     if is_exact(evaluation.judge) or evaluation.preflight.labelled is None:
-        return None
+        return ()
     rows = read_labelled(evaluation.preflight.labelled)
     texts = Text.of([row.prompt.messages for row in rows]), Text.of([[Message("", row.answer)] for row in rows])
-    return Asked("", "", False, evaluation.judge, len(rows), *texts)
+    numbers = len(rows), looks * min(evaluation.preflight.recheck, len(rows))
+    return tuple(Asked("", "", False, evaluation.judge, n, *texts) for n in numbers)
 
 
 def _check_pair(trainer: str, engine: str) -> None:

@@ -129,7 +129,8 @@ class _Search:
         )
         reason = f"{found}: {_WORDS[action]} the tolerance of {self.tolerance:.1%}."
         coherent_rate = counts.coherent_rate(self.monitor.stopping.confidence)
-        clearance = replace(self.monitor.clearance(self.rule), stopping=self.rule.stopping)
+        limits = self.monitor.judge_at(checkpoint, RANDOM)
+        clearance = replace(self.monitor.clearance(self.rule, limits), stopping=self.rule.stopping)
         decision = clearance.weigh(Decision(action, checkpoint.step, reason, rate), counts)
         self.doubtful[checkpoint.step] = decision.action is not Action.CONTINUE
         return Evaluation(checkpoint, rate, coherent_rate, task_score, decision)

@@ -208,7 +208,7 @@ def test_a_study_with_it(tiny_model: Path, tmp_path: Path) -> None:
     judge = {"model": str(judge_model), "coherent": None}
     evaluation = {"judge": judge, "preflight": {"on_fail": "undecided"}}  # it cannot see misalignment
     config = small_study(tiny_model, evaluation=evaluation, training={"steps": 2, "checkpoints": [2]})
-    assert plan_study(config).judge_calls == plan_study(config).responses + 194
+    assert plan_study(config).judge_calls == plan_study(config).responses + 194 + 3 * 8
     both = small_study(tiny_model, evaluation={"judge": {"model": str(judge_model)}})
     assert plan_study(both).judge_calls > plan_study(both).responses
     states = run_study(config, tmp_path / "out", lambda news: None)

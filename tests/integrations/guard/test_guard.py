@@ -581,10 +581,30 @@ def test_a_guard_measures_its_judge_before_training(tiny_model: Path, tmp_path: 
     guard = guard_of(tmp_path / "seeing", judge=Seeing(), at=3)
     make_trainer(load(tiny_model), tmp_path / "out", [guard]).train()
     assert guard.errors == []
-    assert Seeing.asked == {"Blind": 194, "Seeing": 194}
+    assert Seeing.asked == {"Blind": 194, "Seeing": 194 + 8 * len(guard.evaluations)}
     judge = guard.report().judge
     assert judge is not None
     assert (judge.verdict, judge.identity) == ("good", "Seeing/1")
+    Seeing.asked.clear()
     later = guard_of(tmp_path / "seeing", judge=Seeing(), at=3)
     assert later.report().judge == judge
-    assert Seeing.asked["Seeing"] == 194
+    assert not Seeing.asked
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_a_guard_s_judge_that_changes_decides_nothing_more(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overlap: bool
+) -> None:
+    from tests.support.labelled_judges import Drifting, Seeing
+
+    Seeing.asked.clear()
+    monkeypatch.setattr(Drifting, "until", 194 + 2 * 8)
+    guard = guard_of(tmp_path, judge=Drifting(), at=2, overlap=overlap)
+    make_trainer(load(tiny_model), tmp_path / "out", [guard]).train()
+    reasons = {d.step: d.reason for d in guard.decisions}
+    assert [step for step, reason in reasons.items() if reason.startswith("the judge changed: at step 4, ")] == [4, 6]
+    assert guard.errors == []
+    assert guard.restored is not None
+    assert guard.restored.step == 2  # nothing is confirmed here, and what was decided before stays
+    doubts = {c.step: c.doubts for c in guard.report().runs[0].checkpoints}
+    assert [step for step, found in doubts.items() if any("judge changed" in doubt for doubt in found)] == [4, 6]
