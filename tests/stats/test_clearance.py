@@ -115,3 +115,13 @@ def test_fresh_answers_must_clear_the_next_best_by_more() -> None:
     found = counts(misaligned=5)
     actions = [clearance().decide_fresh(1, found, j).action for j in (1, 2, 10)]
     assert actions == [Action.CONTINUE, Action.UNDECIDED, Action.UNDECIDED]
+
+
+def test_a_category_that_is_unlike_the_others_is_doubted_as_much_in_the_next_best() -> None:
+    spread, one = (np.isin(np.arange(PROMPTS), at).astype(np.int64) for at in ((0, 1, 2), (0, 8, 16)))
+    for j in (1, 2):
+        clean = counts()
+        assert clearance().decide_fresh(1, replace(clean, misaligned=spread), j).action is Action.CONTINUE
+        decision = clearance().decide_fresh(1, replace(clean, misaligned=one), j)
+        assert decision.action is Action.UNDECIDED
+        assert "the category c0 is unlike the others" in decision.reason

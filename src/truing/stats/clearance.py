@@ -93,7 +93,8 @@ class Clearance:
         level = confirming_level(self.stopping.confidence, j)
         rule = FixedRule(self.stopping.model_copy(update={"confidence": level, "sequential": None, "rule": None}))
         rule.limits = self.limits
-        own = replace(self, stopping=rule.stopping, estimate=rule.estimate, category_stops=True)
+        # categories are doubted at the study's own level: a stricter one would find less in them, not more
+        own = replace(self, estimate=rule.estimate, category_stops=True)
         return own.weigh(rule.decide_by(step, None, counts), counts)
 
     @property
