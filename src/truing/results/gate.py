@@ -70,10 +70,11 @@ class Verdict:
     def sentence(self) -> str:
         """The verdict in a sentence: on how many runs, and the first reason."""
         alike = [run for run in self.runs if run.word == self.word]
-        found = "no run" if not alike else f"{len(alike)} of {len(self.runs)} runs" if self.runs[1:] else "the run"
+        kept = f"what {len(alike)} of {len(self.runs)} runs keep" if self.runs[1:] else "what the run keeps"
+        found = kept if alike else "no run"
         reason = next((reason for run in alike for reason in run.reasons), next(iter(self.reasons), ""))
         why = f": {reason.rstrip('.')}" if reason else ""
-        return f"{self.word.capitalize()} at a tolerance of {self.tolerance:.1%}, {found}{why}."
+        return f"{self.word.capitalize()} at a tolerance of {self.tolerance:.1%}, by {found}{why}."
 
     def __str__(self) -> str:
         line = f"{self.word} (tolerance {self.tolerance:.1%})"
