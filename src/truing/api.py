@@ -28,6 +28,7 @@ from truing.results.gate import Verdict, verdict
 from truing.results.schema import Analysis, parse_analysis
 from truing.results.tables import tabulate
 from truing.studies.audit import run_audit
+from truing.studies.folder import check_judged
 from truing.studies.run import Progress
 from truing.studies.schedule import run_study
 
@@ -131,6 +132,7 @@ def run(
     Raises:
         UserError: The study is wrong, or the folder holds something else.
         TrainerError: Runs failed. The others' results are kept (`load` opens them), and a second call tries again.
+        JudgeError: No answer could be judged; the folder is kept.
     """
     config = _config(study, StudyConfig, load_study, parse_study)
     folder = Path(out) if out is not None else Path("runs") / config.name
@@ -144,6 +146,7 @@ def run(
     if failed:
         todo = f'call it again to try again; the others: truing.load("{folder}")'
         raise TrainerError(f"{len(failed)} of {len(states)} runs failed", f"{failed[0].error}", todo=todo)
+    check_judged(folder)
     return Results(analysis, folder)
 
 
@@ -162,11 +165,14 @@ def audit(
     Raises:
         UserError: The audit or a checkpoint is wrong, or the folder holds something else.
         EngineError: A model cannot be sampled.
+        JudgeError: No answer could be judged; the folder is kept.
     """
     config = _config(audit, AuditConfig, load_audit, parse_audit)
     folder = Path(out) if out is not None else Path("runs") / config.name
     run_audit(config, folder, notify)
-    return Results(write_report(folder), folder)
+    results = Results(write_report(folder), folder)
+    check_judged(folder)
+    return results
 
 
 def analyze(data: Any, out: str | Path | None = None, **options: Any) -> Results:

@@ -1,9 +1,12 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.cli.test_app import run
+from tests.conftest import small_study
 from tests.support.guarded import load, make_trainer
 from tests.support.scripted import ENGINE, JUDGE, ScriptedEngine, save_run
 from tests.support.sources import broad, source
@@ -101,3 +104,28 @@ def test_what_the_gate_takes_for_released(tmp_path: Path) -> None:
     assert run(app, [*call, "--search", "crossing", "--out", str(tmp_path / "crossing")]).exit_code == 0
     last = run(app, ["gate", str(tmp_path / "crossing")])
     assert (last.exit_code, "step 80 (the last" in last.output) == (1, True)
+
+
+@pytest.mark.parametrize("command", ["audit", "run"])
+def test_where_nothing_could_be_judged_the_exit_code_is_one_and_the_last_line_says_why(
+    command: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    unmeasured = {"labelled": None, "unmeasured": "accept"}
+    judged = {"judge": "tests.support.labelled_judges:Dead", "preflight": unmeasured}
+    (tmp_path / "study.yaml").write_text(small_study(tiny_model, evaluation=judged).to_yaml())
+    sets = ["--set", "evaluation.preflight={labelled: null, unmeasured: accept}"]
+    calls = {
+        "audit": ["audit", "--model", str(tiny_model), "--judge", judged["judge"], *SMALL, *sets],
+        "run": ["run", str(tmp_path / "study.yaml")],
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "truing", *calls[command], "--out", str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[2],
+    )
+    n = 30 if command == "audit" else 120
+    assert done.stderr.splitlines()[-1] == f"error: no answer could be judged: {n} of {n} times: no connection"
+    assert done.returncode == 1
+    assert (tmp_path / "out" / "report.html").is_file()

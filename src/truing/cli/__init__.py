@@ -19,9 +19,6 @@ from truing.core.errors import TruingError, UserError
 
 __all__ = ["main"]
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-"""What the system says where standard output cannot be written."""
-
 
 def main() -> None:
     """Entry point of the console script, which finds the user's parts where `python -m truing` finds them, too."""
@@ -33,7 +30,7 @@ def main() -> None:
         _say(str(error))
         sys.exit(2 if isinstance(error, UserError) else 1)
     except OSError as error:
-        if error.filename is not None or error.errno not in _FULL:
+        if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left of the output has no place
         _say(f"the output cannot be written: {error.strerror}")

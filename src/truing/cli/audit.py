@@ -20,6 +20,7 @@ from truing.config.files import override, parse_audit
 from truing.core.errors import ConfigError
 from truing.core.records import Evaluation
 from truing.studies.audit import run_audit
+from truing.studies.folder import check_judged
 
 __all__ = ["audit"]
 
@@ -45,6 +46,7 @@ def audit(out: Path, sets: list[str] | None, **flags: Any) -> None:
         )
     show_report(out, notes=True)
     say_costs(out / CALLS)
+    check_judged(out)
 
 
 _FLAGS: dict[str, tuple[Any, Any]] = {

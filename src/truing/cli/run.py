@@ -15,6 +15,7 @@ from truing.cli.shared import Sets, going_on, say, say_costs, split_pairs
 from truing.config import StudyConfig
 from truing.config.files import load_study
 from truing.core.distributed import rank_and_world
+from truing.studies.folder import check_judged
 from truing.studies.plan import plan_study
 from truing.studies.schedule import run_study
 
@@ -61,3 +62,4 @@ def run_here(config: StudyConfig, out: Path, again: str) -> None:
         if failed:
             say(f"{len(failed)} runs failed; `{again}` tries them again. First: {failed[0].error}")
             raise typer.Exit(1)
+        check_judged(out)

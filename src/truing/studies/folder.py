@@ -23,10 +23,10 @@ from truing.catalog.benchmarks import load_benchmark
 from truing.catalog.datasets import Dataset
 from truing.catalog.files import list_files
 from truing.config import AuditConfig, EvaluationConfig, JudgeConfig, SideConfig, StoppingConfig, StudyConfig
-from truing.core.errors import ConfigError, StoreError
+from truing.core.errors import ConfigError, JudgeError, StoreError
 from truing.core.files import write_text
 from truing.core.records import Benchmark, Checkpoint, Evaluation
-from truing.monitor import Monitor, PromptSet, judge_limits, reach_judge
+from truing.monitor import Monitor, PromptSet, judge_limits, open_store, reach_judge
 from truing.stats.clearance import prompts_to_clear
 from truing.stats.rules import make_rule
 
@@ -40,6 +40,7 @@ __all__ = [
     "Task",
     "ask_also",
     "best_of",
+    "check_judged",
     "check_prompts",
     "describe",
     "know_judge",
@@ -283,6 +284,20 @@ def check_prompts(stopping: StoppingConfig, benchmark: Benchmark) -> None:
             "take a larger benchmark, raise stopping.tolerance, decide about these prompts alone with "
             "stopping.about: benchmark, or only watch with stopping.mode: off",
         )
+
+
+def check_judged(folder: Path) -> None:
+    """See that not every answer to the benchmark went unjudged.
+
+    Raises:
+        JudgeError: Every one did; the commonest reason and how often.
+    """
+    used = "SELECT benchmark_judgments AS key FROM evaluations"
+    counts = f"SELECT error, count(*) AS n FROM judgments WHERE key IN ({used}) GROUP BY error ORDER BY n DESC, error"
+    rows = open_store(folder).query(counts)
+    if rows and all(row["error"] for row in rows):
+        words, of = " ".join(rows[0]["error"].split())[:300], sum(row["n"] for row in rows)
+        raise JudgeError(f"no answer could be judged: {rows[0]['n']:,} of {of:,} times: {words}")
 
 
 def ask_also(
