@@ -54,7 +54,7 @@ def test_again_costs_nothing_and_another_audit_is_refused(tiny_model: Path, tmp_
         ({"judge": "my:Judge"}, "unknown judge: no module my"),
         ({"measures": ["answer-lenght"]}, "did you mean answer-length"),
         ({"judge": "tests.support.labelled_judges:Seeing", "preflight": {"labelled": "nope"}}, "nope"),
-        ({"stopping": {"rule": "my:Rule"}}, "unknown stopping rule"),
+        ({"stopping": {"mode": "off", "rule": "my:Rule"}}, "unknown stopping rule"),
         ({"also": [{"benchmark": "pocket-241"}]}, "did you mean pocket-240"),
     ],
 )
