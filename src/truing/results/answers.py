@@ -71,8 +71,9 @@ def read_manifest(folder: Path) -> Manifest:
     got = "no manifest.json" if folder.is_dir() else "no such folder"
     if (folder / "analysis.json").is_file():
         got = "an analysis alone: its answers are in the files that were analysed"
-    allowed = "the folder of a study, an audit or a guard"
-    raise StoreError(f"{folder} holds no judged answers", got, allowed, "name another folder")
+    raise StoreError(
+        f"{folder} holds no judged answers", got, "the folder of a study, an audit or a guard", "name another"
+    )
 
 
 def judged_checkpoints(folder: Path, sides: bool = False) -> Iterator[JudgedCheckpoint]:
