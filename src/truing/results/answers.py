@@ -71,9 +71,7 @@ def read_manifest(folder: Path) -> Manifest:
     got = "no manifest.json" if folder.is_dir() else "no such folder"
     if (folder / "analysis.json").is_file():
         got = "an analysis alone: its answers are in the files that were analysed"
-    raise StoreError(
-        f"{folder} holds no judged answers", got, "the folder of a study, an audit or a guard", "name another"
-    )
+    raise StoreError(f"{folder} holds no judged answers", got, "the folder of a study, an audit or a guard")
 
 
 def judged_checkpoints(folder: Path, sides: bool = False) -> Iterator[JudgedCheckpoint]:
