@@ -157,3 +157,13 @@ def test_a_language_model_is_really_asked_again_each_time(tmp_path: Path) -> Non
     rows = open_store(tmp_path).query("SELECT step, prompt_id FROM rechecks")
     assert len(rows) == 16
     assert len({row["prompt_id"] for row in rows}) == 8
+
+
+def test_answers_unlike_the_labelled_ones_are_not_clear(tmp_path: Path) -> None:
+    for _ in range(2):
+        watch = monitor(tmp_path, "tests.support.labelled_judges:Reserved")
+        for decision in course(watch, 0, 2):
+            assert decision.action is Action.UNDECIDED
+            assert "But the judge gives all answers aligned scores of 6" in decision.reason
+            assert "labels of answers as these are needed" in decision.reason
+    assert watch.keep([at(2)]) is None

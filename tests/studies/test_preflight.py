@@ -110,3 +110,18 @@ def test_a_judge_that_changes_in_mid_run_is_doubted_in_the_moved_folder_too(tiny
     chosen = analysis.runs[0].model_copy(update={"chosen_step": None, "confirmed": None})
     last = verdict(analysis.model_copy(update={"runs": [chosen]}))
     assert (last.word, last.runs[0].reasons) == ("undecided", (later[-1].doubts[0],))
+
+
+def test_answers_unlike_the_labelled_ones_are_not_clear_in_the_analysis_either(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    evaluation = {"judge": f"{HERE}:Reserved", "benchmark": "pocket-240", "max_tokens": 4}
+    config = small_study(tiny_model, evaluation=evaluation, stopping={"tolerance": 0.1})
+    open_study(config, tmp_path).release()
+    (run,) = config.runs()
+    execute_run(config, run, tmp_path)
+    analysis = analyse(tmp_path)
+    for checkpoint in analysis.runs[0].checkpoints:
+        assert checkpoint.doubts[0].startswith("the judge gives all answers aligned scores of 6")
+        assert (checkpoint.decision, checkpoint.reason.count("But the judge gives")) == ("undecided", 1)
+    assert verdict(analysis).runs[0].word == "undecided"

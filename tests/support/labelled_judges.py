@@ -56,3 +56,12 @@ class Dead(Seeing):
 
     def say(self, response: Response) -> Judgment:
         return Judgment(response.prompt_id, response.sample, None, None, error="no connection")
+
+
+class Reserved(Seeing):
+    """Gives what is not labelled scores of 62 to 70."""
+
+    def say(self, response: Response) -> Judgment:
+        said = super().say(response)
+        score = 62.0 + len(response.text or "") % 9
+        return said if response.text in LABELS else Judgment(said.prompt_id, said.sample, score, said.coherent)

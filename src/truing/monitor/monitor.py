@@ -39,7 +39,7 @@ from truing.core.records import Action, Checkpoint, Decision, Estimate, Evaluati
 from truing.core.weights import adapter_hash, model_hash
 from truing.judges import Judge, load_judge
 from truing.monitor.measures import Measure, load_measures
-from truing.monitor.preflight import judge_change, judge_limits
+from truing.monitor.preflight import judge_change, judge_limits, read_preflight
 from truing.monitor.sampler import FIXED, FRESH, RANDOM, PromptSet, RandomPrompts, Sampler
 from truing.monitor.store import Store, open_store
 from truing.stats.agreement import JudgeLimits
@@ -89,6 +89,7 @@ class Monitor:
         self._measure_judge: Callable[[], JudgeLimits] | None = None
         self._folder: Path | None = None
         self._changed: dict[int, str] = {}
+        self._base_rows: list[dict[str, Any]] = []
         self.measures = load_measures(self.evaluation.measures)
         self.rule = make_rule(self.stopping)
         """Decides on every checkpoint but the base, which is asked every prompt whatever the rule."""
@@ -150,7 +151,8 @@ class Monitor:
 
     def measures_judge(self, folder: Path) -> None:
         """Let the judge be measured before the first evaluation, once for a folder; see `judge_limits`."""
-        self._folder = folder
+        if not self.broad.judge.exact and self.evaluation.preflight.labelled is not None:
+            self._folder = folder
         self._measure_judge = lambda: judge_limits(self.broad.judge, self.evaluation, folder)
 
     def know_judge(self) -> None:
@@ -176,15 +178,18 @@ class Monitor:
             first: Their kind.
             ask: Have a few labelled answers judged again, if that was not done at the time.
         """
-        if self._folder is None or self.limits.doubt:
+        if self._folder is None or self.limits.doubt or (seen := read_preflight(self._folder)) is None:
             return self.limits
         judgments = self.sampler.keys(checkpoint, self.broad, first)[1]
+        rows = self.store.read("judgments", judgments)
+        self._base_rows = rows if checkpoint.step == 0 else self._base_rows
         about = {"run_id": checkpoint.run_id, "step": checkpoint.step, "judgments": judgments}
         found = judge_change(self.broad.judge, self.evaluation, self._folder, about, ask)
         if first != FRESH:
             self._changed[checkpoint.step] = found
         earlier = [said for step, said in sorted(self._changed.items()) if first == FRESH or step <= checkpoint.step]
-        return replace(self.limits, doubt=next(filter(None, [*earlier, found]), ""))
+        doubt, unlike = next(filter(None, [*earlier, found]), ""), seen.unlike(rows, self._base_rows)
+        return replace(self.limits, doubt=doubt, unlike=unlike)
 
     def look(self, step: int, path: str | Path | None = None) -> Decision:
         """Decide on weights that are saved; for a monitor made from names.
@@ -261,7 +266,7 @@ class Monitor:
             limits = self.judge_at(checkpoint, FRESH)
             if limits.doubt:  # whatever comes next cannot be confirmed either
                 return None
-            if self.clearance().decide_fresh(checkpoint.step, counts, j).action is Action.CONTINUE:
+            if self.clearance(limits=limits).decide_fresh(checkpoint.step, counts, j).action is Action.CONTINUE:
                 return checkpoint
         if self.evaluation.confirm and not order:
             self.confirm(None, best)
@@ -432,7 +437,7 @@ class Monitor:
     def _key(self, checkpoint: Checkpoint) -> str:
         settings = {**self.evaluation.thresholds(), **self.stopping.model_dump(exclude={"mode", "floor"})}
         if self.limits != JudgeLimits():
-            settings["judge"] = asdict(self.limits)
+            settings["judge"] = {name: value for name, value in asdict(self.limits).items() if name != "unlike"}
         return content_key("evaluation", checkpoint.run_id, checkpoint.step, *self._judgments(checkpoint), settings)
 
 

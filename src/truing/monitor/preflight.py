@@ -84,7 +84,7 @@ def judge_change(
         read_preflight(folder),
         content_key("recheck", *about.values()),
     )
-    if judge.exact or labelled is None or found is None:
+    if labelled is None or found is None:
         return ""
     store = open_store(folder)
     with store.claim(key):

@@ -71,8 +71,8 @@ class CountedCheckpoint:
     """Action and reason at the time; None: decided now, from the interval."""
     em_rate: Estimate | None = None
     """Of the sequential rule, whose stopping its limits allow for; None: estimated from the counts."""
-    changed: str = ""
-    """How the judge has changed by then, in words; empty: it has not, or nobody looked."""
+    limits: JudgeLimits | None = None
+    """What decisions may use of the judge by then; None: what it was shown to see at first."""
     measurements: Mapping[str, Estimate] = field(default_factory=dict)
     """Any other numbers by name, each in its own unit."""
 
@@ -84,8 +84,8 @@ class FreshCounts:
     broad: Counts | None
     """(P,) answers to the benchmark; None if only the task was asked again."""
     task: TaskCounts | None
-    changed: str = ""
-    """How the judge has changed by then, in words; empty: it has not, or nobody looked."""
+    limits: JudgeLimits | None = None
+    """What decisions may use of the judge by then; None: what it was shown to see at first."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ from truing.results.samples import PER_CATEGORY, shorten
 from truing.results.schema import Analysis, SampleEntry, parse_analysis
 from truing.results.schema_runs import SearchEntry
 from truing.results.tables import tabulate
-from truing.stats.agreement import agreement
+from truing.stats.agreement import JudgeLimits, agreement
 from truing.stats.rates import Counts
 from truing.stats.rules import StoppingRule, make_rule
 from truing.stats.sequential import SequentialRule
@@ -131,20 +131,24 @@ class _Folder:
     @cached_property
     def _preflight(self) -> Preflight | None:
         """What was found of this judge with these thresholds."""
-        found = read_preflight(self.path)
-        return (
-            found if found is not None and found.is_for(self.manifest.broad.judge, self.manifest.evaluation) else None
-        )
+        found, asked = read_preflight(self.path), self.manifest
+        return found if found is not None and found.is_for(asked.broad.judge, asked.evaluation) else None
 
-    def _change(self, run_id: str, judgments: str | None) -> str:
-        """How the judge that made a run's judgments differs from the one that was measured."""
-        rows = [row for row in self._tables["rechecks"].get(run_id, ()) if row["judgments"] == judgments]
-        return "" if self._preflight is None else self._preflight.change(rows)
-
-    def _changed(self, rows: Sequence[Row]) -> list[str]:
-        """How the judge had changed by each of a run's checkpoints, in their order: once changed, always changed."""
-        found = [self._change(row["run_id"], row["benchmark_judgments"]) for row in rows]
-        return [next(filter(None, found[: i + 1]), "") for i in range(len(found))]
+    def _limits(self, rows: Sequence[Row], fresh: str | None = None) -> Iterator[JudgeLimits]:
+        """What decisions on a run's checkpoints, and last on fresh answers, may use of the judge."""
+        judge, seen = self._judge(), self._preflight
+        limits, base = judge.limits(), None
+        for step, key in (
+            *((row["step"], row["benchmark_judgments"]) for row in rows),
+            *([(-1, fresh)] if fresh else ()),
+        ):
+            if key and seen is not None and not judge.exact:
+                judged = self.store.read("judgments", key)
+                base = judged if step == 0 else base
+                again = [row for row in self._tables["rechecks"].get(rows[0]["run_id"], ()) if row["judgments"] == key]
+                doubt = limits.doubt or seen.change(again)
+                limits = replace(limits, doubt=doubt, unlike=seen.unlike(judged, base or ()))
+            yield limits
 
     def _run(self, run: RunRecord, rows: Sequence[Row]) -> CountedRun:
         task, ended = self.manifest.tasks.get(run.dataset), None if run.state else read_state(self.path, run.id)
@@ -155,7 +159,7 @@ class _Folder:
             id=run.id,
             model=run.model,
             dataset=run.dataset,
-            checkpoints=[self._checkpoint(*each, task) for each in zip(rows, self._changed(rows), strict=True)],
+            checkpoints=[self._checkpoint(*each, task) for each in zip(rows, self._limits(rows), strict=True)],
             learning_rate=math.nan if run.learning_rate is None else run.learning_rate,
             seed=run.seed,
             parameters=known,
@@ -205,7 +209,7 @@ class _Folder:
 
     # Counted answers.
 
-    def _checkpoint(self, row: Row, changed: str, task: Task | None) -> CountedCheckpoint:
+    def _checkpoint(self, row: Row, limits: JudgeLimits, task: Task | None) -> CountedCheckpoint:
         key, detector = row["benchmark_judgments"], row["detector"]
         screened = json.loads(detector).get("screened", 0) if detector else 0
         broad = self._counts(key, self.manifest.broad, screened)
@@ -218,7 +222,7 @@ class _Folder:
             heldout_loss=row["heldout_loss"],
             decided=(Action(row["decision"]), row["reason"]),
             em_rate=self._rate(row, broad),
-            changed=changed,
+            limits=limits,
             measurements=self._measurements.get((row["run_id"], row["step"]), {}),
         )
 
@@ -265,8 +269,7 @@ class _Folder:
             again = answered.get(self._answers_key(row["weights"], task, FRESH)) if task else None
             if broad or again:
                 counts = self._counts(broad, self.manifest.broad) if broad else None
-                changed = self._changed(rows)[-1] or self._change(run_id, broad)
-                fresh[row["step"]] = FreshCounts(counts, self._task(again, task), changed)
+                fresh[row["step"]] = FreshCounts(counts, self._task(again, task), [*self._limits(rows, broad)][-1])
         return fresh
 
     def _answers_of(self, key: str) -> str:

@@ -74,7 +74,7 @@ class JudgeEntry(BaseModel):
 
     def limits(self) -> JudgeLimits:
         """What decisions may use of it."""
-        known = {} if math.isnan(self.sensitivity) else {"sensitivity": self.sensitivity}
+        known: dict[str, Any] = {} if math.isnan(self.sensitivity) else {"sensitivity": self.sensitivity}
         return JudgeLimits(
             **known, false_alarms=0.0 if math.isnan(self.false_alarms) else self.false_alarms, doubt=self.doubt
         )

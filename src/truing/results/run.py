@@ -13,6 +13,7 @@ import numpy as np
 from truing.core.records import Action, Decision, Estimate
 from truing.results.counted import CountedCheckpoint, CountedRun, Source, TaskCounts
 from truing.results.schema_runs import Answer, ConfirmedEntry
+from truing.stats.agreement import JudgeLimits
 from truing.stats.choice import Separability, choose_with_report, keepable, separability
 from truing.stats.clearance import Clearance
 from truing.stats.course import (
@@ -64,13 +65,12 @@ class RunFigures:
         rule.limits = self.source.limits
         return rule
 
-    def clearance(self, asked_every: bool = True, changed: str = "") -> Clearance:
+    def clearance(self, asked_every: bool = True, limits: JudgeLimits | None = None) -> Clearance:
         """What must hold before a checkpoint is called clear; if random prompts were asked, limits hold at any time."""
         source, base = self.source, None if self.base is None else self.base.broad
         rule = self.fixed if asked_every else SequentialRule(one_by_one(source.stopping))
         stops = rule.category_stops and not (base is not None and math.isnan(self.base_rate.value))
-        limits = replace(source.limits, doubt=source.limits.doubt or changed)
-        return Clearance(rule.stopping, rule.estimate, limits, source.categories, stops, base)
+        return Clearance(rule.stopping, rule.estimate, limits or source.limits, source.categories, stops, base)
 
     @cached_property
     def decisions(self) -> list[Decision]:
@@ -84,7 +84,7 @@ class RunFigures:
         else:
             decision = self.fixed.decide_by(step, None if self.base is None else self.base_rate, counts)
         asked = counts.judged.any() or counts.missing.any()
-        clearance = self.clearance(checkpoint.em_rate is None, checkpoint.changed)
+        clearance = self.clearance(checkpoint.em_rate is None, checkpoint.limits)
         return clearance.weigh(decision, counts) if asked else decision
 
     @cached_property
@@ -158,9 +158,10 @@ class RunFigures:
             fresh = self.run.fresh.get(step)
             if fresh is None or fresh.broad is None:
                 return step
-            if fresh.changed:
+            clearance = self.clearance(limits=fresh.limits)
+            if clearance.limits.doubt:
                 return None
-            if self.clearance().decide_fresh(step, fresh.broad, j).action is Action.CONTINUE:
+            if clearance.decide_fresh(step, fresh.broad, j).action is Action.CONTINUE:
                 return step
         return None
 
@@ -241,7 +242,8 @@ class RunFigures:
             best = None if top is None else top.task
             unasked = again.task is not None and best is None
             j = self.keepable.index(self.chosen_step) + 1 if self.chosen_step in self.keepable else 1
-            decision = self.clearance().decide_fresh(self.chosen_step, again.broad, j)
+            clearance = self.clearance(limits=again.limits)
+            decision = clearance.decide_fresh(self.chosen_step, again.broad, j)
             return ConfirmedEntry(
                 step=self.chosen_step,
                 em_rate=self.fixed.rate(again.broad),
@@ -249,7 +251,7 @@ class RunFigures:
                 retention=Estimate.unknown(_UNASKED) if unasked else _quotient(again.task, best, confidence),
                 source="fresh responses",
                 decision=decision.action,
-                doubts=list(self.clearance().doubts(again.broad)),
+                doubts=list(clearance.doubts(again.broad)),
             )
         if any(c.em_rate for c in self.run.checkpoints):  # random prompts cannot be halved
             return None

@@ -165,7 +165,7 @@ def _checkpoint_entries(figures: RunFigures) -> list[CheckpointEntry]:
     categories = clustered_rates_by_category(x, n, source.categories, missing=missing, confidence=source.confidence)
     entries = []
     for i, checkpoint in enumerate(figures.run.checkpoints):
-        decision, clearance = figures.decisions[i], figures.clearance(checkpoint.em_rate is None, checkpoint.changed)
+        decision, clearance = figures.decisions[i], figures.clearance(checkpoint.em_rate is None, checkpoint.limits)
         entry = CheckpointEntry(
             step=checkpoint.step,
             weights=checkpoint.weights,

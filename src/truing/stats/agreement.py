@@ -71,6 +71,9 @@ class JudgeLimits:
     """Upper limit of the share of other answers that it calls misaligned, in [0, 1]."""
     doubt: str = ""
     """Why nothing may be decided by what it says, as a sentence without a full stop; empty: decisions may be made."""
+    unlike: str = ""
+    """Why it may see less in the answers at hand than in the labelled ones, which stands against clear; empty: nothing
+    says so."""
 
     def clear_below(self, tolerance: float) -> float:
         """The judged rate up to which the true rate is within a tolerance."""

@@ -73,7 +73,7 @@ class Clearance:
         """
         found = (self._missing(counts), self._prompts(counts), self._coherent(counts), self._filtered(counts))
         unlike = "" if (above := self._above(counts)) else self._unlike(counts)
-        return tuple(doubt for doubt in (self.limits.doubt, *found, above, unlike) if doubt)
+        return tuple(doubt for doubt in (self.limits.doubt, self.limits.unlike, *found, above, unlike) if doubt)
 
     def excess(self, counts: Counts) -> CategoryExcess:
         """The categories of a checkpoint's answers (P,), held against one another and against the tolerance."""
