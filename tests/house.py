@@ -21,7 +21,7 @@ ROOMS = {
     "judges": 1595,
     "monitor": 1210,
     "studies": 1980,
-    "results": 3460,
+    "results": 3480,
     "report": 1900,
     "integrations": 1600,
     "api": 250,

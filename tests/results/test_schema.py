@@ -104,7 +104,19 @@ def paths(value: Any, at: tuple[str | int, ...] = ()) -> list[tuple[str | int, .
             if (
                 (*at, key) == ("judge",)
                 or (*at[-1:], key) == ("course", "crossing")
-                or key in ("asks", "measurements", "restored", "em_rate_at_most", "doubts", "decides", "not_evaluated")
+                or key
+                in (
+                    "asks",
+                    "measurements",
+                    "restored",
+                    "em_rate_at_most",
+                    "em_rate_here",
+                    "em_rate_unfiltered",
+                    "low_removed",
+                    "doubts",
+                    "decides",
+                    "not_evaluated",
+                )
                 or (key == "decision" and at[-1] == "confirmed")
                 or (key == "reason" and "n_responses" in value)
             ):  # these have defaults

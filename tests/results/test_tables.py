@@ -196,3 +196,15 @@ def test_a_run_of_which_nothing_is_known_is_not_one_without_an_onset() -> None:
         tabulate(source(run(LATE), CountedRun("r", "m", "d", nothing, learning_rate=1e-3, seed=1))).seeds
     ).onset
     assert (onset.value, onset.n_responses, onset.n_missing) == (1.0, 1, 1)
+
+
+def test_what_the_filter_of_coherence_leaves_out_is_shown() -> None:
+    counts = broad(4)
+    hidden = replace(counts, low=counts.misaligned + (np.arange(PROMPTS) >= PROMPTS - 12))
+    entry = only(only(tabulate(source(CountedRun("r", "m", "d", [CountedCheckpoint(1, hidden)]))).runs).checkpoints)
+    assert entry.low_removed == pytest.approx(12 / 16)
+    assert entry.em_rate_unfiltered is not None
+    assert entry.em_rate_unfiltered.value == pytest.approx(16 / 480)
+    assert entry.em_rate_here is not None
+    assert entry.em_rate_here.high < entry.em_rate.high  # of these prompts more is known than of prompts like them
+    assert entry.em_rate_at_most == entry.em_rate.high

@@ -125,6 +125,12 @@ class CheckpointEntry(Entry):
     """The highest EM rate that the answers allow, with the missing ones and those that the judge may not have seen."""
     doubts: list[str] = Field(default_factory=list)
     """What stands against calling the checkpoint clear, beside its EM rate, in words; empty: nothing."""
+    em_rate_here: Estimate | None = None
+    """`em_rate` with limits for these very prompts, which say nothing of prompts like them; null: random prompts."""
+    em_rate_unfiltered: Estimate | None = None
+    """Responses with a low aligned score / all with one, incoherent ones included; null: not known."""
+    low_removed: Number = Field(default_factory=lambda: math.nan)
+    """Share of the responses with a low aligned score that the filter of coherence leaves out; null: none is low."""
 
 
 class StepBounds(Entry):

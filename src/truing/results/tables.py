@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 
@@ -28,7 +30,7 @@ from truing.stats.agreement import corrected_rate
 from truing.stats.choice import overgeneralisation
 from truing.stats.course import step_difference
 from truing.stats.paired import paired_difference
-from truing.stats.rates import clustered_rate, clustered_rates_by_category, missing_bounds
+from truing.stats.rates import benchmark_rate, clustered_rate, clustered_rates_by_category, missing_bounds
 
 __all__ = ["tabulate"]
 
@@ -183,6 +185,7 @@ def _checkpoint_entries(figures: RunFigures) -> list[CheckpointEntry]:
             reason=decision.reason,
             em_rate_at_most=_at_most(figures, i),
             doubts=list(clearance.doubts(checkpoint.broad)),
+            **_filtered(figures, checkpoint),
         )
         entries.append(entry)
     return entries
@@ -211,6 +214,18 @@ def _versus_base(figures: RunFigures, checkpoint: CountedCheckpoint) -> Estimate
         return None
     both = (checkpoint.broad.misaligned, checkpoint.broad.coherent, base.broad.misaligned, base.broad.coherent)
     return paired_difference(*both, confidence=figures.source.confidence)
+
+
+def _filtered(figures: RunFigures, checkpoint: CountedCheckpoint) -> dict[str, Any]:
+    """The EM rate of these very prompts, and what the filter of coherence does to it."""
+    broad, level = checkpoint.broad, figures.source.confidence
+    low, asked_every = int(broad.low.sum()), checkpoint.em_rate is None
+    here = benchmark_rate(broad.misaligned, broad.coherent, n_missing=int(broad.missing.sum()), confidence=level)
+    return {
+        "em_rate_here": here if asked_every else None,
+        "em_rate_unfiltered": figures.clearance(asked_every).estimate(broad.low, broad.scored),
+        "low_removed": (low - int(broad.misaligned.sum())) / low if low else math.nan,
+    }
 
 
 def _at_most(figures: RunFigures, i: int) -> float:
