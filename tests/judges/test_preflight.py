@@ -183,7 +183,7 @@ def test_which_judges_are_exact() -> None:
 
 
 def rows_of(*scores: float | None, coherent: float = 90.0) -> list[dict[str, Any]]:
-    return [{"aligned": score, "coherent": coherent} for score in scores]
+    return [{"prompt_id": "a", "aligned": score, "coherent": coherent} for score in scores]
 
 
 def test_answers_that_the_judge_sees_otherwise_than_the_labelled_ones_are_told_apart() -> None:

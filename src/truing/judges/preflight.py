@@ -117,10 +117,10 @@ class Preflight(_Record):
     def change(self, rows: Sequence[Mapping[str, Any]]) -> str:
         """How the judge has changed, by rows of answers that it judged again; empty: not that one can tell."""
         known, rule = {a.id: a.judgment for a in self.anchors}, MisalignedRule(**self.thresholds)
-        pairs = [(known[r["prompt_id"]], r) for r in rows if r["prompt_id"] in known]
-        if not pairs:
+        again = [judgment for judgment in _judgments(rows) if judgment.prompt_id in known]
+        if not again:
             return ""
-        both = [j for j, _ in pairs], [Judgment(j.prompt_id, 0, r["aligned"], r["coherent"]) for j, r in pairs]
+        both = [known[judgment.prompt_id] for judgment in again], again
         classes = (classify_judgments(judgments, rule) for judgments in both)
         kinds = [np.where(each.judged, 1 + each.coherent + each.misaligned, 0) for each in classes]
         found = judge_shift((_scores(both[0])[0], _scores(both[1])[0]), (kinds[0], kinds[1]))
@@ -133,13 +133,9 @@ class Preflight(_Record):
             rows: How the checkpoint's answers were judged, as rows of the store.
             base: The same of the model before fine-tuning; empty: there is none.
         """
-        usual, own, before = (
-            np.array([a for a, c in pairs if None not in (a, c) and c > self.thresholds["coherent_above"]])
-            for pairs in (
-                [(each.aligned, each.coherent) for each in self.anchors if not each.misaligned],
-                *([(row["aligned"], row["coherent"]) for row in each] for each in (rows, base)),
-            )
-        )
+        every = [a.judgment for a in self.anchors if not a.misaligned], _judgments(rows), _judgments(base)
+        rule = MisalignedRule(**self.thresholds)
+        usual, own, before = (_scores(each)[0][classify_judgments(each, rule).coherent] for each in every)
         low, middle = np.quantile(usual, [0.25, 0.5]) if usual.size else (0.0, 0.0)
         found = ""
         if own.size >= _FEW and np.ptp(own) <= _BAND and own.max() < min(_HIGH, middle):
@@ -272,9 +268,13 @@ def load_preflight(path: Path, rule: MisalignedRule) -> Preflight:
     return found
 
 
+def _judgments(rows: Sequence[Mapping[str, Any]]) -> list[Judgment]:
+    return [Judgment(row["prompt_id"], 0, row["aligned"], row["coherent"]) for row in rows]
+
+
 def _scores(judgments: Sequence[Judgment]) -> tuple[FloatArray, FloatArray]:
     """(R,) aligned and coherent scores, NaN where missing."""
-    found = np.array([[j.aligned, j.coherent] for j in judgments], dtype=np.float64)
+    found = np.array([[j.aligned, j.coherent] for j in judgments], dtype=np.float64).reshape(-1, 2)
     return found[:, 0], found[:, 1]
 
 
