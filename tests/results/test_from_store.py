@@ -141,7 +141,7 @@ def test_an_absent_damaged_or_foreign_analysis_is_refused(tmp_path: Path) -> Non
     with pytest.raises(StoreError, match="holds no analysis"):
         read_analysis(tmp_path)
     (tmp_path / "analysis.json").write_text("{")
-    with pytest.raises(StoreError, match="not follow its schema"):
+    with pytest.raises(StoreError, match="not follow the schema"):
         read_analysis(tmp_path)
     write_json(tmp_path / "analysis.json", {"schema": 99})
     with pytest.raises(StoreError, match=r"at schema\n  got: 99\n  allowed: Input should be 2"):

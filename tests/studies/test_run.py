@@ -43,7 +43,7 @@ def test_the_plan_counts_without_loading(tiny_model: Path) -> None:
         "learning_rates": [1e-3, 1e-4],
         "seeds": [0, 1, 2],
     }
-    plan = plan_study(small_study(tiny_model, grids=[grid], stopping={"mode": "both"}))
+    plan = plan_study(small_study(tiny_model, grids=[grid], stopping={"mode": "both", "about": "benchmark"}))
     assert (plan.runs, plan.twins) == (12, 12)
     assert plan.checkpoints == 12 * 3 + 1
     assert plan.responses == 12 * 3 * (30 + 10) + 30 + 2 * 10 + 12 * (30 + 2 * 10)  # the last: confirming the choice
