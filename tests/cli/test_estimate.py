@@ -33,7 +33,7 @@ def test_the_paper_s_design_is_costed() -> None:
 
 def test_a_study_of_pocket_models_has_tokens_and_no_dollars(tiny_model: Path, tmp_path: Path) -> None:
     path = tmp_path / "study.yaml"
-    path.write_text(small_study(tiny_model, stopping={"mode": "both"}).to_yaml())
+    path.write_text(small_study(tiny_model, stopping={"mode": "both", "about": "benchmark"}).to_yaml())
     output = run(app, ["check", str(path)]).output
     assert "sampling, read" in output
     assert "unstopped twins are not in these figures" in output
