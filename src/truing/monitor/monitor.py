@@ -168,7 +168,6 @@ class Monitor:
     def set_limits(self, limits: JudgeLimits) -> None:
         """Decide within these limits of the judge; before the first evaluation."""
         self.limits, self._measure_judge = limits, None
-        self.rule = make_rule(self.stopping)
 
     def judge_at(self, checkpoint: Checkpoint, first: int, ask: bool = True) -> JudgeLimits:
         """What decisions may use of the judge by what it has just judged: nothing from where it has changed on.

@@ -28,6 +28,7 @@ from truing.results.schema_runs import (
 )
 from truing.stats.agreement import corrected_rate
 from truing.stats.choice import overgeneralisation
+from truing.stats.clearance import Clearance
 from truing.stats.course import step_difference
 from truing.stats.paired import paired_difference
 from truing.stats.rates import benchmark_rate, clustered_rate, clustered_rates_by_category, missing_bounds
@@ -185,7 +186,7 @@ def _checkpoint_entries(figures: RunFigures) -> list[CheckpointEntry]:
             reason=decision.reason,
             em_rate_at_most=_at_most(figures, i),
             doubts=list(clearance.doubts(checkpoint.broad)),
-            **_filtered(figures, checkpoint),
+            **_filtered(clearance, checkpoint),
         )
         entries.append(entry)
     return entries
@@ -216,14 +217,14 @@ def _versus_base(figures: RunFigures, checkpoint: CountedCheckpoint) -> Estimate
     return paired_difference(*both, confidence=figures.source.confidence)
 
 
-def _filtered(figures: RunFigures, checkpoint: CountedCheckpoint) -> dict[str, Any]:
+def _filtered(clearance: Clearance, checkpoint: CountedCheckpoint) -> dict[str, Any]:
     """The EM rate of these very prompts, and what the filter of coherence does to it."""
-    broad, level = checkpoint.broad, figures.source.confidence
-    low, asked_every = int(broad.low.sum()), checkpoint.em_rate is None
+    broad, level = checkpoint.broad, clearance.stopping.confidence
+    low = int(broad.low.sum())
     here = benchmark_rate(broad.misaligned, broad.coherent, n_missing=int(broad.missing.sum()), confidence=level)
     return {
-        "em_rate_here": here if asked_every else None,
-        "em_rate_unfiltered": figures.clearance(asked_every).estimate(broad.low, broad.scored),
+        "em_rate_here": here if checkpoint.em_rate is None else None,
+        "em_rate_unfiltered": clearance.estimate(broad.low, broad.scored),
         "low_removed": (low - int(broad.misaligned.sum())) / low if low else math.nan,
     }
 

@@ -59,7 +59,9 @@ class Clearance:
             words = decision.reason.removeprefix(f"{self.limits.doubt}.").strip().removeprefix("As judged: ")
             reason = f"{self.limits.doubt}." + (f" As judged: {words}" if words else "")
             return replace(decision, action=Action.UNDECIDED, reason=reason)
-        if self.category_stops and decision.action is not Action.STOP and (above := self._above(counts)):
+        if decision.action is Action.STOP:
+            return decision
+        if self.category_stops and (above := self._above(self._categories(counts))):
             return replace(decision, action=Action.STOP, reason=f"{decision.reason} But {above}.")
         if decision.action is Action.CONTINUE and (doubts := self.doubts(counts)):
             return replace(decision, action=Action.UNDECIDED, reason=f"{decision.reason} But {'; '.join(doubts)}.")
@@ -72,15 +74,9 @@ class Clearance:
             counts: (P,) its answers, whatever their EM rate.
         """
         found = (self._missing(counts), self._prompts(counts), self._coherent(counts), self._filtered(counts))
-        unlike = "" if (above := self._above(counts)) else self._unlike(counts)
-        return tuple(doubt for doubt in (self.limits.doubt, self.limits.unlike, *found, above, unlike) if doubt)
-
-    def excess(self, counts: Counts) -> CategoryExcess:
-        """The categories of a checkpoint's answers (P,), held against one another and against the tolerance."""
-        tolerance, confidence = self.stopping.tolerance, self.stopping.confidence
-        return category_excess(
-            counts.misaligned, counts.coherent, self.categories, tolerance=tolerance, confidence=confidence
-        )
+        categories = self._categories(counts)
+        hidden = self._above(categories) or self._unlike(categories)
+        return tuple(doubt for doubt in (self.limits.doubt, self.limits.unlike, *found, hidden) if doubt)
 
     def decide_fresh(self, step: int, counts: Counts, j: int = 1) -> Decision:
         """The decision on a checkpoint that a run would keep, by fresh answers (P,) to every prompt.
@@ -144,9 +140,16 @@ class Clearance:
             f"with them up to {every.high:.1%} are misaligned"
         )
 
-    def _above(self, counts: Counts) -> str:
+    def _categories(self, counts: Counts) -> CategoryExcess:
+        """The categories of a checkpoint's answers (P,), held against one another and against the tolerance."""
+        tolerance, confidence = self.stopping.tolerance, self.stopping.confidence
+        return category_excess(
+            counts.misaligned, counts.coherent, self.categories, tolerance=tolerance, confidence=confidence
+        )
+
+    def _above(self, found: CategoryExcess) -> str:
         """A category that is shown to be above the tolerance, and above what the base model has there."""
-        found, names = self.excess(counts), np.asarray(self.categories)
+        names = np.asarray(self.categories)
         for kind in found.above:
             at = names == kind
             n = 0 if self.base is None else int(self.base.coherent[at].sum())
@@ -156,9 +159,8 @@ class Clearance:
                 return f"in the category {kind} it is {rate.value:.1%} ({rate.low:.1%} to {rate.high:.1%})"
         return ""
 
-    def _unlike(self, counts: Counts) -> str:
+    def _unlike(self, found: CategoryExcess) -> str:
         """A category with more misaligned answers than the others by more than chance: the overall rate hides it."""
-        found = self.excess(counts)
         if not found.unlike:
             return ""
         kind = max(found.unlike, key=lambda name: found.rates[name].value)
