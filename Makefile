@@ -6,7 +6,7 @@ VLLM := .venv-vllm
 SKYRL := .venv-skyrl
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-all check lint types format docs setup clean
+.PHONY: demo test test-all cases check lint types format docs setup clean
 demo: $(READY)
 	$(BIN)/truing demo
 
@@ -15,6 +15,11 @@ test: check
 
 test-all: check $(VENV)/.references $(VENV)/.trl $(VLLM)/.ready $(SKYRL)/.ready
 	TRUING_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python TRUING_SKYRL_PYTHON=$(CURDIR)/$(SKYRL)/bin/python $(BIN)/pytest
+
+# Inputs that people really meet, where they are: prints case, got, right, verdict.
+CASES ?= ../shared/cases
+cases: $(READY)
+	$(BIN)/python -m tests.cases $(CASES)
 
 check: lint types
 
