@@ -11,7 +11,10 @@ from pathlib import Path
 
 import tests.cases as checks
 
-say = sys.stdout.write
+
+def say(text: str) -> None:
+    """Print a text."""
+    sys.stdout.write(text)
 
 
 def main() -> int:
