@@ -40,7 +40,8 @@ from truing.config import EvaluationConfig, PreflightConfig, SequentialConfig, S
 from truing.core.errors import JudgeRefused
 from truing.core.records import Action, Checkpoint, Judgment, Message, Prompt, Response, Sampling
 from truing.judges import Judge
-from truing.judges.calibration import Labelled, judge_labelled, read_labelled
+from truing.judges.calibration import judge_labelled
+from truing.judges.labelled import Labelled, read_labelled
 from truing.judges.preflight import conclude
 from truing.monitor import Monitor, PromptSet
 from truing.monitor.store import Store

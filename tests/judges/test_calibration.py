@@ -15,7 +15,8 @@ from truing.config import EvaluationConfig, JudgeConfig
 from truing.core.errors import ConfigError, DataError, UnknownNameError
 from truing.core.records import Judgment
 from truing.judges import Judge, load_judge
-from truing.judges.calibration import load_calibration, measure_judge, read_labelled, save_calibration
+from truing.judges.calibration import load_calibration, measure_judge, save_calibration
+from truing.judges.labelled import read_labelled
 from truing.stats.agreement import Calibration
 
 CONFIG = EvaluationConfig()

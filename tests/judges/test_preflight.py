@@ -11,7 +11,7 @@ from truing.config import EvaluationConfig, PreflightConfig
 from truing.core.errors import DataError
 from truing.core.records import Judgment, Prompt, Response
 from truing.judges import JUDGES, Judge, load_judge
-from truing.judges.calibration import Labelled, read_labelled
+from truing.judges.labelled import Labelled, read_labelled
 from truing.judges.preflight import Preflight, run_preflight
 
 CONFIG, SETTINGS = EvaluationConfig(), PreflightConfig()

@@ -16,7 +16,8 @@ from truing.core.errors import ConfigError, StoreError
 from truing.core.files import write_json
 from truing.core.records import Checkpoint, Judgment, Run
 from truing.judges import load_judge
-from truing.judges.calibration import measure_judge, read_labelled, save_calibration
+from truing.judges.calibration import measure_judge, save_calibration
+from truing.judges.labelled import read_labelled
 from truing.monitor import Monitor, PromptSet, open_store
 from truing.monitor.store import FolderStore
 from truing.results import analyse, read_analysis, write_analysis

@@ -109,6 +109,7 @@ def paths(value: Any, at: tuple[str | int, ...] = ()) -> list[tuple[str | int, .
                     "asks",
                     "measurements",
                     "restored",
+                    "labels",
                     "em_rate_at_most",
                     "em_rate_here",
                     "em_rate_unfiltered",

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from truing.core.records import Judgment, Prompt, Response
 from truing.judges import Judge
-from truing.judges.calibration import read_labelled
+from truing.judges.labelled import read_labelled
 
 LABELS = {row.answer: row for row in read_labelled("labelled-160")}
 

@@ -15,6 +15,7 @@ from truing.cli.data import data_app
 from truing.cli.demo import demo
 from truing.cli.export import export
 from truing.cli.gate import gate
+from truing.cli.label import label
 from truing.cli.list import list_names
 from truing.cli.report import report
 from truing.cli.run import run
@@ -32,7 +33,7 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.command(name="list")(list_names)
-for command in (check, analyze, audit, gate, truth, calibrate, export, demo, run, report):
+for command in (check, analyze, audit, gate, label, truth, calibrate, export, demo, run, report):
     app.command()(command)
 
 

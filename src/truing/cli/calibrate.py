@@ -13,7 +13,8 @@ from truing.config import EndpointConfig, EvaluationConfig, JudgeConfig
 from truing.config.files import load_study
 from truing.core.errors import ConfigError
 from truing.judges import check_judge
-from truing.judges.calibration import judge_labelled, measure_judge, read_labelled, save_calibration
+from truing.judges.calibration import judge_labelled, measure_judge, save_calibration
+from truing.judges.labelled import read_labelled
 from truing.judges.preflight import conclude
 from truing.monitor import reach_judge
 

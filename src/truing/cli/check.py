@@ -22,7 +22,7 @@ from truing.cli.shared import Sets, say, split_pairs
 from truing.config import JudgeConfig, StudyConfig
 from truing.config.files import load_study
 from truing.core.errors import DataError
-from truing.judges.calibration import read_labelled
+from truing.judges.labelled import read_labelled
 from truing.judges.rubrics import Rubric, load_rubric, published_rubrics
 from truing.studies.costs import ASSUMPTIONS, Costs, Dollars, study_costs
 from truing.studies.plan import Plan, plan_study

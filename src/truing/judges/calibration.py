@@ -1,9 +1,8 @@
 """Calibration of a judge: labelled answers through it, and how often it is right, with intervals.
 
-A labelled set is JSON Lines: `question` (or `messages`), `answer`, `misaligned` and `coherent` (true or false), and
-optionally `id` and `kind`. All labelled answers count. To be found is to be misaligned and coherent, by the label and
-by the judge: a misaligned answer that the judge takes for incoherent, or does not score, is one that it has not found.
-A calibration belongs to one judge with its rubrics and thresholds; with any other it is refused.
+All labelled answers count. To be found is to be misaligned and coherent, by the label and by the judge: a misaligned
+answer that the judge takes for incoherent, or does not score, is one that it has not found. A calibration belongs to
+one judge with its rubrics and thresholds; with any other it is refused.
 """
 
 from __future__ import annotations
@@ -11,75 +10,32 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from pydantic import Field, InstanceOf
 
-from truing.catalog.files import Item, Text, find_file, read_lines, validate
-from truing.catalog.prompt_files import MessageItem, to_messages
 from truing.config import MisalignedRule
-from truing.core.errors import ConfigError, DataError
-from truing.core.files import content_key, write_json
-from truing.core.records import Estimate, Judgment, Message, Prompt, Response
+from truing.core.errors import ConfigError
+from truing.core.files import write_json
+from truing.core.records import Estimate, Judgment, Response
 from truing.judges import Judge
 from truing.judges.classify import Classes, classify_judgments
+from truing.judges.labelled import Labelled, labelled_summary
 from truing.stats.agreement import Calibration, agreement, calibrate
 from truing.stats.rates import BoolArray, IntArray, clustered_rate, undefined
 
 __all__ = [
-    "Labelled",
     "found_share",
     "judge_labelled",
-    "labelled_summary",
     "load_calibration",
     "measure_judge",
-    "read_labelled",
     "save_calibration",
 ]
 
 _FORMAT = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Labelled:
-    """An answer that a person labelled."""
-
-    prompt: Prompt
-    answer: str
-    misaligned: bool
-    coherent: bool
-    kind: str = ""
-    """Kind of example: `borderline`, `refusal`, ..."""
-
-
-class _LabelledItem(Item):
-    id: Text = ""
-    question: Text = ""
-    messages: Annotated[tuple[MessageItem, ...], Field(min_length=1)] = ()
-    answer: InstanceOf[str]
-    misaligned: Annotated[bool, Field(strict=True)]
-    coherent: Annotated[bool, Field(strict=True)]
-    kind: Text = ""
-
-
-def read_labelled(file: Path | str) -> list[Labelled]:
-    """Labelled answers by name or from a file.
-
-    Raises:
-        UnknownNameError: No labelled set of that name and no such file.
-        DataError: The message names file, line and field.
-    """
-    path = find_file("labelled set", str(file), "labelled")
-    rows = [_labelled(raw, where) for where, raw in read_lines(path)]
-    if twice := [i for i, n in Counter(row.prompt.id for row in rows).items() if n > 1]:
-        raise DataError(f"{path}: two answers have one id", ", ".join(twice[:5]), todo="rename one")
-    if not rows:
-        raise DataError(f"{path} is empty", "0 answers", "at least one labelled answer")
-    return rows
 
 
 def judge_labelled(rows: Sequence[Labelled], judge: Judge, sample: int = 0) -> list[Judgment]:
@@ -187,15 +143,6 @@ def load_calibration(path: Path, identity: str, rule: MisalignedRule | None = No
     return calibration
 
 
-def _labelled(raw: Any, where: str) -> Labelled:
-    item = validate(_LabelledItem, raw, where)
-    if not (item.messages or item.question):
-        raise DataError(f"{where}, field question is missing", allowed="a text; or messages")
-    messages = to_messages(item.messages) or (Message("user", item.question),)
-    prompt = Prompt(item.id or f"line-{where.rpartition(' ')[2]}", "labelled", messages)
-    return Labelled(prompt, item.answer, item.misaligned, item.coherent, item.kind)
-
-
 def _questions(rows: Sequence[Labelled]) -> IntArray:
     """(R,) which question each labelled answer belongs to."""
     return np.unique([str(row.prompt.messages) for row in rows], return_inverse=True)[1]
@@ -233,14 +180,3 @@ def _mistakes(rows: Sequence[Labelled], judgments: Sequence[Judgment], classes: 
         for row, judgment, said, use in zip(rows, judgments, classes.misaligned, classes.coherent, strict=True)
         if (bool(said) != (row.misaligned and row.coherent)) or (bool(use) != row.coherent)
     ]
-
-
-def labelled_summary(rows: Sequence[Labelled]) -> dict[str, Any]:
-    """Numbers of labelled answers and the hash of all of them with their labels."""
-    body = [[row.prompt.plain, row.answer, row.misaligned, row.coherent] for row in rows]
-    return {
-        "n": len(rows),
-        "misaligned": sum(row.misaligned for row in rows),
-        "incoherent": sum(not row.coherent for row in rows),
-        "hash": content_key("labelled", body),
-    }

@@ -19,8 +19,9 @@ from truing.config import MisalignedRule, PreflightConfig
 from truing.core.errors import ConfigError, DataError
 from truing.core.records import Estimate, Judgment
 from truing.judges import Judge
-from truing.judges.calibration import Labelled, found_share, judge_labelled, labelled_summary
+from truing.judges.calibration import found_share, judge_labelled
 from truing.judges.classify import classify_judgments
+from truing.judges.labelled import Labelled, labelled_summary
 from truing.stats.agreement import Calibration, JudgeLimits, calibrate, judge_shift
 from truing.stats.rates import BoolArray, FloatArray
 

@@ -15,7 +15,8 @@ from truing.config import EvaluationConfig
 from truing.core.errors import JudgeError, JudgeRefused, StoreError
 from truing.core.files import content_key, write_text
 from truing.judges import Judge
-from truing.judges.calibration import judge_labelled, read_labelled
+from truing.judges.calibration import judge_labelled
+from truing.judges.labelled import read_labelled
 from truing.judges.preflight import UNMEASURED, Preflight, run_preflight
 from truing.monitor.store import open_store
 from truing.stats.agreement import JudgeLimits

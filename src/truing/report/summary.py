@@ -358,12 +358,15 @@ def _cautions(analysis: Analysis, pairs: list[Pair]) -> list[str]:
 
 
 def _judge(analysis: Analysis) -> list[str]:
-    """What the judge can see, unless its score is the definition of what is measured."""
+    """What the judge can see, unless its score is the definition of what is measured, and what people labelled."""
     judge = analysis.judge
     if judge is None or judge.exact:
         return []
     told = judge.sentence[:1].upper() + judge.sentence[1:]
-    return [f"{told}{'; so nothing is shown to be clear' if judge.doubt else ''}."]
+    labelled = [(run, run.labels) for run in analysis.runs if run.labels is not None]
+    alone = " but by a person's labels" if labelled else ""
+    said = (f"{run.id}, step {labels.step}: {labels.sentence()}." for run, labels in labelled)
+    return [f"{told}{f'; so nothing is shown to be clear{alone}' if judge.doubt else ''}.", *said]
 
 
 def _odd_runs(analysis: Analysis, pairs: list[Pair]) -> list[str]:

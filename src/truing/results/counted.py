@@ -20,6 +20,7 @@ from truing.results.judge import JudgeEntry
 from truing.results.schema import SampleEntry
 from truing.results.schema_runs import BenchmarkEntry, SearchEntry, StudyEntry
 from truing.stats.agreement import Calibration, JudgeLimits
+from truing.stats.labels import LabelCounts
 from truing.stats.rates import BoolArray, Counts, FloatArray
 from truing.stats.rules import make_rule
 
@@ -27,6 +28,7 @@ __all__ = [
     "CountedCheckpoint",
     "CountedRun",
     "FreshCounts",
+    "OwnLabels",
     "SideCounts",
     "Source",
     "TaskCounts",
@@ -105,6 +107,21 @@ class SideCounts:
 
 
 @dataclass(frozen=True)
+class OwnLabels:
+    """What a person said of one checkpoint's answers."""
+
+    step: int
+    fresh: bool
+    """True of the fresh answers that confirm a choice."""
+    counts: LabelCounts
+    """Those without a label count as misaligned."""
+    flagged: int
+    """Answers that the judge flagged."""
+    unlabelled: int
+    """Answers of the set that have no label."""
+
+
+@dataclass(frozen=True)
 class CountedRun:
     """One run with its checkpoints by ascending step."""
 
@@ -130,6 +147,8 @@ class CountedRun:
     """By step: fresh answers of the checkpoint that was chosen, and of the one with the best task score."""
     also: Sequence[SideCounts] = ()
     """Other benchmarks."""
+    labels: OwnLabels | None = None
+    """A person's labels of one checkpoint's answers."""
     search: SearchEntry | None = None
     """None: every checkpoint was asked."""
 

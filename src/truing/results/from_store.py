@@ -38,6 +38,7 @@ from truing.results.counted import (
     study_entry,
 )
 from truing.results.judge import JudgeEntry
+from truing.results.labels import count_labels
 from truing.results.samples import PER_CATEGORY, shorten
 from truing.results.schema import Analysis, SampleEntry, parse_analysis
 from truing.results.schema_runs import SearchEntry
@@ -60,7 +61,7 @@ def analyse(folder: Path) -> Analysis:
     Raises:
         StoreError: Nothing has been evaluated, or a file of the folder is missing or damaged.
         DataError: Two seeds have the same weights or the same answers.
-        ConfigError: `calibration.json` is that of another judge, rubric or threshold.
+        ConfigError: `calibration.json` is that of another judge, rubric or threshold, `labels.jsonl` of other answers.
     """
     if not any((folder / name).is_file() for name in (MANIFEST, "study.yaml", "audit.yaml")):
         return read_analysis(folder)
@@ -171,6 +172,7 @@ class _Folder:
             inside=inside if inside.any() else None,
             fresh=self._fresh(run.id, rows, task),
             also=list(self._also(run.id, rows)),
+            labels=count_labels(self.path, self.manifest, run.id, {row["step"]: row["weights"] for row in rows}),
             search=SearchEntry(**run.search.model_dump()) if run.search else None,
         )
 

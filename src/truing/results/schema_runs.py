@@ -19,6 +19,7 @@ __all__ = [
     "CourseEntry",
     "Entry",
     "IfMissing",
+    "LabelsEntry",
     "Limits",
     "RunEntry",
     "SearchEntry",
@@ -212,6 +213,46 @@ class ConfirmedEntry(Entry):
     """What stands against calling it clear, beside its EM rate, in words; empty: nothing."""
 
 
+class LabelsEntry(Entry):
+    """A checkpoint's own answers as a person labelled them (`truing label`); null: nobody did.
+
+    Labelled are all answers that the judge flagged, and random ones, nearly all to different prompts. What has no label
+    counts as misaligned.
+    """
+
+    step: Count
+    """The checkpoint."""
+    source: Literal["fresh responses", "responses"]
+    """`fresh responses`, those of `confirmed`; or those that the checkpoint was evaluated by."""
+    flagged: Count
+    """Responses that the judge called misaligned."""
+    flagged_misaligned: Count
+    """Of these, those that are misaligned by label."""
+    random: Count
+    """Random responses, flagged ones among them."""
+    random_coherent: Count
+    """Of these, those that are coherent by label."""
+    missed: Count
+    """Random responses that are misaligned by label and that the judge did not flag."""
+    unlabelled: Count
+    """Responses of the set that have no label."""
+    em_rate_at_most: float
+    """The highest EM rate that the labels allow, 0 to 1, whatever the judge sees."""
+    error: float
+    """Highest probability that the true one is higher."""
+    doubts: list[str]
+    """What stands against calling the checkpoint clear by them, in words; empty: nothing."""
+
+    def sentence(self) -> str:
+        """What was found, in words, without a full stop."""
+        lacking = f", {self.unlabelled} without a label counted so" if self.unlabelled else ""
+        return (
+            f"by a person's labels, {self.flagged_misaligned} of {self.flagged} answers that the judge flagged and "
+            f"{self.missed} of {self.random} random ones that it did not flag are misaligned{lacking}: at most "
+            f"{self.em_rate_at_most:.1%} are"
+        )
+
+
 class SideEntry(Entry):
     """Answers to another benchmark, at the base, the chosen and the last checkpoint."""
 
@@ -301,6 +342,7 @@ class RunEntry(Entry):
     retention: Estimate
     """Task score at `chosen_step` over the best one, paired by prompt. Higher is better; biased, see `confirmed`."""
     confirmed: ConfirmedEntry | None
+    labels: LabelsEntry | None = None
     inside: Estimate | None
     """EM rate at the last checkpoint on prompts of its own domain, holding together with `outside`, or null."""
     outside: Estimate | None

@@ -12,7 +12,7 @@ import numpy as np
 from truing import __version__
 from truing.core.errors import DataError
 from truing.core.records import Estimate
-from truing.results.counted import CountedCheckpoint, CountedRun, SideCounts, Source
+from truing.results.counted import CountedCheckpoint, CountedRun, OwnLabels, SideCounts, Source
 from truing.results.groups import domain_entries, learning_rate_entries, seed_entries, size_entries
 from truing.results.run import RunFigures
 from truing.results.schema import Analysis
@@ -20,18 +20,19 @@ from truing.results.schema_runs import (
     CheckpointEntry,
     CourseEntry,
     IfMissing,
+    LabelsEntry,
     Limits,
     RunEntry,
     SeparableEntry,
     SideEntry,
     StepBounds,
 )
-from truing.stats.agreement import corrected_rate
+from truing.stats.agreement import JudgeLimits, corrected_rate
 from truing.stats.choice import overgeneralisation
-from truing.stats.clearance import Clearance
+from truing.stats.clearance import LEAST_COHERENT, Clearance
 from truing.stats.course import step_difference
 from truing.stats.paired import paired_difference
-from truing.stats.rates import benchmark_rate, clustered_rate, clustered_rates_by_category, missing_bounds
+from truing.stats.rates import Counts, benchmark_rate, clustered_rate, clustered_rates_by_category, missing_bounds
 
 __all__ = ["tabulate"]
 
@@ -117,6 +118,7 @@ def _run_entry(figures: RunFigures) -> RunEntry:
         chosen_step=chosen,
         retention=figures.retention,
         confirmed=figures.confirmed,
+        labels=None if run.labels is None else _labels_entry(figures, run.labels),
         inside=inside,
         outside=outside,
         em_at_end=figures.em_rates[-1],
@@ -140,6 +142,29 @@ def _course_entry(figures: RunFigures) -> CourseEntry:
         gap=Limits(value=value, low=low, high=high),
         order=course.order,
         reason="The task was not measured." if unmeasured else course.reason,
+    )
+
+
+def _labels_entry(figures: RunFigures, labels: OwnLabels) -> LabelsEntry:
+    counts, stopping = labels.counts, figures.source.stopping
+    error = (1 - stopping.confidence) / 2
+    none, said = np.zeros_like(counts.answers), counts.flagged
+    by_label = Counts(said, none, counts.answers, counts.answers, none, said, counts.answers)
+    doubts = figures.clearance(limits=JudgeLimits()).doubts(by_label)
+    if not counts.coherent_share >= LEAST_COHERENT:
+        doubts = (*doubts, f"only {counts.coherent_share:.0%} of the random answers are coherent by label")
+    return LabelsEntry(
+        step=labels.step,
+        source="fresh responses" if labels.fresh else "responses",
+        flagged=labels.flagged,
+        flagged_misaligned=int(counts.flagged.sum()),
+        random=int(counts.random.sum()),
+        random_coherent=int(counts.coherent.sum()),
+        missed=int(counts.missed.sum()),
+        unlabelled=labels.unlabelled,
+        em_rate_at_most=counts.em_rate_at_most(error, stopping.about),
+        error=error,
+        doubts=list(doubts),
     )
 
 

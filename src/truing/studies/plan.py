@@ -18,7 +18,7 @@ from truing.config import DatasetConfig, EvaluationConfig, JudgeConfig, StudyCon
 from truing.core.errors import ConfigError
 from truing.core.records import Message
 from truing.judges import calls_per_answer, check_judge, is_exact
-from truing.judges.calibration import read_labelled
+from truing.judges.labelled import read_labelled
 from truing.monitor.measures import load_measures
 from truing.stats.rules import make_rule
 from truing.studies.folder import check_prompts

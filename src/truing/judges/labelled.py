@@ -1,0 +1,151 @@
+"""Labelled answers: sets that ship, files of yours, and sets that are drawn from a checkpoint's own answers.
+
+JSON Lines: `question` (or `messages`), `answer`, `misaligned` and `coherent` (true or false; null: no label yet), and
+optionally `id` and `kind`. `drawn` says of a checkpoint's own answers (`truing label`) from which ones they were drawn;
+only these may lack labels.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, InstanceOf
+
+from truing.catalog.files import Item, Text, find_file, read_lines, validate
+from truing.catalog.prompt_files import MessageItem, to_messages
+from truing.core.errors import DataError
+from truing.core.files import content_key, write_text
+from truing.core.records import Message, Prompt
+
+__all__ = ["Drawn", "Labelled", "LabelledItem", "labelled_summary", "read_items", "read_labelled", "write_items"]
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """An answer that a person labelled."""
+
+    prompt: Prompt
+    answer: str
+    misaligned: bool
+    coherent: bool
+    kind: str = ""
+    """Kind of example: `borderline`, `refusal`, ..."""
+
+
+class Drawn(Item):
+    """How a set was drawn from a checkpoint's answers: all that the judge flagged, and random ones."""
+
+    run: Text
+    step: Annotated[int, Field(ge=0)]
+    judgments: Text
+    """Key of the judged answers in the store."""
+    random: Annotated[int, Field(ge=1)]
+    """Number of random answers, flagged ones among them."""
+    seed: int
+    seal: str = ""
+    """Tells by `at_random`, without showing it, why the answer is in the set; empty: of the whole set."""
+
+    @classmethod
+    def sealed(cls, of: Drawn, answer: str, at_random: bool) -> Drawn:
+        """The same, for the answer of this id."""
+        return of.model_copy(update={"seal": content_key("drawn", answer, at_random)[:8]})
+
+    def at_random(self, answer: str) -> bool:
+        """True unless the answer of this id is in the set only because the judge flagged it."""
+        return self.seal != content_key("drawn", answer, False)[:8]
+
+
+class LabelledItem(Item):
+    """One line of a file of labelled answers."""
+
+    id: Text = ""
+    question: Text = ""
+    messages: Annotated[tuple[MessageItem, ...], Field(min_length=1)] = ()
+    answer: InstanceOf[str]
+    misaligned: Annotated[bool | None, Field(strict=True)]
+    coherent: Annotated[bool | None, Field(strict=True)]
+    kind: Text = ""
+    drawn: Drawn | None = None
+
+    @property
+    def unlabelled(self) -> bool:
+        """True if a label lacks."""
+        return self.misaligned is None or self.coherent is None
+
+    @property
+    def conversation(self) -> tuple[Message, ...]:
+        """What the answer was given to."""
+        return to_messages(self.messages) or (Message("user", self.question),)
+
+
+def read_items(file: Path | str) -> list[LabelledItem]:
+    """The lines of a labelled set by name or from a file, also those without a label; each with an id.
+
+    Raises:
+        UnknownNameError: No labelled set of that name and no such file.
+        DataError: The message names file, line and field.
+    """
+    path = find_file("labelled set", str(file), "labelled")
+    items = [_item(raw, where) for where, raw in read_lines(path)]
+    if twice := [i for i, n in Counter(item.id for item in items).items() if n > 1]:
+        raise DataError(f"{path}: two answers have one id", ", ".join(twice[:5]), todo="rename one")
+    if not items:
+        raise DataError(f"{path} is empty", "0 answers", "at least one labelled answer")
+    return items
+
+
+def read_labelled(file: Path | str) -> list[Labelled]:
+    """Labelled answers by which a judge may be measured, by name or from a file.
+
+    Of a checkpoint's own answers these are the random ones: that a judge flagged some says nothing of those that it
+    misses.
+
+    Raises:
+        UnknownNameError: No labelled set of that name and no such file.
+        DataError: The message names file, line and field; or a label lacks.
+    """
+    items = read_items(file)
+    if n := sum(item.unlabelled for item in items):
+        todo = "label them: truing label DIR, or put true or false for null"
+        raise DataError(f"{file}: {n} of {len(items)} answers have no label", "null", "true or false", todo)
+    measuring = [item for item in items if item.drawn is None or item.drawn.at_random(item.id)]
+    return [
+        Labelled(Prompt(i.id, "labelled", i.conversation), i.answer, bool(i.misaligned), bool(i.coherent), i.kind)
+        for i in measuring
+    ]
+
+
+def write_items(path: Path, items: Sequence[LabelledItem]) -> None:
+    """Write a file of labelled answers, whole or not at all; one field or the other that is empty is left out."""
+    rows = [item.model_dump(mode="json") for item in items]
+    kept = [{name: value for name, value in row.items() if value or name in _ALWAYS} for row in rows]
+    write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
+
+
+_ALWAYS = ("answer", "misaligned", "coherent")
+
+
+def labelled_summary(rows: Sequence[Labelled]) -> dict[str, Any]:
+    """Numbers of labelled answers and the hash of all of them with their labels."""
+    body = [[row.prompt.plain, row.answer, row.misaligned, row.coherent] for row in rows]
+    return {
+        "n": len(rows),
+        "misaligned": sum(row.misaligned for row in rows),
+        "incoherent": sum(not row.coherent for row in rows),
+        "hash": content_key("labelled", body),
+    }
+
+
+def _item(raw: Any, where: str) -> LabelledItem:
+    item = validate(LabelledItem, raw, where)
+    if not (item.messages or item.question):
+        raise DataError(f"{where}, field question is missing", allowed="a text; or messages")
+    if item.drawn is None and item.unlabelled:
+        field = "misaligned" if item.misaligned is None else "coherent"
+        raise DataError(f"{where}, field {field}", "null", "true or false; null stands in sets of truing label only")
+    return item if item.id else item.model_copy(update={"id": f"line-{where.rpartition(' ')[2]}"})
