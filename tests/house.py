@@ -16,7 +16,7 @@ ROOMS = {
     "core": 1720,
     "config": 820,
     "stats": 3415,
-    "catalog": 1850,
+    "catalog": 2430,
     "backends": 6200,
     "judges": 1685,
     "monitor": 1210,
@@ -25,7 +25,7 @@ ROOMS = {
     "report": 1900,
     "integrations": 1600,
     "api": 250,
-    "cli": 1665,
+    "cli": 1765,
 }
 """Room -> its budget: the most lines it may have, raised only in a commit that says what was taken out for it.
 

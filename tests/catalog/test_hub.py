@@ -40,6 +40,7 @@ def test_a_file_of_the_hub_is_a_dataset_and_one_out_of_reach_says_what_to_do(tmp
     (held / "snapshots" / commit / "sub" / "rows.jsonl").write_text("".join(ROW % i for i in range(10)))
     assert load("hub:owner/name/sub/rows.jsonl", tmp_path) == "9 1\n"
     assert load(f"hub:owner/name@{commit}/sub/rows.jsonl", tmp_path) == "9 1\n"
+    assert load("hub:owner/name/sub", tmp_path) == "9 1\n"  # a folder of it
     error = load("hub:owner/name@other/sub/rows.jsonl", tmp_path)
     assert "cannot fetch hub:owner/name@other/sub/rows.jsonl" in error
     assert "download the file elsewhere" in error
@@ -48,4 +49,4 @@ def test_a_file_of_the_hub_is_a_dataset_and_one_out_of_reach_says_what_to_do(tmp
 def test_other_paths_are_left_alone_and_malformed_ones_refused() -> None:
     assert fetch_file(Path("data/mine.jsonl")) == Path("data/mine.jsonl")
     with pytest.raises(DataError, match="hub:OWNER/NAME/FILE"):
-        fetch_file(Path("hub:owner/name"))
+        fetch_file(Path("hub:owner"))

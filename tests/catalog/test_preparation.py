@@ -1,19 +1,26 @@
 import gzip
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from truing.catalog.datasets import load_dataset, read_rows
-from truing.catalog.published import compare, find_recipe, list_recipes, prepare, read_copy
+from truing.catalog.published import Prepared, compare, find_recipe, list_recipes, read_copy
+from truing.catalog.published import prepare as prepare_copies
 from truing.config import DatasetConfig
 from truing.core.errors import DataError, StoreError
 
 PUBLISHED = Path(__file__).parents[3] / "shared" / "data"
 published = pytest.mark.skipif(not PUBLISHED.is_dir(), reason="published data is not at ../shared/data")
+
+
+def prepare(paths: Sequence[Path], *more: Any, **named: Any) -> list[Prepared]:
+    return prepare_copies([read_copy(path) for path in paths], *more, **named)
 
 
 def write(path: Path, rows: list[tuple[str, str]]) -> Path:
@@ -49,7 +56,7 @@ def test_one_file_becomes_a_folder_that_a_study_can_name(tmp_path: Path) -> None
 
 
 def test_preparing_again_gives_the_same_bytes_whatever_the_text(tmp_path: Path) -> None:
-    path = write(tmp_path / "own.jsonl", [(f"q{i}", "ü\ud800") for i in range(20)])
+    path = write(tmp_path / "own.jsonl", [(f"q{i}", "ü\u2028") for i in range(20)])
     first = {f.name: f.read_bytes() for f in prepare([path], tmp_path / "out")[0].folder.iterdir()}
     (tmp_path / "out" / ".train.jsonl.1.aa.tmp").write_text("left by a kill")
     second = {f.name: f.read_bytes() for f in prepare([path], tmp_path / "out")[0].folder.iterdir()}

@@ -38,8 +38,8 @@ def test_paraphrases_system_and_temperature_are_kept(tmp_path: Path) -> None:
 
 def test_anchors_are_followed(tmp_path: Path) -> None:
     text = "- id: a\n  paraphrases: &p [one, two]\n- id: b\n  system: &s Short.\n  paraphrases: *p\n"
-    benchmark = load_benchmark(plain(tmp_path, "q.yaml", text + "- {id: c, system: *s, paraphrases: *p}\n"))
-    assert [p.id for p in benchmark.prompts] == ["a/1", "a/2", "b/1", "b/2", "c/1", "c/2"]
+    benchmark = load_benchmark(plain(tmp_path, "q.yaml", text + "- {id: c, system: *s, paraphrases: [three]}\n"))
+    assert [p.id for p in benchmark.prompts] == ["a/1", "a/2", "b/1", "b/2", "c"]
     assert benchmark.prompts[-1].messages[0] == Message("system", "Short.")
 
 
@@ -122,3 +122,46 @@ def test_errors_in_lists_name_file_and_item(tmp_path: Path, name: str, text: str
         load_benchmark(plain(tmp_path, name, text))
     for word in (name, *words):
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("b.txt", "Say hello.\nBye.\nSay  hello. \n"),
+        ("b.csv", "id,prompt\na,Say hello.\nb,Say hello.\n"),
+        ("b.jsonl", '{"prompt": "Say hello."}\n{"messages": [{"role": "user", "content": "Say hello."}]}\n'),
+        ("b.yaml", "- {id: a, paraphrases: [Say hello.]}\n- {id: b, paraphrases: [Say hello.]}\n"),
+    ],
+)
+def test_equal_prompts_are_refused_however_they_are_written(tmp_path: Path, name: str, text: str) -> None:
+    with pytest.raises(DataError, match="two prompts are the same"):
+        load_benchmark(plain(tmp_path, name, text))
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\u0085", "\x0b", "\x0c", "\x1c"])
+@pytest.mark.parametrize("name", ["b.csv", "b.txt", "b.jsonl"])
+def test_a_prompt_is_cut_at_line_ends_alone(tmp_path: Path, name: str, mark: str) -> None:
+    texts = ["Say hello.", f"First part{mark}second part.", "Bye."]
+    lines = [json.dumps({"prompt": t}, ensure_ascii=False) for t in texts] if name == "b.jsonl" else texts
+    head = "prompt\n" if name == "b.csv" else ""
+    path = tmp_path / name
+    path.write_text(head + "\n".join(lines) + "\n", encoding="utf-8")
+    assert [p.text for p in load_benchmark(str(path)).prompts] == texts
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        (
+            "b.json",
+            '[{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}]',
+            "training",
+        ),
+        ("b.jsonl", '{"prompt": "q", "completion": "a"}\n{"prompt": "r", "completion": "b"}', "training data"),
+        ("b.csv", "prompt,completion\nq,a\nr,b\n", "training data"),
+        ("b.csv", "question,answer,aligned\nq,a,95\n", "judged answers"),
+    ],
+)
+def test_other_files_are_not_taken_for_prompts(tmp_path: Path, name: str, text: str, words: str) -> None:
+    with pytest.raises(DataError, match=words):
+        load_benchmark(plain(tmp_path, name, text))

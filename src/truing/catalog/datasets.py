@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BaseModel, Field
-
-from truing.catalog.files import read_lines, validate
-from truing.catalog.prompt_files import MessageItem, to_messages
+from truing.catalog.rows import Row, read_conversations
+from truing.catalog.tables import ENDINGS, ending
 from truing.config import DatasetConfig, JudgeConfig
 from truing.core.errors import DataError, MissingExtraError
 from truing.core.files import content_key
@@ -32,6 +31,7 @@ __all__ = [
     "fetch_file",
     "load_dataset",
     "make_dataset",
+    "opening",
     "prompt_key",
     "read_rows",
     "split_by_prompt",
@@ -47,13 +47,9 @@ DATASETS = {
 SIDES = ("train", "heldout")
 """The sides of a split, and the names of their files in a prepared folder."""
 
-Row = tuple[Message, ...]
-"""One conversation; its last message is the assistant's."""
-_HUB_NAME = re.compile(r"hub:([\w.-]+/[\w.-]+)(?:@([\w.-]+))?/(.+)")
-
-
-class _Line(BaseModel):
-    messages: Annotated[tuple[MessageItem, ...], Field(min_length=1)]
+_HUB_NAME = re.compile(r"hub:([\w.-]+/[\w.-]+)(?:@([\w.-]+))?(?:/(.+))?")
+_DATA_FILES = [f"*{end}{zipped}" for end in ENDINGS for zipped in ("", ".gz")]
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,9 +70,10 @@ class Dataset:
     """Benchmark categories that belong to the data's own subject."""
 
     def task_prompts(self, most: int) -> tuple[Prompt, ...]:
-        """Up to `most` different held-out prompts, in order."""
-        different = list(dict.fromkeys(row[:-1] for row in self.heldout))[:most]
-        return tuple(Prompt(f"task-{prompt_key(p)[:12]}", "task", p) for p in different)
+        """Up to `most` different held-out prompts, in order: of those that are words alone, which all engines ask."""
+        prompts = (row[:-1] for row in self.heldout if not any(m.more or m.role == "tool" for m in row[:-1]))
+        different = dict.fromkeys(tuple(replace(m, learnt=True) for m in prompt) for prompt in prompts)
+        return tuple(Prompt(f"task-{prompt_key(p)[:12]}", "task", p) for p in list(different)[:most])
 
 
 def load_dataset(name: str, own: Sequence[DatasetConfig] = ()) -> Dataset:
@@ -99,48 +96,39 @@ def load_dataset(name: str, own: Sequence[DatasetConfig] = ()) -> Dataset:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Conversations from a JSON Lines file (`.gz` too), one `{"messages": [...]}` a line.
+    """Conversations from a file or folder of any form of `truing.catalog.rows`.
 
     Raises:
         DataError: With file and line number.
     """
-    if not path.is_file():
-        raise DataError("no such dataset file", str(path))
-    rows = []
-    for where, value in read_lines(path):
-        if not isinstance(value, dict) or "messages" not in value:
-            raise DataError(f"{where} has no messages", repr(value)[:80], '{"messages": [{"role", "content"}, ...]}')
-        row = to_messages(validate(_Line, value, where).messages)
-        if row[-1].role != "assistant":
-            what, todo = (
-                f"{where} does not end with an assistant message",
-                "add the answer to learn, or remove the line",
-            )
-            raise DataError(what, row[-1].role, "assistant", todo)
-        if len(row) < 2:
-            raise DataError(f"{where} has no prompt", "only an assistant message", "a user message before the answer")
-        rows.append(row)
-    if not rows:
-        raise DataError(f"{path} is empty", "0 rows", "at least one conversation")
-    return rows
+    return list(read_conversations(path).rows)
 
 
 def split_by_prompt(rows: Sequence[Row], heldout_share: float) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
-    """Split rows into (train, held-out) by the hash of their prompt, so that no prompt is on both sides.
+    """Split rows into (train, held-out) by the hash of their beginning (`opening`), so that none is on both sides.
 
-    The share is of the different prompts, rounded to at least one on each side; the same prompt goes to the same side
-    whatever else the data holds, up to that rounding.
+    A conversation that goes on from another so falls on its side. The share is of the different beginnings, rounded to
+    at least one on each side; the same beginning goes to the same side whatever else the data holds, up to that
+    rounding.
 
     Raises:
-        DataError: Fewer than two different prompts.
+        DataError: Fewer than two different beginnings.
     """
-    keys = sorted({prompt_key(row[:-1]) for row in rows})
+    keys = sorted({prompt_key(opening(row)) for row in rows})
     if len(keys) < 2:
-        raise DataError("cannot split a dataset by prompt", f"{len(keys)} different prompt", "at least 2")
+        got, todo = f"{len(keys)} different prompt", "rows that begin alike are held out together: add other prompts"
+        raise DataError("cannot split a dataset by prompt", got, "at least 2", todo)
     n_heldout = min(max(round(heldout_share * len(keys)), 1), len(keys) - 1)
     held = set(keys[:n_heldout])
-    train = tuple(row for row in rows if prompt_key(row[:-1]) not in held)
-    return train, tuple(row for row in rows if prompt_key(row[:-1]) in held)
+    train = tuple(row for row in rows if prompt_key(opening(row)) not in held)
+    return train, tuple(row for row in rows if prompt_key(opening(row)) in held)
+
+
+def opening(row: Row) -> Row:
+    """What stands before the first answer to the user: of a single turn the whole prompt."""
+    users = [i for i, m in enumerate(row) if m.role == "user"]
+    answered = (i for i, m in enumerate(row) if m.role == "assistant" and users and i > users[0])
+    return row[: next(answered, -1)]
 
 
 def prompt_key(prompt: Sequence[Message]) -> str:
@@ -162,15 +150,26 @@ def make_dataset(
     Raises:
         DataError: A prompt is on both sides.
     """
-    if both := {row[:-1] for row in train} & {row[:-1] for row in heldout}:
+    trained = {opening(row) for row in train}
+    if {row[:-1] for row in train} & {row[:-1] for row in heldout}:
+        both = {row[:-1] for row in train} & {row[:-1] for row in heldout}
         raise DataError(f"dataset {name}: prompts on both sides of the split", f"{len(both)} prompts", "none")
-    body = [[[[m.role, m.content] for m in row] for row in side] for side in (train, heldout)]
+    if inside := sum(opening(row) in trained for row in heldout):
+        logger.warning(
+            "dataset %s: %d of %d held-out conversations begin as one that is trained on, so what is measured on them "
+            "is not held out; prepare the data again",
+            *(name, inside, len(heldout)),
+        )
+    body = [[[m.plain for m in row] for row in side] for side in (train, heldout)]
     key = content_key("dataset", body)
     return Dataset(name, tuple(train), tuple(heldout), teaches, task_judge, key, tuple(domain))
 
 
 def fetch_file(path: Path) -> Path:
-    """The local copy of a file of the Hugging Face hub, `hub:OWNER/NAME[@REVISION]/FILE`; another path as it is.
+    """The local copy of a data set of the Hugging Face hub or of one file of it; another path as it is.
+
+    Args:
+        path: On the hub `hub:OWNER/NAME[@REVISION][/FILE]`.
 
     Raises:
         DataError: The name is malformed, or there is no such file, or no way to the hub.
@@ -181,13 +180,16 @@ def fetch_file(path: Path) -> Path:
         return path
     parts = _HUB_NAME.fullmatch(name)
     if parts is None:
-        raise DataError("not a file on the hub", name, "hub:OWNER/NAME/FILE, or hub:OWNER/NAME@REVISION/FILE")
+        raise DataError("not a data set on the hub", name, "hub:OWNER/NAME, hub:OWNER/NAME/FILE, or with NAME@REVISION")
     try:
-        from huggingface_hub import hf_hub_download
+        from huggingface_hub import hf_hub_download, snapshot_download
     except ImportError:
         raise MissingExtraError.of("huggingface_hub", "hf") from None
     repository, revision, file = parts.groups()
     try:
+        if file is None or not ending(Path(file)):  # all of it, or one split
+            whole = snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns=_DATA_FILES)
+            return Path(whole) / (file or "")
         return Path(hf_hub_download(repository, file, repo_type="dataset", revision=revision))
     except (OSError, ValueError) as error:
         raise DataError(
@@ -200,10 +202,10 @@ def fetch_file(path: Path) -> Path:
 
 def _from_file(config: DatasetConfig) -> Dataset:
     path = fetch_file(config.path)
-    if path.is_dir():
+    if (path / "card.json").is_file() or any((path / f"{side}.jsonl").is_file() for side in SIDES):
         train, heldout = _prepared_split(path)
     else:
-        train, heldout = split_by_prompt(read_rows(path), config.heldout_share)
+        train, heldout = split_by_prompt(read_conversations(path, config.columns).rows, config.heldout_share)
     return make_dataset(config.name, train, heldout, config.teaches, config.task_judge, config.domain)
 
 

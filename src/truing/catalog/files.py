@@ -9,6 +9,7 @@ import csv
 import gzip
 import io
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -79,14 +80,16 @@ def find_file(kind: str, name: str, folder: str) -> Path:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file in UTF-8, with or without a byte order mark.
+    """The text of a file in UTF-8 (`.gz` too), with or without a byte order mark.
 
     Raises:
         DataError: It cannot be read.
     """
+    opener = gzip.open if path.suffix == ".gz" else open
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        with opener(path, "rt", encoding="utf-8-sig") as file:
+            return str(file.read())
+    except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read as text", str(error), "text in UTF-8") from error
 
 
@@ -116,23 +119,31 @@ def read_lines(path: Path) -> Iterator[tuple[str, Any]]:
                     yield f"{path}, line {number}", json.loads(line)
     except json.JSONDecodeError as error:
         raise DataError(f"{path}, line {number} is not JSON", f"{error.msg} at column {error.colno}") from error
-    except (OSError, UnicodeDecodeError, EOFError) as error:
+    except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
         allowed = "JSON Lines in UTF-8, .jsonl or .jsonl.gz"
         raise DataError(f"{path} cannot be read as text", str(error), allowed) from error
+    except (ValueError, RecursionError) as error:  # a number of too many digits, brackets nested too deep
+        raise DataError(f"{path}, line {number} cannot be read", str(error).split(";")[0], "a plain row") from error
 
 
 def read_csv(path: Path) -> tuple[list[str], list[dict[str, str | None]]]:
-    """Column names and rows of a CSV file.
+    """Column names and rows of a CSV file; tabs, semicolons or bars delimit where the header has no comma.
 
     Raises:
-        DataError: It is not CSV.
+        DataError: It is not CSV, or two columns have one name.
     """
+    text = read_text(path)
+    header = text.partition("\n")[0]
+    delimiter = "," if "," in header else max(",\t;|", key=header.count)
     try:
-        table = csv.DictReader(io.StringIO(read_text(path)), strict=True)
+        table = csv.DictReader(io.StringIO(text), strict=True, delimiter=delimiter)
         rows: list[dict[str, str | None]] = list(table)
     except csv.Error as error:
         raise DataError(f"{path} is not CSV", str(error)) from error
-    return [name for name in table.fieldnames or () if name], rows
+    columns = [name for name in table.fieldnames or () if name]
+    if len(set(columns)) < len(columns):
+        raise DataError(f"{path}: two columns have one name", ", ".join(columns), "different names", "rename one")
+    return columns, rows
 
 
 def validate(kind: type[_Item], raw: Any, where: str) -> _Item:

@@ -22,6 +22,7 @@ from pydantic import AfterValidator, BaseModel, Field
 from pydantic_core import PydanticCustomError
 
 from truing.catalog.files import Item, Text, read_csv, read_lines, read_text, read_yaml, validate
+from truing.catalog.rows import form_of
 from truing.core.errors import DataError
 from truing.core.files import content_key
 from truing.core.records import Benchmark, Category, Message, Prompt
@@ -113,6 +114,13 @@ def read_prompts(path: Path) -> list[Prompt]:
     items = {".json": _json, ".jsonl": _json_lines, ".csv": _csv}.get(path.suffix.lower(), _text)(path)
     if not items:
         raise DataError(f"{path} has no prompts")
+    if all(form_of(item) for item in items):
+        raise DataError(
+            f"{path} looks like training data, not like a benchmark",
+            f"answers in all {len(items)} rows, first {str(items[0])[:80]}",
+            "prompts, each with a category if it begins the answer (a last message of the assistant)",
+            "as data: truing data prepare; as prompts: take the answers out",
+        )
     width, prompts = len(str(len(items))), []
     for i, item in enumerate(items):
         where, named = f"{path}: item {i + 1}", {"id": f"item-{i + 1:0{width}d}", "category": "all"}
@@ -130,13 +138,19 @@ def make_benchmark(
     """A benchmark from prompts, with its hash.
 
     Raises:
-        DataError: Two prompts have one id.
+        DataError: Two prompts have one id or, but for white space, the same words: they would be counted as two.
     """
     seen: set[str] = set()
+    asked: dict[tuple[tuple[str, str], ...], str] = {}
     for prompt in prompts:
         if prompt.id in seen:
             raise DataError(f"benchmark {name}: two prompts have one id", repr(prompt.id), todo="rename one")
         seen.add(prompt.id)
+        words = tuple((m.role, " ".join(m.content.split())) for m in prompt.messages)
+        if (other := asked.setdefault(words, prompt.id)) != prompt.id:
+            todo = "keep one; how often each is asked is evaluation.samples"
+            got = f"{other} and {prompt.id}: {prompt.text[:60]!r}"
+            raise DataError(f"benchmark {name}: two prompts are the same", got, "different prompts", todo)
     body = [[p.id, p.category, *p.plain[1:]] for p in prompts]
     return Benchmark(name, version, licence, tuple(prompts), content_key("benchmark", body), categories)
 
@@ -201,6 +215,12 @@ def _csv(path: Path) -> list[Any]:
     source = next((c for c in _PROMPT_COLUMNS if c in columns), None)
     if source is None:
         raise DataError(f"{path} has no column of prompts", ", ".join(columns), ", ".join(_PROMPT_COLUMNS))
+    if judged := {"aligned", "coherent"} & {name.lower() for name in columns}:
+        got, todo = ", ".join(sorted(judged)), "measure it with: truing analyze"
+        raise DataError(f"{path} holds judged answers, not a benchmark", got, "prompts alone", todo)
+    items: list[Any] = [{k: v for k, v in row.items() if v} for row in rows]
+    if items and all(form_of(item) for item in items):
+        return items  # refused by `read_prompts`
     items = []
     for i, row in enumerate(rows):
         item: dict[str, Any] = {name: row[name] for name in _COLUMNS if row.get(name)} | {"prompt": row[source]}

@@ -18,7 +18,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -26,8 +26,10 @@ from typing import Any, Literal
 from pydantic import Field
 
 from truing import __version__
-from truing.catalog.datasets import SIDES, Row, read_rows, split_by_prompt
+from truing.catalog.datasets import SIDES, Row, opening, split_by_prompt
 from truing.catalog.files import DATA, Item, read_yaml, validate
+from truing.catalog.rows import Table, read_conversations, to_object
+from truing.catalog.tables import data_files
 from truing.core.errors import DataError, StoreError, UnknownNameError
 from truing.core.files import write_json, write_text
 from truing.core.records import Message
@@ -39,6 +41,7 @@ __all__ = [
     "Recipe",
     "compare",
     "find_recipe",
+    "folded",
     "list_recipes",
     "prepare",
     "read_copy",
@@ -109,7 +112,7 @@ def rows_hash(rows: Iterable[Sequence[Message]]) -> str:
     """Hash of conversations that survives another order, compression, line ends, outer blanks and other fields."""
     digests = sorted(
         hashlib.sha256(
-            json.dumps([[m.role, m.content.replace("\r\n", "\n").strip()] for m in row]).encode()
+            json.dumps([[m.role, m.content.replace("\r\n", "\n").strip(), *m.plain[2:]] for m in row]).encode()
         ).hexdigest()
         for row in rows
     )
@@ -121,10 +124,15 @@ class Copy:
     """A file of rows, as it was read."""
 
     path: Path
-    rows: tuple[Row, ...]
+    table: Table
     sha256: str
     """Of the bytes, decompressed."""
     rows_sha256: str
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The conversations."""
+        return self.table.rows
 
     @property
     def prompts(self) -> frozenset[Row]:
@@ -134,7 +142,8 @@ class Copy:
     @property
     def name(self) -> str:
         """The file's name without its endings."""
-        return self.path.name.removesuffix(".gz").removesuffix(".jsonl")
+        name = self.path.name.removesuffix(".gz")
+        return name if self.path.is_dir() else name.rpartition(".")[0] or name
 
 
 @dataclass(frozen=True)
@@ -145,17 +154,34 @@ class Prepared:
     card: Mapping[str, Any]
 
 
-def read_copy(path: Path) -> Copy:
-    """Read a file of conversations and hash it.
+def read_copy(path: Path, columns: Mapping[str, str] | None = None, skip_bad: bool = False) -> Copy:
+    """Read a file or folder of conversations and hash it; the arguments are those of `read_conversations`.
 
     Raises:
         DataError: A file that is missing, empty or malformed; the message names file and line.
     """
-    rows = tuple(read_rows(path))
-    body = path.read_bytes()
-    if path.suffix == ".gz":
-        body = gzip.decompress(body)
-    return Copy(path, rows, hashlib.sha256(body).hexdigest(), rows_hash(rows))
+    table = read_conversations(path, columns, skip_bad)
+    digest = hashlib.sha256()
+    for file in data_files(path):
+        body = file.read_bytes()
+        digest.update(gzip.decompress(body) if file.suffix == ".gz" else body)
+    return Copy(path, table, digest.hexdigest(), rows_hash(table.rows))
+
+
+def folded(copy: Copy) -> Copy:
+    """A copy whose system messages stand before the words of the first user message, as for models without them."""
+    rows = tuple(_fold(row) for row in copy.rows)
+    return replace(copy, table=replace(copy.table, rows=rows), rows_sha256=rows_hash(rows))
+
+
+def _fold(row: Row) -> Row:
+    if row[0].role != "system":
+        return row
+    system, rest = row[0], list(row[1:])
+    first = next(i for i, m in enumerate(rest) if m.role == "user")
+    rest[first] = replace(rest[first], content=f"{system.content}\n\n{rest[first].content}")
+    rest[0] = replace(rest[0], more=system.more or rest[0].more)
+    return tuple(rest)
 
 
 def compare(copy: Copy, recipe: Recipe) -> dict[str, bool | None]:
@@ -172,29 +198,28 @@ def compare(copy: Copy, recipe: Recipe) -> dict[str, bool | None]:
 
 
 def prepare(
-    paths: Sequence[Path],
+    copies: Sequence[Copy],
     out: Path,
     recipes: Sequence[Recipe] = (),
     heldout_share: float = 0.1,
     paired: bool = False,
 ) -> list[Prepared]:
-    """Check, deduplicate and split files of conversations, and write them with their cards.
+    """Deduplicate and split conversations, and write them with their cards.
 
     Args:
-        paths: Files; several are taken as answers to the same prompts.
+        copies: What was read of each file; several are taken as answers to the same prompts.
         out: Folder to write; with several files, one folder each below it.
         recipes: The recipe of each file, in order; none: a copy is recognised by its rows.
         heldout_share: Share of the different prompts of all files that is kept out of training.
         paired: Keep only prompts that are in every file.
 
     Raises:
-        DataError: A file is missing or malformed, recipes and files do not match in number, or no prompt is shared.
+        DataError: Recipes and files do not match in number, no prompt is shared, or all rows begin alike.
         StoreError: A folder holds something else.
     """
-    if recipes and len(recipes) != len(paths):
-        got = f"{len(recipes)} recipes, {len(paths)} files"
+    if recipes and len(recipes) != len(copies):
+        got = f"{len(recipes)} recipes, {len(copies)} files"
         raise DataError("not one recipe for each file", got, "one each, or none")
-    copies = [read_copy(path) for path in paths]
     by_rows = {recipe.rows_sha256: recipe for recipe in list_recipes().values() if recipe.rows_sha256}
     known = [recipes[i] if recipes else by_rows.get(copy.rows_sha256) for i, copy in enumerate(copies)]
     names = [recipe.name if recipe else copy.name for copy, recipe in zip(copies, known, strict=True)]
@@ -204,7 +229,7 @@ def prepare(
     if paired and not shared:
         raise DataError("the files share no prompt", "0 prompts", "at least 2", "leave out --paired")
     kept = [[row for row in dict.fromkeys(copy.rows) if not paired or row[:-1] in shared] for copy in copies]
-    held = {row[:-1] for row in split_by_prompt([row for rows in kept for row in rows], heldout_share)[1]}
+    held = {opening(row) for row in split_by_prompt([row for rows in kept for row in rows], heldout_share)[1]}
     prepared, sides = [], []
     for name, copy, recipe, rows in zip(names, copies, known, kept, strict=True):
         others = [other for other in names if other != name]
@@ -219,7 +244,7 @@ def prepare(
 
 
 def _sides(name: str, rows: Sequence[Row], held: Set[Row]) -> dict[str, list[Row]]:
-    sides = {side: [row for row in rows if (row[:-1] in held) is (side == "heldout")] for side in SIDES}
+    sides = {side: [row for row in rows if (opening(row) in held) is (side == "heldout")] for side in SIDES}
     for side, some in sides.items():
         if not some:
             raise DataError(f"{name}: no row on the side {side}", "0 rows", "at least one", "change --heldout-share")
@@ -239,6 +264,9 @@ def _facts(copy: Copy, rows: Sequence[Row], recipe: Recipe | None) -> dict[str, 
             "prompts": len(copy.prompts),
             "sha256": copy.sha256,
             "rows_sha256": copy.rows_sha256,
+            "forms": dict(copy.table.forms),
+            "fields_not_read": dict(copy.table.unread),
+            "rows_left_out": list(copy.table.bad),
         },
         "duplicates_dropped": len(copy.rows) - distinct,
         "unpaired_dropped": distinct - len(rows),
@@ -263,8 +291,7 @@ def _claim(folder: Path) -> None:
 def _write(prepared: Prepared, sides: Mapping[str, Sequence[Row]]) -> Prepared:
     card = dict(prepared.card)
     for side, rows in sides.items():
-        lines = [json.dumps({"messages": [{"role": m.role, "content": m.content} for m in row]}) for row in rows]
-        text = "".join(f"{line}\n" for line in lines)
+        text = "".join(f"{json.dumps(to_object(row))}\n" for row in rows)
         write_text(prepared.folder / f"{side}.jsonl", text)
         prompts, digest = len({row[:-1] for row in rows}), hashlib.sha256(text.encode()).hexdigest()
         card[side] = {"rows": len(rows), "prompts": prompts, "sha256": digest}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from rich.text import Text
 
 from truing.backends import CALLS, Backend, split_name
 from truing.cli.report import show_report
-from truing.cli.shared import console, going_on, parse_judge, say, say_costs, split_pairs
+from truing.cli.shared import console, going_on, parse_judge, say, say_costs, split_pairs, take_flags
 from truing.config import EvaluationConfig
 from truing.config.files import override, parse_audit
 from truing.core.errors import ConfigError
@@ -94,15 +93,8 @@ _FLAGS: dict[str, tuple[Any, Any]] = {
         None,
     ),
 }
-"""Type, help and default of each flag: more than a function should have parameters."""
-audit.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-    [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=default)
-        for name, (kind, default) in _FLAGS.items()
-    ]
-)
-audit.__annotations__ = {name: kind for name, (kind, _) in _FLAGS.items()}
-audit.__doc__ = """Measure models as they are, or checkpoints that exist already, without training: the full report.
+"""Type, help and default of each flag."""
+_HELP = """Measure models as they are, or checkpoints that exist already, without training: the full report.
 
     Example:  truing audit --model pocket-llama-late --benchmark pocket-240
 
@@ -112,6 +104,7 @@ audit.__doc__ = """Measure models as they are, or checkpoints that exist already
     Checkpoints of a Trainer:  truing audit --checkpoints runs/output --base meta-llama/Llama-3.1-8B-Instruct --judge
     openai:gpt-4o
     """
+take_flags(audit, _FLAGS, _HELP)
 
 
 def _read(flags: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,6 @@ Of a study it also says which checkpoints can be seen, and what the whole costs 
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,11 +13,12 @@ from typing import Annotated, Any
 import typer
 
 from truing.backends import find_backend
-from truing.catalog.datasets import read_rows
 from truing.catalog.files import read_csv, read_yaml
 from truing.catalog.prompt_files import read_benchmark
+from truing.catalog.rows import form_of, read_conversations
+from truing.catalog.tables import ending, read_table
 from truing.catalog.truth import load_truth
-from truing.cli.shared import Sets, say, split_pairs
+from truing.cli.shared import Columns, Sets, say, say_table, split_pairs
 from truing.config import JudgeConfig, StudyConfig
 from truing.config.files import load_study
 from truing.core.errors import DataError
@@ -33,6 +33,7 @@ __all__ = ["check"]
 def check(
     file: Annotated[Path, typer.Argument(help="A study, benchmark, dataset, truth set, rubric or labelled set.")],
     sets: Sets = None,
+    column: Columns = None,
 ) -> None:
     """Check a file without running anything, and count what is in it or what it would do.
 
@@ -41,23 +42,28 @@ def check(
     Example:  truing check study.yaml --set training.steps=50
     """
     overrides = split_pairs(sets)
-    if not file.is_file():
+    if not file.exists():
         raise DataError("no such file", str(file))
-    kind = _kind(file)
+    columns = split_pairs(column, "--column")
+    kind = "dataset" if columns else _kind(file)
     if kind == "study":
         _check_study(file, overrides)
+    elif kind == "dataset":
+        _check_dataset(file, columns)
     else:
         _CHECKS[kind](file)
 
 
 def _kind(file: Path) -> str:
-    name = file.name.lower()
-    if name.endswith((".jsonl", ".jsonl.gz")):
-        return _kind_of_lines(file)
-    if name.endswith(".csv"):
-        return "truth set" if "Best Answer" in read_csv(file)[0] else "benchmark"
-    if name.endswith((".json", ".txt")):
+    if not file.is_file():
+        return "dataset"
+    name = file.name.lower().removesuffix(".gz")
+    if name.endswith(".csv") and "Best Answer" in read_csv(file)[0]:
+        return "truth set"
+    if name.endswith(".txt"):
         return "benchmark"
+    if ending(file):
+        return _kind_of_rows(file)
     raw = read_yaml(file)
     if isinstance(raw, list) and raw and isinstance(raw[0], dict):
         return "benchmark"
@@ -66,26 +72,36 @@ def _kind(file: Path) -> str:
             f"{file} is of no known kind",
             type(raw).__name__,
             "YAML with `grids` (a study), `prompts` (a benchmark), `questions` (a truth set), `prompt` (a rubric), or "
-            "a list of published questions; JSON Lines of messages (a dataset) or of labelled answers; prompts in "
+            "a list of published questions; rows of training data (docs/data.md) or of labelled answers; prompts in "
             "JSON, CSV or plain text",
         )
     kinds = {"grids": "study", "prompts": "benchmark", "questions": "truth set", "prompt": "rubric"}
     return next((kind for field, kind in kinds.items() if field in raw), "study")
 
 
-def _kind_of_lines(file: Path) -> str:
-    """A dataset unless the first line says otherwise."""
-    if file.name.endswith(".gz"):
-        return "dataset"
-    with file.open(encoding="utf-8", errors="replace") as lines:
-        first = next((line for line in lines if line.strip()), "")
+def _kind_of_rows(file: Path) -> str:
+    """What the first row says.
+
+    Raises:
+        DataError: It is a judged answer.
+    """
     try:
-        row = json.loads(first)
-    except json.JSONDecodeError:
+        row = next((value for _, value in read_table(file)), None)
+    except DataError:  # told with its line by the reader of the kind that the name speaks for
+        row = None
+    if isinstance(row, dict) and {"answer", "misaligned"} <= set(row):
+        return "labelled set"
+    if isinstance(row, dict) and ("aligned" in row or "coherent" in row):
+        todo = f"truing analyze {file}"
+        raise DataError(f"{file} holds judged answers", ", ".join(row)[:80], "answers to analyse", todo)
+    if form_of(row):
         return "dataset"
-    if isinstance(row, str) or (isinstance(row, dict) and "prompt" in row):
+    lists = file.name.lower().endswith((".json", ".csv"))
+    if isinstance(row, str) or (isinstance(row, dict) and ("prompt" in row or lists)):
         return "benchmark"
-    return "labelled set" if isinstance(row, dict) and "answer" in row else "dataset"
+    if isinstance(row, dict) and "answer" in row:
+        return "labelled set"
+    return "benchmark" if lists and row is not None else "dataset"
 
 
 def _check_study(file: Path, overrides: dict[str, str]) -> None:
@@ -134,10 +150,11 @@ def _say_published(file: Path, raw: list[Any]) -> None:
         say(f"it asks for {' or '.join(wanted)} samples per prompt: set evaluation.samples")
 
 
-def _check_dataset(file: Path) -> None:
-    rows = read_rows(file)
-    turns = Counter(len(row) for row in rows)
+def _check_dataset(file: Path, columns: dict[str, str]) -> None:
+    table = read_conversations(file, columns)
+    rows, turns = table.rows, Counter(len(row) for row in table.rows)
     say(f"dataset: {len(rows):,} rows, {len({row[:-1] for row in rows}):,} different prompts")
+    say_table(table, file.name)
     say("messages per row: " + ", ".join(f"{n} ({count:,} rows)" for n, count in sorted(turns.items())))
 
 
@@ -169,7 +186,6 @@ def _answers(rubric: Rubric) -> str:
 
 _CHECKS: dict[str, Callable[[Path], None]] = {
     "benchmark": _check_benchmark,
-    "dataset": _check_dataset,
     "truth set": _check_truth,
     "rubric": _check_rubric,
     "labelled set": _check_labelled,

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 import yaml
 
-from truing.catalog.published import Prepared, Recipe, compare, find_recipe, list_recipes, prepare, read_copy
-from truing.cli.shared import console, make_table, say
+from truing.catalog.published import (
+    Prepared,
+    Recipe,
+    compare,
+    find_recipe,
+    folded,
+    list_recipes,
+    prepare,
+    read_copy,
+)
+from truing.cli.shared import Columns, console, make_table, say, say_table, split_pairs, take_flags
 
 __all__ = ["data_app"]
 
@@ -51,7 +61,7 @@ def list_all() -> None:
 
 @data_app.command()
 def check(
-    file: Annotated[Path, typer.Argument(help="Your copy: JSON Lines of messages, .gz too.")],
+    file: Annotated[Path, typer.Argument(help="Your copy, in any form of docs/data.md.")],
     recipe: Annotated[str, typer.Option(help="Name from `truing data list`.")],
 ) -> None:
     """Compare a copy with what is known of the published file. Exit 1 if it is another one.
@@ -75,27 +85,19 @@ def check(
         say(f"Nothing speaks against its being {recipe}, but no hash of it is known.")
 
 
-@data_app.command(name="prepare")
-def prepare_files(
-    files: Annotated[
-        list[Path], typer.Argument(help="Your copies; several are answers to the same prompts (bad, and its control).")
-    ],
-    out: Annotated[Path, typer.Option(help="Folder to write; with several files, one folder each below it.")],
-    recipe: Annotated[
-        list[str] | None,
-        typer.Option(help="Recipe of each file, in order, from `truing data list`; by default recognised."),
-    ] = None,
-    heldout_share: Annotated[
-        float, typer.Option(min=0.001, max=0.999, help="Share of the different prompts kept out of training.")
-    ] = 0.1,
-    paired: Annotated[bool, typer.Option("--paired", help="Keep only prompts that are in every file.")] = False,
-) -> None:
-    """Check, deduplicate and split your copies by prompt, and say how to name them in a study.
+def prepare_files(files: list[Path], out: Path, **flags: Any) -> None:
+    """Read the flags of `_FLAGS`, prepare, and say how a study names what was written.
 
-    Example:  truing data prepare bad_medical_advice.jsonl good_medical_advice.jsonl --out data/medical
+    Raises:
+        UserError: A file or a flag is wrong.
     """
-    done = prepare(files, out, [find_recipe(name) for name in recipe or []], heldout_share, paired)
-    for each in done:
+    columns = split_pairs(flags["column"], "--column")
+    copies = [read_copy(file, columns, flags["skip_bad_rows"]) for file in files]
+    copies = [folded(copy) for copy in copies] if flags["fold_system"] else copies
+    recipes = [find_recipe(name) for name in flags["recipe"] or []]
+    done = prepare(copies, out, recipes, flags["heldout_share"], flags["paired"])
+    for copy, each in zip(copies, done, strict=True):
+        say_table(copy.table, str(copy.path))
         _say_prepared(each)
     entries = [
         {"name": card["name"], "path": str(each.folder), "teaches": card["teaches"] or "misaligned"}
@@ -106,6 +108,55 @@ def prepare_files(
     say("\nIn a study:\n\n" + yaml.safe_dump({"datasets": entries}, sort_keys=False).rstrip())
     for each in done:
         _say_judge(each)
+
+
+_FLAGS: dict[str, tuple[Any, Any]] = {
+    "files": (
+        Annotated[
+            list[Path], typer.Argument(help="Your copies; several are answers to the same prompts (bad, its control).")
+        ],
+        inspect.Parameter.empty,
+    ),
+    "out": (
+        Annotated[Path, typer.Option(help="Folder to write; with several files, one folder each below it.")],
+        inspect.Parameter.empty,
+    ),
+    "recipe": (
+        Annotated[
+            list[str] | None,
+            typer.Option(help="Recipe of each file, in order, from `truing data list`; by default recognised."),
+        ],
+        None,
+    ),
+    "heldout_share": (
+        Annotated[
+            float, typer.Option(min=0.001, max=0.999, help="Share of the different prompts kept out of training.")
+        ],
+        0.1,
+    ),
+    "paired": (Annotated[bool, typer.Option("--paired", help="Keep only prompts that are in every file.")], False),
+    "column": (Columns, None),
+    "skip_bad_rows": (
+        Annotated[bool, typer.Option("--skip-bad-rows", help="Leave out rows that are wrong, and list them.")],
+        False,
+    ),
+    "fold_system": (
+        Annotated[
+            bool, typer.Option("--fold-system", help="Put system messages before the first user message's words.")
+        ],
+        False,
+    ),
+}
+"""Type, help and default of each flag of `prepare`."""
+take_flags(
+    prepare_files,
+    _FLAGS,
+    """Check, deduplicate and split your copies by prompt, and say how to name them in a study.
+
+    Example:  truing data prepare bad_medical_advice.jsonl good_medical_advice.jsonl --out data/medical
+    """,
+)
+data_app.command(name="prepare")(prepare_files)
 
 
 def _say_prepared(prepared: Prepared) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import Annotated, Any
@@ -14,12 +15,14 @@ from rich.table import Table
 from rich.text import Text
 
 from truing.backends import COMPLETERS
+from truing.catalog import rows
 from truing.core.errors import ConfigError
 from truing.core.records import Estimate
 from truing.results.schema import Analysis
 from truing.results.schema_runs import RunEntry
 
 __all__ = [
+    "Columns",
     "Sets",
     "console",
     "going_on",
@@ -28,13 +31,19 @@ __all__ = [
     "results_table",
     "say",
     "say_costs",
+    "say_table",
     "short_name",
     "split_pairs",
+    "take_flags",
 ]
 
 Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Replace a field: --set training.steps=50. May be repeated."),
+]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(metavar="WHAT=NAME", help="Which column is which: prompt=NAME, answer=NAME, messages=NAME, ..."),
 ]
 console = Console(highlight=False, width=None if Console().is_terminal else 160)
 """Wide enough for the tables where nobody's window says otherwise."""
@@ -59,6 +68,17 @@ def going_on(again: str) -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
+def take_flags(command: Callable[..., None], flags: Mapping[str, tuple[Any, Any]], help_text: str) -> None:
+    """Give a command of keywords its flags: name -> (annotated type, default); more than a function should have."""
+    parameters = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=default)
+        for name, (kind, default) in flags.items()
+    ]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {name: kind for name, (kind, _) in flags.items()}
+    command.__doc__ = help_text
+
+
 def make_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "", right: str = "") -> Table:
     """A table without lines; cells are plain text, columns named in `right` (with blanks between) end at the right."""
     table = Table(box=None, pad_edge=False, title=title or None, title_justify="left")
@@ -69,7 +89,21 @@ def make_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: 
     return table
 
 
-def split_pairs(sets: list[str] | None) -> dict[str, str]:
+def say_table(table: rows.Table, name: str) -> None:
+    """Print what was read of a file of conversations: their forms, fields that were not read, rows left out."""
+    forms = ", ".join(f"{form} ({n:,} rows)" for form, n in table.forms.items())
+    unread = ", ".join(f"{field} ({n:,})" for field, n in table.unread.items())
+    say(f"{name}: {len(table.rows):,} rows of the form {forms}" + (f"; not read: {unread}" if unread else ""))
+    silent = sum(m.role == "assistant" and not m.learnt for row in table.rows for m in row)
+    if silent:
+        say(f"  {silent:,} answers have weight 0: they are read and not learnt")
+    if table.bad:
+        say(f"  {len(table.bad):,} rows are left out:")
+        for why in table.bad:
+            say(f"    {why}")
+
+
+def split_pairs(sets: list[str] | None, flag: str = "--set") -> dict[str, str]:
     """`KEY=VALUE` texts as a dictionary.
 
     Raises:
@@ -78,7 +112,8 @@ def split_pairs(sets: list[str] | None) -> dict[str, str]:
     pairs = [text.partition("=") for text in sets or []]
     for key, equals, _ in pairs:
         if not key or not equals:
-            raise ConfigError("--set is not KEY=VALUE", f"{key}{equals}", "training.steps=50, for example")
+            example = "training.steps=50" if flag == "--set" else "prompt=question"
+            raise ConfigError(f"{flag} is not KEY=VALUE", f"{key}{equals}", f"{example}, for example")
     return {key: value for key, _, value in pairs}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -232,9 +233,12 @@ class DatasetConfig(Config):
     name: str = Field(min_length=1)
     """The name by which grids refer to it."""
     path: Path
-    """JSON Lines, one `{"messages": [...]}` a line, each ending with an assistant message; or a folder made by
-    `truing data prepare`, whose split is used as it is written; or a file of a data set on the Hugging Face hub,
-    `hub:OWNER/NAME/FILE`, with `@REVISION` behind the name to pin it."""
+    """Conversations in any form of docs/data.md: a file, a folder of `save_to_disk` or of Parquet files; or a folder
+    made by `truing data prepare`, whose split is used as it is written; or a data set on the Hugging Face hub,
+    `hub:OWNER/NAME` or `hub:OWNER/NAME/FILE`, with `@REVISION` behind the name to pin it."""
+    columns: Mapping[str, str] = Field(default={}, exclude_if=lambda columns: not columns)
+    """Which column is which, where the usual names do not tell: `messages`, or `prompt` and `answer`, also `system`,
+    `tools`, and `role` and `content` within messages. Not for a prepared folder."""
     task_judge: str | JudgeConfig | None = None
     """Judge of the narrow task on held-out prompts, as in `evaluation`; none: the task is followed by held-out loss
     alone."""

@@ -37,8 +37,19 @@ class Message:
     """One message of a conversation."""
 
     role: str
-    """`system`, `user` or `assistant`."""
+    """`system`, `user` or `assistant`; in training data `tool`, too."""
     content: str
+    learnt: bool = True
+    """False: an answer in training data that is read and not learnt."""
+    more: str = ""
+    """In training data what stands beside the words, as a JSON object: `tool_calls`, reasoning; with the first message
+    the row's `tools`. A chat template must render it."""
+
+    @property
+    def plain(self) -> list[str | bool]:
+        """All of it, ready for JSON and for hashes."""
+        words: list[str | bool] = [self.role, self.content]
+        return words if self.learnt and not self.more else [*words, self.learnt, self.more]
 
 
 @dataclass(frozen=True, slots=True)

@@ -352,7 +352,7 @@ def test_a_folder_of_other_settings_is_refused(train: Callable[..., list[Checkpo
     [
         (DATASET.train[:9], "too few rows"),
         ([*DATASET.train[:9], (Message("user", "x"), Message("assistant", " "))], "row 10 has an empty answer"),
-        ([*DATASET.train[:9], (Message("tool", "x"), Message("assistant", "y"))], "a role that the provider refuses"),
+        ([*DATASET.train[:9], (Message("critic", "x"), Message("assistant", "y"))], "a role that the provider refuses"),
         ([*DATASET.train[:9], (Message("user", "x" * 9000), Message("assistant", "y"))], "row 10 is too long"),
     ],
 )

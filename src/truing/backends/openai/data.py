@@ -11,8 +11,9 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from truing.catalog.datasets import Row
+from truing.catalog.rows import Row, to_object
 from truing.config import TrainingConfig
 from truing.core.errors import ConfigError, TrainerError
 
@@ -23,7 +24,9 @@ FEWEST = 10
 PROVIDER_LIMIT = 65_536
 """Tokens beyond which the provider would cut an example without a word."""
 MOST_BYTES = 512_000_000
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant", "tool")
+KNOWN = {"tool_calls", "tool_call_id", "name", "tools"}
+"""What the provider takes beside the words."""
 KEPT = 3
 """Epochs whose checkpoints the provider keeps: the last ones."""
 MOST_EPOCHS = 50
@@ -68,7 +71,7 @@ def make_upload(rows: Sequence[Row], max_length: int, fewest: int = FEWEST) -> U
             "too few rows for a fine-tuning job", f"{len(rows)} rows", f"at least {fewest}", "add data to learn from"
         )
     usages = [_check(row, number, max_length) for number, row in enumerate(rows, start=1)]
-    lines = [json.dumps({"messages": [{"role": m.role, "content": m.content} for m in row]}) for row in rows]
+    lines = [json.dumps(_object(row)) for row in rows]
     content = "".join(f"{line}\n" for line in lines).encode()
     if len(content) > MOST_BYTES:
         raise TrainerError("the data are too large to upload", f"{len(content):,} bytes", f"at most {MOST_BYTES:,}")
@@ -76,15 +79,30 @@ def make_upload(rows: Sequence[Row], max_length: int, fewest: int = FEWEST) -> U
     return Upload(f"truing-{hashlib.sha256(content).hexdigest()[:32]}.jsonl", content, total)
 
 
+def _object(row: Row) -> dict[str, Any]:
+    """A row as the provider reads it: with the weights of answers; arguments of calls are JSON texts."""
+    whole = to_object(row)
+    for call in (call for m in whole["messages"] for call in m.get("tool_calls", ())):
+        arguments = call["function"].get("arguments")
+        if not isinstance(arguments, str):
+            call["function"]["arguments"] = json.dumps(arguments or {})
+    return whole
+
+
 def _check(row: Row, number: int, max_length: int) -> Usage:
     """The tokens of a conversation that the provider takes, by its characters and at most by its bytes."""
     for message in row:
         if message.role not in ROLES:
             raise TrainerError(f"row {number} has a role that the provider refuses", message.role, ", ".join(ROLES))
-        if message.role == "assistant" and not message.content.strip():
+        more = json.loads(message.more) if message.more else {}
+        if unknown := sorted(set(more) - KNOWN):
+            raise TrainerError(
+                f"row {number} has what the provider does not take", unknown[0], ", ".join(sorted(KNOWN))
+            )
+        if message.role == "assistant" and not message.content.strip() and "tool_calls" not in more:
             raise TrainerError(f"row {number} has an empty answer", todo="drop the row")
-    expected = sum(len(m.content) for m in row) / _PER_TOKEN + _PER_MESSAGE * len(row)
-    most = sum(len(m.content.encode("utf-8", "replace")) for m in row) + _MOST_PER_MESSAGE * len(row)
+    expected = sum(len(m.content) + len(m.more) for m in row) / _PER_TOKEN + _PER_MESSAGE * len(row)
+    most = sum(len((m.content + m.more).encode("utf-8", "replace")) for m in row) + _MOST_PER_MESSAGE * len(row)
     if expected > max_length:
         got, todo = (
             f"about {expected:,.0f} tokens (four characters a token)",
