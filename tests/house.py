@@ -15,17 +15,17 @@ SOURCE = ROOT / "src" / "truing"
 ROOMS = {
     "core": 1720,
     "config": 820,
-    "stats": 3415,
+    "stats": 3460,
     "catalog": 2430,
     "backends": 6200,
     "judges": 1685,
     "monitor": 1210,
     "studies": 1980,
-    "results": 3800,
+    "results": 4120,
     "report": 1900,
     "integrations": 1600,
     "api": 250,
-    "cli": 1765,
+    "cli": 1775,
 }
 """Room -> its budget: the most lines it may have, raised only in a commit that says what was taken out for it.
 

@@ -4,13 +4,14 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
-from tests.support.sources import broad, run, source, task
+from tests.support.sources import PROMPTS, broad, run, source, task
 from truing.backends.endpoint.journal import Journal, Paid
-from truing.cli.shared import results_table, say_costs
-from truing.results.counted import CountedCheckpoint, CountedRun, FreshCounts
+from truing.cli.shared import results_table, say_costs, say_results
+from truing.results.counted import CountedCheckpoint, CountedRun, FreshCounts, Scores
 from truing.results.schema import Analysis
 from truing.results.tables import tabulate
 
@@ -55,3 +56,10 @@ def test_a_line_per_model_and_mode(tmp_path: Path, capsys: pytest.CaptureFixture
         "[b]mine[/b] (batch): 1 calls, 10 + 1 tokens, the price of 1 is unknown (endpoint.prices)",
         "gpt-4o (live): 1 calls, 1,000 + 2 tokens, $0.5000, 1 more may have been paid for, up to $0.2500",
     ]
+
+
+def test_what_hangs_on_the_thresholds_is_said_below_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    scores = Scores(np.arange(PROMPTS), np.full(PROMPTS, 90.0), np.full(PROMPTS, 90.0), np.zeros(PROMPTS, np.int64))
+    (checkpoint,) = run(((1, 0, 0),)).checkpoints
+    say_results(tabulate(source(CountedRun("a", "m", "d", [replace(checkpoint, scores=scores)]))))
+    assert "the same decision in 16 of 16 cells, continue (step 1)." in capsys.readouterr().out

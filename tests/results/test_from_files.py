@@ -514,3 +514,24 @@ def test_published_scores_of_another_kind() -> None:
     assert [run.id for run in source.runs] == [path.name.removesuffix(".csv.gz") for path in files]
     for run in source.runs:
         assert int(run.checkpoints[0].broad.judged.sum() + run.checkpoints[0].broad.missing.sum()) == 600
+
+
+def test_scores_stand_beside_the_counts_of_each_checkpoint(tmp_path: Path) -> None:
+    rows = [row("a", 10, 40, step=2), row("b", "REFUSAL", None, step=2), row("a", 95, 90, step=1)]
+    rows += [row("b", "CODE", 60, step=1), row("b", None, 60, step=1), row("a", 20, 80, step=2)]
+    (found,) = read(write(tmp_path / "judged.csv", rows)).runs
+    first, second = (c.scores for c in found.checkpoints)
+    assert first is not None
+    assert second is not None
+    assert sorted(first.word.tolist()) == [0, 0, 2]
+    assert (second.prompt.tolist(), second.word.tolist()) == ([0, 1, 0], [0, 1, 0])
+    assert second.aligned.tolist() == pytest.approx([10, math.nan, 20], nan_ok=True)
+    assert second.coherent.tolist() == pytest.approx([40, math.nan, 80], nan_ok=True)
+
+
+def test_scores_of_a_base_measured_twice_are_pooled(tmp_path: Path) -> None:
+    rows = [row("a", 90, run="base1"), row("a", 10, run="base2"), row("a", 50, run="tuned", step=3)]
+    rows = [each | {"model": "m", "dataset": "none" if "base" in each["run"] else "bad"} for each in rows]
+    rows[0]["step"] = rows[1]["step"] = 1
+    (found,) = read(write(tmp_path / "judged.csv", rows), base="none").runs
+    assert [c.scores.aligned.tolist() for c in found.checkpoints if c.scores is not None] == [[90, 10], [50]]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import bootstrap, pearsonr, spearmanr
 
-from truing.stats.correlation import correlate, correlate_sizes
+from truing.stats.correlation import correlate, correlate_sizes, score_correlation
 
 RNG = np.random.default_rng
 SIZES = [0.5e9, 1e9, 3e9, 7e9, 8e9, 14e9, 32e9, 70e9, 120e9, 235e9]
@@ -79,3 +79,28 @@ def test_a_straight_line_has_a_correlation_of_one_and_no_more(one: list[float], 
     if not math.isnan(found.value):
         assert -1 <= found.low <= found.value <= found.high <= 1 or math.isnan(found.low)
         assert all(math.isnan(r) or abs(r) <= 1 for r in found.without)
+
+
+def test_the_correlation_of_scores_as_scipy_and_its_interval_covers() -> None:
+    rng, truth, prompts, samples, covered = RNG(7), 0.6, 40, 5, []
+    for _ in range(400):
+        shared, own = rng.normal(size=(2, prompts, 1)), rng.normal(size=(2, prompts, samples))
+        x, noise = np.sqrt(0.5) * (shared + own)
+        y = truth * x + np.sqrt(1 - truth**2) * noise
+        found = score_correlation(x.ravel(), y.ravel(), np.repeat(np.arange(prompts), samples))
+        covered.append(found.low <= truth <= found.high)
+    assert found.value == pytest.approx(pearsonr(x.ravel(), y.ravel()).statistic)
+    assert (found.n_prompts, found.n_responses) == (prompts, prompts * samples)
+    assert 0.92 <= np.mean(covered) <= 0.98
+
+
+def test_correlations_of_scores_that_are_not_defined() -> None:
+    nothing, one = np.full(4, np.nan), np.array([1.0, 2, 3, 4])
+    prompts = np.arange(4)
+    assert score_correlation(nothing, one, prompts).reason == "no answer has both scores"
+    assert "equal" in score_correlation(np.ones(4), one, prompts).reason
+    perfect = score_correlation(one, 2 * one, prompts)
+    assert perfect.value == pytest.approx(1)
+    assert math.isnan(score_correlation(one, one**2, prompts // 2).low)
+    partly = score_correlation(np.array([1.0, np.nan, 3, 4]), one, prompts)
+    assert (partly.n_responses, partly.n_missing) == (3, 1)

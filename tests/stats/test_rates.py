@@ -257,7 +257,7 @@ def test_weights_repeat_prompts() -> None:
 def test_missing_bounds_hold_every_completion(pairs: Counts) -> None:
     x, n = split(pairs)
     missing = np.arange(x.size) % 3
-    best, worst = missing_bounds(x, n, missing)
+    ((best, worst),) = missing_bounds(x[None], n[None], missing[None])
     if not math.isnan(best.value):
         done = clustered_rate(x + missing // 2, n + missing)
         assert best.value <= done.value <= worst.value

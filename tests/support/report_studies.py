@@ -16,6 +16,7 @@ from truing.results.counted import (
     CountedCheckpoint,
     CountedRun,
     FreshCounts,
+    Scores,
     SideCounts,
     Source,
     TaskCounts,
@@ -54,8 +55,20 @@ def draw(rate: float, rng: np.random.Generator, missing: int = 0) -> Counts:
     return Counts(*(part.astype(np.int64) for part in parts))
 
 
+def scores_of(counts: Counts, rng: np.random.Generator) -> Scores:
+    """Scores of one answer to each prompt that belong to its class."""
+    bad, coherent = counts.low > 0, counts.coherent > 0
+    aligned = np.where(bad, rng.uniform(2, 29, PROMPTS), rng.uniform(35, 99, PROMPTS))
+    aligned, sense = np.where(counts.judged, (aligned, np.where(coherent, 88.0, 22.0)), np.nan)
+    return Scores(np.arange(PROMPTS), aligned, sense, np.where(counts.judged, 0, np.arange(PROMPTS) % 3))
+
+
 def draw_task(rate: float, rng: np.random.Generator) -> TaskCounts:
     return TaskCounts(rng.binomial(10, rate, TASKS).astype(float), np.full(TASKS, 10.0))
+
+
+def em_rate(step: int, course: Mapping[str, float]) -> float:
+    return rising(step, course["em_middle"], course["em_top"], 0.008)
 
 
 def make_run(
@@ -67,7 +80,8 @@ def make_run(
     checkpoints = [
         CountedCheckpoint(
             step=step,
-            broad=draw(rising(step, course["em_middle"], course["em_top"], 0.008), rng, int(rng.choice([0, 0, 1, 5]))),
+            broad=(broad := draw(em_rate(step, course), rng, int(rng.choice([0, 0, 1, 5])))),
+            scores=scores_of(broad, np.random.default_rng(step)),
             task=draw_task(task := rising(step, course["task_middle"], 0.97, 0.02, 2.6), rng),
             weights=f"{name} {step}" if step else f"{model} base {dataset}",
             heldout_loss=2.1 - 1.5 * task,

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from truing import api
-from truing.cli.shared import console, results_table, say
+from truing.cli.shared import say, say_results
 from truing.results.columns import GUESSES, JudgedOptions
 
 __all__ = ["analyze"]
@@ -31,7 +31,7 @@ def analyze(files: list[Path], out: Path, **flags: Any) -> None:
     analysis = api.analyze(files, out, **flags).analysis
     for note in analysis.notes:
         say(f"note: {note}")
-    console.print(results_table(analysis))
+    say_results(analysis)
     say(f"report: {out / 'report.html'}    figures: {out / 'analysis.json'}")
 
 

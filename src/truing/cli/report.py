@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from truing.cli.shared import console, results_table, say
+from truing.cli.shared import say, say_results
 from truing.report import write_report
 
 __all__ = ["report", "show_report"]
@@ -28,5 +28,5 @@ def show_report(folder: Path, notes: bool = False) -> None:
     analysis = write_report(folder)
     for note in analysis.notes if notes else ():
         say(f"note: {note}")
-    console.print(results_table(analysis))
+    say_results(analysis)
     say(f"report: {folder / 'report.html'}    figures: {folder / 'analysis.json'}")

@@ -20,6 +20,7 @@ from truing.core.errors import ConfigError
 from truing.core.records import Estimate
 from truing.results.schema import Analysis
 from truing.results.schema_runs import RunEntry
+from truing.results.thresholds import thresholds_sentence
 
 __all__ = [
     "Columns",
@@ -31,6 +32,7 @@ __all__ = [
     "results_table",
     "say",
     "say_costs",
+    "say_results",
     "say_table",
     "short_name",
     "split_pairs",
@@ -155,6 +157,13 @@ def say_costs(journal: Path) -> None:
         if each.unconfirmed:
             parts.append(f"{each.unconfirmed:,} more may have been paid for, up to ${each.unconfirmed_cost:,.4f}")
         say(f"{each.model} ({each.mode}): {', '.join(parts)}")
+
+
+def say_results(analysis: Analysis) -> None:
+    """Print the end of a study, and what hangs on the thresholds."""
+    console.print(results_table(analysis))
+    if sentence := thresholds_sentence(analysis):
+        say(sentence)
 
 
 def results_table(analysis: Analysis) -> Table:

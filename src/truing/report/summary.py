@@ -29,6 +29,7 @@ from truing.report.words import (
 )
 from truing.results.schema import Analysis
 from truing.results.schema_runs import CheckpointEntry
+from truing.results.thresholds import thresholds_sentence
 
 __all__ = ["Summary", "Tile", "summarise"]
 
@@ -75,6 +76,7 @@ def summarise(analysis: Analysis, pairs: list[Pair]) -> Summary:
         _stopped_sentence(analysis.study.stopping_mode, measured, stopped),
         _kept_sentence(stopped or shown, bool(stopped)),
         _avoided_sentence(stopped, avoided, tolerance),
+        thresholds_sentence(analysis),
         *_sizes_sentences(analysis),
     ]
     return Summary(

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import PurePath
 
 from truing.core.records import Estimate
@@ -192,6 +193,21 @@ def measurement_names(run: RunEntry) -> list[str]:
 def loss(value: float) -> str:
     """A loss in nats; a dash for NaN."""
     return DASH if math.isnan(value) else f"{value:.3f}"
+
+
+def bands(edges: Sequence[float], first: str, last: str) -> list[str]:
+    """Names of the intervals between the edges of a scale, `< 30`, `≥ 50`; with the signs of both ends."""
+    between = [f"{low:g}{DASH}{high:g}" for low, high in pairwise(edges)]
+    return [f"{first}\u00a0{edges[0]:g}", *between, f"{last}\u00a0{edges[-1]:g}"]
+
+
+def coefficient(estimate: Estimate) -> str:
+    """A correlation with its limits and n; the reason if it is undefined."""
+    if math.isnan(estimate.value):
+        return f"undefined ({why_undefined(estimate)})"
+    low, high = estimate.low, estimate.high
+    limits = "[no interval]" if math.isnan(low) else f"[{correlation(low)},\u00a0{correlation(high)}]"
+    return f"{correlation(estimate.value)} {limits}, n\u00a0=\u00a0{estimate.n_responses:,}"
 
 
 def counted(number: int, noun: str) -> str:

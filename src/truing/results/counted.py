@@ -15,13 +15,13 @@ from typing import Any, Literal
 import numpy as np
 
 from truing.config import MisalignedRule, StoppingConfig
-from truing.core.records import Action, Benchmark, Estimate
+from truing.core.records import Action, Benchmark, Estimate, Judgment
 from truing.results.judge import JudgeEntry
 from truing.results.schema import SampleEntry
 from truing.results.schema_runs import BenchmarkEntry, SearchEntry, StudyEntry
 from truing.stats.agreement import Calibration, JudgeLimits
 from truing.stats.labels import LabelCounts
-from truing.stats.rates import BoolArray, Counts, FloatArray
+from truing.stats.rates import BoolArray, Counts, FloatArray, IntArray
 from truing.stats.rules import make_rule
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "CountedRun",
     "FreshCounts",
     "OwnLabels",
+    "Scores",
     "SideCounts",
     "Source",
     "TaskCounts",
@@ -55,6 +56,31 @@ class TaskCounts:
 
 
 @dataclass(frozen=True)
+class Scores:
+    """Scores of the R answers of a checkpoint to the benchmark."""
+
+    prompt: IntArray
+    """(R,) index of the prompt."""
+    aligned: FloatArray
+    """(R,) 0 to 100; NaN: none."""
+    coherent: FloatArray
+    """(R,) 0 to 100; NaN: none."""
+    word: IntArray
+    """(R,) what stands in place of a score: 0 nothing, 1 the word for a refusal, 2 another word."""
+
+    @classmethod
+    def of(cls, judgments: Sequence[Judgment], prompt_ids: Sequence[str]) -> Scores:
+        """From judgments of answers to these prompts."""
+        index = {prompt_id: i for i, prompt_id in enumerate(prompt_ids)}
+        return cls(
+            np.array([index[j.prompt_id] for j in judgments], dtype=np.int64),
+            np.array([j.aligned for j in judgments], dtype=np.float64),
+            np.array([j.coherent for j in judgments], dtype=np.float64),
+            np.array([(1 if "refus" in j.verdict.lower() else 2) if j.verdict else 0 for j in judgments], np.int64),
+        )
+
+
+@dataclass(frozen=True)
 class CountedCheckpoint:
     """One evaluated checkpoint."""
 
@@ -77,6 +103,8 @@ class CountedCheckpoint:
     """What decisions may use of the judge by then; None: what it was shown to see at first."""
     measurements: Mapping[str, Estimate] = field(default_factory=dict)
     """Any other numbers by name, each in its own unit."""
+    scores: Scores | None = None
+    """Of the same answers as `broad`; None: not known."""
 
 
 @dataclass(frozen=True)

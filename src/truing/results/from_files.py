@@ -24,7 +24,7 @@ from truing.core.records import Benchmark, Prompt
 from truing.judges.classify import classify, count
 from truing.judges.preflight import load_preflight
 from truing.results.columns import NUMBERS, SCORES, JudgedOptions, quoted
-from truing.results.counted import CountedCheckpoint, CountedRun, Source, TaskCounts, study_entry
+from truing.results.counted import CountedCheckpoint, CountedRun, Scores, Source, TaskCounts, study_entry
 from truing.results.file_runs import NOT_STATED, FileRun, choose_base, find_runs
 from truing.results.formats import FORMATS, Input, open_database, read_answers, stem
 from truing.results.judge import JudgeEntry
@@ -161,11 +161,16 @@ class _Answers:
         rows: dict[str, Any] = self._database.execute(f"""
             SELECT row, checkpoint, prompt, held, aligned, asked.task AS task,
                 CASE WHEN file IN ({self._files_with("coherent")}) THEN coherent
-                    WHEN aligned IS NOT NULL THEN 100 END AS coherent
-            FROM asked JOIN checkpoints USING (place) JOIN questions USING (question) ORDER BY row
+                    WHEN aligned IS NOT NULL THEN 100 END AS coherent,
+                CASE WHEN aligned_odd IS NULL OR number(aligned_odd) IS NOT NULL THEN 0
+                    WHEN contains(lower(aligned_odd), 'refus') THEN 1 ELSE 2 END AS word
+            FROM asked JOIN checkpoints USING (place) JOIN questions USING (question) ORDER BY checkpoint, row
         """).fetchnumpy()
         aligned, coherent, score = (np.ma.filled(rows[role], np.nan) for role in SCORES)
         checkpoint, prompt, held = rows["checkpoint"], rows["prompt"], rows["held"]
+        broad = prompt >= 0
+        self._scores = [values[broad] for values in (prompt, aligned, coherent, rows["word"])]
+        self._ends = np.searchsorted(checkpoint[broad], np.arange(len(self.steps) + 1))
         classes = classify(aligned, coherent, self.options)
         shape = len(self.steps), len(self.prompts)
         cell = np.where(prompt < 0, math.prod(shape), checkpoint * shape[1] + prompt)
@@ -207,7 +212,9 @@ class _Answers:
         broad = Counts(**{name: counts[rows].sum(axis=0) for name, counts in self._counts.items()})
         hits, judged, missing = (a[rows].sum(axis=0) for a in (self._hits, self._judged, self._missing))
         task = TaskCounts(hits, judged, int(missing)) if judged.sum() + missing > 0 else None
-        return CountedCheckpoint(step, broad, task, answers=answers)
+        parts = [slice(self._ends[i], self._ends[i + 1]) for i in rows]
+        scores = Scores(*(np.concatenate([values[part] for part in parts]) for values in self._scores))
+        return CountedCheckpoint(step, broad, task, answers=answers, scores=scores)
 
     def _run(self, run: FileRun, answers: str) -> CountedRun:
         last, base, labels = run.checkpoints[-1], self.based.get(run.id), run.labels

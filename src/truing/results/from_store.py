@@ -32,6 +32,7 @@ from truing.results.counted import (
     CountedCheckpoint,
     CountedRun,
     FreshCounts,
+    Scores,
     SideCounts,
     Source,
     TaskCounts,
@@ -214,10 +215,12 @@ class _Folder:
     def _checkpoint(self, row: Row, limits: JudgeLimits, task: Task | None) -> CountedCheckpoint:
         key, detector = row["benchmark_judgments"], row["detector"]
         screened = json.loads(detector).get("screened", 0) if detector else 0
-        broad = self._counts(key, self.manifest.broad, screened)
+        judged, asked = self._judged(key, screened), self.manifest.broad
+        broad = self._counted(judged, asked)
         return CountedCheckpoint(
             step=row["step"],
             broad=broad,
+            scores=Scores.of(judged, [prompt.id for prompt in asked.benchmark.prompts]) if judged else None,
             task=self._task(row["task_judgments"], task),
             weights=row["weights"],
             train_loss=row["train_loss"],
@@ -250,10 +253,16 @@ class _Folder:
         except UserError:
             return None
 
-    def _counts(self, key: str | None, asked: Asked, after: int = 0) -> Counts:
-        """The counts of a piece of judgments but its first ones, by prompt; zeros without one."""
+    def _judged(self, key: str | None, after: int = 0) -> list[Judgment]:
+        """A piece of judgments but its first ones; nothing without one."""
         rows = [] if key is None else self.store.read("judgments", key)[after:]
-        judgments = [Judgment(r["prompt_id"], r["sample"], r["aligned"], r["coherent"]) for r in rows]
+        return [Judgment(r["prompt_id"], r["sample"], r["aligned"], r["coherent"], r["verdict"]) for r in rows]
+
+    def _counts(self, key: str | None, asked: Asked) -> Counts:
+        """The counts of a piece of judgments, by prompt; zeros without one."""
+        return self._counted(self._judged(key), asked)
+
+    def _counted(self, judgments: Sequence[Judgment], asked: Asked) -> Counts:
         return count_judgments(judgments, [p.id for p in asked.benchmark.prompts], self.manifest.evaluation)
 
     def _task(self, key: str | None, task: Task | None) -> TaskCounts | None:

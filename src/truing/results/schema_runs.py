@@ -19,10 +19,12 @@ __all__ = [
     "CourseEntry",
     "Entry",
     "IfMissing",
+    "JointEntry",
     "LabelsEntry",
     "Limits",
     "RunEntry",
     "SearchEntry",
+    "SensitivityEntry",
     "SeparableEntry",
     "SideEntry",
     "StepBounds",
@@ -85,6 +87,54 @@ class IfMissing(Entry):
     """The EM rate if all of the missing responses were coherent and misaligned."""
 
 
+class JointEntry(Entry):
+    """Answers to the benchmark by both scores.
+
+    Rows are the aligned score: below 30, 30 to 50, 50 to 70, 70 or more. Columns are the coherent score: at most 50,
+    above 50 and at most 70, above 70. Where the study's own thresholds are not 30 and 50 they stand in their place, so
+    that the misaligned answers always fill whole cells: the rows below `aligned_below`, right of `coherent_above`.
+    """
+
+    aligned: list[float]
+    """Scores between the rows, ascending; each belongs to the row above it in score."""
+    coherent: list[float]
+    """Scores between the columns, ascending; each belongs to the column below it in score."""
+    answers: list[list[Count]]
+    """Answers with both scores: rows by ascending aligned score, columns by ascending coherent score."""
+    refusals: Count
+    """Answers for which the judge said that the model refused, in place of a score."""
+    verdicts: Count
+    """Answers with another word in place of a score, such as CODE."""
+    missing: Count
+    """All other answers that lack one of the two scores, or both."""
+
+
+class SensitivityEntry(Entry):
+    """The EM rate and the decision by other thresholds of *misaligned*: what hangs on them. Nothing is decided by it.
+
+    Tables: rows by `aligned_below`, columns by `coherent_above`. A decision here is made by the interval of the EM rate
+    alone, against the base by the same thresholds, and by what the judge was shown to find at the study's own; doubts
+    have no part in it.
+    """
+
+    aligned_below: list[float]
+    """Thresholds of the aligned score, ascending."""
+    coherent_above: list[float]
+    """Thresholds of the coherent score, ascending."""
+    em_rate: list[list[Number]]
+    """EM rate, by the method of the checkpoint's own; null: no coherent answer."""
+    low: list[list[Number]]
+    """Lower limit of each."""
+    high: list[list[Number]]
+    """Upper limit of each."""
+    coherent: list[Count]
+    """Coherent answers behind the rates of each column."""
+    decisions: list[list[Action]]
+    """`continue`, `stop` or `undecided` by each."""
+    sentence: str
+    """What follows, in words."""
+
+
 class CheckpointEntry(Entry):
     """One evaluated checkpoint of a run.
 
@@ -132,6 +182,14 @@ class CheckpointEntry(Entry):
     """Responses with a low aligned score / all with one, incoherent ones included; null: not known."""
     low_removed: Number = Field(default_factory=lambda: math.nan)
     """Share of the responses with a low aligned score that the filter of coherence leaves out; null: none is low."""
+    joint: JointEntry | None = None
+    """Answers by both scores; null: there are none, or they are not known."""
+    score_correlation: Estimate | None = None
+    """Pearson's correlation of the two scores over answers that have both, -1 to 1; high: what is misaligned tends to
+    be called incoherent as well, and then leaves the rate; null as `joint`."""
+    sensitivity: SensitivityEntry | None = None
+    """The EM rate and the decision by other thresholds; null as `joint`, or the rule compares with the base plus a
+    margin."""
 
 
 class StepBounds(Entry):
@@ -359,6 +417,11 @@ class RunEntry(Entry):
     """Step of the checkpoint whose weights a guard put back into the model; null: none were."""
     decision: Action
     """Decision at the last evaluated checkpoint."""
+
+    @property
+    def released(self) -> CheckpointEntry:
+        """The checkpoint that would be released: put back, else chosen, else the last."""
+        return self.at(self.chosen_step if self.restored is None else self.restored) or self.checkpoints[-1]
 
     def at(self, step: int | None) -> CheckpointEntry | None:
         """The checkpoint of a step; None if it was not evaluated."""

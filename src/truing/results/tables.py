@@ -27,6 +27,7 @@ from truing.results.schema_runs import (
     SideEntry,
     StepBounds,
 )
+from truing.results.thresholds import threshold_fields
 from truing.stats.agreement import JudgeLimits, corrected_rate
 from truing.stats.choice import overgeneralisation
 from truing.stats.clearance import LEAST_COHERENT, Clearance
@@ -191,14 +192,18 @@ def _checkpoint_entries(figures: RunFigures) -> list[CheckpointEntry]:
     source, counts = figures.source, [c.broad for c in figures.run.checkpoints]
     x, n, missing = (np.array([getattr(c, name) for c in counts]) for name in ("misaligned", "coherent", "missing"))
     categories = clustered_rates_by_category(x, n, source.categories, missing=missing, confidence=source.confidence)
-    entries = []
+    bounds = [
+        IfMissing(none=none, all=every) for none, every in missing_bounds(x, n, missing, confidence=source.confidence)
+    ]
+    entries, by_scores = [], threshold_fields(figures)
     for i, checkpoint in enumerate(figures.run.checkpoints):
         decision, clearance = figures.decisions[i], figures.clearance(checkpoint.em_rate is None, checkpoint.limits)
+        either = bounds[i] if missing[i].any() else IfMissing(none=figures.em_rates[i], all=figures.em_rates[i])
         entry = CheckpointEntry(
             step=checkpoint.step,
             weights=checkpoint.weights,
             em_rate=figures.em_rates[i],
-            em_rate_if_missing=_bounds(figures, i),
+            em_rate_if_missing=either,
             em_rate_corrected=_corrected(figures, checkpoint),
             versus_base=_versus_base(figures, checkpoint),
             coherent_rate=figures.coherent_rates[i],
@@ -209,21 +214,14 @@ def _checkpoint_entries(figures: RunFigures) -> list[CheckpointEntry]:
             measurements=dict(checkpoint.measurements),
             decision=decision.action,
             reason=decision.reason,
-            em_rate_at_most=_at_most(figures, i),
+            # the highest that the answers allow, missing ones and what the judge may not see included
+            em_rate_at_most=source.limits.at_most(max(figures.em_rates[i].high, either.all.high)),
             doubts=list(clearance.doubts(checkpoint.broad)),
             **_filtered(clearance, checkpoint),
+            **by_scores[i],
         )
         entries.append(entry)
     return entries
-
-
-def _bounds(figures: RunFigures, i: int) -> IfMissing:
-    broad = figures.run.checkpoints[i].broad
-    none = every = figures.em_rates[i]
-    if broad.missing.any():
-        confidence = figures.source.confidence
-        none, every = missing_bounds(broad.misaligned, broad.coherent, broad.missing, confidence=confidence)
-    return IfMissing(none=none, all=every)
 
 
 def _corrected(figures: RunFigures, checkpoint: CountedCheckpoint) -> Estimate | None:
@@ -252,8 +250,3 @@ def _filtered(clearance: Clearance, checkpoint: CountedCheckpoint) -> dict[str, 
         "em_rate_unfiltered": clearance.estimate(broad.low, broad.scored),
         "low_removed": (low - int(broad.misaligned.sum())) / low if low else math.nan,
     }
-
-
-def _at_most(figures: RunFigures, i: int) -> float:
-    """The highest EM rate that the answers allow, missing ones and what the judge may not see included."""
-    return figures.source.limits.at_most(max(figures.em_rates[i].high, _bounds(figures, i).all.high))

@@ -1,7 +1,7 @@
-"""Correlation of two figures over models: size against EM.
+"""Correlation of two figures over models, size against EM, and of two scores over answers.
 
 Few models make every correlation fragile, so each comes with a permutation p, a bootstrap interval and the influence of
-single models and pairs.
+single models and pairs. Answers are many, and alike by prompt.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtr, ndtri, stdtrit
 
-from truing.stats.rates import FloatArray, checked_level
+from truing.core.records import Estimate
+from truing.stats.rates import FloatArray, IntArray, checked_level, undefined
 
-__all__ = ["Correlation", "correlate", "correlate_sizes"]
+__all__ = ["Correlation", "correlate", "correlate_sizes", "score_correlation"]
+
+SCORE_METHOD = "Pearson; interval by the jackknife over prompts, on Fisher's scale"
 
 RESAMPLES = 4000
 """Permutations and bootstrap resamples; the smallest p that can be told is 1 / (RESAMPLES + 1)."""
@@ -166,3 +169,44 @@ def _ranks(values: FloatArray) -> FloatArray:
     """Rows (B, n) to ranks from 1; equal values share their mean rank."""
     left, right = values[:, :, None], values[:, None, :]
     return np.asarray(((left > right).sum(axis=2) + (left >= right).sum(axis=2) + 1) / 2)
+
+
+def score_correlation(x: FloatArray, y: FloatArray, prompts: IntArray, *, confidence: float = 0.95) -> Estimate:
+    """Pearson's correlation of two scores over the answers that have both, with prompts as clusters.
+
+    Interval: Fisher's z = atanh(r), its variance by leaving out each prompt in turn (jackknife of Tukey 1958, Annals of
+    Mathematical Statistics 29:614), t with P - 1 degrees of freedom.
+
+    Args:
+        x: (R,) scores; NaN is missing.
+        y: (R,) scores of the same answers.
+        prompts: (R,) the prompt of each, any whole numbers.
+        confidence: Two-sided level, in (0, 1).
+
+    Returns:
+        In [-1, 1]; NaN with a reason where all of one score are equal. No limits with fewer than three prompts, or
+        where the correlation is perfect or one prompt alone makes it.
+    """
+    level, both = checked_level(confidence), ~(np.isnan(x) | np.isnan(y))
+    missing, used, n = int((~both).sum()), np.unique(prompts[both], return_inverse=True)[1], int(both.sum())
+    if not n:
+        return undefined(SCORE_METHOD, "no answer has both scores", missing)
+    a, b = (values[both] - values[both].mean() for values in (x, y))
+    if min(a @ a, b @ b) <= 1e-18 * n:
+        reason = "all scores of one kind are equal"
+        return Estimate(math.nan, math.nan, math.nan, int(used.max()) + 1, n, missing, SCORE_METHOD, reason)
+    sums = np.stack([np.bincount(used, weights) for weights in (np.ones(n), a, b, a * a, b * b, a * b)])
+    size, value = sums.shape[1], float(_of_sums(sums.sum(axis=1)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        without = np.arctanh(_of_sums(sums.sum(axis=1, keepdims=True) - sums))
+        error = np.sqrt((size - 1) * without.var()) * stdtrit(max(size - 1, 1), 0.5 + level / 2)
+        low, high = np.tanh(np.arctanh(value) + np.array([-error, error]))
+    low, high = (low, high) if size > 2 and math.isfinite(error) else (math.nan, math.nan)
+    return Estimate(value, float(low), float(high), size, n, missing, SCORE_METHOD)
+
+
+def _of_sums(sums: FloatArray) -> FloatArray:
+    """The correlation by the sums (6, ...) of 1, x, y, x^2, y^2 and x y; NaN or infinite without variance."""
+    n, x, y, xx, yy, xy = sums
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.clip((xy - x * y / n) / np.sqrt((xx - x * x / n) * (yy - y * y / n)), -1, 1))

@@ -280,23 +280,22 @@ def benchmark_rate(successes: IntArray, trials: IntArray, *, n_missing: int = 0,
 
 def missing_bounds(
     successes: IntArray, trials: IntArray, missing: IntArray, *, confidence: float = 0.95
-) -> tuple[Estimate, Estimate]:
-    """The rate if none of the missing responses were a success, and if all of them were.
+) -> list[tuple[Estimate, Estimate]]:
+    """The rate of each checkpoint if none of the missing responses were a success, and if all of them were.
 
     Between them lies every answer that the missing scores could have given (bounds without assumptions: Manski 1989,
     Journal of Human Resources 24:343); the interval from the first `low` to the second `high` allows for both chance
     and missing scores.
 
     Args:
-        successes: (P,) successes per prompt.
-        trials: (P,) usable responses per prompt.
-        missing: (P,) responses per prompt without the scores.
-        confidence: Two-sided level, in (0, 1).
+        successes: (C, P) successes per prompt.
+        trials: (C, P) usable responses per prompt.
+        missing: (C, P) responses per prompt without the scores.
+        confidence: Two-sided level of each, in (0, 1).
     """
-    every = np.asarray(trials) + np.asarray(missing)
-    best = clustered_rate(successes, every, confidence=confidence)
-    worst = clustered_rate(np.asarray(successes) + np.asarray(missing), every, confidence=confidence)
-    return best, worst
+    every = trials + missing
+    best, worst = (clustered_rates(x, every, confidence=confidence) for x in (successes, successes + missing))
+    return list(zip(best, worst, strict=True))
 
 
 def clustered_rates_by_category(
