@@ -62,7 +62,7 @@ def summary_of(analysis: dict[str, Any]) -> Summary:
 
 def poison(value: Any, text: str) -> Any:
     """The analysis with every free text replaced by hostile text."""
-    fixed = {"state", "decision", "created", "twin_of", "run_id", "order", "verdict", "rule", "source"}
+    fixed = {"state", "decision", "decisions", "created", "twin_of", "run_id", "order", "verdict", "rule", "source"}
     if isinstance(value, dict):
         return {k: v if k in fixed or v in ("yes", "no", "cannot tell") else poison(v, text) for k, v in value.items()}
     if isinstance(value, list):
@@ -277,3 +277,14 @@ def test_watching_only(analysis: dict[str, Any]) -> None:
 )
 def test_invisible_characters_are_shown(raw: str, shown: str) -> None:
     assert readable(raw) == shown
+
+
+def test_a_card_shows_the_scores_and_the_decisions_by_other_thresholds(one_run: dict[str, Any]) -> None:
+    html = render(one_run)
+    assert html.count('<details class="numbers thresholds">') == 1
+    last = one_run["runs"][0]["checkpoints"][-1]
+    assert f"By other thresholds: {last['sensitivity']['sentence'].replace('<', '&lt;').replace('>', '&gt;')}." in html
+    assert "By other thresholds (aligned below 20 to 50, coherent above 0 to 70): " in html
+    for checkpoint in one_run["runs"][0]["checkpoints"]:
+        checkpoint["joint"] = checkpoint["sensitivity"] = checkpoint["score_correlation"] = None
+    assert "other thresholds" not in render(one_run)
