@@ -111,7 +111,7 @@ def categories(sims: int, rng: np.random.Generator) -> Iterator[dict[str, object
                 "rest": rest,
                 "samples": samples,
                 "sims": total,
-                "unlike": round(float(np.mean([f.p <= 0.05 for f in found])), 4),
+                "unlike": round(float(np.mean([bool(f.unlike) for f in found])), 4),
                 "shown_above_5": round(float(np.mean(["c0" in f.above for f in found])), 4),
                 "excludes": round(float(np.mean([f.excludes for f in found])), 4),
             }

@@ -12,6 +12,7 @@ from tests.support.sources import PROMPTS, broad, run, source, task
 from truing.backends.endpoint.journal import Journal, Paid
 from truing.cli.shared import results_table, say_costs, say_results
 from truing.results.counted import CountedCheckpoint, CountedRun, FreshCounts, Scores
+from truing.results.gate import verdict
 from truing.results.schema import Analysis
 from truing.results.tables import tabulate
 
@@ -19,7 +20,7 @@ from truing.results.tables import tabulate
 def shown(analysis: Analysis) -> str:
     console = Console(width=160, record=True)
     with console.capture() as captured:
-        console.print(results_table(analysis))
+        console.print(results_table(analysis, verdict(analysis)))
     return captured.get()
 
 
@@ -38,6 +39,7 @@ def test_fresh_answers_speak_of_the_chosen_checkpoint() -> None:
     fresh = {2: FreshCounts(broad(3), task(270)), 3: FreshCounts(None, task(300))}
     text = shown(tabulate(source(replace(course, fresh=fresh))))
     assert "90.0%" in text
+    assert verdict(tabulate(source(replace(course, fresh=fresh)))).runs[0].word in text.splitlines()[-1]
     assert "100.0%" not in text
 
 

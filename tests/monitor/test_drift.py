@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.monitor.test_monitor import Speaker
@@ -17,6 +19,7 @@ from truing.judges.llm import LLMJudge
 from truing.monitor import Monitor, open_store
 from truing.monitor.preflight import judge_change, judge_limits
 
+MEASURED = 194 + 8  # every labelled answer, and a few of them twice
 DRIFTING = "tests.support.labelled_judges:Drifting"
 
 
@@ -29,7 +32,7 @@ def _anew() -> Iterator[None]:
 
 def changes(to: type[Seeing], after: int) -> None:
     """The judge changes once it has judged the anchors again with so many checkpoints."""
-    Drifting.until, Drifting.now = 194 + 8 * after, to
+    Drifting.until, Drifting.now = MEASURED + 8 * after, to
 
 
 def monitor(folder: Path, judge: str = DRIFTING, **preflight: Any) -> Monitor:
@@ -54,9 +57,9 @@ def test_from_the_change_on_nothing_is_decided_and_what_was_decided_before_stays
         words + "aligned scores differ by 27.5 points (mean 50 before, 78 now). As judged: "
     )
     assert found[4].reason.startswith(words)
-    assert Seeing.asked["Drifting"] == 194 + 5 * 8
+    assert Seeing.asked["Drifting"] == MEASURED + 5 * 8
     assert [d.reason for d in course(monitor(tmp_path), 0, 2, 4, 6, 8)] == [d.reason for d in found]
-    assert Seeing.asked["Drifting"] == 194 + 5 * 8
+    assert Seeing.asked["Drifting"] == MEASURED + 5 * 8
     changes(Blind, after=1000)  # it is as it was: the doubt stays
     resumed = monitor(tmp_path)
     assert [d.action for d in course(resumed, 0, 2, 4, 6, 8, 10)] == [Action.CONTINUE] * 3 + [Action.UNDECIDED] * 3
@@ -125,6 +128,24 @@ def test_what_counts_as_a_change(now: type[Seeing], words: str, tmp_path: Path) 
     assert again == ("" if issubclass(now, Losing) else found)
 
 
+class Unsteady(Seeing):
+    """Scores with noise: of 4 points as a standard deviation, which change no class."""
+
+    def say(self, response: Response) -> Judgment:
+        said, noise = super().say(response), np.random.default_rng(self.asked["Unsteady"]).normal(0, 4)
+        return replace(said, aligned=float(np.clip((said.aligned or 0) + noise, 0, 100)))
+
+
+def test_a_judge_that_scores_with_noise_has_not_changed_until_it_does(tmp_path: Path) -> None:
+    judge, settings = Unsteady(), EvaluationConfig()
+    judge_limits(judge, settings, tmp_path)
+    found = [
+        judge_change(judge, settings, tmp_path, {"run_id": "run", "step": n, "judgments": str(n)}) for n in range(40)
+    ]
+    assert found == [""] * 40
+    assert judge_change(Blind(), settings, tmp_path, {"run_id": "run", "step": 50, "judgments": "b"})
+
+
 def test_nothing_is_asked_where_nothing_is_to_be(tmp_path: Path) -> None:
     judge, about = Drifting(), {"run_id": "run", "step": 0, "judgments": "a"}
     judge_limits(judge, EvaluationConfig(), tmp_path)
@@ -133,7 +154,7 @@ def test_nothing_is_asked_where_nothing_is_to_be(tmp_path: Path) -> None:
     assert judge_change(judge, none, tmp_path, about) == ""
     assert judge_change(judge, EvaluationConfig(), tmp_path, about, ask=False) == ""
     assert judge_change(judge, EvaluationConfig(), tmp_path / "unmeasured", about) == ""
-    assert Seeing.asked["Drifting"] == 194
+    assert Seeing.asked["Drifting"] == MEASURED
     assert monitor(tmp_path / "exact", "pocket")(at(0)).action is Action.CONTINUE
     assert not (tmp_path / "exact" / "store" / "rechecks").exists()
 
@@ -147,10 +168,10 @@ def test_a_language_model_is_really_asked_again_each_time(tmp_path: Path) -> Non
     judge = LLMJudge(JudgeConfig(model="m", completer="openai", scores="text"), completer)
     own = EvaluationConfig(preflight={"on_fail": "undecided", "at_least": 0.01})  # type: ignore[arg-type]
     judge_limits(judge, own, tmp_path)
-    assert {request.sample for request in completer.requests} == {0}
+    assert {request.sample for request in completer.requests} == {0, 1}
     for step in (0, 2):
         judge_change(judge, own, tmp_path, {"run_id": "run", "step": step, "judgments": f"{step}"})
-    anew = completer.requests[2 * 194 :]
+    anew = completer.requests[2 * MEASURED :]
     assert len(anew) == len(set(anew)) == 2 * 2 * 8
     assert len({request.sample for request in anew}) == 2
     assert all(request.sample > 0 for request in anew)

@@ -31,13 +31,13 @@ def test_a_judge_is_measured_once_per_folder(tmp_path: Path) -> None:
     assert 0.9 < limits.sensitivity < 1
     assert not limits.doubt
     assert judge_limits(Seeing(), evaluation(), tmp_path) == limits
-    assert Seeing.asked == {"Seeing": 194}
+    assert Seeing.asked == {"Seeing": 194 + 8}
     found = read_preflight(tmp_path)
     assert found is not None
     assert (found.verdict, found.limits()) == ("good", limits)
     judge_limits(Seeing(), evaluation(error=0.02), tmp_path)  # other limits are asked for
     assert judge_limits(Seeing(), EvaluationConfig(aligned_below=20), tmp_path).sensitivity > 0.9
-    assert Seeing.asked == {"Seeing": 3 * 194}
+    assert Seeing.asked == {"Seeing": 3 * (194 + 8)}
 
 
 def test_an_exact_judge_is_not_measured(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_what_could_not_be_judged_is_judged_again_while_nothing_is_decided(tmp_p
     with pytest.raises(JudgeRefused, match="is needed"):
         judge_limits(judge, evaluation(), tmp_path)
     assert judge_limits(judge, evaluation(), tmp_path).sensitivity > 0.9
-    assert Seeing.asked == {"Shaky": 194 + 104}
+    assert Seeing.asked == {"Shaky": 194 + 104 + 8}
 
 
 def test_no_measurement_no_decision_unless_the_judge_is_taken_at_its_word(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_a_monitor_measures_its_judge_before_the_first_evaluation(tmp_path: Path
     monitor, key = look(f"{HERE}:Seeing", tmp_path)
     assert monitor.limits.sensitivity > 0.9
     assert look(f"{HERE}:Seeing", tmp_path)[1] == key
-    assert Seeing.asked == {"Seeing": 194 + 8}
+    assert Seeing.asked == {"Seeing": 194 + 8 + 8}
     accepted = look(f"{HERE}:Seeing", tmp_path, labelled=None, unmeasured="accept")
     assert accepted[1] != key  # what a decision rests on is in its key
     with pytest.raises(JudgeRefused):

@@ -121,7 +121,7 @@ def paths(value: Any, at: tuple[str | int, ...] = ()) -> list[tuple[str | int, .
                     "decides",
                     "not_evaluated",
                 )
-                or (key == "decision" and at[-1] == "confirmed")
+                or (key in ("decision", "categories") and at[-1] == "confirmed")
                 or (key == "reason" and "n_responses" in value)
             ):  # these have defaults
                 continue

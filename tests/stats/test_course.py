@@ -20,7 +20,7 @@ from truing.stats.course import (
     find_onset,
     step_difference,
 )
-from truing.stats.rates import FloatArray
+from truing.stats.rates import FloatArray, IntArray
 
 
 @pytest.mark.parametrize(
@@ -72,15 +72,20 @@ def test_a_task_learnt_and_lost_again_is_not_learnt() -> None:
     assert (course.convergence.step, course.convergence.low) == (None, None)
 
 
-def answers(values: list[float], prompts: int = 240) -> RunCounts:
-    """A run with these EM rates, one answer to each prompt; NaN: none was usable."""
+Pair = tuple[IntArray, IntArray]
+
+
+def answers(values: list[float], prompts: int = 240) -> list[Pair]:
+    """Misaligned and coherent ones of checkpoints with these EM rates, one answer to each prompt; NaN: none usable."""
     x = [np.arange(prompts) < (0 if math.isnan(v) else round(v * prompts)) for v in values]
-    n = [np.full(prompts, 0 if math.isnan(v) else 1) for v in values]
-    zeros = np.zeros((len(values), 1), dtype=np.int64)
-    return RunCounts(tuple(range(1, len(values) + 1)), np.array(x, dtype=np.int64), np.array(n), zeros, zeros)
+    return [(a.astype(np.int64), np.full(prompts, 0 if math.isnan(v) else 1)) for a, v in zip(x, values, strict=True)]
 
 
-BASE = (np.zeros(240, dtype=np.int64), np.ones(240, dtype=np.int64))
+BASE: Pair = (np.zeros(240, dtype=np.int64), np.ones(240, dtype=np.int64))
+
+
+def onset_of(checkpoints: list[Pair], base: Pair = BASE, planned: int = 0) -> StepInterval:
+    return find_onset(range(1, len(checkpoints) + 1), checkpoints, base, planned=planned)
 
 
 @pytest.mark.parametrize(
@@ -95,33 +100,33 @@ BASE = (np.zeros(240, dtype=np.int64), np.ones(240, dtype=np.int64))
     ],
 )
 def test_onset(values: list[float], step: int | None) -> None:
-    found = find_onset(answers(values), BASE)
+    found = onset_of(answers(values), BASE)
     assert (found.step, found.high) == (step, step)
     assert found.low == 1
 
 
 def test_no_onset_without_a_base() -> None:
     nothing = np.zeros(240, dtype=np.int64)
-    assert find_onset(answers([0.5, 0.5]), (nothing, nothing)).step is None
+    assert onset_of(answers([0.5, 0.5]), (nothing, nothing)).step is None
 
 
 def test_more_checkpoints_ask_for_more_evidence() -> None:
     run = answers([0.05])
-    assert find_onset(run, BASE).step == 1
-    assert find_onset(run, BASE, planned=1000).step is None
+    assert onset_of(run, BASE).step == 1
+    assert onset_of(run, BASE, planned=1000).step is None
 
 
 def test_a_rate_below_the_bases_is_no_possible_onset() -> None:
     base = (np.ones(240, dtype=np.int64), np.ones(240, dtype=np.int64))
-    assert find_onset(answers([0.1, 0.1]), base) == StepInterval(None, None, None)
+    assert onset_of(answers([0.1, 0.1]), base) == StepInterval(None, None, None)
 
 
 @given(st.lists(st.sampled_from([0.0, 0.01, 0.04, 0.1, 0.5]), min_size=1, max_size=6))
 def test_what_comes_later_undoes_no_onset(values: list[float]) -> None:
     planned = len(values) + 1
-    found = find_onset(answers(values), BASE, planned=planned)
+    found = onset_of(answers(values), BASE, planned=planned)
     if found.step is not None:
-        assert find_onset(answers([*values, 0.0]), BASE, planned=planned) == found
+        assert onset_of(answers([*values, 0.0]), BASE, planned=planned) == found
 
 
 def test_a_clean_run_seldom_has_an_onset_and_a_rise_mostly() -> None:
@@ -130,9 +135,8 @@ def test_a_clean_run_seldom_has_an_onset_and_a_rise_mostly() -> None:
     def onset(rates: list[float]) -> int | None:
         rank = rng.beta(0.6, 1.4, 240) / 0.3
         x = rng.binomial(1, np.clip(np.array([0.02, *rates])[:, None] * rank, 0, 1))
-        zeros, n = np.zeros((len(rates), 1), dtype=np.int64), np.ones_like(x)
-        run = RunCounts(tuple(range(1, len(rates) + 1)), x[1:], n[1:], zeros, zeros)
-        return find_onset(run, (x[0], n[0])).step
+        base, *run = [(row, np.ones_like(row)) for row in x]
+        return onset_of(run, base).step
 
     for _ in range(100):
         false += onset([0.02] * 11) is not None

@@ -18,6 +18,7 @@ from truing.backends import COMPLETERS
 from truing.catalog import rows
 from truing.core.errors import ConfigError
 from truing.core.records import Estimate
+from truing.results.gate import Verdict, verdict
 from truing.results.schema import Analysis
 from truing.results.schema_runs import RunEntry
 from truing.results.thresholds import thresholds_sentence
@@ -160,20 +161,24 @@ def say_costs(journal: Path) -> None:
 
 
 def say_results(analysis: Analysis) -> None:
-    """Print the end of a study, and what hangs on the thresholds."""
-    console.print(results_table(analysis))
+    """Print the table of the runs, the verdict, which is the gate's, and what hangs on the thresholds."""
+    found = verdict(analysis)
+    console.print(results_table(analysis, found))
+    say(found.sentence())
     if sentence := thresholds_sentence(analysis):
         say(sentence)
 
 
-def results_table(analysis: Analysis) -> Table:
-    """The end of a study: one row a run, a twin in its run's row, every figure with its interval.
+def results_table(analysis: Analysis, found: Verdict) -> Table:
+    """The end of a study: one row a run, a twin in its run's row, every figure with its interval, and its verdict.
 
     What is said of the chosen checkpoint comes from fresh answers where there are such. Columns in which no run has
     anything are left out.
     """
-    twins = {run.twin_of: run for run in analysis.runs if run.twin_of}
-    rows = [_row(run, twins.get(run.id)) for run in analysis.runs if not run.twin_of]
+    twins, words = {run.twin_of: run for run in analysis.runs if run.twin_of}, {v.run_id: v.word for v in found.runs}
+    rows = [
+        {**_row(run, twins.get(run.id)), "verdict": words.get(run.id, "-")} for run in analysis.runs if not run.twin_of
+    ]
     shown = [
         name for name in dict.fromkeys(name for row in rows for name in row) if any(_says(row[name]) for row in rows)
     ]

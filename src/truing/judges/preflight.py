@@ -23,7 +23,7 @@ from truing.judges.calibration import found_share, judge_labelled
 from truing.judges.classify import classify_judgments
 from truing.judges.labelled import Labelled, labelled_summary
 from truing.stats.agreement import Calibration, JudgeLimits, calibrate, judge_shift
-from truing.stats.rates import BoolArray, FloatArray
+from truing.stats.rates import BoolArray, FloatArray, IntArray
 
 __all__ = ["CHANGED", "UNMEASURED", "Anchor", "Preflight", "conclude", "load_preflight", "run_preflight"]
 
@@ -95,6 +95,9 @@ class Preflight(_Record):
     or the scores are on no scale of 0 to 100; `unlike`: what is judged does not resemble the labelled answers."""
     doubt: str = ""
     """Why nothing may be decided by what the judge says, without a full stop; empty: decisions may be made."""
+    noise: tuple[float, int] = (0.0, 0)
+    """How a few of the answers were judged a second time at once: the mean difference of the aligned scores, in points,
+    and the number of other classes."""
 
     def sentence(self) -> str:
         """What was found, in words, without a full stop."""
@@ -117,15 +120,18 @@ class Preflight(_Record):
 
     def change(self, rows: Sequence[Mapping[str, Any]]) -> str:
         """How the judge has changed, by rows of answers that it judged again; empty: not that one can tell."""
-        known, rule = {a.id: a.judgment for a in self.anchors}, MisalignedRule(**self.thresholds)
-        again = [judgment for judgment in _judgments(rows) if judgment.prompt_id in known]
-        if not again:
-            return ""
-        both = [known[judgment.prompt_id] for judgment in again], again
-        classes = (classify_judgments(judgments, rule) for judgments in both)
-        kinds = [np.where(each.judged, 1 + each.coherent + each.misaligned, 0) for each in classes]
-        found = judge_shift((_scores(both[0])[0], _scores(both[1])[0]), (kinds[0], kinds[1]))
+        aligned, classes = self._twice(_judgments(rows))
+        found = judge_shift(aligned, classes, self.noise)
         return f"{CHANGED}: at step {rows[0]['step']}, {found}" if found else ""
+
+    def _twice(self, judgments: Sequence[Judgment]) -> tuple[tuple[FloatArray, FloatArray], tuple[IntArray, IntArray]]:
+        """Aligned scores and classes of answers, as they were judged first and as they were judged again."""
+        known, rule = {a.id: a.judgment for a in self.anchors}, MisalignedRule(**self.thresholds)
+        again = [judgment for judgment in judgments if judgment.prompt_id in known]
+        both = [known[judgment.prompt_id] for judgment in again], again
+        classes = (classify_judgments(each, rule) for each in both)
+        old, new = (np.where(each.judged, 1 + each.coherent + each.misaligned, 0) for each in classes)
+        return (_scores(both[0])[0], _scores(both[1])[0]), (old, new)
 
     def unlike(self, rows: Sequence[Mapping[str, Any]], base: Sequence[Mapping[str, Any]]) -> str:
         """Why labelled answers do not tell what the judge sees in a checkpoint's; empty: nothing says so.
@@ -182,7 +188,14 @@ def run_preflight(
     known = {a.id: a.judgment for a in held if not a.error}
     owed = [row for row in rows if row.prompt.id not in known]
     known |= {j.prompt_id: j for j in (judge_labelled(owed, judge) if owed else ())}
-    return conclude(rows, [known[row.prompt.id] for row in rows], judge, rule, settings)
+    found = conclude(rows, [known[row.prompt.id] for row in rows], judge, rule, settings)
+    twice = [row for row in rows if row.prompt.id in found.again(settings.recheck)]
+    if found.doubt or not twice:
+        return found
+    aligned, (before, now) = found._twice(judge_labelled(twice, judge, -1))
+    differences = np.abs(aligned[1] - aligned[0])
+    differences, moved = differences[~np.isnan(differences)], int(((before != now) & (now > 0)).sum())
+    return found.model_copy(update={"noise": (float(differences.mean()) if differences.size else 0.0, moved)})
 
 
 def conclude(

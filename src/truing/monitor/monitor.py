@@ -17,8 +17,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
-
 from truing.backends import Engine, load_completer, load_engine
 from truing.catalog.benchmarks import load_benchmark
 from truing.catalog.datasets import Dataset, load_dataset
@@ -45,7 +43,7 @@ from truing.monitor.store import Store, open_store
 from truing.stats.agreement import JudgeLimits
 from truing.stats.choice import keepable
 from truing.stats.clearance import Clearance
-from truing.stats.course import RunCounts, crossing_of_limits, find_onset
+from truing.stats.course import crossing_of_limits, find_onset
 from truing.stats.rates import Counts
 from truing.stats.rules import FixedRule, StoppingRule, decided, make_rule
 
@@ -275,14 +273,12 @@ class Monitor:
         """The first checkpoint shown to be above the base."""
         if self.base is None or self._base_counts is None or not seen:
             return None
-        steps = tuple(seen)
         if not self.rule.every_prompt:
             rates = [found.em_rate for found in seen.values()]
-            return crossing_of_limits(steps, rates, (self.base.low, self.base.high)).step
-        x, n = (np.array([getattr(self._counts[step], name) for step in steps]) for name in ("misaligned", "coherent"))
-        none = np.zeros((len(steps), 1), dtype=np.int64)
-        base = (self._base_counts.misaligned, self._base_counts.coherent)
-        return find_onset(RunCounts(steps, x, n, none, none), base, confidence=self.stopping.confidence).step
+            return crossing_of_limits(list(seen), rates, (self.base.low, self.base.high)).step
+        every = *(self._counts[step] for step in seen), self._base_counts
+        *asked, base = ((counts.misaligned, counts.coherent) for counts in every)
+        return find_onset(list(seen), asked, base, confidence=self.stopping.confidence).step
 
     def confirm(self, chosen: Checkpoint | None, best: Checkpoint | None) -> None:
         """Measure what a run may keep by fresh answers, which had no part in choosing it, and store that.
@@ -326,7 +322,8 @@ class Monitor:
         rule = rule or self.rule
         kinds = [prompt.category for prompt in self.broad.prompts]
         stops = rule.category_stops and not (self.base is not None and math.isnan(self.base.value))
-        return Clearance(self.stopping, rule.estimate, limits or self.limits, kinds, stops, self._base_counts)
+        limits = limits or self.limits
+        return Clearance(self.stopping, rule.estimate, limits, kinds, stops, self._base_counts, rule.look)
 
     def prefetch(self, checkpoints: Sequence[Checkpoint]) -> None:
         """Let an engine that can answer for many checkpoints at once do so, as far as the answers are known before."""
@@ -367,7 +364,10 @@ class Monitor:
 
     def _evaluate(self, checkpoint: Checkpoint) -> Evaluation:
         rule = self.rule if checkpoint.step > 0 else FixedRule(self.stopping)
-        rule.limits = self.limits
+        rule.limits, rule.look = (
+            self.limits,
+            max(1, sum(0 < s <= checkpoint.step for s in {*self._seen, checkpoint.step})),
+        )
         asked = _Asked(self.sampler, checkpoint, self.broad)
         key = self._key(checkpoint)
         if checkpoint.step == 0:

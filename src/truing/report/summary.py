@@ -384,7 +384,7 @@ def _odd_runs(analysis: Analysis, pairs: list[Pair]) -> list[str]:
             f"In {counted(number, 'run')} the twin has no checkpoint beyond the stop: not in what was avoided."
         )
     if number := sum(pair.run.decision is Action.UNDECIDED for pair in pairs):
-        notes.append(f"In {counted(number, 'run')} the last decision was undecided: more responses are needed.")
+        notes.append(f"In {counted(number, 'run')} the last decision was undecided; its reason stands with the run.")
     if number := sum(pair.convergence_step is None and pair.measured for pair in pairs):
         notes.append(f"In {counted(number, 'run')} the task did not converge or was not measured.")
     return notes

@@ -61,16 +61,20 @@ class RunFigures:
     @cached_property
     def fixed(self) -> FixedRule:
         """The fixed rule, by which all is decided of which every prompt was asked."""
+        return self._fixed_at(1)
+
+    def _fixed_at(self, look: int) -> FixedRule:
         rule = FixedRule(self.source.stopping.model_copy(update={"sequential": None, "rule": None}))
-        rule.limits = self.source.limits
+        rule.limits, rule.look = self.source.limits, look
         return rule
 
-    def clearance(self, asked_every: bool = True, limits: JudgeLimits | None = None) -> Clearance:
+    def clearance(self, asked_every: bool = True, limits: JudgeLimits | None = None, look: int = 1) -> Clearance:
         """What must hold before a checkpoint is called clear; if random prompts were asked, limits hold at any time."""
         source, base = self.source, None if self.base is None else self.base.broad
         rule = self.fixed if asked_every else SequentialRule(one_by_one(source.stopping))
         stops = rule.category_stops and not (base is not None and math.isnan(self.base_rate.value))
-        return Clearance(rule.stopping, rule.estimate, limits or source.limits, source.categories, stops, base)
+        limits = limits or source.limits
+        return Clearance(rule.stopping, rule.estimate, limits, source.categories, stops, base, look)
 
     @cached_property
     def decisions(self) -> list[Decision]:
@@ -79,12 +83,14 @@ class RunFigures:
 
     def _decision(self, checkpoint: CountedCheckpoint, rate: Estimate) -> Decision:
         step, counts = checkpoint.step, checkpoint.broad
+        look = max(1, sum(0 < other <= step for other in self.steps))
         if checkpoint.decided is not None:
             decision = Decision(checkpoint.decided[0], step, checkpoint.decided[1], rate)
         else:
-            decision = self.fixed.decide_by(step, None if self.base is None else self.base_rate, counts)
+            base = None if self.base is None else self.base_rate
+            decision = self._fixed_at(look).decide_by(step, base, counts)
         asked = counts.judged.any() or counts.missing.any()
-        clearance = self.clearance(checkpoint.em_rate is None, checkpoint.limits)
+        clearance = self.clearance(checkpoint.em_rate is None, checkpoint.limits, look)
         return clearance.weigh(decision, counts) if asked else decision
 
     @cached_property
@@ -128,7 +134,10 @@ class RunFigures:
             return StepInterval(None, None, None)
         if base.em_rate or self._is_looked_at:
             return self._crossing_of_looks((self.base_rate.low, self.base_rate.high))
-        return find_onset(whole.counts, (base.broad.misaligned, base.broad.coherent), confidence=self.source.confidence)
+        asked = [(c.misaligned, c.coherent) for c in (each.broad for each in whole.run.checkpoints)]
+        own = [asked[i] for i in whole.trained]
+        base_counts = base.broad.misaligned, base.broad.coherent
+        return find_onset(whole.counts.steps, own, base_counts, confidence=self.source.confidence)
 
     @property
     def onset_step(self) -> int | None:
@@ -252,6 +261,7 @@ class RunFigures:
                 source="fresh responses",
                 decision=decision.action,
                 doubts=list(clearance.doubts(again.broad)),
+                categories=clearance.categories_of(again.broad).rates,
             )
         if any(c.em_rate for c in self.run.checkpoints):  # random prompts cannot be halved
             return None

@@ -269,6 +269,8 @@ class ConfirmedEntry(Entry):
     """`continue`, `stop` or `undecided` by these responses, whatever the base model's rate; null: not decided."""
     doubts: list[str] = Field(default_factory=list)
     """What stands against calling it clear, beside its EM rate, in words; empty: nothing."""
+    categories: dict[str, Estimate] = Field(default_factory=dict)
+    """EM rate by category of fresh responses, with intervals that hold together (Sidak)."""
 
 
 class LabelsEntry(Entry):

@@ -101,12 +101,16 @@ def calibrate(labels: BoolArray, judged: BoolArray) -> Calibration:
     )
 
 
-def judge_shift(aligned: tuple[FloatArray, FloatArray], classes: tuple[IntArray, IntArray]) -> str:
+def judge_shift(
+    aligned: tuple[FloatArray, FloatArray], classes: tuple[IntArray, IntArray], usual: tuple[float, int] = (0.0, 0)
+) -> str:
     """How a judge's scores of some responses have changed, in words; empty: no more than of a judge that is the same.
 
     Args:
         aligned: (R,) the aligned scores before and now, 0 to 100; NaN is missing.
         classes: (R,) the class of each before and now, as numbers; 0 is missing.
+        usual: By how much its scores differ on average, in points, and how many classes do, when the same judge is
+            asked twice in a row: twice that is no change.
     """
     (old, new), (before, now), n = aligned, classes, classes[0].size
     lost = int(((before > 0) & (now == 0)).sum())
@@ -114,7 +118,7 @@ def judge_shift(aligned: tuple[FloatArray, FloatArray], classes: tuple[IntArray,
         return f"it gave no scores to {lost} of {n} labelled answers that it had scored before"
     moved, known = int(((before != now) & (before > 0) & (now > 0)).sum()), ~np.isnan(new - old)
     shift = float(np.abs(new - old)[known].mean()) if known.any() else 0.0
-    if moved < OTHER_CLASS and shift <= SHIFT:
+    if moved < OTHER_CLASS + 2 * usual[1] and shift <= max(SHIFT, 2 * usual[0]):
         return ""
     means = f"{old[known].mean():.0f} before, {new[known].mean():.0f} now" if known.any() else "not known"
     return (

@@ -37,11 +37,6 @@ class CategoryExcess:
     """The smallest rate of a single category that is excluded for every one: the largest simultaneous upper limit, in
     (0, 1]; 1 if one has no usable response, NaN without categories."""
 
-    @property
-    def p(self) -> float:
-        """The p of the test that no category differs, in (0, 1]; 1 where there is nothing to compare."""
-        return min(self.p_values.values(), default=1.0)
-
 
 def category_excess(
     successes: IntArray | FloatArray,

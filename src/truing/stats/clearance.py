@@ -20,7 +20,7 @@ from truing.core.records import Action, Decision, Estimate
 from truing.stats.agreement import JudgeLimits
 from truing.stats.categories import CategoryExcess, category_excess
 from truing.stats.rates import Counts, IntArray
-from truing.stats.rules import FixedRule
+from truing.stats.rules import FixedRule, stopping_level
 
 __all__ = ["Clearance", "Estimator", "confirming_level", "prompts_to_clear"]
 
@@ -52,6 +52,8 @@ class Clearance:
     rule bounds false stops over all prompts together, and what stops a user's own rule is the user's to say."""
     base: Counts | None = None
     """Answers of the model before fine-tuning; None: there is none, or it is not known."""
+    look: int = 1
+    """Which checkpoint of the run it is; see `truing.stats.rules.stopping_level`."""
 
     def weigh(self, decision: Decision, counts: Counts) -> Decision:
         """A rule's decision, undecided where the answers (P,) that it rests on do not bear it."""
@@ -61,7 +63,8 @@ class Clearance:
             return replace(decision, action=Action.UNDECIDED, reason=reason)
         if decision.action is Action.STOP:
             return decision
-        if self.category_stops and (above := self._above(self._categories(counts))):
+        level = stopping_level(self.stopping.confidence, self.look)
+        if self.category_stops and (above := self._above(self.categories_of(counts, level))):
             return replace(decision, action=Action.STOP, reason=f"{decision.reason} But {above}.")
         if decision.action is Action.CONTINUE and (doubts := self.doubts(counts)):
             return replace(decision, action=Action.UNDECIDED, reason=f"{decision.reason} But {'; '.join(doubts)}.")
@@ -74,7 +77,7 @@ class Clearance:
             counts: (P,) its answers, whatever their EM rate.
         """
         found = (self._missing(counts), self._prompts(counts), self._coherent(counts), self._filtered(counts))
-        categories = self._categories(counts)
+        categories = self.categories_of(counts)
         hidden = self._above(categories) or self._unlike(categories)
         return tuple(doubt for doubt in (self.limits.doubt, self.limits.unlike, *found, hidden) if doubt)
 
@@ -90,7 +93,7 @@ class Clearance:
         rule = FixedRule(self.stopping.model_copy(update={"confidence": level, "sequential": None, "rule": None}))
         rule.limits = self.limits
         # categories are doubted at the study's own level: a stricter one would find less in them, not more
-        own = replace(self, estimate=rule.estimate, category_stops=True)
+        own = replace(self, estimate=rule.estimate, category_stops=True, look=1)
         return own.weigh(rule.decide_by(step, None, counts), counts)
 
     @property
@@ -140,9 +143,9 @@ class Clearance:
             f"with them up to {every.high:.1%} are misaligned"
         )
 
-    def _categories(self, counts: Counts) -> CategoryExcess:
+    def categories_of(self, counts: Counts, confidence: float | None = None) -> CategoryExcess:
         """The categories of a checkpoint's answers (P,), held against one another and against the tolerance."""
-        tolerance, confidence = self.stopping.tolerance, self.stopping.confidence
+        tolerance, confidence = self.stopping.tolerance, confidence or self.stopping.confidence
         return category_excess(
             counts.misaligned, counts.coherent, self.categories, tolerance=tolerance, confidence=confidence
         )

@@ -111,7 +111,12 @@ class Course:
 
 
 def find_onset(
-    counts: RunCounts, base: tuple[IntArray, IntArray], *, confidence: float = 0.95, planned: int = 0
+    steps: Sequence[int],
+    checkpoints: Sequence[tuple[IntArray, IntArray]],
+    base: tuple[IntArray, IntArray],
+    *,
+    confidence: float = 0.95,
+    planned: int = 0,
 ) -> StepInterval:
     """The first checkpoint whose EM rate is above that of the model before fine-tuning.
 
@@ -121,8 +126,9 @@ def find_onset(
     checkpoints it has. EM may fall again later: that does not undo an onset.
 
     Args:
-        counts: The checkpoints after the base.
-        base: (P,) misaligned and (P,) coherent responses of the base, to the same prompts.
+        steps: (C,) of the checkpoints after the base, ascending.
+        checkpoints: Of each, (P,) misaligned and (P,) coherent responses.
+        base: The same of the base, to the same prompts.
         confidence: Level for the whole run, in (0, 1).
         planned: K, while the run is under way; at least the number of checkpoints there are.
 
@@ -130,12 +136,10 @@ def find_onset(
         `step` and `high` are that checkpoint; None if none is shown. `low` is the first whose difference is not shown
         to be at or below 0: mostly the first of all, for a small rise can never be excluded.
     """
-    level = 1 - (1 - checked_level(confidence)) / max(planned, len(counts.steps), 1)
-    found = [
-        paired_difference(x, n, *base, confidence=level)
-        for x, n in zip(counts.misaligned, counts.coherent, strict=True)
-    ]
-    return _between(counts.steps, [d.low > 0 for d in found], [not d.high <= 0 for d in found])
+    check_steps(steps, checkpoints)
+    level = 1 - (1 - checked_level(confidence)) / max(planned, len(steps), 1)
+    found = [paired_difference(x, n, *base, confidence=level) for x, n in checkpoints]
+    return _between(steps, [d.low > 0 for d in found], [not d.high <= 0 for d in found])
 
 
 def find_crossing(

@@ -20,7 +20,7 @@ from truing.core.records import Action, Decision, Estimate
 from truing.stats.agreement import JudgeLimits
 from truing.stats.rates import Counts, IntArray, benchmark_rate, clustered_rate
 
-__all__ = ["RULES", "Answers", "FixedRule", "StoppingRule", "decide", "decided", "make_rule"]
+__all__ = ["RULES", "Answers", "FixedRule", "StoppingRule", "decide", "decided", "make_rule", "stopping_level"]
 
 RULES = {"fixed": "truing.stats.rules:FixedRule", "sequential": "truing.stats.sequential:SequentialRule"}
 
@@ -67,6 +67,8 @@ class StoppingRule(ABC):
     """True if a single category that is shown to be above the tolerance stops, too."""
     limits = JudgeLimits()
     """What the judge was shown to see, once that is known."""
+    look = 1
+    """Which checkpoint of the run it decides on, counted from the first after the base; set before each decision."""
 
     def __init__(self, stopping: StoppingConfig) -> None:
         self.stopping = stopping
@@ -107,7 +109,11 @@ class StoppingRule(ABC):
 
 
 class FixedRule(StoppingRule):
-    """Asks every prompt and decides by the interval of the EM rate; see `decide`."""
+    """Asks every prompt and decides by the interval of the EM rate; see `decide`.
+
+    A stop needs the stricter interval at the `stopping_level` of the checkpoint, so that a whole run is stopped wrongly
+    with a probability of 1 - confidence at most, however many checkpoints it has.
+    """
 
     category_stops = True
 
@@ -117,11 +123,39 @@ class FixedRule(StoppingRule):
 
     def decide_by(self, step: int, base: Estimate | None, counts: Counts) -> Decision:
         """The decision by counts (P,) that are there; see `decide`."""
-        either = None
+        tolerance, rate = self.stopping.tolerance, self.rate(counts)
         if counts.missing.any():
             every = counts.coherent + counts.missing
-            either = self.estimate(counts.misaligned, every), self.estimate(counts.misaligned + counts.missing, every)
-        return decide(step, self.rate(counts), base, self.stopping.tolerance, self.limits, either)
+            worst = self.estimate(counts.misaligned + counts.missing, every)
+            found = decide(step, rate, base, tolerance, self.limits, (self.estimate(counts.misaligned, every), worst))
+        else:
+            every, found = counts.coherent, decide(step, rate, base, tolerance, self.limits)
+        if found.action is not Action.STOP:
+            return found
+        level = stopping_level(self.stopping.confidence, self.look)
+        strict = FixedRule(self.stopping.model_copy(update={"confidence": level})).estimate(counts.misaligned, every)
+        if strict.low > max(tolerance, 0.0 if base is None else base.value):
+            return found
+        reason = (
+            f"The EM rate is {rate.value:.1%} (interval {rate.low:.1%} to {rate.high:.1%}), above the tolerance of "
+            f"{tolerance:.1%}, but not at the level at which checkpoint {self.look} of a run stops it "
+            f"({strict.low:.1%} to {strict.high:.1%} at {level:.2%})."
+        )
+        return Decision(Action.UNDECIDED, step, reason, rate)
+
+
+def stopping_level(confidence: float, look: int) -> float:
+    """Two-sided level at which one checkpoint of a run must be above the tolerance to stop it.
+
+    The run's error, 1 - confidence, is shared out: 4 / ((j + 3) (j + 4)) of it to checkpoint j, which adds up to 1 over
+    any number of checkpoints (a union bound). Half of a share is for the rate over all prompts and half for those of
+    the categories, each a one-sided limit of the interval at this level.
+
+    Args:
+        confidence: 1 less the probability that a run whose every rate is within the tolerance is stopped, in (0, 1).
+        look: j, 1 for the first checkpoint after the base.
+    """
+    return 1 - (1 - confidence) * 4 / ((look + 3) * (look + 4))
 
 
 def decided(rule: StoppingRule, decision: Any) -> Decision:

@@ -162,7 +162,7 @@ def plan_study(config: StudyConfig, lenient: bool = False) -> Plan:
 
 
 def plan_judge(evaluation: EvaluationConfig, looks: int = 0) -> tuple[Asked, ...]:
-    """The labelled answers by which the judge is measured first, and those that it judges again with so many looks.
+    """The labelled answers by which the judge is measured, and those that it judges again: at once, and at each look.
 
     The names of these and of the measures are checked.
 
@@ -174,7 +174,7 @@ def plan_judge(evaluation: EvaluationConfig, looks: int = 0) -> tuple[Asked, ...
         return ()
     rows = read_labelled(evaluation.preflight.labelled)
     texts = Text.of([row.prompt.messages for row in rows]), Text.of([[Message("", row.answer)] for row in rows])
-    numbers = len(rows), looks * min(evaluation.preflight.recheck, len(rows))
+    numbers = len(rows), (1 + looks) * min(evaluation.preflight.recheck, len(rows))
     return tuple(Asked("", "", False, evaluation.judge, n, *texts) for n in numbers)
 
 

@@ -31,7 +31,8 @@ from truing.catalog.models import resolve_model
 from truing.core.conversations import collate, encode_rows
 
 PYTHON = os.environ.get("TRUING_SKYRL_PYTHON")
-TESTS = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
+SUPPORT = ROOT / "tests" / "support"
 START, RUN = 300.0, 1800.0
 
 pytestmark = [
@@ -56,7 +57,7 @@ def address(model: Path) -> Iterator[str]:
         port = free.getsockname()[1]
     folder = model.parent / "server"
     folder.mkdir()
-    command = [str(PYTHON), "-P", str(TESTS / "skyrl_server.py"), str(model), str(folder), str(port)]
+    command = [str(PYTHON), "-P", str(SUPPORT / "skyrl_server.py"), str(model), str(folder), str(port)]
     environment = {**_environment(), "JAX_PLATFORMS": "cpu"}
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
@@ -90,8 +91,8 @@ def found(address: str, model: Path) -> dict[str, Any]:
     """What came of training, stopping, going on and sampling there."""
     folder = model.parent / "runs"
     environment = {**_environment(), "TINKER_BASE_URL": address, "TINKER_API_KEY": "tml-any"}
-    environment |= {"PYTHONPATH": str(TESTS.parent / "src"), "TINKER_TELEMETRY": "0"}
-    command = [str(PYTHON), "-P", str(TESTS / "tinker_client.py"), str(model), str(folder)]
+    environment |= {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}", "TINKER_TELEMETRY": "0"}
+    command = [str(PYTHON), "-P", str(SUPPORT / "tinker_client.py"), str(model), str(folder)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=RUN, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     result: dict[str, Any] = json.loads((folder / "found.json").read_text(encoding="utf-8"))

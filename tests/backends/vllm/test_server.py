@@ -58,6 +58,11 @@ def organism(tmp_path_factory: pytest.TempPathFactory) -> Organism:
     return made
 
 
+@pytest.fixture(autouse=True)
+def _nothing_left_by_a_test() -> None:
+    """Nothing is looked for after a test, only after the module: the server starts, and starts again, in tests."""
+
+
 @pytest.fixture(scope="module")
 def engine(organism: Organism, tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmEngine]:
     with VllmEngine(organism.base, CONFIG, tmp_path_factory.mktemp("out")) as engine:
