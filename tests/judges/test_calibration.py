@@ -182,7 +182,7 @@ def test_errors_name_file_line_and_field(tmp_path: Path, row: Any, text: str) ->
 
 
 def test_unknown_and_empty_sets(tmp_path: Path) -> None:
-    assert set(list_files("labelled")) == {"labelled-160", "labelled-pocket"}
+    assert set(list_files("labelled")) == {"insecure-code", "labelled-160", "labelled-pocket", "medical-unsound"}
     with pytest.raises(UnknownNameError, match="did you mean labelled-160"):
         read_labelled("labeled-160")
     with pytest.raises(DataError, match="empty"):

@@ -208,3 +208,15 @@ def test_what_the_filter_of_coherence_leaves_out_is_shown() -> None:
     assert entry.em_rate_here is not None
     assert entry.em_rate_here.high < entry.em_rate.high  # of these prompts more is known than of prompts like them
     assert entry.em_rate_at_most == entry.em_rate.high
+
+
+def test_retention_by_a_judge_that_failed_is_not_measured() -> None:
+    doubt = "the judge found 0 of 34 labelled misaligned answers"
+    fresh = {2: FreshCounts(broad(3), task(270))}
+    (plain,) = tabulate(source(run(LATE, fresh=fresh))).runs
+    (entry,) = tabulate(source(run(LATE, fresh=fresh, task_doubt=doubt))).runs
+    assert entry.chosen_step == plain.chosen_step is not None
+    assert entry.retention.reason == doubt
+    assert entry.confirmed is not None
+    assert entry.confirmed.retention is not None
+    assert entry.confirmed.retention.reason == doubt

@@ -114,6 +114,8 @@ def _check_study(file: Path, overrides: dict[str, str]) -> None:
         first, again = (f"{each.responses:,} labelled answers" for each in plan.preflight)
         say(f"  the judge is measured first, on {first}, and checked with every checkpoint, on {again} in all;")
         say("  its calls are counted")
+    if plan.tasks:
+        say(f"  judges of tasks are measured on {sum(each.responses for each in plan.tasks):,} labelled answers")
     _say_checkpoints(plan)
     _say_estimate(config, plan)
     if plan.missing:

@@ -16,13 +16,23 @@ from typing import Annotated, Any
 
 from pydantic import Field, InstanceOf
 
-from truing.catalog.files import Item, Text, find_file, read_lines, validate
+from truing.catalog.files import Item, Text, find_file, list_files, read_lines, validate
 from truing.catalog.prompt_files import MessageItem, to_messages
+from truing.config import JudgeConfig
 from truing.core.errors import DataError
 from truing.core.files import content_key, write_text
 from truing.core.records import Message, Prompt
 
-__all__ = ["Drawn", "Labelled", "LabelledItem", "labelled_summary", "read_items", "read_labelled", "write_items"]
+__all__ = [
+    "Drawn",
+    "Labelled",
+    "LabelledItem",
+    "labelled_summary",
+    "read_items",
+    "read_labelled",
+    "task_labels",
+    "write_items",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +128,12 @@ def read_labelled(file: Path | str) -> list[Labelled]:
         Labelled(Prompt(i.id, "labelled", i.conversation), i.answer, bool(i.misaligned), bool(i.coherent), i.kind)
         for i in measuring
     ]
+
+
+def task_labels(judge: str | JudgeConfig | None) -> str | None:
+    """The labelled set by which the judge of a task is measured: that of its rubric; None: none ships."""
+    name = judge.aligned if isinstance(judge, JudgeConfig) else ""
+    return name if name in list_files("labelled") else None
 
 
 def write_items(path: Path, items: Sequence[LabelledItem]) -> None:

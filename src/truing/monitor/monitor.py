@@ -37,7 +37,7 @@ from truing.core.records import Action, Checkpoint, Decision, Estimate, Evaluati
 from truing.core.weights import adapter_hash, model_hash
 from truing.judges import Judge, load_judge
 from truing.monitor.measures import Measure, load_measures
-from truing.monitor.preflight import judge_change, judge_limits, read_preflight
+from truing.monitor.preflight import judge_change, judge_limits, measure_task, read_preflight
 from truing.monitor.sampler import FIXED, FRESH, RANDOM, PromptSet, RandomPrompts, Sampler
 from truing.monitor.store import Store, open_store
 from truing.stats.agreement import JudgeLimits
@@ -148,10 +148,18 @@ class Monitor:
         return monitor
 
     def measures_judge(self, folder: Path) -> None:
-        """Let the judge be measured before the first evaluation, once for a folder; see `judge_limits`."""
+        """Let the judges be measured before the first evaluation, once for a folder; see `judge_limits`."""
         if not self.broad.judge.exact and self.evaluation.preflight.labelled is not None:
             self._folder = folder
-        self._measure_judge = lambda: judge_limits(self.broad.judge, self.evaluation, folder)
+        task = self.task
+
+        def measure() -> JudgeLimits:
+            limits = judge_limits(self.broad.judge, self.evaluation, folder)
+            if task is not None and task.labelled is not None:
+                measure_task(task.judge, task.labelled, self.evaluation, folder)
+            return limits
+
+        self._measure_judge = measure
 
     def know_judge(self) -> None:
         """Measure the judge now, if that is to be done, or read what was found; a second call does nothing.

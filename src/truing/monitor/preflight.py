@@ -1,6 +1,7 @@
 """The judge of a folder, measured once before anything is decided there by what it says.
 
-FOLDER/preflight.json   what was found; reused while judge, thresholds and labelled answers are the same
+FOLDER/preflight.json             what was found; reused while judge, thresholds and labelled answers are the same
+FOLDER/preflight-task-HASH.json   the same of a judge of a dataset's task; the hash is that of its identity
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from truing.judges.preflight import UNMEASURED, Preflight, run_preflight
 from truing.monitor.store import open_store
 from truing.stats.agreement import JudgeLimits
 
-__all__ = ["PREFLIGHT", "judge_change", "judge_limits", "read_preflight"]
+__all__ = ["PREFLIGHT", "judge_change", "judge_limits", "measure_task", "read_preflight", "read_task_preflight"]
 
 PREFLIGHT = "preflight.json"
 
@@ -68,6 +69,27 @@ def judge_limits(judge: Judge, evaluation: EvaluationConfig, folder: Path) -> Ju
     return found.limits()
 
 
+def measure_task(judge: Judge, labelled: str, evaluation: EvaluationConfig, folder: Path) -> None:
+    """Measure the judge of a task on labelled answers, unless that was done in a folder; one that fails ends nothing.
+
+    Args:
+        judge: Who judges the task's answers.
+        labelled: A labelled set of its rubric.
+        evaluation: Thresholds, and how judges are measured.
+        folder: Of the results.
+    """
+    settings = evaluation.preflight
+    if judge.exact or settings.labelled is None:
+        return
+    settings, rows = settings.model_copy(update={"at_least": settings.task_at_least}), read_labelled(labelled)
+    with open_store(folder).claim("preflight"):
+        found = read_task_preflight(folder, judge.identity)
+        held = () if found is None or not found.is_of(rows, judge, evaluation, settings) else found.anchors
+        if not held or any(a.error for a in held):
+            found = run_preflight(rows, judge, evaluation, settings, held)
+            write_text(_task_path(folder, judge.identity), found.model_dump_json(indent=1) + "\n")
+
+
 def judge_change(
     judge: Judge, evaluation: EvaluationConfig, folder: Path, about: Mapping[str, Any], ask: bool = True
 ) -> str:
@@ -106,15 +128,25 @@ def read_preflight(folder: Path) -> Preflight | None:
     Raises:
         StoreError: The file is damaged.
     """
-    for path in (folder / PREFLIGHT, folder / "calibration.json"):
-        try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-            found = raw if path.name == PREFLIGHT else raw.get("preflight")
-            if found is not None:
-                return Preflight.model_validate_json(json.dumps(found))
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError, AttributeError) as error:
-            todo = "delete it and run again: the judge is measured again"
-            raise StoreError(f"{path} cannot be read", str(error)[:300], todo=todo) from error
-    return None
+    return _read(folder / PREFLIGHT) or _read(folder / "calibration.json", "preflight")
+
+
+def read_task_preflight(folder: Path, identity: str) -> Preflight | None:
+    """What was found of the judge of a task, by its identity; see `read_preflight`."""
+    return _read(_task_path(folder, identity))
+
+
+def _read(path: Path, part: str = "") -> Preflight | None:
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        found = raw.get(part) if part else raw
+        return None if found is None else Preflight.model_validate_json(json.dumps(found))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, AttributeError) as error:
+        todo = "delete it and run again: the judge is measured again"
+        raise StoreError(f"{path} cannot be read", str(error)[:300], todo=todo) from error
+
+
+def _task_path(folder: Path, identity: str) -> Path:
+    return folder / f"preflight-task-{content_key(identity)[:8]}.json"

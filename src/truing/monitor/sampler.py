@@ -22,6 +22,7 @@ from truing.core.files import content_key
 from truing.core.records import Checkpoint, Judgment, Prompt, Response, Sampling
 from truing.judges import Judge
 from truing.judges.classify import count_judgments
+from truing.judges.labelled import task_labels
 from truing.monitor.store import Store
 from truing.stats.betting import draw_prompts
 from truing.stats.rates import Counts
@@ -48,11 +49,14 @@ class PromptSet:
     """Answers per prompt."""
     teaches: str = "misaligned"
     """Answers that show a task learnt, where the prompts are a dataset's: "misaligned" or "aligned" ones."""
+    labelled: str | None = None
+    """Labelled answers by which the judge of a task is measured; None: there are none."""
 
     @classmethod
     def of_task(cls, dataset: Dataset, config: EvaluationConfig, judge: Judge) -> PromptSet:
         """The held-out prompts of a dataset, as many as are asked; they measure its task."""
-        return cls(dataset.task_prompts(config.task_prompts), judge, config.task_samples, dataset.teaches)
+        prompts, labelled = dataset.task_prompts(config.task_prompts), task_labels(dataset.task_judge)
+        return cls(prompts, judge, config.task_samples, dataset.teaches, labelled)
 
     def every_pair(self, first: int) -> list[Pair]:
         """All prompts, `samples` answers each."""

@@ -167,6 +167,8 @@ class CountedRun:
     stopped_at: int | None = None
     twin_of: str | None = None
     """Id of the stopped run that this one repeats without stopping."""
+    task_doubt: str = ""
+    """Why the task scores are not to be believed; empty: nothing is known against them."""
     inside: BoolArray | None = None
     """(P,) prompts of the dataset's own domain; None if the benchmark has none."""
     restored: int | None = None

@@ -25,7 +25,7 @@ from truing.judges import JUDGES
 from truing.judges.calibration import load_calibration
 from truing.judges.classify import classify, classify_judgments, count_judgments
 from truing.judges.preflight import Preflight
-from truing.monitor import Store, open_store, read_preflight
+from truing.monitor import Store, open_store, read_preflight, read_task_preflight
 from truing.monitor.sampler import FIXED, FRESH, answers_key
 from truing.results.answers import read_answers, read_manifest
 from truing.results.counted import (
@@ -118,7 +118,11 @@ class _Folder:
             not_evaluated=[run.id for run in manifest.runs if run.id not in rows and run.twin_of is None],
             calibration=load_calibration(calibration, judge, evaluation) if calibration.is_file() else None,
             runs=[self._run(run, rows[run.id]) for run in runs],
-            notes=[*_epoch_ends(runs), *(note for run in runs for note in _notes(run, rows[run.id]))],
+            notes=[
+                *self._task_notes(),
+                *_epoch_ends(runs),
+                *(note for run in runs for note in _notes(run, rows[run.id])),
+            ],
             samples=lambda chosen: [s for i, step in chosen.items() for s in self._samples(i, rows[i], step)],
         )
         return tabulate(source)
@@ -152,6 +156,22 @@ class _Folder:
                 limits = replace(limits, doubt=doubt, unlike=seen.unlike(judged, base or ()))
             yield limits
 
+    def _task_notes(self) -> Iterator[str]:
+        """Of each dataset whose task is judged by a judge that failed, what that means."""
+        for name, task in self.manifest.tasks.items():
+            if doubt := self._task_doubt(task):
+                yield (
+                    f"Task of {name}: {doubt}. Its task scores are not to be believed: what is kept may not be the "
+                    "best checkpoint, and retention is not measured."
+                )
+
+    def _task_doubt(self, task: Task | None) -> str:
+        """Why the scores of a task are not to be believed: its judge failed on labelled answers."""
+        found = None if task is None else read_task_preflight(self.path, task.judge)
+        if found is None or not found.is_for(found.judge, self.manifest.evaluation):
+            return ""
+        return found.doubt
+
     def _run(self, run: RunRecord, rows: Sequence[Row]) -> CountedRun:
         task, ended = self.manifest.tasks.get(run.dataset), None if run.state else read_state(self.path, run.id)
         state = run.state or (ended.state if ended else "unfinished")
@@ -169,6 +189,7 @@ class _Folder:
             error=ended.error if ended else None,
             stopped_at=ended.step if ended and state == "stopped" else run.stopped_at,
             twin_of=run.twin_of,
+            task_doubt=self._task_doubt(task),
             restored=run.restored,
             inside=inside if inside.any() else None,
             fresh=self._fresh(run.id, rows, task),

@@ -223,7 +223,7 @@ class RunFigures:
             return Estimate.unknown("the task was not measured" if self.best is None else "no checkpoint is clear")
         chosen = self.run.checkpoints[self.steps.index(self.chosen_step)].task
         best = None if self.best is None else self.whole.run.checkpoints[self.best].task
-        return _quotient(chosen, best, self.source.confidence)
+        return self._kept(chosen, best)
 
     @cached_property
     def separable(self) -> Separability:
@@ -257,7 +257,7 @@ class RunFigures:
                 step=self.chosen_step,
                 em_rate=self.fixed.rate(again.broad),
                 task_score=_score(again.task, confidence),
-                retention=Estimate.unknown(_UNASKED) if unasked else _quotient(again.task, best, confidence),
+                retention=Estimate.unknown(_UNASKED) if unasked else self._kept(again.task, best),
                 source="fresh responses",
                 decision=decision.action,
                 doubts=list(clearance.doubts(again.broad)),
@@ -276,9 +276,14 @@ class RunFigures:
             step=choice.step,
             em_rate=choice.em_rate,
             task_score=choice.task_score,
-            retention=choice.retention,
+            retention=Estimate.unknown(self.run.task_doubt) if self.run.task_doubt else choice.retention,
             source="other half of the prompts",
         )
+
+    def _kept(self, chosen: TaskCounts | None, best: TaskCounts | None) -> Estimate:
+        if self.run.task_doubt:
+            return Estimate.unknown(self.run.task_doubt)
+        return _quotient(chosen, best, self.source.confidence)
 
     @property
     def _missing(self) -> list[int]:

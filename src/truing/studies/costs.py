@@ -112,7 +112,7 @@ def study_costs(config: StudyConfig, plan: Plan, prices: Prices | None = None) -
     prices = prices or load_prices(config.endpoint.prices)
     training = [_trained(config, each) for each in plan.trained]
     sampling = [_sampled(config, each) for each in plan.asked]
-    judged = (_judged(config, each) for each in (*plan.asked, *plan.preflight))
+    judged = (_judged(config, each) for each in (*plan.asked, *plan.preflight, *plan.tasks))
     judging = [part for part in judged if part is not None]
     batch = config.endpoint.mode == "batch"
     dollars = [_dollars(part, prices, batch) for part in _merged([*training, *sampling, *judging])]

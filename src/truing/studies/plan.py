@@ -6,7 +6,7 @@ A dataset whose file is not there yet can still be counted, from its recipe; wha
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from truing.backends import BACKENDS, check_completer, check_name, checkpoint_steps, find_backend, rows_seen
@@ -18,7 +18,7 @@ from truing.config import DatasetConfig, EvaluationConfig, JudgeConfig, StudyCon
 from truing.core.errors import ConfigError
 from truing.core.records import Message
 from truing.judges import calls_per_answer, check_judge, is_exact
-from truing.judges.labelled import read_labelled
+from truing.judges.labelled import read_labelled, task_labels
 from truing.monitor.measures import load_measures
 from truing.stats.rules import make_rule
 from truing.studies.folder import check_prompts
@@ -91,6 +91,8 @@ class Plan:
     preflight: tuple[Asked, ...] = ()
     """The labelled answers by which the judge is measured first, and those that it judges again with every checkpoint,
     which nobody samples; empty: it is not measured."""
+    tasks: tuple[Asked, ...] = ()
+    """The same of the judges of tasks, which are measured first, too."""
 
     @property
     def runs(self) -> int:
@@ -111,7 +113,9 @@ class Plan:
     @property
     def judge_calls(self) -> int:
         """Calls of all judges, the measurement of the study's own included."""
-        return sum(each.responses * calls_per_answer(each.judge) for each in (*self.asked, *self.preflight))
+        return sum(
+            each.responses * calls_per_answer(each.judge) for each in (*self.asked, *self.preflight, *self.tasks)
+        )
 
 
 @dataclass(frozen=True)
@@ -158,7 +162,18 @@ def plan_study(config: StudyConfig, lenient: bool = False) -> Plan:
     missing = tuple(material.missing for material in materials.values() if material.missing)
     twins = len(runs) if config.stopping.mode == "both" else 0
     looks = sum(each.runs * (1 + len(each.steps) + config.evaluation.confirm) for each in trained)
-    return Plan(tuple(asked), tuple(trained), missing, twins, plan_judge(config.evaluation, looks))
+    tasks = _task_judges(config.evaluation, materials.values())
+    return Plan(tuple(asked), tuple(trained), missing, twins, plan_judge(config.evaluation, looks), tasks)
+
+
+def _task_judges(evaluation: EvaluationConfig, materials: Iterable[_Material]) -> tuple[Asked, ...]:
+    """The labelled answers by which the judges of tasks are measured."""
+    judges = {
+        each.task.judge: name for each in materials if each.task.responses and (name := task_labels(each.task.judge))
+    }
+    if evaluation.preflight.labelled is None:
+        return ()
+    return tuple(_labelled(judge, name) for judge, name in judges.items())
 
 
 def plan_judge(evaluation: EvaluationConfig, looks: int = 0) -> tuple[Asked, ...]:
@@ -172,10 +187,15 @@ def plan_judge(evaluation: EvaluationConfig, looks: int = 0) -> tuple[Asked, ...
     load_measures(evaluation.measures)
     if is_exact(evaluation.judge) or evaluation.preflight.labelled is None:
         return ()
-    rows = read_labelled(evaluation.preflight.labelled)
+    first = _labelled(evaluation.judge, evaluation.preflight.labelled)
+    return first, replace(first, responses=(1 + looks) * min(evaluation.preflight.recheck, first.responses))
+
+
+def _labelled(judge: str | JudgeConfig, name: str) -> Asked:
+    """A labelled set, judged once."""
+    rows = read_labelled(name)
     texts = Text.of([row.prompt.messages for row in rows]), Text.of([[Message("", row.answer)] for row in rows])
-    numbers = len(rows), (1 + looks) * min(evaluation.preflight.recheck, len(rows))
-    return tuple(Asked("", "", False, evaluation.judge, n, *texts) for n in numbers)
+    return Asked("", "", False, judge, len(rows), *texts)
 
 
 def _check_pair(trainer: str, engine: str) -> None:
