@@ -252,6 +252,9 @@ class DatasetConfig(Config):
     domain: tuple[str, ...] = ()
     """Benchmark categories that belong to the data's own subject (`advice` for medical advice); the rest is broad."""
 
+    def __hash__(self) -> int:
+        return hash((self.name, self.path))  # `columns` has none; equal settings have equal ones
+
 
 class Grid(Config):
     """A cross product of models, datasets, learning rates and seeds."""
