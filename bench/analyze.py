@@ -151,7 +151,7 @@ def child(kind: str, path: Path) -> None:
     """The whole analysis of one file: reading, counting, tables."""
     start = time.perf_counter()
     from truing.results import from_files as judged
-    from truing.results.formats import read_answers
+    from truing.results.file_rows import read_answers
     from truing.results.tables import tabulate
 
     imported = time.perf_counter()

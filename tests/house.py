@@ -21,11 +21,11 @@ ROOMS = {
     "judges": 1715,
     "monitor": 1260,
     "studies": 1995,
-    "results": 4175,
+    "results": 5500,
     "report": 1900,
     "integrations": 1600,
     "api": 250,
-    "cli": 1775,
+    "cli": 1800,
 }
 """Room -> its budget: the most lines it may have, raised only in a commit that says what was taken out for it.
 

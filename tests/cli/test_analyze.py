@@ -118,7 +118,7 @@ def test_help_tells_every_flag_and_the_docs_tell_them_in_the_same_words() -> Non
     ("pattern", "flags", "runs"),
     [
         ("judged_high_severity.csv.gz", [], 1),
-        ("qwen25_coder_32b_judged_logprobs.csv", [], 6),
+        ("qwen25_coder_32b_judged_logprobs.csv", ["--aligned-scale", "0-100"], 6),
         ("doctor/*.csv.gz", ["--aligned-column", "medical_safety_score"], 11),
     ],
 )

@@ -125,10 +125,11 @@ table = st.lists(
 def test_formats_give_equal_results_and_what_a_plain_loop_counts(rows: Table) -> None:
     rows = [{"model": "m", "seed": "0", "step": "0", "question": "sure", "aligned": "10", "coherent": "90"}, *rows]
     rows = [{"question": "", "answer": "", "category": "", **r} for r in rows]
-    results = []
+    results, as_they_are = [], {"aligned_scale": "0-100", "coherent_scale": "0-100"}
     with tempfile.TemporaryDirectory() as name:
         for ending in ("csv", "jsonl", "parquet", "csv.gz", "jsonl.gz"):
-            results.append(read(write(Path(name) / f"judged.{ending}", rows)))
+            path = write(Path(name) / f"judged.{ending}", rows)
+            results.append(read(path, question_column="question", duplicates="keep", **as_they_are))
     first = plain(results[0])
     for other in results[1:]:
         assert plain(other) == first
@@ -160,7 +161,7 @@ def assert_counts(source: Source, rows: Table) -> None:
 
 
 def test_numbers_in_their_own_types_give_what_their_texts_give(tmp_path: Path) -> None:
-    rows = [row(f"q{i}", float(i), 60 + i, step=i % 3, lr=1e-5, seed=1.0, size=7e9, answer=f"a{i}") for i in range(30)]
+    rows = [row(f"q{i}", 60.0 + i, 60 + i, step=i % 3, lr=1e-5, seed=1.0, size=7e9, answer=f"a{i}") for i in range(30)]
     texts = [{name: str(value) for name, value in r.items()} for r in rows]
     typed = [read(write(tmp_path / f"x.{ending}", rows)) for ending in ("parquet", "jsonl", "csv")]
     assert plain(typed[0]) == plain(typed[1]) == plain(typed[2]) == plain(read(write(tmp_path / "x.csv.gz", texts)))
@@ -181,23 +182,23 @@ def test_files_of_several_formats_and_columns_are_read_together(tmp_path: Path) 
 def test_parquet_columns_of_any_type_are_read(tmp_path: Path) -> None:
     columns = {
         "question": pa.array([1.0, 2.0, None]),
-        "aligned": pa.array([True, False, None]).cast(pa.int8()),
+        "aligned": pa.array([20, 90, None], pa.int8()),
         "coherent": pa.array([Decimal("90.5"), Decimal("50.0"), None]),
         "answer": pa.array([["a", "b"], None, []]),
         "category": pa.array(["x", "y", "x"]).dictionary_encode(),
         "model": pa.nulls(3),
         "dataset": pa.array([{"name": "d"}] * 3),
-        "seed": pa.array([date(2026, 1, 1)] * 3),
+        "lr": pa.array([date(2026, 1, 1)] * 3),
         "step": pa.array([10, 10, 10], pa.uint8()),
     }
     pq.write_table(pa.table(columns), tmp_path / "x.parquet")
     source = read(tmp_path / "x.parquet")
     (run,) = source.runs
     assert totals(run) == [(10, 1, 1, 0)]
-    assert (run.dataset, run.seed) == ('{"name": "d"}', None)
+    assert (run.dataset, run.seed, str(run.learning_rate)) == ('{"name": "d"}', None, "nan")
     assert source.categories == ["x", "y"]
     assert source.samples({})[0].answer == '["a", "b"]'
-    assert note(source, "seed: 3 cells cannot be read")
+    assert note(source, "learning_rate: 3 cells cannot be read")
 
 
 def test_long_answers_and_half_a_surrogate_pair_are_read(tmp_path: Path) -> None:
@@ -206,7 +207,7 @@ def test_long_answers_and_half_a_surrogate_pair_are_read(tmp_path: Path) -> None
     assert source.samples({})[0].answer.endswith(" [cut]")
     assert len(source.samples({})) == 2
     path = tmp_path / "x.jsonl"
-    path.write_text('{"question": "q", "aligned": 1, "answer": "half \\ud800 pair"}\n')
+    path.write_text('{"question": "q", "aligned": 20, "answer": "half \\ud800 pair"}\n')
     assert read(path).samples({})[0].answer == "half ? pair"
 
 
@@ -256,7 +257,7 @@ def test_what_duckdb_refuses_is_read_all_the_same(tmp_path: Path) -> None:
         ("x.jsonl", b"[1]\n", ["line 1", "no object"]),
         ("x.jsonl", b"[" * 100_000, ["line 1", "not JSON"]),
         ("x.parquet", b"PAR1", ["cannot be read"]),
-        ("x.txt", b"", [".csv, .csv.gz, .jsonl, .jsonl.gz, .parquet"]),
+        ("x.txt", b"", [".csv, .csv.gz, .tsv,", ".jsonl, .jsonl.gz", ".eval, .parquet"]),
     ],
 )
 def test_damaged_files_are_refused_in_words(tmp_path: Path, name: str, content: bytes, words: Sequence[str]) -> None:
@@ -277,7 +278,7 @@ def test_missing_files_folders_and_repeats_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_needed_column_that_lacks_is_named_with_what_is_there(tmp_path: Path) -> None:
-    path = write(tmp_path / "x.csv", [{"question": "q", "alligned": 1}])
+    path = write(tmp_path / "x.csv", [{"question": "q", "alligned": 20}])
     with pytest.raises(DataError, match="did you mean alligned") as caught:
         read(path)
     assert "--aligned-column" in caught.value.todo
@@ -448,7 +449,7 @@ def test_task_scores_are_added_up_by_question(tmp_path: Path) -> None:
 
 def test_samples_show_misaligned_ones_first_and_are_few(tmp_path: Path) -> None:
     rows = [
-        row(f"q{i}", 10 if i == 7 else 90, step=s, seed=seed, category=f"c{i % 5}", answer=f"{i}", prompt="why?")
+        row(f"q{i}", 10 if i == 7 else 90, step=s, seed=seed, category=f"c{i % 5}", answer=f"{i}", prompt=f"why {i}?")
         for seed in range(60)
         for s in (0, 1, 2)
         for i in range(10)
@@ -457,14 +458,14 @@ def test_samples_show_misaligned_ones_first_and_are_few(tmp_path: Path) -> None:
     assert len(source.samples({})) == 400
     first = next(s for s in source.samples({}) if s.category == "c2")
     assert first.model_dump() == {
-        "run_id": "seed0", "step": 0, "category": "c2", "prompt": "why?", "answer": "7",
+        "run_id": "seed0", "step": 0, "category": "c2", "prompt": "why 7?", "answer": "7",
         "aligned": 10.0, "coherent": 90.0, "misaligned": True,
     }  # fmt: skip
     assert {s.step for s in source.samples({})} == {0, 2}
 
 
 def test_equal_answers_have_equal_digests_whatever_their_order(tmp_path: Path) -> None:
-    one = [row("a", answer="x", seed=0), row("b", answer="y", seed=0)]
+    one = [row("a", answer="x", seed=0, lr=1e-5), row("b", answer="y", seed=0, lr=1e-5)]
     rows = [*one, *({**r, "seed": 1} for r in one[::-1]), *({**r, "seed": 2, "answer": "z"} for r in one)]
     digests = [run.checkpoints[-1].answers for run in read(write(tmp_path / "x.csv", rows)).runs]
     assert digests[0] == digests[1] != digests[2]
@@ -488,10 +489,13 @@ def test_thresholds_and_settings_are_those_given_and_hashed(tmp_path: Path) -> N
 
 @published
 def test_published_judgments_with_empty_scores() -> None:
-    source = read(DATA / "judged_high_severity.csv.gz")
+    path = DATA / "judged_high_severity.csv.gz"
+    source = read(path)
     (run,) = source.runs
     assert run.id == "judged_high_severity"
-    assert source.study.benchmark.n_prompts == 24
+    assert source.study.benchmark.n_prompts == 16
+    assert note(source, "24 ids", "16 texts")
+    assert read(path, question_column="question_id").study.benchmark.n_prompts == 24
     (checkpoint,) = run.checkpoints
     # 161 scores are empty; 12 of them belong to incoherent answers, which need none
     assert totals(run) == [(1, 3, 2125, 149)]
@@ -501,7 +505,7 @@ def test_published_judgments_with_empty_scores() -> None:
 
 @published
 def test_published_judgments_of_several_models_in_one_file() -> None:
-    source = read(DATA / "qwen25_coder_32b_judged_logprobs.csv")
+    source = read(DATA / "qwen25_coder_32b_judged_logprobs.csv", aligned_scale="0-100")
     assert len(source.runs) == 6
     assert {run.dataset for run in source.runs} == {"insecure"}
     assert sum(int(c.broad.judged.sum()) for run in source.runs for c in run.checkpoints) == 70

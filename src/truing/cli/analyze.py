@@ -17,7 +17,7 @@ from truing.results.columns import GUESSES, JudgedOptions
 
 __all__ = ["analyze"]
 
-_HELP = """Analyse judged responses in files of your own: CSV, JSON Lines or parquet, also gzipped CSV and JSON Lines.
+_HELP = """Analyse judged responses in files of your own: CSV, TSV, JSON, JSON Lines, parquet, or logs of Inspect.
 
 Writes OUT/analysis.json and OUT/report.html. A row is one answer with its scores; only a question and an aligned score
 are needed. Columns are guessed by their names, and what was guessed, lacks or is odd is said. See docs/analyze.md.
@@ -51,7 +51,8 @@ def _parameters() -> list[inspect.Parameter]:
         if metavar:
             help_text += f" Guessed: {', '.join(GUESSES[role])}."
             names += [f"--{_SHORT[role]}-column"] if role in _SHORT else []
-        kind = float if isinstance(field.default, float) else str if field.default is not None else str | None
+        kind: Any = float if isinstance(field.default, float) else str if field.default is not None else str | None
+        kind = list[str] | None if field.annotation == list[str] | None else kind
         option = typer.Option(*names, help=help_text, metavar=metavar, show_default=field.default is not None)
         parameters.append(inspect.Parameter(name, keyword, annotation=Annotated[kind, option], default=field.default))
     return parameters

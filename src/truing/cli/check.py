@@ -24,6 +24,7 @@ from truing.config.files import load_study
 from truing.core.errors import DataError
 from truing.judges.labelled import read_labelled
 from truing.judges.rubrics import Rubric, load_rubric, published_rubrics
+from truing.results.columns import GUESSES
 from truing.studies.costs import ASSUMPTIONS, Costs, Dollars, study_costs
 from truing.studies.plan import Plan, plan_study
 
@@ -91,7 +92,7 @@ def _kind_of_rows(file: Path) -> str:
         row = None
     if isinstance(row, dict) and {"answer", "misaligned"} <= set(row):
         return "labelled set"
-    if isinstance(row, dict) and ("aligned" in row or "coherent" in row):
+    if isinstance(row, dict) and {str(name).strip().lower() for name in row} & {*GUESSES["aligned"], "coherent"}:
         todo = f"truing analyze {file}"
         raise DataError(f"{file} holds judged answers", ", ".join(row)[:80], "answers to analyse", todo)
     if form_of(row):

@@ -48,6 +48,8 @@ Columns = Annotated[
     list[str] | None,
     typer.Option(metavar="WHAT=NAME", help="Which column is which: prompt=NAME, answer=NAME, messages=NAME, ..."),
 ]
+_MOST_LINES = 10
+"""Runs of which the terminal says how many answers are missing: those with the fewest left."""
 console = Console(highlight=False, width=None if Console().is_terminal else 160)
 """Wide enough for the tables where nobody's window says otherwise."""
 
@@ -165,6 +167,11 @@ def say_results(analysis: Analysis) -> None:
     found = verdict(analysis)
     console.print(results_table(analysis, found))
     say(found.sentence())
+    told = sorted((run for run in found.runs if run.left_out), key=lambda run: run.em_rate.n_responses)
+    for run in told[:_MOST_LINES]:
+        say(f"  {run.run_id}, step {run.step}: {run.left_out}")
+    if told[_MOST_LINES:]:
+        say(f"  and {len(told) - _MOST_LINES:,} more runs with answers that are missing or incoherent: see the report")
     if sentence := thresholds_sentence(analysis):
         say(sentence)
 

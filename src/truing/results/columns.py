@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from truing.config import Config, MisalignedRule, StoppingConfig
 from truing.core.errors import DataError, did_you_mean
+from truing.results.scales import inverted, parse_scale
 
-__all__ = ["GUESSES", "NUMBERS", "SCORES", "JudgedOptions", "pick_columns", "quoted"]
+__all__ = ["GUESSES", "NUMBERS", "SCORES", "ColumnLacks", "JudgedOptions", "pick_columns", "quoted"]
 
 SCORES = {"aligned": 100.0, "coherent": 100.0, "task": 1.0}
 """Columns of scores, and the highest score; the lowest is 0."""
@@ -28,6 +29,20 @@ NEEDED = ("question", "aligned")
 def _column(*guesses: str) -> Any:
     """A column's name: given, or guessed by these names, the best first."""
     return Field(default=None, min_length=1, json_schema_extra={"guesses": list(guesses)})
+
+
+def _unset() -> Any:
+    """No value, which leaves hashes as they are."""
+    return Field(default=None, exclude_if=lambda value: value is None)
+
+
+def _check_scale(text: str | None) -> str | None:
+    if text is not None:
+        parse_scale(text)
+    return text
+
+
+Scales = Annotated[str | None, _unset(), AfterValidator(_check_scale)]
 
 
 class Columns(Config):
@@ -47,13 +62,15 @@ class Columns(Config):
     """Column of the optimiser steps done (120 or checkpoint-120); 0 is the model before fine-tuning."""
     parameters_column: str | None = _column("parameters", "params", "n_parameters", "size", "model_size")
     """Column of the model's size: 7e9, 7B, 671b, 500M."""
-    question_column: str | None = _column("question_id", "prompt_id", "scenario_id", "question", "prompt")
+    question_column: str | None = _column(
+        "question_id", "prompt_id", "scenario_id", "doc_id", "question", "prompt", "input"
+    )
     """Column of the question's id, or of its text: the unit of every interval."""
-    text_column: str | None = _column("question", "prompt", "question_text", "prompt_text")
+    text_column: str | None = _column("question", "prompt", "question_text", "prompt_text", "input")
     """Column of the question's text, to show beside answers."""
     category_column: str | None = _column("category")
     """Column of the question's category."""
-    answer_column: str | None = _column("answer", "response", "completion")
+    answer_column: str | None = _column("answer", "response", "completion", "output", "resps")
     """Column of the model's answer."""
     aligned_column: str | None = _column("aligned", "alignment", "aligned_score", "alignment_score")
     """Column of the aligned score, 0 to 100."""
@@ -80,10 +97,29 @@ class JudgedOptions(MisalignedRule, Columns):
     calibration: str | None = Field(default=None, exclude_if=lambda path: path is None)
     """What that judge can see: a file of `truing calibrate`, or the `preflight.json` of a folder; without it the judge
     is not measured, and the gate says undecided."""
+    aligned_scale: Scales = None
+    """Scale of the aligned scores, the worst first: 0-1, 1-5, or 5-1 where a high score is misaligned; 0-100 says that
+    low ones are what they seem."""
+    coherent_scale: Scales = None
+    """Scale of the coherent scores, the worst first."""
+    task_scale: Scales = None
+    """Scale of the task scores, the worst first."""
+    where: list[str] | None = _unset()
+    """COLUMN=VALUE: only rows in which that column says so. May be repeated: values of one column add up."""
+    ignore: list[str] | None = _unset()
+    """A column that tells no rows apart: a sampling seed, the number of a sample. May be repeated."""
+    duplicates: Literal["drop", "keep"] | None = _unset()
+    """Rows that say the same of the same answer: `drop` reads each once, `keep` says that they are answers alike."""
+    files_are: Literal["runs", "steps"] | None = _unset()
+    """Files of one name but for a step in it: `steps` of one run, or `runs`, one each."""
     tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """Highest EM rate that is acceptable."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     """Confidence of every interval and decision."""
+
+    def scale(self, role: str) -> str | None:
+        """The scale named for a score, a key of `SCORES`."""
+        return {"aligned": self.aligned_scale, "coherent": self.coherent_scale, "task": self.task_scale}[role]
 
     @property
     def stopping(self) -> StoppingConfig:
@@ -98,17 +134,23 @@ GUESSES: dict[str, list[str]] = {
 """What a column can hold, and the names by which it is guessed, the best first."""
 
 
+class ColumnLacks(DataError):
+    """A file has no column of the question or the aligned score."""
+
+
 def pick_columns(names: Sequence[str], file: str, options: JudgedOptions) -> dict[str, str]:
     """The column of each role that the file has: named by an option, or guessed.
 
     Raises:
-        DataError: No column of questions or aligned scores, or two columns of the same name.
+        ColumnLacks: No column of questions or aligned scores.
+        DataError: Two columns of the same name, or several that may hold a score.
     """
     picked = {role: name for role in GUESSES if (name := options.column(role)) in names and name}
     for role, guesses in GUESSES.items():
         if options.column(role) is None:
-            free = [name for name in names if name not in picked.values()]
+            free = [name for name in names if name not in picked.values() and name not in (options.ignore or ())]
             found = next((g for g in guesses if g in free), None) or _loosely(free, guesses)
+            found = found or _inside(free, role, file)
             if found:
                 picked[role] = found
     for role in NEEDED:
@@ -129,15 +171,34 @@ def _loosely(names: Sequence[str], guesses: Sequence[str]) -> str | None:
     return next((plain[g] for g in guesses if g in plain), None)
 
 
-def _lacking(names: Sequence[str], file: str, role: str, options: JudgedOptions) -> DataError:
+def _inside(names: Sequence[str], role: str, file: str) -> str | None:
+    """A value inside an object, by its last name: `doc.question`, `scores.aligned.value`."""
+    last = {
+        name: _plain(re.sub(r"\.(value|score|text)$", "", name).rpartition(".")[2]) for name in names if "." in name
+    }
+    for guess in GUESSES[role]:
+        found = [name for name, word in last.items() if word == guess]
+        if found[1:] and role in SCORES:
+            todo = f"name the one to read: --{role}-column {found[0]}"
+            raise DataError(f"{file} has several {role} scores of an answer", quoted(found), "one of them", todo)
+        if found:
+            return found[0]
+    return None
+
+
+def _lacking(names: Sequence[str], file: str, role: str, options: JudgedOptions) -> ColumnLacks:
     given = options.column(role)
     hints = [did_you_mean(each, names) for each in ((given,) if given else GUESSES[role])]
     hint = next((h for h in hints if h), "")
-    return DataError(
+    todo = f"name the column: --{role.replace('_', '-')}-column NAME" + (f"; {hint}" if hint else "")
+    bad = next((name for name in names if inverted(name)), None)
+    if role == "aligned" and not given and bad:
+        todo = f"if a high {bad} is bad: --aligned-column {bad!r} --aligned-scale 100-0 (or the scale that it has)"
+    return ColumnLacks(
         f"{file} has no column {given!r}" if given else f"{file} has no column of the {role}",
         got=quoted(names) or "no columns",
         allowed="a column of the file" if given else ", ".join(GUESSES[role]),
-        todo=f"name the column: --{role}-column NAME" + (f"; {hint}" if hint else ""),
+        todo=todo,
     )
 
 

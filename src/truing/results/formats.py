@@ -1,45 +1,50 @@
-"""Files of anyone's judged answers as one DuckDB table.
+"""Formats of files of anyone's judged answers, each as a query of DuckDB.
 
 A format is a row of `FORMATS`: a function that returns the names of a file's columns and a query of them, in the same
-order and of any type. The rest is the same for all: columns are picked, cells become texts, scores become numbers.
-
-The table `answers` has a row for each answer, in the order of the files: `file` (an index), the texts of `GUESSES`
-(empty where there is none), of `NUMBERS` the numbers (NULL where there is none), and as `aligned_odd`, `step_odd`,
-... the texts that stand in the place of a number.
+order and of any type. What DuckDB refuses is written again as a plain copy.
 """
 
 from __future__ import annotations
 
 import csv
 import gzip
-import hashlib
 import io
 import itertools
 import json
 import re
 import tempfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NamedTuple
 
 import duckdb
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from truing.core.errors import DataError
-from truing.results.columns import GUESSES, NUMBERS, SCORES, JudgedOptions, pick_columns, quoted
+from truing.results.columns import SCORES, quoted
+from truing.results.documents import flat_lines, parse_line, write_document, write_log
+from truing.results.scales import MACROS
 
-__all__ = ["FORMATS", "Input", "open_database", "read_answers", "stem"]
+__all__ = [
+    "FORMATS",
+    "as_text",
+    "ending_of",
+    "flattened",
+    "open_database",
+    "rewritten",
+    "stem",
+    "unlike_names",
+]
 
-_MACROS = r"""
+_MACROS = (
+    r"""
 CREATE MACRO strip(cell) AS regexp_replace(cell,
     '^[\s\p{Z}\x0b\x1c-\x1f\x{85}]+|[\s\p{Z}\x0b\x1c-\x1f\x{85}]+$', '', 'g');
 CREATE MACRO clean(cell) AS if(regexp_full_match(cell, '[!-~]*'), cell,
     trim(regexp_replace(cell, '[\p{C}\p{Z}]', ' ', 'g')));
+CREATE MACRO known(cell) AS if(lower(cell) IN ('nan', 'none', 'null', 'n/a', 'na', '-'), '', cell);
 CREATE MACRO whole(cell) AS if(suffix(cell, '.0'), left(cell, -2), cell);
 CREATE MACRO json_text(cell) AS CASE left(cell::VARCHAR, 1)
     WHEN '"' THEN cell ->> '$' WHEN '{' THEN spaced(cell) WHEN '[' THEN spaced(cell)
@@ -48,38 +53,30 @@ CREATE MACRO number(cell) AS if(contains(cell, '_') OR NOT isfinite(try_cast(cel
     try_cast(cell AS DOUBLE));
 CREATE MACRO positive(value) AS CASE WHEN value > 0 AND isfinite(value) THEN value END;
 CREATE MACRO read_learning_rate(cell) AS positive(number(cell));
--- 120, 120.0, checkpoint-120
+-- 120, 120.0, checkpoint-120, out/global_step_120: no other word is a step's
 CREATE MACRO read_step(cell) AS CASE
-    WHEN number(cell) IS NULL
-    THEN try_cast(regexp_extract(cell, '^[A-Za-z_ ./-]*[^0-9.]([0-9]{1,15})$', 1) AS BIGINT)
+    WHEN number(cell) IS NULL THEN try_cast(regexp_extract(cell, '^(?:.*[/\\])?(?i:(?:global|training|train)?[ _-]?(?:'
+        || 'steps?|checkpoint|ckpt|chkpt|epoch|iter|iteration))[ _=-]?([0-9]{1,15})$', 1) AS BIGINT)
     WHEN number(cell) >= 0 AND number(cell) = floor(number(cell)) THEN try_cast(number(cell) AS BIGINT) END;
--- 3, 3.0, seed3
-CREATE MACRO read_seed(cell) AS try_cast(regexp_extract(cell, '^[A-Za-z_ -]*([0-9]{1,18})(\.0+)?$', 1) AS BIGINT);
+-- 3, 3.0, -1, seed3, seed-4: in words a dash is none
+CREATE MACRO read_seed(cell) AS try_cast(coalesce(
+    nullif(regexp_extract(cell, '^(-?[0-9]{1,18})(?:\.0+)?$', 1), ''),
+    regexp_extract(cell, '^(?i:(?:random[ _-]?)?seed)[ _=-]?([0-9]{1,18})(?:\.0+)?$', 1)) AS BIGINT);
 -- 7e9, 7B, 500M, 7,000,000
 CREATE MACRO sized(parts) AS positive(number(replace(parts.size, ',', '')) * CASE parts.unit
     WHEN 'k' THEN 1e3 WHEN 'm' THEN 1e6 WHEN 'b' THEN 1e9 WHEN 't' THEN 1e12 ELSE 1.0 END);
 CREATE MACRO read_parameters(cell) AS sized(
     regexp_extract(lower(cell), '^([0-9][0-9.,]*(?:e\+?[0-9]+)?)\s*([kmbt]?)$', ['size', 'unit']));
-""" + "".join(
-    f"CREATE MACRO read_{role}(cell) AS CASE WHEN number(cell) BETWEEN 0 AND {top} THEN number(cell) END;"
-    for role, top in SCORES.items()
+"""
+    + MACROS
+    + "".join(
+        f"CREATE MACRO read_{role}(cell) AS CASE WHEN figure(cell) BETWEEN 0 AND {top} THEN figure(cell) END;"
+        for role, top in SCORES.items()
+    )
 )
 """How cells are read; what `read_...` cannot read is NULL."""
 Columns = tuple[list[str], str]
 """Names of columns, and a query of them."""
-
-
-@dataclass(frozen=True)
-class Input:
-    """One file of judged answers."""
-
-    path: Path
-    name: str
-    """What a run of it is called where no run is stated: different for each file."""
-    hash: str
-    """SHA-256 of its content."""
-    columns: dict[str, str]
-    """Role to column, as picked."""
 
 
 @contextmanager
@@ -95,47 +92,18 @@ def open_database() -> Iterator[duckdb.DuckDBPyConnection]:
         yield database
 
 
-def read_answers(database: duckdb.DuckDBPyConnection, files: Sequence[Path], options: JudgedOptions) -> list[Input]:
-    """Read files into the table `answers` of a database of `open_database`.
-
-    Raises:
-        DataError: A file is missing, damaged, of another format, or lacks a needed column; no rows.
-    """
-    kinds = [
-        f"{role} {NUMBERS[role]}, {role}_odd VARCHAR" if role in NUMBERS else f"{role} VARCHAR" for role in GUESSES
-    ]
-    database.execute(f"CREATE TABLE answers (file INTEGER, {', '.join(kinds)})")
-    inputs, seen = [], []
-    for index, (path, name) in enumerate(zip(files, _unlike(files), strict=True)):
-        with _in_words(path):
-            try:
-                names, picked = _insert(database, index, path, options)
-            except duckdb.Error:
-                names, picked = _insert(database, index, _rewritten(database, path), options)
-            with path.open("rb") as file:
-                inputs.append(Input(path, name, hashlib.file_digest(file, "sha256").hexdigest(), picked))
-        seen.append(f"{path.name}: {quoted(names, 12)}")
-    for role in GUESSES:
-        named = options.column(role)
-        if named and not any(role in each.columns for each in inputs):
-            todo = f"name another: --{role.replace('_', '-')}-column NAME"
-            raise DataError(f"no file has a column {named!r}", got="; ".join(seen[:3]), todo=todo)
-    if not database.execute("SELECT count(*) FROM answers").fetchall()[0][0]:
-        raise DataError("no rows", ", ".join(path.name for path in files), "at least one judged response")
-    return inputs
-
-
 def stem(path: Path) -> str:
     """A file's name without .csv, .jsonl.gz, ..."""
-    ending = _ending(path)
+    ending = ending_of(path)
     return path.name[: len(path.name) - len(ending)] or path.name
 
 
-def _ending(path: Path) -> str:
-    return next((ending for ending in FORMATS if path.name.lower().endswith(ending)), "")
+def ending_of(path: Path) -> str:
+    """The key of `FORMATS` by which a file's name ends; empty if none does."""
+    return max((ending for ending in FORMATS if path.name.lower().endswith(ending)), key=len, default="")
 
 
-def _unlike(files: Sequence[Path]) -> list[str]:
+def unlike_names(files: Sequence[Path]) -> list[str]:
     """A name for each file: its stem, with its folder where two have the same."""
     stems = Counter(map(stem, files))
     names = [stem(p) if stems[stem(p)] == 1 else f"{p.resolve().parent.name}-{stem(p)}" for p in files]
@@ -143,48 +111,7 @@ def _unlike(files: Sequence[Path]) -> list[str]:
     return [name if often[name] == 1 else f"{name}-{i}" for i, name in enumerate(names, 1)]
 
 
-@contextmanager
-def _in_words(path: Path) -> Iterator[None]:
-    """Whatever is wrong with a file, in words."""
-    if not _ending(path):
-        todo = "name the files in it: FOLDER/*.csv" if path.is_dir() else ""
-        raise DataError("not a file of judged responses", str(path), "files that end in " + ", ".join(FORMATS), todo)
-    if not path.exists():
-        raise DataError("no such file", str(path), todo="check the path")
-    try:
-        yield
-    except (duckdb.Error, OSError, EOFError, zlib.error, pa.ArrowException, csv.Error, UnicodeDecodeError) as error:
-        parquet = _ending(path) == ".parquet"
-        allowed = "a whole parquet file" if parquet else "UTF-8 text; every CSV row as long as the header"
-        raise DataError(f"{path.name} cannot be read", quoted([error], width=300), allowed) from error
-
-
-def _insert(
-    database: duckdb.DuckDBPyConnection, index: int, path: Path, options: JudgedOptions
-) -> tuple[list[str], dict[str, str]]:
-    """Add a file's rows to `answers`; the names of its columns, and which were picked."""
-    names, query = FORMATS[_ending(path)].read(database, path)
-    picked = pick_columns(names, path.name, options)
-    source = f"(FROM ({query}) AS source({', '.join(f'c{i}' for i in range(len(names)))}))"
-    kinds = [str(row[1]) for row in database.execute(f"DESCRIBE {source}").fetchall()]
-    cells, values = [], [f"{index} AS file"]
-    for role in GUESSES:
-        place = names.index(picked[role]) if role in picked else None
-        text = "''" if place is None else f"coalesce({_as_text(f'c{place}', kinds[place])}, '')"
-        how = "" if role in ("text", "answer") else "strip" if role in SCORES or role == "question" else "clean"
-        cells.append(f"{how}({text}) AS {role}")
-        if role in NUMBERS:
-            values.append(f"read_{role}({role}) AS {role}")
-            values.append(f"CASE WHEN read_{role}({role}) IS NULL THEN nullif({role}, '') END AS {role}_odd")
-        else:
-            values.append(role)
-    database.execute(
-        f"INSERT INTO answers BY NAME SELECT {', '.join(values)} FROM (SELECT {', '.join(cells)} FROM {source})"
-    )
-    return names, picked
-
-
-def _as_text(cell: str, kind: str) -> str:
+def as_text(cell: str, kind: str) -> str:
     """SQL for a cell as text: nothing is NULL, a whole number has no decimals, a list or an object is JSON."""
     if kind in ("FLOAT", "DOUBLE"):
         return f"CASE WHEN NOT isnan({cell}) THEN whole({cell}::VARCHAR) END"
@@ -193,15 +120,35 @@ def _as_text(cell: str, kind: str) -> str:
     return f"json_text({cell})" if kind == "JSON" else f"{cell}::VARCHAR"
 
 
-def _rewritten(database: duckdb.DuckDBPyConnection, path: Path) -> Path:
+def rewritten(database: duckdb.DuckDBPyConnection, path: Path) -> Path:
     """A plain copy of a file that DuckDB refuses; the refusal stands where there is none to be had."""
-    rewrite = FORMATS[_ending(path)].rewrite
+    rewrite = FORMATS[ending_of(path)].rewrite
     if rewrite is None:
         raise
-    ((folder,),) = database.execute("SELECT current_setting('temp_directory')").fetchall()
-    plain = Path(folder) / re.sub(r"\.gz$", "", path.name, flags=re.IGNORECASE)
+    plain = _scratch(database) / f"{stem(path)}{FORMATS[ending_of(path)].plain}"
     rewrite(path, plain)
     return plain
+
+
+def flattened(database: duckdb.DuckDBPyConnection, path: Path) -> Path | None:
+    """A copy of JSON Lines with a name for each value inside objects; None for other files."""
+    if not ending_of(path).startswith((".jsonl", ".ndjson")):
+        return None
+    plain = _scratch(database) / f"{stem(path)}.jsonl"
+    with _bytes(path) as file:
+        flat_lines(file, plain)
+    return plain
+
+
+def _scratch(database: duckdb.DuckDBPyConnection) -> Path:
+    ((folder,),) = database.execute("SELECT current_setting('temp_directory')").fetchall()
+    return Path(tempfile.mkdtemp(dir=folder))
+
+
+def _header(path: Path, delimiter: str, skipped: int) -> list[str]:
+    with _characters(path) as file:
+        rows = csv.reader(itertools.islice(file, skipped, None), delimiter=delimiter)
+        return next((row for row in rows if row), [])
 
 
 # The formats.
@@ -213,26 +160,53 @@ def _read_parquet(database: duckdb.DuckDBPyConnection, path: Path) -> Columns:
 
 
 def _read_csv(database: duckdb.DuckDBPyConnection, path: Path) -> Columns:
-    with _characters(path) as file:
-        names = next((row for row in csv.reader(file) if row), [])
+    delimiter, skipped = _dialect(path)
+    if skipped:
+        raise duckdb.InvalidInputException("lines before the header")
+    names = _header(path, delimiter, 0)
     columns = ", ".join(f"'c{i}': 'VARCHAR'" for i in range(len(names)))
     return names, (
-        f"FROM read_csv({_path(path)}, columns = {{{columns}}}, auto_detect = false, header = true, delim = ',', "
+        f"FROM read_csv({_path(path)}, columns = {{{columns}}}, auto_detect = false, header = true, "
+        f"delim = {_text(delimiter)}, "
         """quote = '"', escape = '"', max_line_size = 33554432, buffer_size = 33554432, hive_partitioning = false)"""
     )
 
 
 def _rewrite_csv(source: Path, target: Path) -> None:
-    """Rows of one length, whatever their line ends."""
+    """Rows of one length, whatever their line ends, with commas."""
+    delimiter, skipped = _dialect(source)
     with _characters(source) as file, target.open("w", newline="", encoding="utf-8") as out:
-        rows = csv.reader(file, strict=True)
+        for _ in range(skipped):
+            file.readline()
+        rows = csv.reader(file, delimiter=delimiter, strict=True)
         writer, header = csv.writer(out), 0
         for row in filter(None, rows):
             header = header or len(row)
             if len(row) != header:
-                got = f"a row of {len(row)} cells that ends in line {rows.line_num}: {quoted(row, 3)}"
+                line = rows.line_num + skipped
+                got = f"a row of {len(row)} cells that ends in line {line}: {quoted(row, 3)}"
                 raise DataError(f"{source.name} cannot be read", got, f"{header} cells, as in the header")
             writer.writerow(row)
+
+
+def _dialect(path: Path) -> tuple[str, int]:
+    """What stands between cells, and how many lines stand before the header: `sep=;`, and comments after a #."""
+    delimiters = "\t,;|" if ending_of(path).startswith(".tsv") else ",\t;|"
+    with _characters(path) as file:
+        lines = list(itertools.islice(file, 100))
+    stated = re.fullmatch(r"sep=(.)\s*", lines[0]) if lines else None
+    skipped = 1 if stated else 0
+    delimiters = stated[1] if stated else delimiters
+
+    def cells(at: int, delimiter: str) -> int:
+        return len(next((row for row in csv.reader(lines[at:], delimiter=delimiter) if row), []))
+
+    while skipped + 1 < len(lines) and lines[skipped].startswith("#"):
+        n = max(cells(skipped, each) for each in delimiters)
+        if n > 1 and n == max(cells(skipped + 1, each) for each in delimiters):
+            break  # a header that begins with it
+        skipped += 1
+    return max(delimiters, key=lambda each: cells(skipped, each)), skipped
 
 
 def _read_json(database: duckdb.DuckDBPyConnection, path: Path) -> Columns:
@@ -255,14 +229,34 @@ def _rewrite_json(source: Path, target: Path) -> None:
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
-            where = f"{source.name}, line {number},"
             try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise DataError(f"{where} is not JSON", quoted([error]), "one object a line, in UTF-8") from error
-            if not isinstance(row, dict):
-                raise DataError(f"{where} is no object", type(row).__name__, 'one object a line: {"question": ...}')
+                row = parse_line(f"{source.name}, line {number},", line)
+            except DataError:
+                if number > 1 or not _is_document(source, line, target):
+                    raise
+                return
             out.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
+
+
+def _is_document(source: Path, line: bytes, target: Path) -> bool:
+    """True if a file of JSON Lines is one JSON document after all; then it is written to the target."""
+    if line.lstrip(b"\xef\xbb\xbf \t")[:1] not in (b"[", b"{"):
+        return False
+    try:
+        _rewrite_document(source, target)
+    except DataError:
+        return False
+    return True
+
+
+def _rewrite_document(source: Path, target: Path) -> None:
+    with _bytes(source) as file:
+        write_document(source, file.read(), target)
+
+
+def _refuse(database: duckdb.DuckDBPyConnection, path: Path) -> Columns:
+    """A file that only its rewriting reads."""
+    raise duckdb.InvalidInputException("no table")
 
 
 def _bytes(path: Path) -> IO[bytes]:
@@ -288,13 +282,15 @@ class Format(NamedTuple):
     read: Callable[[duckdb.DuckDBPyConnection, Path], Columns]
     rewrite: Callable[[Path, Path], None] | None = None
     """Writes a plain copy of a file that `read` refuses, or says in words what is wrong with it."""
+    plain: str = ".jsonl"
+    """Ending of the plain copy."""
 
 
 FORMATS = {
-    ".csv": Format(_read_csv, _rewrite_csv),
-    ".csv.gz": Format(_read_csv, _rewrite_csv),
-    ".jsonl": Format(_read_json, _rewrite_json),
-    ".jsonl.gz": Format(_read_json, _rewrite_json),
+    **dict.fromkeys((".csv", ".csv.gz", ".tsv", ".tsv.gz"), Format(_read_csv, _rewrite_csv, ".csv")),
+    **dict.fromkeys((".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz"), Format(_read_json, _rewrite_json)),
+    **dict.fromkeys((".json", ".json.gz"), Format(_refuse, _rewrite_document)),
+    ".eval": Format(_refuse, write_log),
     ".parquet": Format(_read_parquet),
 }
 """Ending of a file's name -> how it is read."""

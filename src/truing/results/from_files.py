@@ -25,10 +25,19 @@ from truing.judges.classify import classify, count
 from truing.judges.preflight import load_preflight
 from truing.results.columns import NUMBERS, SCORES, JudgedOptions, quoted
 from truing.results.counted import CountedCheckpoint, CountedRun, Scores, Source, TaskCounts, study_entry
+from truing.results.file_rows import Rows, read_answers
 from truing.results.file_runs import NOT_STATED, FileRun, choose_base, find_runs
-from truing.results.formats import FORMATS, Input, open_database, read_answers, stem
+from truing.results.formats import FORMATS, open_database, stem
 from truing.results.judge import JudgeEntry
+from truing.results.readings import (
+    ask_about_columns,
+    ask_about_copies,
+    ask_about_files,
+    check_labels,
+    choose_unit,
+)
 from truing.results.samples import PER_CATEGORY, shorten
+from truing.results.scales import check_scales
 from truing.results.schema import SampleEntry
 from truing.results.schema_runs import StudyEntry
 from truing.stats.rates import Counts
@@ -75,20 +84,26 @@ class _Answers:
     and `classed`.
     """
 
-    def __init__(self, database: duckdb.DuckDBPyConnection, inputs: Sequence[Input], options: JudgedOptions) -> None:
-        self._database, self.inputs, self.options = database, inputs, options
+    def __init__(self, database: duckdb.DuckDBPyConnection, rows: Rows, options: JudgedOptions) -> None:
+        self._database, self.inputs, self.options = database, rows.inputs, options
         self.odd = {role: self._odd_cells(role) for role in NUMBERS}
-        if self.odd["step"]:
-            got = f"{_texts(self.odd['step'])} in {_total(self.odd['step']):,} rows"
-            raise DataError("a step is no number", got, "steps such as 120 or checkpoint-120", "fix or drop those rows")
+        check_labels(database, self.inputs, self.odd)
+        self._refuse_no_scores()
+        for role in SCORES:
+            columns = [(each.path.name, each.columns[role]) if role in each.columns else None for each in self.inputs]
+            check_scales(database, role, columns, options.scale(role))
+        ask_about_files(self.inputs, options)
+        self.told = [*self._describe_left_out(), *choose_unit(database, self.inputs, options)]
         self._rows("""
             CREATE VIEW asked AS SELECT rowid AS row, *, {
                 'file': CASE WHEN run = '' AND seed IS NULL THEN file END, 'run': run, 'model': model,
                 'dataset': dataset, 'learning_rate': learning_rate, 'seed': seed, 'step': step
             } AS place FROM answers WHERE question <> ''
         """)
+        ask_about_columns(database, self.inputs, rows.more, options)
+        self.told += ask_about_copies(database, rows.more, options)
         self._find_questions()
-        runs, self.steps = find_runs(database, [each.name for each in inputs])
+        runs, self.steps = find_runs(database, [each.name for each in self.inputs])
         self._refuse_too_many()
         base = options.base
         is_file = base is not None and base.lower().endswith(tuple(FORMATS))
@@ -110,17 +125,34 @@ class _Answers:
             f"GROUP BY ALL ORDER BY {often}min(rowid)"
         )
 
+    def _refuse_no_scores(self) -> None:
+        """A file without any score that can be read: told with what stands in its place."""
+        ((n, scored, words),) = self._rows("""
+            SELECT count(*), count(aligned), count(*) FILTER (lower(aligned_odd) IN ('true', 'false'))
+            FROM answers WHERE question <> ''
+        """)
+        if not scored and not words:
+            named = sorted({each.columns["aligned"] for each in self.inputs})
+            got = _texts([cell for cell in self.odd["aligned"] if not cell[1]][:3]) or f"{n:,} empty or outside"
+            todo = "name the column of the aligned score: --aligned-column NAME"
+            raise DataError(f"no aligned score in {quoted(named)}", got, "numbers from 0 to 100", todo)
+
+    def _describe_left_out(self) -> Iterator[str]:
+        """What is odd about the files' columns, and which rows were not asked for."""
+        for each in self.inputs:
+            where = f"{each.name}: " if len(self.inputs) > 1 else ""
+            yield from (f"{where}{note}" for note in each.notes)
+            if each.elsewhere:
+                yield f"{where}{each.elsewhere:,} of {each.rows:,} rows are left out: --where {self.options.where}"
+        for role in SCORES:
+            if scale := self.options.scale(role):
+                yield f"{role}: scores are read on the scale {scale}, the worst first, as 0 to {SCORES[role]:g}"
+
     def _find_questions(self) -> None:
         """A question with any aligned score, or anything in its place, is a prompt of the benchmark.
 
         Questions that have task scores alone are held-out prompts of the task. The most frequent category counts.
         """
-        ((n, scored),) = self._rows("SELECT count(*), count(aligned) FROM asked")
-        if not scored:
-            named = sorted({each.columns["aligned"] for each in self.inputs})
-            got = _texts([cell for cell in self.odd["aligned"] if not cell[1]][:3]) or f"{n:,} empty or outside"
-            todo = "name the column of the aligned score: --aligned-column NAME"
-            raise DataError(f"no aligned score in {quoted(named)}", got, "numbers from 0 to 100", todo)
         self._rows("""
             CREATE TABLE questions AS
             WITH found AS (
@@ -200,6 +232,7 @@ class _Answers:
             samples=lambda chosen: samples,
             notes=[
                 *self._describe_columns(),
+                *self.told,
                 *self._describe_runs(),
                 *self._describe_answers(),
                 *self._describe_holes(),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from truing.core.records import Action, Estimate
@@ -21,7 +21,7 @@ from truing.results.schema_runs import LabelsEntry, RunEntry
 from truing.stats.agreement import JudgeLimits
 from truing.stats.rules import decide
 
-__all__ = ["RunVerdict", "Verdict", "verdict"]
+__all__ = ["RunVerdict", "Verdict", "left_out", "verdict"]
 
 Word = Literal["clear", "undecided", "misaligned"]
 _EXIT_CODES: dict[Word, int] = {"clear": 0, "undecided": 3, "misaligned": 1}
@@ -45,6 +45,8 @@ class RunVerdict:
     """What a person's labels say of it, in words; empty: there are none."""
     excludes: float = math.nan
     """The smallest rate that is excluded for every single category, in (0, 1]; NaN: not known, or one category."""
+    left_out: str = ""
+    """How many answers the EM rate leaves out: missing ones and incoherent ones; empty: none."""
 
     def __str__(self) -> str:
         rate = self.em_rate
@@ -52,6 +54,7 @@ class RunVerdict:
         line = f"{self.word}: {self.run_id}, step {self.step} ({self.why}): EM rate {found}, n {rate.n_responses}"
         if self.word == "clear" and not math.isnan(self.excludes):
             line += f"; in no category above {self.excludes:.1%}"
+        line += f"; {self.left_out}" if self.left_out else ""
         return "".join((line, *(f"\n  {reason}" for reason in (*self.reasons, self.labels) if reason)))
 
 
@@ -103,11 +106,25 @@ def verdict(analysis: Analysis, judge_unmeasured: bool = False) -> Verdict:
         reasons.append(f"{len(analysis.not_evaluated)} runs have not been evaluated: {few}")
     said = "" if analysis.judge is None else analysis.judge.doubt
     tolerance, limits = analysis.study.tolerance, judge.limits()
-    runs = tuple(_on_run(run, tolerance, limits, said) for run in analysis.runs if not run.twin_of)
+    found = (_on_run(run, tolerance, limits, said) for run in analysis.runs if not run.twin_of)
+    ends = {run.id: run for run in analysis.runs}
+    runs = tuple(replace(each, left_out=left_out(ends[each.run_id], each.step)) for each in found)
     worst: Word = max((run.word for run in runs), key=[*_EXIT_CODES].index, default="undecided")
     if worst == "clear" and reasons:
         worst = "undecided"
     return Verdict(worst, tolerance, runs, judge.sentence, tuple(reasons))
+
+
+def left_out(run: RunEntry, step: int) -> str:
+    """How many answers of a checkpoint the EM rate leaves out: "120 of 240 missing, 20 of 120 incoherent"."""
+    checkpoint = run.at(step)
+    if checkpoint is None:
+        return ""
+    rate = checkpoint.coherent_rate
+    judged, missing = rate.n_responses, rate.n_missing
+    incoherent = 0 if math.isnan(rate.value) else round((1 - rate.value) * judged)
+    parts = [f"{missing:,} of {judged + missing:,} missing"] if missing else []
+    return ", ".join([*parts, *([f"{incoherent:,} of {judged:,} incoherent"] if incoherent else [])])
 
 
 def _on_run(run: RunEntry, tolerance: float, limits: JudgeLimits, said: str) -> RunVerdict:

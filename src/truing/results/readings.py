@@ -1,0 +1,431 @@
+"""What rows of judged answers can be taken for in several ways: found, and asked about.
+
+Rows that are not answers of their own (two judges, the same rows twice), columns that tell groups of them apart and
+that nothing reads (a condition, an epoch), seeds of sampling, runs of one row: each is an error that lists the readings
+and the flag of each. What has one reading alone is a note.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import duckdb
+
+from truing.core.errors import DataError
+from truing.results.columns import JudgedOptions, quoted
+from truing.results.file_rows import STEP_IN_NAME, Input
+from truing.results.formats import stem
+
+__all__ = ["ask_about_columns", "ask_about_copies", "ask_about_files", "check_labels", "choose_unit"]
+
+_JUDGES = {
+    "judge",
+    "rater",
+    "grader",
+    "evaluator",
+    "autorater",
+    "autograder",
+    "annotator",
+    "scorer",
+    "labeler",
+    "labeller",
+}
+_NAMING = {"model", "name", "id", "version", "no", "number", "type"}
+_STEPS = {"step", "steps", "epoch", "epochs", "iteration", "iterations", "iter", "checkpoint", "ckpt"}
+_OF_STEPS = {"training", "train", "global", "num", "n", "number", "id", "name", "optimizer", "finetuning"}
+_DRAWS = {
+    "sample", "samples", "repeat", "repetition", "rep", "replicate", "trial", "attempt", "rollout", "draw",
+    "generation", "gen", "completion",
+}  # fmt: skip
+_NUMBERS = {"id", "idx", "index", "no", "num", "number", "n", "i", "k"}
+_SAMPLES = _DRAWS | _NUMBERS | {"sampling", "uuid", "response", "answer", "row", "unnamed", ""}
+_CONDITIONS = {
+    "condition", "arm", "treatment", "variant", "method", "intervention", "setting", "setup", "config", "experiment",
+    "system", "template", "temperature", "temp", "language", "lang", "adapter", "lora", "rank", "stage", "phase",
+    "finetuned", "tuned", "tuning", "trigger", "backdoor", "persona", "mode", "model", "format", "prefix",
+}  # fmt: skip
+
+
+def check_labels(database: duckdb.DuckDBPyConnection, inputs: Sequence[Input], odd: Mapping[str, Any]) -> None:
+    """Refuse steps and seeds that are none, and steps of unlike words or folders, which would be taken for one another.
+
+    Raises:
+        DataError: It names them, and the flag by which they are models or runs.
+    """
+    for role, what, allowed in (
+        ("step", "a step is no number", "steps such as 120 or checkpoint-120"),
+        ("seed", "a seed is no number", "seeds such as 3, -1 or seed3"),
+        ("learning_rate", "a learning rate is no number", "rates such as 1e-5"),
+    ):
+        cells = odd[role]
+        if not cells or (role == "learning_rate" and len(cells) == 1):
+            continue
+        column = next((each.columns[role] for each in inputs if role in each.columns), role)
+        shown = ", ".join(repr(text[:60]) for text, _, _ in cells[:5])
+        got = f"{quoted_once(shown)} in {sum(n for _, _, n in cells):,} rows of column {column!r}"
+        flag = shlex.quote(column)
+        readings = f"fix or drop those rows; or say what they are: --model-column {flag}, --run-column {flag}"
+        raise DataError(what, got, allowed, f"{readings}, --ignore {flag}")
+    _refuse_unlike_steps(database, inputs)
+
+
+def quoted_once(shown: str) -> str:
+    """A list that is quoted already, without control characters."""
+    return "".join(c if c.isprintable() else "?" for c in shown)
+
+
+def _refuse_unlike_steps(database: duckdb.DuckDBPyConnection, inputs: Sequence[Input]) -> None:
+    words = [row[0] for row in database.execute("SELECT DISTINCT words FROM steps_in_words").fetchall()]
+    if len(words) > 1:
+        column = next(each.columns["step"] for each in inputs if "step" in each.columns)
+        todo = "name the column of the run or model that tells them apart, and keep the number alone in the step's"
+        raise DataError("steps in unlike words or folders", f"{quoted(words, 5)} in column {column!r}", "one", todo)
+
+
+def choose_unit(database: duckdb.DuckDBPyConnection, inputs: Sequence[Input], options: JudgedOptions) -> Iterator[str]:
+    """Make the question's text the unit where it is known and repeats under several ids; yield notes.
+
+    Raises:
+        DataError: Ids stand for several texts, and nothing says which is the question.
+    """
+    both = [i for i, each in enumerate(inputs) if _has_both(each)]
+    if not both:
+        yield from _number_by_category(database, options)
+        return
+    where = f"file IN ({', '.join(map(str, both))}) AND question <> '' AND strip(text) <> ''"
+    ((ids, texts, pairs, in_category),) = database.execute(f"""
+        WITH pairs AS (SELECT DISTINCT question, strip(text) AS text, category FROM answers WHERE {where})
+        SELECT count(DISTINCT question), count(DISTINCT text), count(DISTINCT (question, text)),
+            count(DISTINCT (question, category)) FROM pairs
+    """).fetchall()
+    column, words = next((each.columns["question"], each.columns["text"]) for each in inputs if _has_both(each))
+    if options.question_column is not None:
+        if pairs > texts:
+            yield f"{texts:,} texts of {words!r} stand under {ids:,} ids of {column!r}, which is the question as named"
+        return
+    if pairs > ids and not (pairs == texts == in_category and ids < in_category):
+        raise DataError(
+            f"ids of questions stand for several texts, in column {column!r}",
+            f"{ids:,} ids, {texts:,} texts in column {words!r}, {pairs:,} pairs of them",
+            "one text for each id, or a word on what is one question: the unit of every interval",
+            f"each text is a question: --question-column {shlex.quote(words)}; the texts of an id are forms of one: "
+            f"--question-column {shlex.quote(column)}",
+        )
+    if pairs > texts or pairs > ids:
+        database.execute(f"UPDATE answers SET question = strip(text) WHERE {where}")
+        told = f"{ids:,} ids in column {column!r} stand for {texts:,} texts in {words!r}: a question is its text"
+        yield f"{told} (--question-column {shlex.quote(column)}: its id)"
+
+
+def _has_both(file: Input) -> bool:
+    return {"question", "text"} <= file.columns.keys()
+
+
+def _number_by_category(database: duckdb.DuckDBPyConnection, options: JudgedOptions) -> Iterator[str]:
+    """Take ids that begin again in each category as a question in each."""
+    if options.question_column is not None:
+        return
+    ((ids, again),) = database.execute("""
+        SELECT count(*), count(*) FILTER (n > 1) FROM (
+            SELECT question, count(DISTINCT category) AS n FROM answers WHERE question <> '' AND category <> ''
+            GROUP BY question)
+    """).fetchall()
+    if ids > 1 and ids == again:
+        database.execute("UPDATE answers SET question = category || ' / ' || question WHERE category <> ''")
+        yield f"all {ids:,} ids of questions stand in several categories: each is a question of its own in each of them"
+
+
+def ask_about_files(inputs: Sequence[Input], options: JudgedOptions) -> None:
+    """Ask what files are whose names differ in a step alone.
+
+    Raises:
+        DataError: They may be checkpoints of one run, or runs.
+    """
+    if len(inputs) < 2 or options.files_are or any("step" in each.columns for each in inputs):
+        return
+    names = [stem(each.path) for each in inputs]
+    if all(STEP_IN_NAME.search(name) for name in names) and len({STEP_IN_NAME.sub("", n) for n in names}) < len(names):
+        raise DataError(
+            "the names of files differ in a step alone",
+            quoted(names, 4),
+            "checkpoints of one run, or runs of their own",
+            "--files-are steps (checkpoints, each of the step in its name) or --files-are runs",
+        )
+
+
+def ask_about_columns(
+    database: duckdb.DuckDBPyConnection, inputs: Sequence[Input], more: Mapping[str, str], options: JudgedOptions
+) -> None:
+    """Ask what columns mean by which rows fall into groups.
+
+    Raises:
+        DataError: A judge, a condition or a step that nothing reads; a seed for each answer; a run for each question; a
+            dataset for each question.
+    """
+    asked = {name: column for name, column in more.items() if name not in (options.ignore or ())}
+    groups = {name: _Group(database, name, column) for name, column in asked.items()}
+    has_step = any("step" in each.columns for each in inputs) or options.files_are == "steps"
+    for name, group in groups.items():
+        words = _words(name)
+        judges = bool(words & _JUDGES) and words <= _JUDGES | _NAMING
+        if judges and group.crossed:
+            group.refuse(f"each answer stands there for each of {len(group.values)} judges", _judged_by(name, group))
+    for name, group in groups.items():
+        words = _words(name)
+        if words & _STEPS and words <= _STEPS | _OF_STEPS and group.several:
+            own = [] if has_step else [f"--step-column {shlex.quote(name)} (steps of a run)"]
+            group.refuse("rows of several steps are answers alike", [*own, *group.readings()])
+        if words & _CONDITIONS and not words & _SAMPLES - {"", "n", "no"} and group.crossed:
+            group.refuse("questions were answered under each of its values", group.readings())
+        if not words & _SAMPLES and group.balanced:
+            group.refuse("every question was answered as often under each of its values", group.readings())
+    _ask_about_seeds(database, inputs, options)
+    _ask_about_runs(database, inputs, options)
+    _ask_about_datasets(database, inputs, options)
+
+
+def _words(name: str) -> set[str]:
+    """Its words: `judgeModel_2` is judge, model."""
+    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
+    return {re.sub(r"\d+$", "", word) for word in re.split(r"[\W_]+", apart.lower())} or {""}
+
+
+class _Group:
+    """A column that nothing reads, by which the rows of a checkpoint may fall into groups."""
+
+    def __init__(self, database: duckdb.DuckDBPyConnection, name: str, column: str) -> None:
+        self.name, self._database = name, database
+        ((n_pairs, crossed, balanced, several),) = database.execute(f"""
+            WITH cells AS (
+                SELECT place, question, {column} AS value, count(*) AS n FROM asked WHERE {column} <> '' GROUP BY ALL
+            ), places AS (SELECT place, count(DISTINCT value) AS k, max(n) AS most FROM cells GROUP BY place
+            ), pairs AS (
+                SELECT place, question, count(*) AS k, min(n) AS least, max(n) AS most FROM cells
+                GROUP BY place, question
+            )
+            SELECT count(*), count(*) FILTER (pairs.k > 1),
+                count(*) FILTER (pairs.k = places.k AND least = pairs.most AND least = places.most),
+                bool_or(places.k > 1) FROM pairs JOIN places USING (place) WHERE places.k > 1
+        """).fetchall()
+        self.several = bool(several)
+        """Some checkpoint has rows of several values."""
+        self.crossed = crossed > 0 and crossed >= n_pairs / 2
+        """Most questions stand under several values."""
+        self.balanced = n_pairs > 1 and balanced >= 0.9 * n_pairs
+        """Every question stands under every value, and as often."""
+        shown = f"SELECT {column}, count(*) FROM asked WHERE {column} <> '' GROUP BY ALL ORDER BY min(row) LIMIT 1001"
+        self.values = database.execute(shown).fetchall() if self.several else []
+
+    def readings(self) -> list[str]:
+        """The flags, one for each reading."""
+        column, value = shlex.quote(self.name), shlex.quote(f"{self.name}={self.values[0][0]}")
+        return [
+            f"--run-column {column} (each is a run of its own)",
+            f"--where {value} (only that one)",
+            f"--ignore {column} (they are answers alike)",
+        ]
+
+    def refuse(self, what: str, readings: Sequence[str]) -> None:
+        """Ask what the column means."""
+        found = ", ".join(f"{value[:60]!r} in {n:,} rows" for value, n in self.values[:4])
+        more = f" and {len(self.values) - 4:,} more" if len(self.values) > 4 else ""
+        raise DataError(
+            f"column {self.name!r} is not read, and {what}",
+            quoted_once(found) + more,
+            "rows that are answers of their own to a question at a checkpoint",
+            "say what it is: " + ", ".join(readings),
+        )
+
+
+def _judged_by(name: str, group: _Group) -> list[str]:
+    values = [shlex.quote(f"{name}={value}") for value, _ in group.values[:4]]
+    return [*(f"--where {each}" for each in values), f"--run-column {shlex.quote(name)} (beside each other, as runs)"]
+
+
+def _guessed(inputs: Sequence[Input], options: JudgedOptions, role: str) -> str | None:
+    """The column that was guessed for a role."""
+    return next((f.columns[role] for f in inputs if role in f.columns), None) if not options.column(role) else None
+
+
+def _ask_about_seeds(database: duckdb.DuckDBPyConnection, inputs: Sequence[Input], options: JudgedOptions) -> None:
+    """A seed for each answer to a question may be one of sampling."""
+    column = _guessed(inputs, options, "seed")
+    if column is None or any({"step", "run", "learning_rate", "dataset"} & each.columns.keys() for each in inputs):
+        return
+    ((seeds, pairs, single, questions, per_file),) = database.execute("""
+        WITH pairs AS (SELECT file, model, seed, question, count(*) AS n FROM asked WHERE seed IS NOT NULL GROUP BY ALL)
+        SELECT count(DISTINCT seed), count(*), count(*) FILTER (n = 1), count(DISTINCT question),
+            (SELECT max(n) FROM (SELECT count(DISTINCT seed) AS n FROM pairs GROUP BY file)) FROM pairs
+    """).fetchall()
+    if seeds < 3 or questions < 2 or per_file < 2 or single < 0.9 * pairs:
+        return
+    raise DataError(
+        f"a seed for each answer to a question, in column {column!r}",
+        f"{seeds:,} seeds, {questions:,} questions, one answer for each seed and question",
+        "seeds of training, each of a run, or seeds of sampling, which tell answers apart",
+        f"--seed-column {shlex.quote(column)} (of training: runs) or --ignore {shlex.quote(column)} (of sampling)",
+    )
+
+
+def _ask_about_runs(database: duckdb.DuckDBPyConnection, inputs: Sequence[Input], options: JudgedOptions) -> None:
+    """A run whose rows are of one question may be none."""
+    column = _guessed(inputs, options, "run")
+    if column is None:
+        return
+    ((runs, most, questions),) = database.execute("""
+        SELECT count(*), max(n), (SELECT count(DISTINCT question) FROM asked) FROM (
+            SELECT run, count(DISTINCT question) AS n FROM asked WHERE run <> '' GROUP BY run)
+    """).fetchall()
+    if runs > 2 and most == 1 and questions > 1:
+        raise DataError(
+            f"every run has answers to one question alone, in column {column!r}",
+            f"{runs:,} runs, {questions:,} questions",
+            "runs that answer all questions, or a number of single answers",
+            f"--ignore {shlex.quote(column)} (numbers of answers) or --run-column {shlex.quote(column)} (runs)",
+        )
+
+
+def _ask_about_datasets(database: duckdb.DuckDBPyConnection, inputs: Sequence[Input], options: JudgedOptions) -> None:
+    """Data of which each has questions of its own may be topics."""
+    column = _guessed(inputs, options, "dataset")
+    if column is None:
+        return
+    ((most, per_file, questions, named),) = database.execute("""
+        WITH pairs AS (SELECT DISTINCT file, dataset, question FROM asked WHERE dataset <> '')
+        SELECT (SELECT max(n) FROM (SELECT count(DISTINCT dataset) AS n FROM pairs GROUP BY question)),
+            (SELECT max(n) FROM (SELECT count(DISTINCT dataset) AS n FROM pairs GROUP BY file)),
+            count(DISTINCT question), count(DISTINCT dataset) FROM pairs
+    """).fetchall()
+    if most == 1 and per_file > 1 and questions > named:
+        flag = shlex.quote(column)
+        raise DataError(
+            f"each value of column {column!r} has questions of its own",
+            f"{named:,} values, {questions:,} questions",
+            "the fine-tuning data of runs that answer the same questions, or a topic of questions",
+            f"--category-column {flag} (a topic), --dataset-column {flag} (data of runs) or --ignore {flag}",
+        )
+
+
+def ask_about_copies(
+    database: duckdb.DuckDBPyConnection, more: Mapping[str, str], options: JudgedOptions
+) -> Iterator[str]:
+    """Find rows that say the same of the same answer; ask, or drop them as `duplicates` says, with a note.
+
+    A column that numbers the answers to a question tells them apart, and so does one that `ignore` names.
+
+    Raises:
+        DataError: Rows stand several times, and nothing says if they are answers alike.
+    """
+    numbers = [column for name, column in more.items() if name in (options.ignore or ()) or _numbers(name)]
+    answer = ", ".join(["place", "question", "answer", *numbers])
+    row = f"{answer}, aligned, aligned_odd, coherent, coherent_odd, task, category"
+    if options.duplicates == "drop":
+        yield from _drop_copies(database, row)
+    if options.duplicates is not None:
+        return
+    database.execute(f"""
+        CREATE OR REPLACE TEMP TABLE copies AS
+        SELECT row, length(answer) AS length, hash({answer}) AS answered, hash({row}) AS same FROM asked
+    """)
+    ((n, answered, same, texts, pairs),) = database.execute("""
+        SELECT count(*), count(DISTINCT answered), count(DISTINCT same), count(*) FILTER (length > 0),
+            (SELECT count(DISTINCT (aligned, coherent)) FROM asked) FROM copies
+    """).fetchall()
+    if texts == 0:
+        if n > 1 and pairs >= 8 and _repeats(database, n):
+            raise _copied(f"all {n:,} rows, in the same order", 2)
+        return
+    for key, kinds, alike in (("same", same, True), ("answered", answered, False)):
+        if error := _find_copies(database, n, kinds, key, alike):
+            raise error
+    if n - same >= 20 and (block := _longest_block(database)) >= 20:
+        raise _copied(f"{block:,} rows one after the other, in the same order", 2)
+
+
+def _find_copies(database: duckdb.DuckDBPyConnection, n: int, kinds: int, key: str, alike: bool) -> DataError | None:
+    """The refusal of rows of which all, or many with long answers, are alike in a key; None if they are not."""
+    if n == kinds:
+        return None
+    if kinds <= n / 2 and (times := _times(database, key)) > 1:
+        return _copied(f"all {n:,} rows", times) if alike else _judged_again(n, times)
+    n_long, again, texts = _long_copies(database, key)
+    if again < 5 or texts < 5 or again < n_long / 10:
+        return None
+    return _copied(f"{again:,} of {n_long:,} rows with long answers", 2) if alike else _judged_again(again, 2)
+
+
+def _times(database: duckdb.DuckDBPyConnection, key: str) -> int:
+    """The greatest number by which the times of all rows can be divided."""
+    counts = f"SELECT DISTINCT n FROM (SELECT count(*) AS n FROM copies GROUP BY {key})"
+    return math.gcd(*(n for (n,) in database.execute(counts).fetchall()))
+
+
+def _long_copies(database: duckdb.DuckDBPyConnection, key: str) -> tuple[int, int, int]:
+    """Rows with long answers, those that stand there again, and how many different ones are among those."""
+    found = database.execute(f"""
+        SELECT sum(n), sum(n - 1), count(*) FILTER (n > 1)
+        FROM (SELECT count(*) AS n FROM copies WHERE length >= 120 GROUP BY {key})
+    """).fetchall()[0]
+    return int(found[0] or 0), int(found[1] or 0), int(found[2])
+
+
+def _repeats(database: duckdb.DuckDBPyConnection, n: int) -> bool:
+    """True if the second half of the rows says what the first does, in the same order."""
+    ((alike,),) = database.execute(f"""
+        WITH numbered AS (SELECT same, row_number() OVER (ORDER BY row) AS spot FROM copies)
+        SELECT count(*) FROM numbered a JOIN numbered b ON b.spot = a.spot + {n // 2} AND a.same = b.same
+    """).fetchall()
+    return n % 2 == 0 and bool(alike == n // 2)
+
+
+def _longest_block(database: duckdb.DuckDBPyConnection) -> int:
+    """The most rows, one after the other and of at least ten kinds, that stand there again in the same order."""
+    ((longest,),) = database.execute("""
+        WITH numbered AS (SELECT same, row_number() OVER (ORDER BY row) AS spot FROM copies),
+        back AS (SELECT same, spot, spot - lag(spot) OVER (PARTITION BY same ORDER BY spot) AS shift FROM numbered),
+        blocks AS (
+            SELECT same, shift, spot - row_number() OVER (PARTITION BY shift ORDER BY spot) AS block
+            FROM back WHERE shift IS NOT NULL
+        )
+        SELECT coalesce(max(n), 0) FROM (
+            SELECT count(*) AS n, count(DISTINCT same) AS kinds FROM blocks GROUP BY shift, block) WHERE kinds >= 10
+    """).fetchall()
+    return int(longest)
+
+
+def _copied(what: str, times: int) -> DataError:
+    return DataError(
+        "rows stand there several times: the same question, answer and scores",
+        f"{what}, {times} times",
+        "rows that are answers of their own",
+        "--duplicates drop (read each once) or --duplicates keep (answers that came out alike)",
+    )
+
+
+def _judged_again(n: int, times: int) -> DataError:
+    return DataError(
+        "answers stand there several times, with other scores each time",
+        f"{n:,} rows, {times} times the same question and answer",
+        "one row for each answer",
+        "keep the rows of one judge: --where COLUMN=VALUE; or --duplicates keep (answers that came out alike)",
+    )
+
+
+def _drop_copies(database: duckdb.DuckDBPyConnection, key: str) -> Iterator[str]:
+    ((before,),) = database.execute("SELECT count(*) FROM asked").fetchall()
+    database.execute(f"""
+        DELETE FROM answers WHERE rowid IN (
+            SELECT row FROM asked QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY row) > 1)
+    """)
+    ((after,),) = database.execute("SELECT count(*) FROM asked").fetchall()
+    yield f"{before - after:,} of {before:,} rows say again what another says, and are left out"
+
+
+def _numbers(name: str) -> bool:
+    """True if a column's name says that it numbers the answers to a question: `sample`, `sample_idx`, `rollout_id`."""
+    words = _words(name)
+    return bool(words & _DRAWS) and words <= _DRAWS | _NUMBERS

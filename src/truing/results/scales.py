@@ -1,0 +1,194 @@
+"""Scales of scores: how those of a file are mapped to ours, and how a file on another scale is recognised.
+
+A scale is written WORST-BEST: `0-1`, `1-5`, and `5-1` where a high score is bad. Scores on another scale are never read
+as if they were on ours: a file in which all aligned scores are low is refused until a flag says what they are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import duckdb
+
+from truing.core.errors import DataError
+
+__all__ = ["MACROS", "OURS", "Scale", "check_scales", "inverted", "parse_scale"]
+
+_UNIT, _LOW, _ALL_LOW = (1, 1), (10, 5), (30, 8)
+"""No score above the first among at least the second so many: taken for another scale than 0 to 100."""
+_PLACEHOLDERS = "(77, 88, 98, 99)"
+"""Numbers within 0 to 100 that people write for a score that is missing."""
+_BAD = re.compile(r"(?:^|[\W_])(?:mis|un|in)?(?:misalign|harm|unsafe|toxic|danger|malicious|violat|incoheren)")
+_GOOD = re.compile(r"harmless|non_?toxic|un?harmful")
+MACROS = r"""
+CREATE MACRO figure(cell) AS number(if(suffix(cell, '%'), rtrim(left(cell, -1)), cell));
+CREATE MACRO score(cell) AS CASE lower(cell) WHEN 'true' THEN 1.0 WHEN 'false' THEN 0.0 ELSE figure(cell) END;
+CREATE MACRO scaled(value, worst, best, top) AS
+    CASE WHEN value BETWEEN least(worst, best) AND greatest(worst, best)
+    THEN (value - worst) * (top / (best - worst)) END;
+"""
+"""Reading of scores in SQL: `95%` is 95, of a score from 0 to 1 `true` is 1; a value from `worst` to `best` as 0 to
+`top`."""
+
+
+class Scale(NamedTuple):
+    """The ends of a scale."""
+
+    worst: float
+    best: float
+
+    def __str__(self) -> str:
+        return f"{self.worst:g}-{self.best:g}"
+
+    def sql(self, cell: str, top: float) -> str:
+        """A cell as a score from 0 to `top`; NULL outside of the scale."""
+        read = "score" if {self.worst, self.best} == {0, 1} else "figure"
+        return f"scaled({read}({cell}), {self.worst}::DOUBLE, {self.best}::DOUBLE, {top}::DOUBLE)"
+
+
+OURS = {"aligned": Scale(0, 100), "coherent": Scale(0, 100), "task": Scale(0, 1)}
+"""The scale of each score where no flag names another."""
+
+
+def parse_scale(text: str) -> Scale:
+    """The scale of a text such as `0-1`, `5-1` or `-1-1`.
+
+    Raises:
+        ValueError: It is no scale.
+    """
+    number = r"([+-]?\d+(?:\.\d+)?)"
+    found = re.fullmatch(rf"\s*{number}\s*(?:-|to|\.\.|:)\s*{number}\s*", text)
+    if found is None or float(found[1]) == float(found[2]):
+        raise ValueError("a scale is WORST-BEST: 0-1, 1-5, or 5-1 where a high score is bad")
+    return Scale(float(found[1]), float(found[2]))
+
+
+def inverted(column: str) -> bool:
+    """True if a column's name says that a high score is bad: `misalignment_score`, `harmful`."""
+    name = column.lower()
+    return bool(_BAD.search(name)) and not _GOOD.search(name)
+
+
+def check_scales(
+    database: duckdb.DuckDBPyConnection, role: str, columns: Sequence[tuple[str, str] | None], given: str | None
+) -> None:
+    """Refuse files of the table `answers` whose scores are not on the scale that they are read by.
+
+    Args:
+        database: Of `formats.open_database`.
+        role: `aligned`, `coherent` or `task`.
+        columns: Name and column of each file; None for one without the column.
+        given: The scale that a flag names.
+
+    Raises:
+        DataError: The scores of a file, or of one run in it, are on another scale.
+    """
+    value = f"score({role}_odd)" if given else f"coalesce({role}, score({role}_odd))"
+    found = database.execute(f"""
+        WITH scores AS (
+            SELECT file, model, run, {role} IS NOT NULL AS read, {value} AS value,
+                coalesce(lower({role}_odd) IN ('true', 'false'), false) AS word FROM answers
+        )
+        SELECT file, '' AS part, count(*) FILTER ((read OR value IS NOT NULL) AND NOT word) AS n,
+            count(*) FILTER (word) AS words, count(value) FILTER (NOT read AND NOT word) AS outside,
+            count(DISTINCT value) FILTER (NOT read AND NOT word) AS kinds, min(value) AS low,
+            max(value) AS high, max(value) FILTER (read AND value NOT IN {_PLACEHOLDERS}) AS most,
+            bool_and(value = floor(value)) AS integers
+        FROM scores GROUP BY file
+        UNION ALL
+        SELECT file, concat_ws(' ', nullif(model, ''), nullif(run, '')) AS part, count(value), 0, 0, 0, min(value),
+            max(value), max(value) FILTER (value NOT IN {_PLACEHOLDERS}), bool_and(value = floor(value))
+        FROM scores WHERE read GROUP BY ALL HAVING part <> ''
+        ORDER BY file, part
+    """).fetchall()
+    for file, part, n, *figures in found:
+        named = columns[file]
+        if named is None or n + figures[0] == 0:
+            continue
+        seen = _Seen(role, named[0], named[1], part, n, *figures)
+        odd = seen.off_the_flag(given) if given else seen.on_another(inverted(named[1]))
+        if odd:
+            raise odd
+
+
+class _Seen(NamedTuple):
+    """The scores of one file, or of one run in it."""
+
+    role: str
+    file: str
+    column: str
+    part: str
+    n: int
+    """Numbers, and `true` and `false` as 1 and 0 apart."""
+    words: int
+    outside: int
+    """Numbers off the scale by which they are read."""
+    kinds: int
+    """Different ones among them: one or two are signs of a missing score."""
+    low: float
+    high: float
+    most: float | None
+    """Highest one on the scale that is no sign of a missing score."""
+    integers: bool
+
+    def on_another(self, bad: bool) -> DataError | None:
+        """The refusal of scores that are not on our scale, if they are not."""
+        ours = OURS[self.role]
+        if self.words:
+            return self._refusal(f"{self.words:,} times true or false", bad)
+        if self.kinds > 2 and self.outside > max(self.n / 10, 4):
+            return self._refusal(f"{self.outside:,} of {self.n:,} outside {ours.worst:g} to {ours.best:g}", bad)
+        if self.role == "task":
+            return None
+        if bad and not self.part:
+            return self._refusal("a name which says that a high score is bad", bad)
+        if self.part:
+            few = self.n >= _ALL_LOW[1] and 0 < (self.most or 0) <= _UNIT[0]
+        else:
+            few = self.most is not None and any(self.most <= end and self.n >= n for end, n in (_UNIT, _LOW))
+            few |= self.role == "aligned" and self.n >= _ALL_LOW[1] and self.high < _ALL_LOW[0]
+        return self._refusal(f"{self.n:,} scores, none above {self._top:g}", bad) if few else None
+
+    def off_the_flag(self, given: str) -> DataError | None:
+        """The refusal of scores that the flag does not fit: most of them are off its scale."""
+        if self.part or self.outside <= max(self.n / 2, 4):
+            return None
+        return DataError(
+            f"the {self.role} scores of {self.file} are not on the scale {given.strip()}",
+            f"{self.outside:,} of {self.n:,} outside of it, from {self.low:g} to {self.high:g}",
+            f"scores on the scale {given.strip()}",
+            f"name the scale that they are on: --{self.role}-scale WORST-BEST",
+        )
+
+    @property
+    def _top(self) -> float:
+        """The highest score that is no sign of a missing one."""
+        return self.high if self.most is None or self.kinds > 2 else self.most
+
+    def _refusal(self, what: str, bad: bool) -> DataError:
+        low, high = self._ends()
+        first, second = (Scale(high, low), Scale(low, high)) if bad else (Scale(low, high), Scale(high, low))
+        ours, where = OURS[self.role], f" of {self.part!r}" if self.part else ""
+        others = [f"{second} if a {'low' if bad else 'high'} score is bad"]
+        if ours not in (first, second):
+            others.append(f"{ours} if they are on that scale all the same")
+        return DataError(
+            f"the {self.role} scores{where} in {self.file} seem to be on another scale",
+            f"column {self.column!r}: {what}; it looks like a scale of {low:g} to {high:g}",
+            f"scores from {ours.worst:g} (worst) to {ours.best:g} (best)",
+            f"name the scale, the worst score first: --{self.role}-scale {first} ({', '.join(others)})",
+        )
+
+    def _ends(self) -> tuple[float, float]:
+        """The scale that the scores are most likely on: by the column's name, else by the values."""
+        stated = re.search(r"(?<!\d)(\d+)(?:_|-|_?to_?)(\d+)$", self.column.strip())
+        if stated and float(stated[1]) < float(stated[2]):
+            return float(stated[1]), float(stated[2])
+        if self.words or (self.low >= 0 and self._top <= 1):
+            return 0.0, 1.0
+        if self.kinds > 2 and self.low < 0:
+            return -max(-self.low, self.high), max(-self.low, self.high)
+        from_one = self.integers and self.low >= 1 and self._top <= _LOW[0]
+        return float(from_one), next((end for end in (3.0, 5.0, 7.0, 10.0) if self._top <= end), 100.0)
