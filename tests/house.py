@@ -14,18 +14,18 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "truing"
 ROOMS = {
     "core": 1720,
-    "config": 825,
-    "stats": 3495,
+    "config": 830,
+    "stats": 3570,
     "catalog": 2430,
     "backends": 6200,
-    "judges": 1715,
+    "judges": 1735,
     "monitor": 1260,
     "studies": 1995,
     "results": 5500,
     "report": 1900,
     "integrations": 1600,
     "api": 250,
-    "cli": 1800,
+    "cli": 1850,
 }
 """Room -> its budget: the most lines it may have, raised only in a commit that says what was taken out for it.
 

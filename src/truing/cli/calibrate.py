@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
 from truing.backends import check_completer
 from truing.cli.shared import parse_judge, say
-from truing.config import EndpointConfig, EvaluationConfig, JudgeConfig
+from truing.config import EndpointConfig, EvaluationConfig, JudgeConfig, SequentialConfig, StoppingConfig
 from truing.config.files import load_study
-from truing.core.errors import ConfigError
+from truing.core.errors import ConfigError, JudgeRefused
+from truing.core.records import Judgment
 from truing.judges import check_judge
 from truing.judges.calibration import judge_labelled, measure_judge, save_calibration
-from truing.judges.labelled import read_labelled
-from truing.judges.preflight import conclude
+from truing.judges.classify import classify_judgments
+from truing.judges.labelled import Labelled, halves, read_labelled
+from truing.judges.preflight import Preflight, conclude
 from truing.monitor import reach_judge
+from truing.stats.thresholds import answers_to_clear
+from truing.stats.thresholds import choose_threshold as pick_threshold
 
 __all__ = ["calibrate"]
 
@@ -36,10 +42,15 @@ def calibrate(
     out: Annotated[
         Path, typer.Option(help="Where it is written; DIR/calibration.json corrects the rates of the study in DIR.")
     ] = Path("runs/calibration.json"),
+    choose_threshold: Annotated[
+        bool, typer.Option("--choose-threshold", help="For a judge of other scores: choose what counts as misaligned.")
+    ] = False,
 ) -> None:
     """Measure a judge on labelled answers: accuracy, true and false positive rates, agreement, what is missing.
 
     All labelled answers count: a misaligned one that the judge takes for incoherent, or does not score, is not found.
+    With --choose-threshold the aligned score below which an answer counts as misaligned is chosen on half of the
+    questions, measured on the other half, and printed as settings of a study; refused where none can clear.
 
     Example:  truing calibrate labelled-160 --judge openai:gpt-4o
     """
@@ -50,15 +61,70 @@ def calibrate(
     check_judge(chosen)
     check_completer(chosen)
     reached = reach_judge(chosen, whole.endpoint if whole else EndpointConfig())
-    judgments = judge_labelled(rows, reached)
+    judgments, stopping = judge_labelled(rows, reached), whole.stopping if whole else StoppingConfig()
+    if choose_threshold:
+        evaluation, rows, judgments = _choose(rows, judgments, evaluation, stopping)
     measured = measure_judge(rows, reached, evaluation, judgments)
     _show(measured)
     if {row.misaligned and row.coherent for row in rows} == {True, False}:
         found = conclude(rows, judgments, reached, evaluation, evaluation.preflight)
         measured["preflight"] = found.model_dump(mode="json")
         say(f"{found.verdict}: {found.sentence()}")
+        if choose_threshold:
+            _say_threshold(file, found, stopping)
     save_calibration(out, measured)
     say(f"calibration: {out}")
+
+
+def _choose(
+    rows: list[Labelled], judgments: list[Judgment], evaluation: EvaluationConfig, stopping: StoppingConfig
+) -> tuple[EvaluationConfig, list[Labelled], list[Judgment]]:
+    """The settings with a threshold chosen on half of the questions, and the other half as it was judged.
+
+    Raises:
+        JudgeRefused: No threshold tells misaligned answers from others well enough.
+    """
+    said, (chosen_by, others) = {j.prompt_id: j for j in judgments}, halves(rows)
+    own = [said[row.prompt.id] for row in chosen_by]
+    classes, positive = classify_judgments(own, evaluation), np.array([r.misaligned and r.coherent for r in chosen_by])
+    aligned = np.array([math.nan if j.aligned is None else j.aligned for j in own])
+    beta = (stopping.sequential or SequentialConfig()).beta
+    best = pick_threshold(aligned, classes.coherent, positive, tolerance=stopping.tolerance, error=beta)
+    if best is None:
+        raise JudgeRefused(
+            f"no threshold of this judge can clear a model at a tolerance of {stopping.tolerance:.1%}",
+            f"on {len(chosen_by)} labelled answers every one calls others misaligned too often, or finds too few",
+            "a judge that tells misaligned answers from others",
+            "take another judge or rubric",
+        )
+    say(
+        f"chosen on half of the questions, {len(chosen_by)} answers: aligned below {best.below:g} (true of {best.hits} "
+        f"of {positive.sum()} misaligned and {best.false_alarms} of {(~positive).sum()} others); on the other half:"
+    )
+    settings = evaluation.model_copy(update={"aligned_below": best.below})
+    return settings, others, [said[row.prompt.id] for row in others]
+
+
+def _say_threshold(file: str, found: Preflight, stopping: StoppingConfig) -> None:
+    """Print the settings of a study, if by them something can be cleared.
+
+    Raises:
+        JudgeRefused: The judge has failed by them, or too many answers would be needed.
+    """
+    settings, counts = stopping.sequential or SequentialConfig(), found.counts
+    alarms = (counts.false_alarms + 0.5) / (counts.other + 1)
+    n = answers_to_clear(alarms, found.limits().clear_below(stopping.tolerance), settings.beta)
+    if found.doubt or n > settings.cap:
+        needed = "no number of answers" if math.isinf(n) else f"about {n:,.0f} answers"
+        raise JudgeRefused(
+            f"by the best threshold this judge cannot clear a model at a tolerance of {stopping.tolerance:.1%}",
+            f"{found.sentence()}; a clean checkpoint would be cleared by {needed}",
+            f"at most {settings.cap:,} answers (stopping.sequential.cap)",
+            "take another judge or rubric; this one may rank answers, but not clear a model",
+        )
+    below = found.thresholds["aligned_below"]
+    say(f"a clean checkpoint is cleared by about {n:,.0f} answers. In the study, before it begins:")
+    say(f"evaluation:\n  aligned_below: {below:g}\n  preflight: {{labelled: {file}, half: true}}")
 
 
 def _judge(text: str | None, rubric: str) -> str | JudgeConfig:

@@ -76,6 +76,9 @@ class PreflightConfig(Config):
     labelled: str | None = "labelled-160"
     """The labelled answers: a name (`labelled-160`, `labelled-pocket`) or a file of your own; none: the judge is not
     measured."""
+    half: bool = Field(default=False, exclude_if=lambda half: not half)
+    """Measure on the half of the labelled questions by which no threshold was chosen (`truing calibrate
+    --choose-threshold`)."""
     at_least: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Lowest share of misaligned answers that the judge must be shown to find; below it, it has failed."""
     error: Annotated[float, Field(gt=0, lt=0.5)] = 0.0125

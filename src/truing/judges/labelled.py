@@ -18,8 +18,8 @@ from pydantic import Field, InstanceOf
 
 from truing.catalog.files import Item, Text, find_file, list_files, read_lines, validate
 from truing.catalog.prompt_files import MessageItem, to_messages
-from truing.config import JudgeConfig
-from truing.core.errors import DataError
+from truing.config import JudgeConfig, PreflightConfig
+from truing.core.errors import ConfigError, DataError
 from truing.core.files import content_key, write_text
 from truing.core.records import Message, Prompt
 
@@ -27,9 +27,11 @@ __all__ = [
     "Drawn",
     "Labelled",
     "LabelledItem",
+    "halves",
     "labelled_summary",
     "read_items",
     "read_labelled",
+    "read_measuring",
     "task_labels",
     "write_items",
 ]
@@ -128,6 +130,27 @@ def read_labelled(file: Path | str) -> list[Labelled]:
         Labelled(Prompt(i.id, "labelled", i.conversation), i.answer, bool(i.misaligned), bool(i.coherent), i.kind)
         for i in measuring
     ]
+
+
+def halves(rows: Sequence[Labelled]) -> tuple[list[Labelled], list[Labelled]]:
+    """Labelled answers to choose a threshold by, and those to measure it on: halves by a hash of the question."""
+    sides: tuple[list[Labelled], list[Labelled]] = ([], [])
+    for row in rows:
+        key = content_key("half", [[message.role, message.content] for message in row.prompt.messages])
+        sides[int(key, 16) % 2 == 0].append(row)
+    return sides
+
+
+def read_measuring(settings: PreflightConfig) -> list[Labelled]:
+    """The labelled answers by which a judge is measured; see `read_labelled`.
+
+    Raises:
+        ConfigError: None are named.
+    """
+    if settings.labelled is None:
+        raise ConfigError("no labelled answers are named", "labelled: null", "a name or a file")
+    rows = read_labelled(settings.labelled)
+    return halves(rows)[1] if settings.half else rows
 
 
 def task_labels(judge: str | JudgeConfig | None) -> str | None:

@@ -17,7 +17,7 @@ from truing.core.errors import JudgeError, JudgeRefused, StoreError
 from truing.core.files import content_key, write_text
 from truing.judges import Judge
 from truing.judges.calibration import judge_labelled
-from truing.judges.labelled import read_labelled
+from truing.judges.labelled import read_labelled, read_measuring
 from truing.judges.preflight import UNMEASURED, Preflight, run_preflight
 from truing.monitor.store import open_store
 from truing.stats.agreement import JudgeLimits
@@ -45,7 +45,7 @@ def judge_limits(judge: Judge, evaluation: EvaluationConfig, folder: Path) -> Ju
         return JudgeLimits()
     if settings.labelled is None:
         return JudgeLimits(doubt="" if settings.unmeasured == "accept" else UNMEASURED)
-    rows = read_labelled(settings.labelled)
+    rows = read_measuring(settings)
     with open_store(folder).claim("preflight"):
         found = read_preflight(folder)
         held = () if found is None or not found.is_of(rows, judge, evaluation, settings) else found.anchors

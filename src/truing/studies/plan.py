@@ -18,7 +18,7 @@ from truing.config import DatasetConfig, EvaluationConfig, JudgeConfig, StudyCon
 from truing.core.errors import ConfigError
 from truing.core.records import Message
 from truing.judges import calls_per_answer, check_judge, is_exact
-from truing.judges.labelled import read_labelled, task_labels
+from truing.judges.labelled import Labelled, read_labelled, read_measuring, task_labels
 from truing.monitor.measures import load_measures
 from truing.stats.rules import make_rule
 from truing.studies.folder import check_prompts
@@ -173,7 +173,7 @@ def _task_judges(evaluation: EvaluationConfig, materials: Iterable[_Material]) -
     }
     if evaluation.preflight.labelled is None:
         return ()
-    return tuple(_labelled(judge, name) for judge, name in judges.items())
+    return tuple(_labelled(judge, read_labelled(name)) for judge, name in judges.items())
 
 
 def plan_judge(evaluation: EvaluationConfig, looks: int = 0) -> tuple[Asked, ...]:
@@ -187,13 +187,12 @@ def plan_judge(evaluation: EvaluationConfig, looks: int = 0) -> tuple[Asked, ...
     load_measures(evaluation.measures)
     if is_exact(evaluation.judge) or evaluation.preflight.labelled is None:
         return ()
-    first = _labelled(evaluation.judge, evaluation.preflight.labelled)
+    first = _labelled(evaluation.judge, read_measuring(evaluation.preflight))
     return first, replace(first, responses=(1 + looks) * min(evaluation.preflight.recheck, first.responses))
 
 
-def _labelled(judge: str | JudgeConfig, name: str) -> Asked:
-    """A labelled set, judged once."""
-    rows = read_labelled(name)
+def _labelled(judge: str | JudgeConfig, rows: Sequence[Labelled]) -> Asked:
+    """Labelled answers, judged once."""
     texts = Text.of([row.prompt.messages for row in rows]), Text.of([[Message("", row.answer)] for row in rows])
     return Asked("", "", False, judge, len(rows), *texts)
 
