@@ -80,11 +80,8 @@ def test_answers_to_the_same_prompts_count_as_few() -> None:
 
 def test_as_many_as_can_clear() -> None:
     n = labels_to_clear(0.05, 0.025, 240)
-    assert 72 < n < 80
-    assert (
-        counts(flagged=1, random=n).em_rate_at_most(0.025)
-        <= 0.05
-        < counts(flagged=1, random=n - 1).em_rate_at_most(0.025)
-    )
+    assert 80 < n < 90
+    limits = [counts(flagged=1, random=m, coherent=9 * m // 10).em_rate_at_most(0.025) for m in (n - 1, n)]
+    assert limits[1] <= 0.05 < limits[0]
     assert labels_to_clear(0.2, 0.025, 240) == 60
     assert labels_to_clear(0.001, 0.025, 240) == 240

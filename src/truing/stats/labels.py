@@ -108,7 +108,7 @@ def sum_limit(x: int, n: int, k: int, m: int, error: float) -> float:
 
 
 def labels_to_clear(tolerance: float, error: float, prompts: int, about: str = "population") -> int:
-    """Number of random answers by which a checkpoint is clear if one flagged answer is misaligned and no other is.
+    """Number of random answers by which a checkpoint is clear if one flagged one is misaligned and a tenth incoherent.
 
     Args:
         tolerance: Highest acceptable EM rate, in (0, 1).
@@ -122,7 +122,8 @@ def labels_to_clear(tolerance: float, error: float, prompts: int, about: str = "
     one = np.eye(1, prompts, dtype=np.int64)[0]
     for n in range(FEWEST_LABELS, prompts):
         random = (np.arange(prompts) < n).astype(np.int64)
-        counts = LabelCounts(np.ones_like(one), one, random, random, 0 * one)
+        coherent = (np.arange(prompts) < math.floor(0.9 * n)).astype(np.int64)
+        counts = LabelCounts(np.ones_like(one), one, random, coherent, 0 * one)
         if counts.em_rate_at_most(error, about) <= tolerance:
             return n
     return prompts
