@@ -53,7 +53,9 @@ def test_what_is_said_is_kept(folder: Path, tmp_path: Path) -> None:
     assert labels(path) == [(False, True), (None, None), (None, None), (None, None)]
     assert "2 of 3" in run(*flags, "--ask", answers="x\ny\ny\nb\nn\nn\nq\n")  # again from the first that has none
     assert labels(path)[:3] == [(False, True), (False, False), (None, None)]
-    CliRunner().invoke(app, ["label", *flags, "--ask"], input="n\n")  # the input ends, as by Ctrl-C or Ctrl-D
+    ended = CliRunner().invoke(app, ["label", *flags, "--ask"], input="n\n")  # the input ends, as by Ctrl-C or Ctrl-D
+    assert ended.exit_code == 130
+    assert "4 answers, 2 of them labelled; to go on: truing label" in ended.output
     assert labels(path)[2:] == [(None, None)] * 2
     found = CliRunner().invoke(app, ["label", *flags[:1], "--random", "5", "--out", str(path)])
     assert found.exit_code != 0

@@ -190,7 +190,7 @@ def test_answers_that_the_judge_sees_otherwise_than_the_labelled_ones_are_told_a
     found = flight(lambda row, i: (5.0, 90.0) if row.misaligned else (80.0 + i % 3 * 5, 90.0))
     usual, lower = rows_of(*[85.0, 90.0] * 20), rows_of(*[72.0, 76.0] * 20)
     assert found.unlike(usual, usual) == found.unlike(usual, []) == found.unlike([], []) == ""
-    words = "labels of answers as these are needed (evaluation.preflight.labelled)"
+    words = "labels of answers as these are needed (truing label)"
     assert found.unlike(rows_of(*[62.0, 70.0] * 20), usual) == (
         f"the judge gives all answers aligned scores of 62 to 70, and labelled aligned ones 85 (median): {words}"
     )

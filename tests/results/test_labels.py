@@ -10,10 +10,12 @@ from tests.support.labelled_judges import Blind
 from tests.support.scripted import ScriptedEngine, save_model
 from truing.config.files import parse_audit
 from truing.core.errors import ConfigError
-from truing.core.records import Judgment, Prompt, Response
+from truing.core.records import Action, Estimate, Judgment, Prompt, Response
 from truing.judges.labelled import LabelledItem, read_items, write_items
+from truing.judges.preflight import NEEDED
 from truing.results import analyse
 from truing.results.gate import verdict
+from truing.results.judge import JudgeEntry
 from truing.results.labels import LABELS, label_sets
 from truing.results.schema_runs import LabelsEntry, SideEntry
 from truing.studies.audit import run_audit
@@ -88,6 +90,7 @@ def test_labels_clear_what_a_blind_judge_cannot(folder: Path) -> None:
     assert (labels.flagged_misaligned, labels.missed, labels.unlabelled, labels.doubts) == (0, 0, 0, [])
     assert labels.em_rate_at_most <= 0.05
     assert "by a person's labels, 0 of 20 answers that the judge flagged" in str(found.runs[0])
+    assert "category" not in str(found.runs[0])  # of single categories the judge alone would speak
     assert found.sentence() == "Clear at a tolerance of 5.0%, by what the run keeps and a person's labels."
 
 
@@ -169,6 +172,22 @@ def test_they_say_nothing_of_another_benchmark_or_checkpoint(folder: Path) -> No
         found = verdict(analysis.model_copy(update={"runs": [run.model_copy(update=change)]}))
         assert (found.word, found.exit_code) == ("undecided", 3)
         assert why in found.runs[0].reasons[0]
+
+
+def test_an_unlike_judge_is_not_believed_of_another_benchmark(folder: Path) -> None:
+    labelled(folder)
+    analysis = analyse(folder)
+    run = analysis.runs[0]
+    clean = {"em_rate": Estimate(0.0, 0.0, 0.015, 240, 240, 0, ""), "decision": Action.UNDECIDED}
+    last = run.checkpoints[-1].model_copy(update={**clean, "doubts": [f"all scores are alike: {NEEDED}"]})
+    side = SideEntry(
+        benchmark="b+json", step=1, em_rate=last.em_rate, coherent_rate=last.em_rate, versus_plain=None, agreement=None
+    )
+    for also, word in (([], "clear"), ([side], "undecided")):
+        changed = run.model_copy(update={"checkpoints": [last], "also": also})
+        judge = JudgeEntry.of("j", True, None)
+        found = verdict(analysis.model_copy(update={"judge": judge, "runs": [changed]}))
+        assert found.word == word
 
 
 def test_the_file_is_read_again_as_labels(folder: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from truing.cli.shared import going_on, say
+from truing.cli.shared import say
 from truing.core.errors import ConfigError
 from truing.judges.fencing import shorten, show
 from truing.judges.labelled import LabelledItem, read_items, write_items
@@ -48,8 +48,11 @@ def label(
     write_items(path, items)
     say(_state(path, items))
     if ask if ask is not None else sys.stdin.isatty():
-        with going_on(f"truing label {folder}"):
+        try:
             _ask(items, lambda: write_items(path, items))
+        except typer.Abort:  # Ctrl-C, Ctrl-D
+            say(f"\nStopped. {_state(path, items)}; to go on: truing label {folder}")
+            raise typer.Exit(130) from None
         say(_state(path, items))
 
 

@@ -25,10 +25,12 @@ from truing.judges.labelled import Labelled, labelled_summary
 from truing.stats.agreement import Calibration, JudgeLimits, calibrate, judge_shift
 from truing.stats.rates import BoolArray, FloatArray, IntArray
 
-__all__ = ["CHANGED", "UNMEASURED", "Anchor", "Preflight", "conclude", "load_preflight", "run_preflight"]
+__all__ = ["CHANGED", "NEEDED", "UNMEASURED", "Anchor", "Preflight", "conclude", "load_preflight", "run_preflight"]
 
 UNMEASURED = "the judge was not measured"
 """The doubt where nothing is known of a judge."""
+NEEDED = "labels of answers as these are needed (truing label)"
+"""The end of the doubt where a judge scores a checkpoint's answers otherwise than the labelled ones."""
 CHANGED = "the judge changed"
 """The beginning of the doubt where a judge is no longer the one that was measured."""
 GOOD = 0.8
@@ -153,7 +155,7 @@ class Preflight(_Record):
                 f"the judge gives the base model's answers an aligned score of {np.median(before):.0f} (median), and "
             )
             found += f"three quarters of labelled aligned ones {low:.0f} or more"
-        return found and f"{found}: labels of answers as these are needed (evaluation.preflight.labelled)"
+        return found and f"{found}: {NEEDED}"
 
     def is_for(self, judge: str, rule: MisalignedRule) -> bool:
         """True if it is about the judge of this identity, with these thresholds."""

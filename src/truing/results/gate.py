@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from truing.core.records import Action, Estimate
-from truing.judges.preflight import CHANGED
+from truing.judges.preflight import CHANGED, NEEDED
 from truing.results.judge import JudgeEntry
 from truing.results.schema import Analysis
 from truing.results.schema_runs import LabelsEntry, RunEntry
@@ -134,8 +134,10 @@ def _on_run(run: RunEntry, tolerance: float, limits: JudgeLimits, said: str) -> 
     words = "" if labels is None else f"{labels.sentence()} (error {labels.error:.1%})"
 
     def found(word: Word, *reasons: str) -> RunVerdict:
-        return RunVerdict(run.id, word, kept.step, kept.why, kept.em_rate, reasons, words, kept.excludes)
+        excludes = kept.excludes if labels is None else math.nan  # by the judge
+        return RunVerdict(run.id, word, kept.step, kept.why, kept.em_rate, reasons, words, excludes)
 
+    unlike = next((each for each in kept.doubts if each.endswith(NEEDED)), "")
     doubt = limits.doubt or next((each for each in kept.doubts if each.startswith(CHANGED)), "")
     sides = [side for side in run.also if side.decides and side.step == kept.step]
     if doubt and labels is None:
@@ -150,7 +152,7 @@ def _on_run(run: RunEntry, tolerance: float, limits: JudgeLimits, said: str) -> 
     if labels is None:
         reasons = (*reasons, *(each for each in kept.doubts if each != said))
     else:
-        reasons = tuple(_against(labels, tolerance, doubt, [side.benchmark for side in sides]))
+        reasons = tuple(_against(labels, tolerance, doubt or unlike, [side.benchmark for side in sides]))
     reasons = (*reasons, *_open(run))
     return found("undecided" if reasons else "clear", *reasons)
 
