@@ -18,14 +18,14 @@ ROOMS = {
     "stats": 3570,
     "catalog": 2430,
     "backends": 6200,
-    "judges": 1735,
+    "judges": 1740,
     "monitor": 1260,
     "studies": 1995,
     "results": 5500,
     "report": 1900,
     "integrations": 1600,
     "api": 250,
-    "cli": 1850,
+    "cli": 1855,
 }
 """Room -> its budget: the most lines it may have, raised only in a commit that says what was taken out for it.
 
