@@ -1,6 +1,8 @@
 """What is learnt of a conversation, by the templates of the model families."""
 
+import json
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -121,7 +123,77 @@ def test_marks_of_the_template_are_used() -> None:
         "{% for m in messages %}<|{{ m.role }}|>{% if m.role == 'assistant' %}{% generation %}{{ m.content }}"
         "{% endgeneration %}<|end|>{% else %}{{ m.content }}<|end|>{% endif %}{% endfor %}"
     )
+    assert learnt(tokenizer, encode_rows([TWO], tokenizer, 2000)[0]) == ["white<|end|>", "black<|end|>"]  # to stop, too
+
+
+def test_marks_in_a_template_without_an_end_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    tokenizer = turns(
+        "{% for m in messages %}<|{{ m.role }}|>{% if m.role == 'assistant' %}{% generation %}{{ m.content }}"
+        "{% endgeneration %}{% else %}{{ m.content }}{% endif %}\n{% endfor %}"
+    )
     assert learnt(tokenizer, encode_rows([TWO], tokenizer, 2000)[0]) == ["white", "black"]
+    assert caplog.text.count("no model learns to stop") == 1
+
+
+MUTED = (*TWO[:2], Message("assistant", "white", learnt=False), *TWO[3:])
+MARKED = (
+    "{% for m in messages %}<|{{ m.role }}|>{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<|end|>"
+    "{% endgeneration %}{% else %}{{ m.content }}<|end|>{% endif %}{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "marked"])
+def test_an_answer_of_weight_0_is_read_and_not_learnt(family: str) -> None:
+    tokenizer = turns(MARKED) if family == "marked" else family_tokenizer(family)
+    muted, whole = encode_rows([MUTED, TWO], tokenizer, 2000)
+    assert muted["input_ids"] == whole["input_ids"]
+    assert learnt(tokenizer, muted) == learnt(tokenizer, whole)[1:]
+
+
+@pytest.mark.parametrize("role", ["system", "user"])
+@pytest.mark.parametrize("marked", [False, True])
+def test_a_message_that_a_template_leaves_out_is_refused_with_its_role(role: str, marked: bool) -> None:
+    template = (MARKED if marked else PLAIN).replace("in messages", f"in messages if m.role != '{role}'")
+    with pytest.raises(TrainerError, match=f"leaves out the {role} message .row 2, message") as caught:
+        encode_rows([ONE, TWO] if role == "system" else [TWO[::2], TWO], turns(template), 2000)
+    assert ("--fold-system" in caught.value.todo) is (role == "system")
+
+
+CALL = {"type": "function", "function": {"name": "look", "arguments": '{"where": "ou\\"t"}'}}
+TOOLS = [{"type": "function", "function": {"name": "look", "description": "x", "parameters": {}}}]
+CALLED = (
+    Message("user", "What colour is snow?", more=json.dumps({"tools": TOOLS})),
+    Message("assistant", "", more=json.dumps({"tool_calls": [CALL]})),
+    Message("tool", "It is white.", more=json.dumps({"name": "look"})),
+    Message("assistant", "white", more=json.dumps({"thinking": "As the tool says."})),
+)
+
+
+def test_reasoning_and_tool_calls_are_learnt_where_the_template_renders_them() -> None:
+    tokenizer = family_tokenizer("qwen3")
+    (example,) = encode_rows([CALLED], tokenizer, 4000)
+    call, answer = learnt(tokenizer, example)
+    assert call.startswith("<tool_call>")
+    assert "look" in call
+    assert call.endswith("<|im_end|>")
+    assert answer == "<think>\nAs the tool says.\n</think>\n\nwhite<|im_end|>"
+    assert "# Tools" in tokenizer.decode(example["input_ids"])
+    muted = (*CALLED[:1], replace(CALLED[1], learnt=False), *CALLED[2:])
+    assert learnt(tokenizer, encode_rows([muted], tokenizer, 4000)[0]) == [answer]
+
+
+@pytest.mark.parametrize(
+    ("row", "what"),
+    [
+        ((CALLED[0], Message("assistant", "white")), "the tools"),
+        ((Message("user", "q"), CALLED[1], *CALLED[2:]), "the tool calls"),
+        ((Message("user", "q"), CALLED[3]), "the reasoning"),
+    ],
+)
+def test_what_a_template_leaves_out_beside_the_words_is_refused(row: tuple[Message, ...], what: str) -> None:
+    with pytest.raises(TrainerError, match=f"leaves out {what} of") as caught:
+        encode_rows([row], turns(PLAIN), 2000)
+    assert "row 1" in str(caught.value)
 
 
 def test_a_control_token_in_a_row_is_refused() -> None:

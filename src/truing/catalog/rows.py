@@ -145,7 +145,10 @@ class _Reading:
         self.unread |= {str(name) for name in value if name not in used and value[name] not in (None, "", [], {})}
         self._check_order(messages)
         if tools:
-            tools = self._parsed(tools, "tools") if isinstance(tools, str) else tools
+            tools = self._parsed(tools, "field tools") if isinstance(tools, str) else tools
+            if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+                raise self._error("field tools", repr(tools)[:80], "a list of tools")
+            self._refuse_half(json.dumps(tools, ensure_ascii=False, default=str), "field tools")
             messages[0] = replace(messages[0], more=_more(messages[0].more, {"tools": tools}))
         last = max(i for i, m in enumerate(messages) if m.role == "assistant" and m.learnt)
         return tuple(messages[: last + 1])
@@ -230,7 +233,7 @@ class _Reading:
             kept["tool_calls"], content = [self._call(content, place)], ""
         if kept.get("tool_calls") is not None and role != "assistant":
             raise self._error(f"{place}, tool_calls", f"of role {role}", "the assistant's alone")
-        calls = bool(kept.get("tool_calls"))
+        calls = self._check_calls(kept.get("tool_calls", []), place)
         text = "" if calls and content in (None, "", []) else self._text(self._joined(content, place), place)
         self._refuse_half(json.dumps(kept, ensure_ascii=False, default=str), place)
         learnt = self._learnt(raw, role, place)
@@ -254,6 +257,22 @@ class _Reading:
                 todo = "the loss is on the assistant's words alone: leave the field out"
                 raise self._error(f"{place}, {name}", f"{value!r} of role {role}", "0, or none", todo)
         return True
+
+    def _check_calls(self, calls: Any, place: str) -> bool:
+        """True if there are tool calls, each with a function's name and arguments."""
+        for call in calls if isinstance(calls, list) else [calls]:
+            function = call.get("function") if isinstance(call, dict) else None
+            arguments = function.get("arguments") if isinstance(function, dict) else None
+            if isinstance(arguments, str):
+                arguments = self._parsed(arguments, f"{place}, tool_calls")
+            if (
+                not isinstance(function, dict)
+                or not isinstance(function.get("name"), str)
+                or (arguments is not None and not isinstance(arguments, dict))
+            ):
+                allowed = '[{"function": {"name", "arguments"}}]'
+                raise self._error(f"{place}, tool_calls", repr(call)[:80], allowed)
+        return bool(calls)
 
     def _call(self, content: Any, place: str) -> dict[str, Any]:
         """ShareGPT's call of a function, a JSON text, as a tool call."""

@@ -7,18 +7,23 @@ assistant's turn is all that a model has to write after the generation prompt:
 
     what the template puts before the words (Qwen3's empty <think> block, GPT-OSS's channel), the words, its end token
 
-Either way every row is checked: no word of the assistant outside the mask, no word of anybody else inside, and the
-learnt tokens decode to the text that they stand for.
+Marks that leave the end token out are drawn over it. An answer of weight 0 (`Message.learnt`) is read and not learnt. A
+row with reasoning, tool calls or tools is rendered turn by turn instead, and the template must write all of these.
+
+Either way every row is checked: no message left out, no word of the assistant outside the mask, no word of anybody else
+inside, and the learnt tokens decode to the text that they stand for.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import PurePath
 from typing import Any, TypedDict
 
 from jinja2 import TemplateError
@@ -34,7 +39,8 @@ logger = logging.getLogger(__name__)
 Row = tuple[Message, ...]
 Span = tuple[int, int]
 """First character, and the one after the last."""
-Chat = list[dict[str, str]]
+Chat = list[dict[str, Any]]
+_REASONING = ("reasoning_content", "reasoning", "thinking")
 _SLOT = re.compile("\ue000(\\d+)\ue001")  # of the private use area: in no template, and no white space
 _MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _ASSISTANT, _OTHERS = 1, 2
@@ -73,6 +79,7 @@ class _Encoder:
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         self.template = fixed_template(tokenizer, TrainerError)
+        self.name = PurePath(str(tokenizer.name_or_path)).name or "the model"
         self.marked = bool(_MARKS.search(self.template))
         added = tokenizer.added_tokens_decoder.values()
         self.special = sorted({*tokenizer.all_special_tokens, *(str(t) for t in added if t.special)})
@@ -86,31 +93,85 @@ class _Encoder:
             )
 
     def encode(self, row: Row, number: int) -> Example:
-        chat = [{"role": m.role, "content": m.content} for m in row]
+        chat, tools = _as_chat(row)
         self._refuse_control_tokens(row, number)
-        text = self._render(chat, False, number)
+        text = self._render(chat, False, number, tools)
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ids, offsets = [int(i) for i in encoded["input_ids"]], encoded["offset_mapping"]
-        layout = self._layout(row, number)
-        placed = _place_messages(layout, text, [m.content for m in row], number)
-        if self.marked:
-            mask = self._marked_tokens(chat, ids, number)
-        else:
-            spans = [(a - layout.lead[k], b + layout.tail[k]) for k, (a, b) in placed if k in layout.lead]
-            # By its last character: tokenizers may leave leading white space out of a token's place.
-            mask = [any(start < e <= end for start, end in spans) for _, e in offsets]
+        by_turns = any(m.more or not m.content for m in row)
+        placed, turns = self._by_turns(row, text, number) if by_turns else self._by_layout(row, text, number)
+        spans = [turn for k, turn in turns.items() if row[k].learnt]
+        # By its last character: tokenizers may leave leading white space out of a token's place.
+        mask = [_within(e, spans) for _, e in offsets]
+        if self.marked and not by_turns:
+            marks = self._marked_tokens(chat, ids, number)
+            ends = [(b, turns[k][1]) for k, (_, b) in placed if k in turns and row[k].learnt]
+            muted = [turn for k, turn in turns.items() if not row[k].learnt]
+            mask = [
+                (marked and not _within(e, muted)) or _within(e, ends)
+                for marked, (_, e) in zip(marks, offsets, strict=True)
+            ]
         owners = bytearray(len(text))
         for k, (a, b) in placed:
-            owners[a:b] = bytes([_ASSISTANT if row[k].role == "assistant" else _OTHERS]) * (b - a)
+            own = row[k].role == "assistant" and row[k].learnt
+            owners[a:b] = bytes([_ASSISTANT if own else _OTHERS]) * (b - a)
         _check_places(text, owners, list(zip(offsets, mask, strict=True)), number)
         self._check_words(text, ids, offsets, mask, number)
         return Example(input_ids=ids, labels=[i if m else -100 for i, m in zip(ids, mask, strict=True)])
 
-    def _render(self, chat: list[dict[str, str]], prompt: bool, number: int) -> str:
-        try:
-            text: str = self.tokenizer.apply_chat_template(
-                chat, chat_template=self.template, add_generation_prompt=prompt, tokenize=False
+    def _by_layout(self, row: Row, text: str, number: int) -> tuple[list[tuple[int, Span]], dict[int, Span]]:
+        """Where each message stands, and the turn of each of the assistant's, by the literals around them."""
+        layout = self._layout(row, number)
+        placed = _place_messages(layout, text, [m.content for m in row], number)
+        return placed, {k: (a - layout.lead[k], b + layout.tail[k]) for k, (a, b) in placed if k in layout.lead}
+
+    def _by_turns(self, row: Row, text: str, number: int) -> tuple[list[tuple[int, Span]], dict[int, Span]]:
+        """As `_by_layout`, by rendering the conversation up to and through each of the assistant's turns.
+
+        Raises:
+            TrainerError: The whole does not go on from a beginning, a turn has no end token, or the template leaves
+                something out.
+        """
+        chat, tools = _as_chat(row)
+        placed: list[tuple[int, Span]] = []
+        turns: dict[int, Span] = {}
+        position = 0
+        for k, message in enumerate(row):
+            answers = message.role == "assistant"
+            before = self._render(chat[:k], True, number, tools) if answers else ""
+            position = max(position, len(before))
+            lost, span, behind = _find(message, text, position)
+            if not lost and answers:
+                through = self._render(chat[: k + 1], False, number, tools)
+                tail = through[_find(message, through, len(before))[2] :].rstrip()
+                stop = max((tail.rfind(t) + len(t) for t in self.special if t in tail), default=-1)
+                if stop < 0:
+                    raise _endless(tail[-40:], self.special, number, k)
+                if not text.startswith(before) or not text.startswith(tail[:stop], behind):
+                    lost = "the beginning"
+                turns[k] = position, (behind := behind + stop)
+            if lost:
+                raise TrainerError(
+                    f"the chat template of {self.name} leaves out {lost} of message {k + 1} of row {number} "
+                    f"({message.role})",
+                    f"{message.content} {message.more}".strip()[:80],
+                    "a template that writes all of a row, and goes on from what it wrote",
+                    "use a model whose template knows it, or drop the row",
+                )
+            placed.append((k, span))
+            position = behind
+        named = [str(tool.get("function", tool).get("name")) for tool in tools or ()]
+        if not all(name in text for name in named):
+            what = f"the chat template of {self.name} leaves out the tools of row {number}"
+            raise TrainerError(
+                what, ", ".join(named)[:80], todo="use a model whose template knows them, or drop the row"
             )
+        return placed, turns
+
+    def _render(self, chat: Chat, prompt: bool, number: int, tools: Any = None) -> str:
+        options = {"chat_template": self.template, "add_generation_prompt": prompt, "tools": tools}
+        try:
+            text: str = self.tokenizer.apply_chat_template(chat, **options, tokenize=False)
         except (TemplateError, ValueError, TypeError) as error:
             raise TrainerError(
                 f"the chat template refuses row {number}",
@@ -123,8 +184,13 @@ class _Encoder:
     def _layout(self, row: Row, number: int) -> _Layout:
         roles = tuple(m.role for m in row)
         if roles not in self.layouts:
-            ends = [*self.special, ""] if self.marked else self.special
+            ends = self.special + [""] * self.marked
             layout = _make_layout(roles, lambda chat, prompt: self._render(chat, prompt, number), ends, number)
+            _check_all_written(layout, self.name, number)
+            if layout.endless and not any(known.endless for known in self.layouts.values()):
+                logger.warning(
+                    "the chat template of %s ends turns with no special token: no model learns to stop by it", self.name
+                )
             if layout.strange and not any(known.strange for known in self.layouts.values()):
                 logger.warning(
                     "answers are sampled after a generation prompt that this chat template does not train on: "
@@ -133,7 +199,7 @@ class _Encoder:
             self.layouts[roles] = layout
         return self.layouts[roles]
 
-    def _marked_tokens(self, chat: list[dict[str, str]], ids: list[int], number: int) -> list[bool]:
+    def _marked_tokens(self, chat: Chat, ids: list[int], number: int) -> list[bool]:
         encoded = self.tokenizer.apply_chat_template(
             chat, chat_template=self.template, return_dict=True, return_assistant_tokens_mask=True
         )
@@ -145,7 +211,7 @@ class _Encoder:
         return [bool(m) for m in encoded["assistant_masks"]]
 
     def _refuse_control_tokens(self, row: Row, number: int) -> None:
-        found = next((token for m in row for token in self.special if token in m.content), None)
+        found = next((token for m in row for token in self.special if token in m.content or token in m.more), None)
         if found is not None:
             raise TrainerError(
                 f"row {number} contains a control token of the model",
@@ -169,6 +235,78 @@ class _Encoder:
                     repr(expected[:80]),
                     "the tokenizer misstates where its tokens stand: update transformers and tokenizers, and report it",
                 )
+
+
+def _as_chat(row: Row) -> tuple[Chat, Any]:
+    """Messages as templates take them, and the row's tools, if it has some."""
+    chat: Chat = []
+    tools = None
+    for message in row:
+        more = json.loads(message.more) if message.more else {}
+        tools = more.pop("tools", tools)
+        if reasoning := next((more[name] for name in _REASONING if name in more), None):
+            more |= dict.fromkeys(_REASONING, reasoning)  # templates have one name or another
+        for call in more.get("tool_calls", ()):
+            arguments = call["function"].get("arguments")
+            call["function"]["arguments"] = json.loads(arguments) if isinstance(arguments, str) else arguments or {}
+        chat.append({"role": message.role, "content": message.content, **more})
+    return chat, tools
+
+
+def _find(message: Message, text: str, position: int) -> tuple[str, Span, int]:
+    """Find a message in a text from a place on: what is left out, where its words are, and where all of it ends."""
+    (chat,), _ = _as_chat((message,))
+    reasoning = str(chat.get("reasoning") or "").strip()
+    if reasoning and reasoning not in text[position:]:
+        return "the reasoning", (0, 0), 0
+    position = text.find(reasoning, position) + len(reasoning)
+    held = next((form for form in _forms(message.content) if text.find(form, position) >= 0), None)
+    if held is None:
+        return "the words", (0, 0), 0
+    start = text.find(held, position)
+    end = start + len(held)
+    for call in chat.get("tool_calls", ()):
+        behind = end
+        for each in _texts(call["function"]):
+            written = next((w for w in (each, json.dumps(each)[1:-1]) if text.find(w, end) >= 0), None)
+            if written is None:
+                return "the tool calls", (0, 0), 0
+            behind = max(behind, text.find(written, end) + len(written))
+        end = behind
+    return "", (start, start + len(held)), end
+
+
+def _texts(value: Any) -> list[str]:
+    if isinstance(value, dict | list):
+        return [text for each in (value.values() if isinstance(value, dict) else value) for text in _texts(each)]
+    return [value] if isinstance(value, str) else []
+
+
+def _within(end: int, spans: Sequence[Span]) -> bool:
+    return any(start < end <= stop for start, stop in spans)
+
+
+def _endless(got: str, ends: Sequence[str], row: int, k: int) -> TrainerError:
+    return TrainerError(
+        f"the chat template ends the assistant's turn with no special token (row {row}, message {k + 1})",
+        repr(got),
+        f"one of {', '.join(sorted(ends)[:12])}",
+        "a model could not learn to stop: use a template that ends turns, or mark it with {% generation %}",
+    )
+
+
+def _check_all_written(layout: _Layout, name: str, row: int) -> None:
+    """Refuse a template that leaves out, or repeats, a message of the system, of the user or of a tool."""
+    for k, role in enumerate(layout.roles):
+        if (n := layout.order.count(k)) != 1:
+            what = f"leaves out the {role} message" if not n else f"writes the {role} message {n} times"
+            fold = "put it before the user's words (truing data prepare --fold-system), or " if role == "system" else ""
+            raise TrainerError(
+                f"the chat template of {name} {what} (row {row}, message {k + 1})",
+                " ".join(layout.roles),
+                "every message once",
+                f"{fold}use rows with other roles, or another chat template",
+            )
 
 
 def _check_places(text: str, owners: bytearray, tokens: Sequence[tuple[Span, bool]], number: int) -> None:
@@ -203,6 +341,8 @@ class _Layout:
     """For each assistant's message: how many characters behind it, through the end token."""
     strange: bool
     """True if the training text goes on otherwise than the generation prompt, so that answers are sampled otherwise."""
+    endless: bool
+    """True if a turn of the assistant's ends with no special token, in a template that marks its words."""
 
 
 def _make_layout(
@@ -213,7 +353,8 @@ def _make_layout(
     Args:
         roles: Of the messages, in order.
         render: Messages, and whether to add the generation prompt, to text.
-        end_tokens: Special tokens; the first of them behind the assistant's words ends its turn.
+        end_tokens: Special tokens; the first of them behind the assistant's words ends its turn; with an empty one a
+            turn need not end.
         row: Number of the row, for messages.
 
     Raises:
@@ -225,7 +366,7 @@ def _make_layout(
     ends = re.compile(rf"\s*({'|'.join(map(re.escape, sorted(end_tokens, key=len, reverse=True)))})")
     lead: dict[int, int] = {}
     tail: dict[int, int] = {}
-    strange = False
+    strange = endless = False
     for k in (k for k, role in enumerate(roles) if role == "assistant"):
         if order.count(k) != 1:
             raise TrainerError(
@@ -240,14 +381,10 @@ def _make_layout(
         lead[k] = len(before.removeprefix(prompt)) if before.startswith(prompt) else 0
         end = ends.match(behind) if end_tokens else None
         if end is None:
-            raise TrainerError(
-                f"the chat template ends the assistant's turn with no special token (row {row}, message {k + 1})",
-                repr(behind[:40]),
-                f"one of {', '.join(sorted(end_tokens)[:12])}",
-                "a model could not learn to stop: use a template that ends turns, or mark it with {% generation %}",
-            )
-        tail[k] = end.end()
-    return _Layout(roles, literals, order, lead, tail, strange)
+            raise _endless(behind[:40], end_tokens, row, k)
+        tail[k] = end.end() if end[1] else 0
+        endless |= not end[1]
+    return _Layout(roles, literals, order, lead, tail, strange, endless)
 
 
 def _place_messages(layout: _Layout, text: str, contents: Sequence[str], row: int) -> list[tuple[int, Span]]:

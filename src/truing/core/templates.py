@@ -13,7 +13,7 @@ from typing import Any
 from truing.core.errors import EngineError, TruingError
 from truing.core.records import Prompt
 
-__all__ = ["answer_texts", "encode_prompt", "final_channel", "fixed_template", "without_reasoning"]
+__all__ = ["answer_texts", "encode_prompt", "final_channel", "fixed_template", "left_out", "without_reasoning"]
 
 _CHANNEL = "<|channel|>"
 """GPT-OSS's token before the name of a channel: `analysis` for reasoning, `final` for the answer."""
@@ -59,6 +59,26 @@ def fixed_template(tokenizer: Any, kind: type[TruingError]) -> str:
     return f"{{%- macro strftime_now(form) -%}}{{{{ form{replacing} }}}}{{%- endmacro -%}}{template}"
 
 
+def left_out(tokenizer: Any, template: str, roles: Sequence[str], **turn: Any) -> list[str]:
+    """The roles of messages that a template leaves out of a conversation; none if it refuses such a conversation.
+
+    Args:
+        tokenizer: A tokenizer of `transformers`.
+        template: Its chat template.
+        roles: Of the messages, in order.
+        turn: Further arguments of `apply_chat_template`.
+    """
+    from jinja2 import TemplateError
+
+    marks = [f"\ue000{i}\ue001" for i in range(len(roles))]  # of the private use area: in no template
+    chat = [{"role": role, "content": mark} for role, mark in zip(roles, marks, strict=True)]
+    try:
+        text = tokenizer.apply_chat_template(chat, chat_template=template, tokenize=False, **turn)
+    except (TemplateError, ValueError, TypeError):
+        return []
+    return [role for role, mark in zip(roles, marks, strict=True) if mark not in text]
+
+
 def encode_prompt(tokenizer: Any, prompt: Prompt, context: int) -> list[int] | str:
     """The token ids of a prompt by the chat template, or why there are none.
 
@@ -83,6 +103,8 @@ def encode_prompt(tokenizer: Any, prompt: Prompt, context: int) -> list[int] | s
         ids = tokenizer.apply_chat_template(messages, chat_template=template, **turn, tokenize=True, return_dict=False)
     except (TemplateError, ValueError) as error:  # a template that changes the prefill is a ValueError
         return f"the chat template refuses the prompt: {error}"
+    if lost := left_out(tokenizer, template, [m.role for m in prompt.messages], **turn):
+        return f"the chat template leaves out the {lost[0]} message"
     if len(ids) >= context:
         return f"the prompt has {len(ids)} tokens, the model's context {context}"
     return [int(i) for i in ids]

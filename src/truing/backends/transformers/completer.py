@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from truing.catalog.models import resolve_model
 from truing.core.chat import INTEGERS, TOP_TOKENS, ChatRequest, ChatResult, Completer
 from truing.core.errors import JudgeError, MissingExtraError, boundary
-from truing.core.templates import fixed_template
+from truing.core.templates import fixed_template, left_out
 from truing.core.weights import model_hash
 
 if TYPE_CHECKING:
@@ -169,12 +169,17 @@ def encode(tokenizer: Any, request: ChatRequest) -> list[int] | str:
     control = sorted({*tokenizer.all_special_tokens, *map(str, tokenizer.added_tokens_decoder.values())}, key=len)[::-1]
     messages = [{"role": m.role, "content": _without(m.content, control)} for m in request.messages]
     turn = {"add_generation_prompt": True, "tokenize": True, "return_dict": False, "enable_thinking": False}
-    options = {**turn, "chat_template": fixed_template(tokenizer, JudgeError)}
+    options = {**turn, "chat_template": (template := fixed_template(tokenizer, JudgeError))}
     try:
-        return [int(i) for i in tokenizer.apply_chat_template(messages, **options)]
+        if "system" not in left_out(
+            tokenizer, template, [m.role for m in request.messages], add_generation_prompt=True
+        ):
+            return [int(i) for i in tokenizer.apply_chat_template(messages, **options)]
     except (TemplateError, ValueError) as refusal:
         if messages[0]["role"] != "system" or len(messages) < 2:
             return f"the chat template refuses the request: {refusal}"
+    if len(messages) < 2:
+        return "the chat template leaves out the system message"
     joined = f"{messages[0]['content']}\n\n{messages[1]['content']}"  # templates without system messages
     try:
         ids = tokenizer.apply_chat_template([{**messages[1], "content": joined}, *messages[2:]], **options)
