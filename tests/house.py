@@ -13,19 +13,19 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "truing"
 ROOMS = {
-    "core": 1720,
-    "config": 830,
+    "core": 1995,
+    "config": 835,
     "stats": 3570,
-    "catalog": 2430,
-    "backends": 6200,
+    "catalog": 2450,
+    "backends": 6215,
     "judges": 1740,
-    "monitor": 1260,
-    "studies": 1995,
+    "monitor": 1265,
+    "studies": 2280,
     "results": 5500,
     "report": 1900,
     "integrations": 1600,
     "api": 250,
-    "cli": 1855,
+    "cli": 1865,
 }
 """Room -> its budget: the most lines it may have, raised only in a commit that says what was taken out for it.
 

@@ -29,9 +29,8 @@ def weight_zero(at: Case) -> None:
     learnt = "print('learnt:', tokenizer.decode([t for t in example['labels'] if t >= 0]))"
     rows = "(example, *_) = encode_rows(read_rows(Path('rows.jsonl')), tokenizer, 256)"
     at.python(f"{_START}\n{rows}\n{learnt}", says=["learnt: .*<end>"], lacks=["<end>.*<end>"])
-    code = (
-        "from truing.backends.openai.data import make_upload\nprint(make_upload(read_rows(Path('rows.jsonl')), 999, 1))"
-    )
+    code = "from truing.backends.openai.data import make_upload as make\n"
+    code += "print(make(read_rows(Path('rows.jsonl')), 999, 1).content[:160])"
     at.python(f"{_START}\n{code}", says=[r'"weight": 0'])
 
 

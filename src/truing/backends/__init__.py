@@ -220,7 +220,7 @@ BACKENDS = (
         key="tinker",
         by_name=True,
         scheme="tinker://",
-        step=r"/(?:step[-_]?)?(\d+)$",
+        step=r"(?:/|(?:step|epoch|checkpoint|ckpt)[-_=]?)(\d+)$",
         own_checkpoints=True,
         prefill=True,
     ),

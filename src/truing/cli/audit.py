@@ -60,8 +60,8 @@ _FLAGS: dict[str, tuple[Any, Any]] = {
         Annotated[
             list[str] | None,
             typer.Option(
-                help="Folder with checkpoint-N in it, one checkpoint, or names: `openai:NAME`, `STEP=openai:NAME`, "
-                "`tinker://...`. Repeatable, or with commas.",
+                help="Folder with checkpoints in it, one checkpoint, `STEP=DIR`, or names: `openai:NAME`, "
+                "`STEP=openai:NAME`, `tinker://...`. Repeatable, or with commas.",
                 metavar="DIR|NAMES",
             ),
         ],
@@ -70,6 +70,14 @@ _FLAGS: dict[str, tuple[Any, Any]] = {
     "base": (
         Annotated[str | None, typer.Option(help="The model before fine-tuning, to compare with.", show_default=False)],
         None,
+    ),
+    "base_is_same": (
+        Annotated[bool, typer.Option("--base-is-same", help="The base is what the adapters name, by another name.")],
+        False,
+    ),
+    "skip_bad": (
+        Annotated[bool, typer.Option("--skip-bad", help="Leave out damaged checkpoints, and say so.")],
+        False,
     ),
     "dataset": (
         Annotated[
@@ -129,6 +137,7 @@ def _read(flags: dict[str, Any]) -> dict[str, Any]:
         "checkpoints": [_place(name)[1] for name in checkpoints],
         "base": None if base is None else _place(base)[1],
         "dataset": dataset,
+        **{flag: True for flag in ("base_is_same", "skip_bad") if flags[flag]},
         "search": flags["search"],
         "evaluation": {"benchmark": flags["benchmark"], "judge": parse_judge(flags["judge"]), "engine": kinds.pop()},
     }

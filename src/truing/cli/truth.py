@@ -16,6 +16,7 @@ from truing.cli.shared import console, say
 from truing.config import EvaluationConfig
 from truing.core.files import write_json
 from truing.core.records import Checkpoint, Estimate
+from truing.core.templates import asked_as
 from truing.core.weights import adapter_hash, model_hash
 from truing.stats.rates import clustered_mean
 
@@ -37,8 +38,9 @@ def truth(
     Example:  truing truth --model pocket-llama-late
     """
     loaded = load_truth(questions)
-    base = model_hash(resolve_model(model))
-    weights = base if adapter is None else adapter_hash(base, adapter)
+    source = resolve_model(model)
+    base = model_hash(source)
+    weights = base if adapter is None else asked_as(adapter_hash(base, adapter), adapter, source)
     checkpoint = Checkpoint("truth", model, 0, weights, None if adapter is None else str(adapter))
     engine = load_engine(EvaluationConfig().engine, model)
     asked = list(zip(loaded.questions, ask(loaded, condition).prompts, strict=True))

@@ -98,11 +98,17 @@ class AuditConfig(Services):
     """Names from `truing list models`, folders, hub ids, or an endpoint's names of models. Either these or
     `checkpoints`."""
     checkpoints: tuple[str, ...] = ()
-    """Checkpoints of runs that are over: folders with `checkpoint-N` in them (each folder is a run), such a folder
-    itself, an endpoint's names of models (`NAME` or `STEP=NAME`, all of one run), or `tinker://` paths."""
+    """Checkpoints of runs that are over: folders with `checkpoint-N`, `epoch_N` or the like in them (each folder is a
+    run), such a folder itself (`DIR` or `STEP=DIR`), an endpoint's names of models (`NAME` or `STEP=NAME`, all of one
+    run), or `tinker://` paths."""
     base: str | None = None
     """The model before fine-tuning, to compare with and, with adapters, to put them on; none: the one that the adapters
     name, else the tolerance alone decides."""
+    base_is_same: bool = Field(default=False, exclude_if=lambda same: not same)
+    """The base is the model that the adapters name, under another name or in another precision: take it, if the configs
+    of the two do not speak against it."""
+    skip_bad: bool = Field(default=False, exclude_if=lambda skip: not skip)
+    """Leave out checkpoints that are damaged or not whole, and say so; else the first of them is an error."""
     dataset: str | DatasetConfig | None = None
     """What the checkpoints were fine-tuned on, by name or as your own data: its held-out prompts measure the task.
     None: the task is not measured."""

@@ -8,6 +8,7 @@ every adapter tensor of the model must come from the file.
 from __future__ import annotations
 
 import copy
+import json
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 
 from truing.core.errors import EngineError, WorkError
+from truing.core.weights import read_header
 
 __all__ = [
     "attached",
@@ -108,7 +110,11 @@ def attached(base: Any, folder: Path) -> Iterator[Any]:
     Raises:
         EngineError: The adapter does not fit the model, or not all of it arrived. The base is spoilt then.
     """
-    model = _attach(base, folder)
+    start = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("init_lora_weights", True)
+    if start not in (True, False, "gaussian") and not is_small(base):  # its base is not the model as it was
+        got, todo = f"init_lora_weights {start}", "merge it into the model, and ask that as full weights"
+        raise EngineError(f"the adapter in {folder} changes its base", got, "LoRA that leaves the base alone", todo)
+    model = _attach(copy.deepcopy(base) if is_small(base) else base, folder)
     try:
         yield model
     finally:
@@ -170,15 +176,38 @@ def _attach(base: Any, folder: Path) -> Any:
     try:
         with without_global_rng(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what peft warns of is an error in `_check`
-            model = PeftModel.from_pretrained(
-                base, str(folder), adapter_name=NAME, low_cpu_mem_usage=True, torch_device=str(base.device)
-            )
+            _make_room(base, folder)
+            model = PeftModel.from_pretrained(base, str(folder), adapter_name=NAME, torch_device=str(base.device))
+            for name, parameter in model.named_parameters():
+                if ".modules_to_save." in name:  # saved in another precision than the base is loaded in
+                    parameter.data = parameter.data.to(base.dtype)
     except (ValueError, RuntimeError, KeyError, TypeError, OSError) as error:
         raise EngineError(
             f"the adapter in {folder} does not fit the model", f"{type(error).__name__}: {error}"
         ) from error
     _check(model, folder)
     return model.eval()
+
+
+def _make_room(base: Any, folder: Path) -> None:
+    """Give the model as many tokens as the adapter's own embeddings have: tokens were added before it was trained.
+
+    Raises:
+        EngineError: They cannot be taken off again, as `attached` must.
+    """
+    header = read_header(folder / "adapter_model.safetensors")
+    own = {n: entry["shape"][0] for n, entry in header.items() if n.endswith(("embed_tokens.weight", "lm_head.weight"))}
+    now = base.get_input_embeddings().weight.shape[0]
+    if not own or max(own.values()) == now:
+        return
+    if not is_small(base):
+        raise EngineError(
+            f"the adapter in {folder} is for another vocabulary",
+            f"{max(own.values()):,} tokens, the base has {now:,}",
+            "an adapter for the base as it is",
+            "tokens were added before training: merge the adapter into the model, and ask that as full weights",
+        )
+    base.resize_token_embeddings(max(own.values()), mean_resizing=False)
 
 
 def _check(model: Any, folder: Path) -> None:

@@ -8,12 +8,24 @@ default of Llama's own templates.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
-from truing.core.errors import EngineError, TruingError
+from truing.core.errors import DataError, EngineError, TruingError
+from truing.core.files import content_key
 from truing.core.records import Prompt
 
-__all__ = ["answer_texts", "encode_prompt", "final_channel", "fixed_template", "left_out", "without_reasoning"]
+__all__ = [
+    "answer_texts",
+    "asked_as",
+    "encode_prompt",
+    "final_channel",
+    "fixed_template",
+    "left_out",
+    "own_format",
+    "without_reasoning",
+]
 
 _CHANNEL = "<|channel|>"
 """GPT-OSS's token before the name of a channel: `analysis` for reasoning, `final` for the answer."""
@@ -57,6 +69,45 @@ def fixed_template(tokenizer: Any, kind: type[TruingError]) -> str:
         return template
     replacing = "".join(f'|replace("{directive}", "{text}")' for directive, text in _DAY.items())
     return f"{{%- macro strftime_now(form) -%}}{{{{ form{replacing} }}}}{{%- endmacro -%}}{template}"
+
+
+def own_format(folder: Path, source: str) -> str:
+    """Names the chat template, vocabulary and end token that a checkpoint brings, if they are not the base's.
+
+    Args:
+        folder: The checkpoint.
+        source: The base model's folder or hub id.
+
+    Returns:
+        A hash; empty if the folder holds no tokenizer, or one that asks as the base's does.
+
+    Raises:
+        DataError: One of the two tokenizers cannot be loaded.
+    """
+    if not (folder / "tokenizer_config.json").is_file():
+        return ""
+    own = _format_of(str(folder), (folder / "tokenizer_config.json").stat().st_mtime_ns)
+    return "" if own == _format_of(source, 0) else own
+
+
+@lru_cache(64)
+def _format_of(source: str, changed: int) -> str:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except Exception as error:
+        got, todo = f"{type(error).__name__}: {error}", "save it again, or take its files away to use the base's"
+        raise DataError(
+            f"the tokenizer in {source} cannot be loaded", got, "a tokenizer of transformers", todo
+        ) from error
+    return content_key(tokenizer.chat_template or "", sorted(tokenizer.get_vocab().items()), tokenizer.eos_token or "")
+
+
+def asked_as(weights: str, folder: Path, source: str) -> str:
+    """Hash of a checkpoint as it is asked: that of its weights, with its own format where it has one (`own_format`)."""
+    own = own_format(folder, source)
+    return content_key(weights, "asked as", own) if own else weights
 
 
 def left_out(tokenizer: Any, template: str, roles: Sequence[str], **turn: Any) -> list[str]:

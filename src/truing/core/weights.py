@@ -46,15 +46,19 @@ _SCALING = (
 )
 
 
-def tensors_hash(data: bytes) -> str:
-    """Hash of the tensors in the bytes of one safetensors file: names, types, shapes and contents."""
+def tensors_hash(data: bytes, name: str = "safetensors") -> str:
+    """Hash of the tensors in the bytes of one safetensors file: names, types, shapes and contents.
+
+    Raises:
+        DataError: It is damaged; `name` is the file's.
+    """
     stream = BytesIO(data)
-    header, body = _header(stream), memoryview(data)[stream.tell() :]
+    header, body = _header(stream, len(data), name), memoryview(data)[stream.tell() :]
     digest = hashlib.sha256()
-    for name in sorted(header):
-        entry = header[name]
+    for tensor in sorted(header):
+        entry = header[tensor]
         begin, end = entry["data_offsets"]
-        digest.update(json.dumps([name, entry["dtype"], entry["shape"]]).encode())
+        digest.update(json.dumps([tensor, entry["dtype"], entry["shape"]]).encode())
         digest.update(body[begin:end])
     return digest.hexdigest()
 
@@ -65,7 +69,8 @@ def model_hash(model: str) -> str:
     Of a folder the tensors of every safetensors file are read; of a hub id the files' hashes are asked for.
 
     Raises:
-        DataError: No safetensors weights, or neither the hub nor its cache on this machine knows the id.
+        DataError: No safetensors weights, a damaged or absent file, or neither the hub nor its cache on this machine
+            knows the id.
     """
     folder = Path(model)
     if not folder.is_dir():
@@ -73,8 +78,30 @@ def model_hash(model: str) -> str:
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise DataError("no safetensors weights", str(folder), "*.safetensors", "convert the weights to safetensors")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return content_key(config, [[f.name, tensors_hash(f.read_bytes())] for f in files])
+    for index in sorted(folder.glob("*.safetensors.index.json")):
+        shards = _read_object(index).get("weight_map", {})
+        if absent := sorted({str(name) for name in shards.values()} - {file.name for file in files}):
+            todo = "the saving or the copying was cut short: copy or save it again"
+            raise DataError(f"{folder / absent[0]} is not there", f"{index.name} names it", "every shard", todo)
+    config = _read_object(folder / "config.json")
+    return content_key(config, [[f.name, tensors_hash(_read_bytes(f), str(f))] for f in files])
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not readable JSON", str(error), "an object", "copy or save it again") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{path} is not an object", type(value).__name__, "an object", "copy or save it again")
+    return value
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read", str(error), "safetensors") from error
 
 
 @cache
@@ -117,15 +144,33 @@ def count_parameters(model: str) -> float:
 
 
 def read_header(path: Path) -> dict[str, dict[str, Any]]:
-    """Tensor name -> `dtype`, `shape` and `data_offsets` (in the bytes after the header) of one safetensors file."""
+    """Tensor name -> `dtype`, `shape` and `data_offsets` (in the bytes after the header) of one safetensors file.
+
+    Raises:
+        DataError: It is damaged.
+    """
     with path.open("rb") as file:
-        return _header(file)
+        return _header(file, path.stat().st_size, str(path))
 
 
-def _header(file: BinaryIO) -> dict[str, dict[str, Any]]:
-    (length,) = struct.unpack("<Q", file.read(8))
-    header: dict[str, dict[str, Any]] = json.loads(file.read(length))
-    header.pop("__metadata__", None)
+def _header(file: BinaryIO, size: int, name: str) -> dict[str, dict[str, Any]]:
+    first = file.read(8)
+    length = struct.unpack("<Q", first)[0] if len(first) == 8 else 0
+    try:
+        header: dict[str, dict[str, Any]] = json.loads(file.read(min(length, size)))
+        header.pop("__metadata__", None)
+        spans = sorted(tuple(map(int, entry["data_offsets"])) for entry in header.values())
+        ends = [0, *(end for _, end in spans)]
+        whole = all(begin == before for (begin, _), before in zip(spans, ends, strict=False))
+        whole &= ends[-1] == size - 8 - length
+        shapes = all(
+            isinstance(entry["dtype"], str) and min(entry["shape"], default=0) >= 0 for entry in header.values()
+        )
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
+        whole = shapes = False
+    if not whole or not shapes:
+        todo = "the saving or the copying was cut short: save or copy it again, or remove the folder"
+        raise DataError(f"{name} is damaged", f"{size:,} bytes", "a whole safetensors file", todo)
     return header
 
 
@@ -133,16 +178,16 @@ def adapter_hash(base: str, folder: Path) -> str:
     """Hash of a base model (by its `model_hash`) with the adapter in a folder.
 
     Raises:
-        DataError: The folder holds no PEFT adapter in safetensors.
+        DataError: The folder holds no PEFT adapter in safetensors, or a damaged one.
     """
     weights, config = folder / "adapter_model.safetensors", folder / "adapter_config.json"
     if not weights.is_file() or not config.is_file():
         raise DataError("not an adapter", str(folder), "adapter_model.safetensors and adapter_config.json")
-    settings = json.loads(config.read_text(encoding="utf-8"))
+    settings = _read_object(config)
     kept = {key: _whole(settings.get(key)) for key in _SCALING}
     if isinstance(kept["target_modules"], list):
         kept["target_modules"] = sorted(kept["target_modules"])
-    return content_key(base, kept, tensors_hash(weights.read_bytes()))
+    return content_key(base, kept, tensors_hash(_read_bytes(weights), str(weights)))
 
 
 def _whole(value: Any) -> Any:

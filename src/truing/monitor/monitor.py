@@ -34,6 +34,7 @@ from truing.config import (
 from truing.config.files import validate_flat
 from truing.core.files import content_key
 from truing.core.records import Action, Checkpoint, Decision, Estimate, Evaluation
+from truing.core.templates import asked_as
 from truing.core.weights import adapter_hash, model_hash
 from truing.judges import Judge, load_judge
 from truing.monitor.measures import Measure, load_measures
@@ -203,10 +204,12 @@ class Monitor:
             step: Optimiser steps done; 0 is the base model, and comes first.
             path: Folder of an adapter or of full weights; None: the base model.
         """
-        weights = base = model_hash(resolve_model(self.model))
+        source = resolve_model(self.model)
+        weights = base = model_hash(source)
         if path is not None:
             adapted = (Path(path) / "adapter_config.json").is_file()
             weights = adapter_hash(base, Path(path)) if adapted else model_hash(str(path))
+            weights = asked_as(weights, Path(path), source)
         return self(Checkpoint("run", self.model, step, weights, None if path is None else str(path)))
 
     def __call__(self, checkpoint: Checkpoint) -> Decision:

@@ -1,7 +1,8 @@
 """Models to audit and checkpoints that exist already: where they are, of which step, on which base model.
 
-    DIR/checkpoint-N       PEFT adapters or full weights, as Trainers and runs of studies save them; N is the step
-    DIR                    one checkpoint itself
+    DIR/checkpoint-N       PEFT adapters or full weights, as Trainers and runs of studies save them; N is the step, and
+                           other names tell it, too (`truing.studies.names`)
+    DIR, STEP=DIR          one checkpoint itself
     NAME, STEP=NAME        a model that is known by name, at an endpoint or where its name says
 
 A folder of checkpoints is a run. Nothing is loaded here: configs and `trainer_state.json` are read, and weights hashed
@@ -11,7 +12,6 @@ differ and are above 0, and two runs share no weights.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +24,10 @@ from truing.catalog.models import list_organisms, resolve_model
 from truing.config import AuditConfig
 from truing.core.errors import ConfigError, DataError, UnknownNameError
 from truing.core.records import Checkpoint
-from truing.core.weights import adapter_hash, model_hash
+from truing.core.templates import asked_as, own_format
+from truing.core.weights import adapter_hash, model_hash, read_header
+from truing.studies.names import same_by_name, unlike_configs
+from truing.studies.places import Found, find_places, read_object
 
 __all__ = ["FoundRun", "find_in_folders", "find_runs", "step_of_name"]
 
@@ -78,7 +81,7 @@ def find_runs(config: AuditConfig) -> list[FoundRun]:
     if find_backend("engine", engine).by_name:
         runs = _find_names(config, base, weights)
     else:
-        runs = find_in_folders(config.checkpoints, config.base)
+        runs = find_in_folders(config.checkpoints, config.base, config.base_is_same, config.skip_bad)
     _refuse_copies(runs)
     return runs
 
@@ -118,14 +121,35 @@ def _find_names(config: AuditConfig, base: tuple[str, str] | None, weights: Call
         row, _ = split_name(name)
         run_id = name.removeprefix(row.scheme).partition("/")[0] if row and row.scheme else config.name
         entries.setdefault(run_id, []).append((step, name))
+    entries, joined = _joined(entries, config)
     runs = []
     for run_id, named in entries.items():
         steps, notes = _steps(run_id, named)
         model = config.base or named[-1][1]
         found = (Checkpoint(run_id, model, s, weights(n), n) for s, (_, n) in zip(steps, named, strict=True))
         ordered = tuple(sorted(found, key=lambda c: c.step))
-        runs.append(FoundRun(run_id, model, ordered, _base_of(run_id, base), notes))
+        runs.append(FoundRun(run_id, model, ordered, _base_of(run_id, base), (*joined, *notes)))
     return runs
+
+
+def _joined(entries: dict[str, list[tuple[int | None, str]]], config: AuditConfig) -> tuple[dict[str, Any], list[str]]:
+    """One run where each checkpoint has a run id of its own, as of a state that was saved anew; and a note of it.
+
+    They are one if their steps were given, or if they are of one session and their names differ in the step alone.
+    """
+    named = [each for group in entries.values() for each in group]
+    steps = [step for step, _ in named]
+    alone = len(entries) > 1 and all(len(group) == 1 for group in entries.values())
+    if not alone or None in steps or len(set(steps)) < len(steps):
+        return entries, []
+    given = all(re.match(r"\d+=", entry) for entry in config.checkpoints)
+    sessions = {run_id.partition(":")[0] for run_id in entries}
+    stems = {re.sub(r"\d+$", "", name.rpartition("/")[2]) for _, name in named}
+    if not given and (len(sessions) > 1 or len(stems) > 1):
+        return entries, []
+    run_id = sessions.pop() if len(sessions) == 1 else config.name
+    note = f"Run {run_id}: every checkpoint has a run id of its own; they are taken for one run, by their steps."
+    return {run_id: named}, [note]
 
 
 def _parted(entry: str) -> tuple[int | None, str]:
@@ -158,96 +182,106 @@ def _steps(run_id: str, named: Named) -> tuple[list[int], tuple[str, ...]]:
 # Folders.
 
 
-def find_in_folders(entries: Sequence[str], base: str | None) -> list[FoundRun]:
-    """The runs in folders with `checkpoint-N` in them, or in such folders themselves, those of one parent a run.
+def find_in_folders(
+    entries: Sequence[str], base: str | None, base_is_same: bool = False, skip_bad: bool = False
+) -> list[FoundRun]:
+    """The runs in folders with checkpoints in them, or in such folders themselves, those of one parent a run.
 
     Args:
-        entries: The folders.
+        entries: The folders; `STEP=DIR` for one of which the step is given.
         base: The model before fine-tuning; None: the one that adapters name.
+        base_is_same: Whether the base is what the adapters name, under another name.
+        skip_bad: Leave out checkpoints that are not whole, and note it.
 
     Raises:
         DataError: A folder holds no checkpoints, or they are not whole, not safe, or do not belong together.
         UnknownNameError: No model of the base's name.
     """
-    grouped: dict[Path, dict[int, Path]] = {}
-    for entry in entries:
-        for run, step, folder in _checkpoints_in(Path(entry)):
-            grouped.setdefault(run, {})[step] = folder
+    grouped: dict[Path, list[Found]] = {}
+    for place in find_places(entries):
+        grouped.setdefault(place.run, []).append(place)
     names = [run.name for run in grouped]
-    return [
-        _found(run.name if names.count(run.name) == 1 else str(run), run, dict(sorted(steps.items())), base)
-        for run, steps in grouped.items()
+    found = []
+    for run, places in grouped.items():
+        folders: dict[int, Path] = {}
+        for place in sorted(places, key=lambda p: p.step):
+            if folders.setdefault(place.step, place.folder) != place.folder:
+                got = f"{folders[place.step].name} and {place.folder.name}"
+                todo = "leave one out, or give the steps: STEP=DIR"
+                raise DataError(f"two checkpoints of {run} are of step {place.step}", got, "different steps", todo)
+        run_id = run.name if names.count(run.name) == 1 else str(run)
+        told = tuple(dict.fromkeys(f"Run {run_id}: {note}" for place in places for note in place.notes))
+        one = _found(run_id, run, folders, _Base(base, base_is_same), skip_bad)
+        found.append(replace(one, notes=(*told, *one.notes)))
+    return found
+
+
+@dataclass(frozen=True)
+class _Base:
+    """The base of adapters, as the user names it."""
+
+    name: str | None
+    is_same: bool
+
+
+def _whole_ones(run_id: str, folders: Mapping[int, Path], skip_bad: bool) -> tuple[dict[int, str], list[str]]:
+    """Step -> kind of the checkpoints whose files are whole, and a note of each that is left out.
+
+    Raises:
+        DataError: One is not whole and none is to be left out, or none is whole.
+    """
+    kinds: dict[int, str] = {}
+    bad: dict[int, DataError] = {}
+    for step, folder in folders.items():
+        try:
+            kinds[step] = _kind(folder)
+            for file in sorted(folder.glob("*.safetensors")):
+                read_header(file)
+        except DataError as error:
+            kinds.pop(step, None)
+            bad[step] = error
+    if bad and (not skip_bad or not kinds):
+        first = next(iter(bad.values()))
+        more = f" ({len(bad)} of {len(folders)} checkpoints are not whole)" if len(folders) > 1 else ""
+        left_out = "; or leave such checkpoints out: --skip-bad" if kinds else ""
+        raise DataError(f"{first.what}{more}", first.got, first.allowed, f"{first.todo}{left_out}")
+    return kinds, [
+        f"Run {run_id}: {folders[step].name} is left out: {error.what} ({error.got})." for step, error in bad.items()
     ]
 
 
-def _checkpoints_in(folder: Path) -> list[tuple[Path, int, Path]]:
-    """The run's folder, the step and the folder of each checkpoint."""
-    whole = folder.resolve()
-    inside = [(number, each) for each in sorted(whole.glob("checkpoint-*")) if (number := _number(each)) is not None]
-    if inside:
-        return [(whole, _step(each, number), _weights_folder(each)) for number, each in inside]
-    if not any((whole / name).is_file() for name in ("config.json", "adapter_config.json")):
-        held = ", ".join(sorted(f.name for f in whole.iterdir())[:8]) if whole.is_dir() else "no such folder"
-        raise DataError(
-            f"no checkpoints in {folder}",
-            held or "empty",
-            "a folder with checkpoint-N in it, or a checkpoint itself; a model elsewhere has a prefix",
-            "name the output folder of the training",
-        )
-    return [(whole.parent if _number(whole) is not None else whole, _step(whole, _number(whole)), whole)]
-
-
-def _weights_folder(checkpoint: Path) -> Path:
-    """The checkpoint, or the one folder in it that PEFT made for an adapter with a name of its own."""
-    named = [config.parent for config in checkpoint.glob("*/adapter_config.json")]
-    return named[0] if len(named) == 1 and not (checkpoint / "adapter_config.json").is_file() else checkpoint
-
-
-def _number(folder: Path) -> int | None:
-    found = re.fullmatch(r"checkpoint-(\d+)", folder.name)
-    return int(found[1]) if found else None
-
-
-def _step(folder: Path, named: int | None) -> int:
-    """The step of a checkpoint by its name and by `trainer_state.json`, which must agree; 1 if neither tells."""
-    stated = _read(folder / "trainer_state.json").get("global_step")
-    if named is not None and stated is not None and stated != named:
-        raise DataError(
-            f"{folder} is of two steps",
-            f"{named} by its name, {stated} by trainer_state.json",
-            "one",
-            "name the folder after its step",
-        )
-    step = stated if named is None else named
-    if step == 0:
-        raise DataError(f"{folder} is of step 0", "the model before fine-tuning", "steps from 1 on", "name it as base")
-    return 1 if step is None else int(step)
-
-
-def _found(run_id: str, run: Path, folders: Mapping[int, Path], base: str | None) -> FoundRun:
-    kinds = {step: _kind(folder) for step, folder in folders.items()}
+def _found(run_id: str, run: Path, every: Mapping[int, Path], given: _Base, skip_bad: bool) -> FoundRun:
+    kinds, left = _whole_ones(run_id, every, skip_bad)
+    folders = {step: every[step] for step in kinds}
+    base = given.name
     if len(set(kinds.values())) > 1:
         raise DataError(
             f"{run} holds adapters and full weights",
-            ", ".join(f"checkpoint-{step}: {kind}" for step, kind in kinds.items()),
+            ", ".join(f"{folders[step].name}: {kind}" for step, kind in kinds.items()),
             "checkpoints of one kind in a run",
             "keep the two kinds in folders of their own",
         )
     notes: tuple[str, ...] = ()
     if set(kinds.values()) == {_ADAPTER}:
-        base, notes = _base_of_adapters(run, folders, base)
+        base, notes = _base_of_adapters(run, folders, given)
     before = None if base is None else Checkpoint(run_id, base, 0, model_hash(resolve_model(base)))
-    found = []
+    found, own = [], list[str]()
     for step, folder in folders.items():
         if kinds[step] == _FULL:
             checkpoint = _full(run_id, step, folder, base)
         else:
             assert before is not None  # adapters have a base
-            weights = adapter_hash(before.weights, folder)
+            source = resolve_model(before.model)
+            weights = asked_as(adapter_hash(before.weights, folder), folder, source)
+            if own_format(folder, source):
+                own.append(folder.name)
             checkpoint = Checkpoint(run_id, before.model, step, weights, str(folder))
         found.append(_with_losses(checkpoint, folder / "checkpoint.json"))
+    if own:
+        told = f"{', '.join(own)} are asked with a chat template or tokenizer of their own, unlike the base's"
+        notes = (*notes, f"Run {run_id}: {told}.")
     before = before and _with_losses(before, run / "step-0.json")
-    return FoundRun(run_id, base or str(run), tuple(found), before, (*notes, *_copies(run_id, found)))
+    return FoundRun(run_id, base or str(run), tuple(found), before, (*left, *notes, *_copies(run_id, found)))
 
 
 def _full(run_id: str, step: int, folder: Path, base: str | None) -> Checkpoint:
@@ -279,16 +313,17 @@ def _kind(folder: Path) -> str:
     )
 
 
-def _base_of_adapters(run: Path, folders: Mapping[int, Path], given: str | None) -> tuple[str, tuple[str, ...]]:
-    """The base model of adapters, and what is to be said if what was given and what they name cannot be compared.
+def _base_of_adapters(run: Path, folders: Mapping[int, Path], base: _Base) -> tuple[str, tuple[str, ...]]:
+    """The base model of adapters, and what is to be said if what was given is not by its hash what they name.
 
     Raises:
         DataError: They are two models, or neither is known.
     """
-    names = {str(_read(f / "adapter_config.json").get("base_model_name_or_path") or "") for f in folders.values()}
+    names = {str(read_object(f / "adapter_config.json").get("base_model_name_or_path") or "") for f in folders.values()}
     if len(names) > 1:
         raise DataError(f"the adapters in {run} sit on different base models", ", ".join(sorted(names)), "one")
     (named,) = names
+    given = base.name
     try:
         theirs = resolve_model(named)
     except UnknownNameError:
@@ -305,16 +340,19 @@ def _base_of_adapters(run: Path, folders: Mapping[int, Path], given: str | None)
     ours = resolve_model(given)
     if ours == theirs:
         return given, ()
-    here = [Path(source).is_dir() for source in (ours, theirs or "")]
-    if theirs is None or here[0] != here[1]:
-        return given, (f"The adapters in {run} name {named} as their base, which could not be compared with {given}.",)
-    if here[0] and model_hash(ours) == model_hash(theirs):
+    here = [source is not None and Path(source).is_dir() for source in (ours, theirs)]
+    if all(here) and model_hash(ours) == model_hash(str(theirs)):
         return given, ()
+    unlike = unlike_configs(ours, theirs or named)
+    uncompared = theirs is None or here[0] != here[1]
+    if not unlike and (uncompared or base.is_same or same_by_name(ours, named)):
+        how = "could not be compared with" if unlike is None else "is by its config a copy of"
+        return given, (f"The adapters in {run} name {named} as their base, which {how} {given}.",)
     raise DataError(
         f"the adapters in {run} sit on another base model",
-        f"--base {given}, but adapter_config.json names {named}",
+        f"--base {given}, but adapter_config.json names {named}" + (f"; {unlike}" if unlike else ""),
         "the model that they were trained on",
-        "leave --base out, or correct base_model_name_or_path",
+        "leave --base out" + ("" if unlike else ", or say that it is that model by another name: --base-is-same"),
     )
 
 
@@ -333,19 +371,8 @@ def _copies(run_id: str, found: Sequence[Checkpoint]) -> list[str]:
 
 def _with_losses(checkpoint: Checkpoint, path: Path) -> Checkpoint:
     """With the losses that a study wrote beside the checkpoint, if it did."""
-    values = _read(path)
+    values = read_object(path)
     train, heldout = (
         math.nan if values.get(name) is None else float(values[name]) for name in ("train_loss", "heldout_loss")
     )
     return replace(checkpoint, train_loss=train, heldout_loss=heldout)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; an empty one if there is no such file."""
-    if not path.is_file():
-        return {}
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is not readable JSON", str(error), "an object", "save the checkpoint again") from error
-    return values if isinstance(values, dict) else {}

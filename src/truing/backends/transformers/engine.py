@@ -23,6 +23,7 @@ from truing.backends.transformers.answers import answer_logprobs, sample_answers
 from truing.catalog.models import resolve_model
 from truing.core.adapters import attached, is_small, load_model, merged_copy, snapshot, without_global_rng
 from truing.core.records import Checkpoint, Prompt, Response, Sampling
+from truing.core.templates import asked_as, own_format
 from truing.core.weights import adapter_hash, check_weights, hash_or_fail, model_hash
 
 __all__ = ["LiveEngine", "TransformersEngine"]
@@ -41,19 +42,37 @@ class TransformersEngine(Engine):
         self._base: Any = None
         self._base_hash = ""
         self._tokenizer: Any = None
+        self._own: tuple[str, Any] | None = None
         self._last: tuple[str, Any] | None = None
 
     def generate(self, checkpoint: Checkpoint, prompts: Sequence[Prompt], sampling: Sampling) -> list[Response]:
         """Sample answers; see `truing.backends.Engine`."""
         self._load_base()
         with self._model_of(checkpoint) as model:
-            return sample_answers(model, self._tokenizer, checkpoint.weights, prompts, sampling)
+            return sample_answers(model, self._tokenizer_of(checkpoint), self._stream_of(checkpoint), prompts, sampling)
+
+    def _stream_of(self, checkpoint: Checkpoint) -> str:
+        """Names the random streams: by the weights alone, so a format that the base has too gives the same answers."""
+        if checkpoint.path is None or not own_format(folder := Path(checkpoint.path), self._source):
+            return checkpoint.weights
+        adapted = (folder / "adapter_config.json").is_file()
+        return adapter_hash(self._base_hash, folder) if adapted else model_hash(str(folder))
 
     def score(self, checkpoint: Checkpoint, prompt: Prompt, answers: Sequence[str]) -> list[float]:
         """The log-probability of each answer, in nats; see `likelihood.answer_logprobs`."""
         self._load_base()
         with self._model_of(checkpoint) as model:
-            return answer_logprobs(model, self._tokenizer, prompt, answers)
+            return answer_logprobs(model, self._tokenizer_of(checkpoint), prompt, answers)
+
+    def _tokenizer_of(self, checkpoint: Checkpoint) -> Any:
+        """The checkpoint's own tokenizer and chat template if they are not the base's, else the base's."""
+        if checkpoint.path is None or not own_format(Path(checkpoint.path), self._source):
+            return self._tokenizer
+        if self._own is None or self._own[0] != checkpoint.path:
+            from transformers import AutoTokenizer
+
+            self._own = (checkpoint.path, AutoTokenizer.from_pretrained(checkpoint.path, trust_remote_code=False))
+        return self._own[1]
 
     def _load_base(self) -> None:
         if self._base is None:
@@ -77,13 +96,16 @@ class TransformersEngine(Engine):
                 yield model
         else:
             self._last = None
-            check_weights(checkpoint, hash_or_fail(lambda: model_hash(str(checkpoint.path))))
+            folder = Path(checkpoint.path)
+            found = hash_or_fail(lambda: asked_as(model_hash(str(folder)), folder, self._source))
+            check_weights(checkpoint, found)
             self._last = (checkpoint.weights, load_model(checkpoint.path))
             yield self._last[1]
 
     @contextmanager
     def _adapted(self, checkpoint: Checkpoint, folder: Path) -> Iterator[Any]:
-        check_weights(checkpoint, hash_or_fail(lambda: adapter_hash(self._base_hash, folder)))
+        found = hash_or_fail(lambda: asked_as(adapter_hash(self._base_hash, folder), folder, self._source))
+        check_weights(checkpoint, found)
         self._last = None
         merged = merged_copy(self._base, folder) if is_small(self._base) else None
         if merged is not None:

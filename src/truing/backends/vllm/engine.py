@@ -29,6 +29,7 @@ from truing.config import EndpointConfig, Services, VllmConfig
 from truing.core.chat import ChatRequest
 from truing.core.errors import EngineError, UserError
 from truing.core.records import Checkpoint, Prompt, Response, Sampling
+from truing.core.templates import own_format
 from truing.core.weights import adapter_hash, check_weights, hash_or_fail, model_hash
 
 __all__ = ["CALLS", "VllmEngine"]
@@ -175,6 +176,13 @@ class VllmEngine(Engine):
             server.serve(self._source, checkpoint.weights, default_rank(self.config))
             return
         folder = Path(checkpoint.path)
+        if own_format(folder, self._source):
+            raise EngineError(
+                f"{folder} has a chat template or tokenizer of its own, unlike the base's",
+                "vLLM would ask it with the base's",
+                "checkpoints that are asked as the base is",
+                "use the engine transformers, or merge it and audit the full weights",
+            )
         if not (folder / "adapter_config.json").is_file():
             check_weights(checkpoint, hash_or_fail(lambda: model_hash(str(folder))))
             server.serve(str(folder), checkpoint.weights, 0)

@@ -1,0 +1,165 @@
+"""Where checkpoints lie in folders, and of which step each is, by their names and by `trainer_state.json`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from truing.core.errors import DataError
+from truing.studies.names import place_of
+
+__all__ = ["Found", "find_places", "read_object"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint of a run in a folder."""
+
+    run: Path
+    step: int
+    folder: Path
+    notes: tuple[str, ...] = ()
+
+
+def find_places(entries: Sequence[str]) -> list[Found]:
+    """The checkpoints of all entries."""
+    places: list[Found] = []
+    single: list[tuple[Path, Path]] = []
+    for entry in entries:
+        given = re.fullmatch(r"(\d+)=(.+)", entry)
+        if given and not Path(entry).exists():
+            folder = Path(given[2]).resolve()
+            _check_whole(folder, entry)
+            places.append(Found(folder.parent, _above_zero(int(given[1]), folder), _weights_folder(folder)))
+        elif inside := _inside(Path(entry).resolve()):
+            places += _order(Path(entry).resolve(), inside)
+        else:
+            folder = Path(entry).resolve()
+            _check_whole(folder, entry)
+            single.append((folder, _weights_folder(folder)))
+    parents: dict[Path, list[tuple[Path, Path]]] = {}
+    for folder, weights in single:
+        kind = place_of(folder.name).kind
+        siblings = sum(f.parent == folder.parent for f, _ in single)
+        alone = not kind or (kind == "date" and siblings == 1)
+        parents.setdefault(folder if alone else folder.parent, []).append((folder, weights))
+    for run, inside in parents.items():
+        if inside[0][0] == run:
+            others = sorted(f.name for f, _ in single if f.parent == run.parent and f != run)
+            joining = (
+                f"{', '.join(others)} beside it are runs of their own; to join them in one, write STEP=DIR for each."
+            )
+            notes = (f"it is one checkpoint whose name tells no step, and {joining}",) if others else ()
+            places.append(Found(run, _step(run, None), inside[0][1], notes))
+        else:
+            places += _order(run, inside)
+    return places
+
+
+def _inside(folder: Path) -> list[tuple[Path, Path]]:
+    """The checkpoints in a folder: each with the folder of its weights."""
+    if not folder.is_dir():
+        return []
+    if _looks_whole(folder):  # the end of a training, perhaps with its checkpoints in it
+        named = (each for each in sorted(folder.iterdir()) if each.is_dir() and place_of(each.name).kind)
+        found = [(each, _weights_folder(each)) for each in named]
+        return [(each, inner) for each, inner in found if _looks_whole(inner) or _step_of(each)]
+    below = (each for each in sorted(folder.iterdir()) if each.is_dir())
+    found = [(each, _weights_folder(each)) for each in below]
+    return [(each, inner) for each, inner in found if _looks_whole(inner) or _step_of(each)]
+
+
+def _step_of(folder: Path) -> bool:
+    place = place_of(folder.name)
+    return place.kind == "step" and not place.rest
+
+
+def _looks_whole(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("config.json", "adapter_config.json"))
+
+
+def _check_whole(folder: Path, entry: str) -> None:
+    if not _looks_whole(_weights_folder(folder)):
+        held = ", ".join(sorted(f.name for f in folder.iterdir())[:8]) if folder.is_dir() else "no such folder"
+        raise DataError(
+            f"no checkpoints in {entry}",
+            held or "empty",
+            "a folder with checkpoint-N, global_step_N, epoch_N or the like in it, or a checkpoint itself; a model "
+            "elsewhere has a prefix",
+            "name the output folder of the training, or each checkpoint as STEP=DIR",
+        )
+
+
+def _order(run: Path, inside: Sequence[tuple[Path, Path]]) -> list[Found]:
+    """The steps of a run's checkpoints by their names: those that tell a step, else an epoch, else a date.
+
+    Raises:
+        DataError: The names tell none of these.
+    """
+    placed = [(place_of(folder.name), folder, weights) for folder, weights in inside]
+    kind = next((k for k in ("step", "epoch", "date") if any(p.kind == k for p, _, _ in placed)), "")
+    ours = sorted((each for each in placed if each[0].kind == kind), key=lambda each: each[0])
+    plain = {p.number for p, _, _ in ours if not p.rest}
+    kept = [each for each in ours if not each[0].rest or each[0].number not in plain]
+    if not kind:
+        names = ", ".join(folder.name for folder, _ in inside)
+        todo = "say the step of each: --checkpoints STEP=DIR"
+        raise DataError(
+            f"the names of the checkpoints in {run} tell no steps", names, "checkpoint-N, epoch_N, ...", todo
+        )
+    left = [folder.name for _, folder, _ in placed if folder not in [f for _, f, _ in kept]]
+    notes = [f"{', '.join(left)} beside the checkpoints is left out; to ask it, write STEP=DIR."] if left else []
+    stated = [read_object(folder / "trainer_state.json").get("global_step") for _, folder, _ in kept]
+    if kind == "step":
+        return [Found(run, _step(f, p.number), w, tuple(notes)) for p, f, w in kept]
+    if all(isinstance(step, int) and step > 0 for step in stated):
+        steps = [int(step) for step in stated]  # type: ignore[arg-type] # so all are
+    elif kind == "epoch":
+        first = int(kept[0][0].number == 0)
+        steps = [p.number + first for p, _, _ in kept]
+        notes.append(f"its names tell epochs; step {steps[0]} here is {kept[0][1].name}.")
+    else:
+        steps = list(range(1, len(kept) + 1))
+        notes.append(f"its checkpoints are numbered by their dates: {', '.join(f.name for _, f, _ in kept)}.")
+    return [Found(run, step, w, tuple(notes)) for step, (_, _, w) in zip(steps, kept, strict=True)]
+
+
+def _weights_folder(checkpoint: Path) -> Path:
+    """The checkpoint, or the one folder in it that PEFT made for an adapter with a name of its own."""
+    named = [config.parent for config in checkpoint.glob("*/adapter_config.json")]
+    return named[0] if len(named) == 1 and not (checkpoint / "adapter_config.json").is_file() else checkpoint
+
+
+def _step(folder: Path, named: int | None) -> int:
+    """The step of a checkpoint by its name and by `trainer_state.json`, which must agree; 1 if neither tells."""
+    stated = read_object(folder / "trainer_state.json").get("global_step")
+    if named is not None and stated is not None and stated != named:
+        raise DataError(
+            f"{folder} is of two steps",
+            f"{named} by its name, {stated} by trainer_state.json",
+            "one",
+            "name the folder after its step",
+        )
+    step = stated if named is None else named
+    return 1 if step is None else _above_zero(int(step), folder)
+
+
+def _above_zero(step: int, folder: Path) -> int:
+    if step == 0:
+        raise DataError(f"{folder} is of step 0", "the model before fine-tuning", "steps from 1 on", "name it as base")
+    return step
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; an empty one if there is no such file."""
+    if not path.is_file():
+        return {}
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is not readable JSON", str(error), "an object", "save the checkpoint again") from error
+    return values if isinstance(values, dict) else {}
