@@ -38,7 +38,7 @@ def test_the_judge_goes_with_the_folder(tiny_model: Path, tmp_path: Path) -> Non
     for _ in range(2):
         execute_run(config, run, tmp_path / "a")
     steps = len(open_store(tmp_path / "a").keys("evaluations"))
-    assert Seeing.asked["Seeing"] == 194 + 8 * steps
+    assert Seeing.asked["Seeing"] == 194 + 8 * (1 + steps)
     shutil.move(tmp_path / "a", tmp_path / "b")
     judge = analyse(tmp_path / "b").judge
     assert judge is not None
@@ -91,7 +91,7 @@ def test_a_judge_that_changes_in_mid_run_is_doubted_in_the_moved_folder_too(tiny
     config = small_study(tiny_model, evaluation=evaluation, stopping={"tolerance": 0.1})
     open_study(config, tmp_path / "a").release()
     (run,) = config.runs()
-    Drifting.until = 194 + 2 * 8
+    Drifting.until = 194 + 3 * 8
     try:
         execute_run(config, run, tmp_path / "a")
     finally:

@@ -581,7 +581,7 @@ def test_a_guard_measures_its_judge_before_training(tiny_model: Path, tmp_path: 
     guard = guard_of(tmp_path / "seeing", judge=Seeing(), at=3)
     make_trainer(load(tiny_model), tmp_path / "out", [guard]).train()
     assert guard.errors == []
-    assert Seeing.asked == {"Blind": 194, "Seeing": 194 + 8 * len(guard.evaluations)}
+    assert Seeing.asked == {"Blind": 194, "Seeing": 194 + 8 * (1 + len(guard.evaluations))}
     judge = guard.report().judge
     assert judge is not None
     assert (judge.verdict, judge.identity) == ("good", "Seeing/1")
@@ -598,7 +598,7 @@ def test_a_guard_s_judge_that_changes_decides_nothing_more(
     from tests.support.labelled_judges import Drifting, Seeing
 
     Seeing.asked.clear()
-    monkeypatch.setattr(Drifting, "until", 194 + 2 * 8)
+    monkeypatch.setattr(Drifting, "until", 194 + 3 * 8)
     guard = guard_of(tmp_path, judge=Drifting(), at=2, overlap=overlap)
     make_trainer(load(tiny_model), tmp_path / "out", [guard]).train()
     reasons = {d.step: d.reason for d in guard.decisions}
