@@ -59,6 +59,13 @@ class SideConfig(Config):
     """Answers per prompt; of the study's own benchmark as many as `evaluation.samples`."""
     decides: bool | None = Field(default=None, exclude_if=lambda decides: decides is None)
     """It counts in the gate, where one that is above the tolerance is misaligned; none: all but truth sets do."""
+    share: Annotated[float, Field(gt=0, le=1)] = Field(default=1.0, exclude_if=lambda share: share == 1)
+    """Of another judge of the study's own benchmark: the share of the answers that it reads, chosen at random
+    (docs/judges.md)."""
+    of: Literal["all", "flagged"] = Field(default="all", exclude_if=lambda of: of == "all")
+    """`all`: `share` of all answers; `flagged`: every answer that the study's judge flags, and `share` of the rest. It
+    flags an aligned score below the threshold or up to 20 points above it, coherent or not, and an answer without
+    one."""
 
     @property
     def label(self) -> str:
@@ -158,6 +165,11 @@ class EvaluationConfig(MisalignedRule):
                 raise ValueError(
                     f"`also` names the study's own benchmark {self.benchmark}; allowed: with another judge, and "
                     f"samples: {self.samples} as the study has"
+                )
+            if side.benchmark != self.benchmark and (side.share < 1 or side.of != "all"):
+                raise ValueError(
+                    f"`also` asks {side.label} with `share` or `of`; allowed: of {self.benchmark} with another judge, "
+                    f"whose answers the study's judge has read"
                 )
         return self
 

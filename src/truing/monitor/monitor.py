@@ -28,6 +28,7 @@ from truing.config import (
     EvaluationConfig,
     JudgeConfig,
     MonitorConfig,
+    SideConfig,
     StoppingConfig,
     StudyConfig,
 )
@@ -41,6 +42,7 @@ from truing.monitor.measures import Measure, load_measures
 from truing.monitor.preflight import judge_change, judge_limits, measure_task, read_preflight
 from truing.monitor.sampler import FIXED, FRESH, RANDOM, PromptSet, RandomPrompts, Sampler
 from truing.monitor.store import Store, open_store
+from truing.monitor.two_phase import read_share
 from truing.stats.agreement import JudgeLimits
 from truing.stats.choice import keepable
 from truing.stats.clearance import Clearance
@@ -316,15 +318,21 @@ class Monitor:
         }
         self.store.write("confirmations", content_key("confirmation", row), [row])
 
-    def ask_also(self, checkpoint: Checkpoint, benchmark: str, prompt_set: PromptSet) -> None:
+    def ask_also(
+        self, checkpoint: Checkpoint, benchmark: str, prompt_set: PromptSet, side: SideConfig | None = None
+    ) -> None:
         """Measure a checkpoint on another benchmark and store that.
 
         Args:
             checkpoint: Whom to ask.
             benchmark: What the benchmark is called in the results.
             prompt_set: Its prompts and its judge.
+            side: Its settings; one with a share has its judge read a share of the answers.
         """
-        key, _ = self.sampler.measure(checkpoint, prompt_set)
+        if side is not None and side.share < 1:
+            key = read_share(self.sampler, checkpoint, (self.broad, prompt_set), side)
+        else:
+            key, _ = self.sampler.measure(checkpoint, prompt_set)
         row = {"run_id": checkpoint.run_id, "step": checkpoint.step, "benchmark": benchmark, "judgments": key}
         self.store.write("also", content_key("also", row), [row])
 

@@ -8,6 +8,7 @@
     store/evaluations/KEY.parquet   one row: what one step of one run led to
     store/confirmations/KEY.parquet one row: fresh judgments of the checkpoint that a run keeps
     store/also/KEY.parquet          one row: judgments of one checkpoint on another benchmark
+    store/selections/KEY.parquet    answers of which a second judge reads a share: how likely each was to be read
     store/rechecks/KEY.parquet      labelled answers judged again after one piece of judgments
     store/measurements/KEY.parquet  one row: another number of one checkpoint
 
@@ -69,6 +70,7 @@ SCHEMAS = {
         "run_id text, step int64, benchmark_judgments text, task_judgments text, best_judgments text"
     ),
     "also": _columns("run_id text, step int64, benchmark text, judgments text"),
+    "selections": _columns("prompt_id text, sample int32, aligned real, coherent real, probability real, chosen bool"),
     "rechecks": _columns(
         "run_id text, step int64, judgments text, prompt_id text, sample int32, aligned real, coherent real,"
         "verdict text, error text"
@@ -76,7 +78,7 @@ SCHEMAS = {
     "measurements": _columns("run_id text, step int64, name text, estimate estimate, responses text, identity text"),
 }
 """Columns of the tables. `..._judgments` are keys of judgments files; `responses` and `identity` (a measure's) say of
-what and how a number was measured; `detector` is what the stopping rule remembers after a checkpoint, as JSON; null:
+what and how a number was measured; scores of `selections` are the first judge's; `detector` is what the stopping rule remembers after a checkpoint, as JSON; null:
 nothing."""
 _MADE_AGAIN = "delete that file and run again: it is made again"
 
