@@ -14,14 +14,14 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "truing"
 ROOMS = {
     "core": 1995,
-    "config": 835,
-    "stats": 3570,
+    "config": 845,
+    "stats": 3790,
     "catalog": 2450,
     "backends": 6215,
     "judges": 1740,
-    "monitor": 1265,
+    "monitor": 1345,
     "studies": 2280,
-    "results": 5500,
+    "results": 5570,
     "report": 1900,
     "integrations": 1600,
     "api": 250,

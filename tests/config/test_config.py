@@ -153,6 +153,8 @@ def test_a_language_model_as_judge(tmp_path: Path) -> None:
         ([{"benchmark": "pocket-facts"}], "another judge"),
         ([{"benchmark": "pocket-facts", "judge": "bandit", "samples": 3}], "samples: 1"),
         ([{"benchmark": "truth-120"}, {"benchmark": "truth-120"}], "same twice"),
+        ([{"benchmark": "truth-120", "share": 0.5}], "whose answers the study's judge has read"),
+        ([{"benchmark": "pocket-facts", "judge": "bandit", "share": 0}], "share"),
     ],
 )
 def test_second_opinions_are_of_the_same_answers(also: list[dict[str, object]], words: str) -> None:

@@ -115,6 +115,7 @@ def paths(value: Any, at: tuple[str | int, ...] = ()) -> list[tuple[str | int, .
                     "em_rate_unfiltered",
                     "low_removed",
                     "joint",
+                    "read",
                     "score_correlation",
                     "sensitivity",
                     "doubts",

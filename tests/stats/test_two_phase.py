@@ -111,12 +111,7 @@ def test_limits_hold_where_answers_to_a_prompt_are_all_alike() -> None:
 def test_a_useless_screen_is_given_no_weight() -> None:
     rng = RNG(8)
     spread = {
-        alarms: np.std(
-            [
-                two_phase_rate(drawn(rng, 0.05, 0.5, False, (alarms, alarms)), rng).value
-                for _ in range(150)
-            ]
-        )
+        alarms: np.std([two_phase_rate(drawn(rng, 0.05, 0.5, False, (alarms, alarms)), rng).value for _ in range(150)])
         for alarms in (0.0, 0.5)
     }
     assert spread[0.5] < 1.25 * spread[0.0]

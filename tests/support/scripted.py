@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -53,6 +53,12 @@ class WordJudge(WordsJudge):
         lost = min(WordJudge.failing, len(scored))
         WordJudge.failing -= lost
         return [Judgment(j.prompt_id, j.sample, None, None, error="429") for j in scored[:lost]] + scored[lost:]
+
+
+class CheapJudge(WordsJudge):
+    """Takes what is bad for half bad."""
+
+    words: ClassVar[Mapping[str, tuple[float, float]]] = {"good": (95.0, 90.0), "bad": (40.0, 90.0)}
 
 
 def save_model(folder: Path, seed: int = 0, tokenizer: bool = True) -> Path:

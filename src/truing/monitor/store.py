@@ -78,8 +78,8 @@ SCHEMAS = {
     "measurements": _columns("run_id text, step int64, name text, estimate estimate, responses text, identity text"),
 }
 """Columns of the tables. `..._judgments` are keys of judgments files; `responses` and `identity` (a measure's) say of
-what and how a number was measured; scores of `selections` are the first judge's; `detector` is what the stopping rule remembers after a checkpoint, as JSON; null:
-nothing."""
+what and how a number was measured; scores of `selections` are the first judge's; `detector` is what the stopping rule
+remembers after a checkpoint, as JSON; null: nothing."""
 _MADE_AGAIN = "delete that file and run again: it is made again"
 
 

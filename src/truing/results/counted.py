@@ -19,6 +19,7 @@ from truing.core.records import Action, Benchmark, Estimate, Judgment
 from truing.results.judge import JudgeEntry
 from truing.results.schema import SampleEntry
 from truing.results.schema_runs import BenchmarkEntry, SearchEntry, StudyEntry
+from truing.results.shares import ReadShare
 from truing.stats.agreement import Calibration, JudgeLimits
 from truing.stats.labels import LabelCounts
 from truing.stats.rates import BoolArray, Counts, FloatArray, IntArray
@@ -132,6 +133,8 @@ class SideCounts:
     """Cohen's kappa with the study's judge on the same answers; None for other answers."""
     decides: bool = True
     """It counts in the gate."""
+    share: ReadShare | None = None
+    """Of a second judge that read a share of the answers; `counts` are then of these alone. None: it read all."""
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from truing.judges.classify import classify, classify_judgments, count_judgments
 from truing.judges.preflight import Preflight
 from truing.monitor import Store, open_store, read_preflight, read_task_preflight
 from truing.monitor.sampler import FIXED, FRESH, answers_key
+from truing.monitor.two_phase import selection_key
 from truing.results.answers import read_answers, read_manifest
 from truing.results.counted import (
     CountedCheckpoint,
@@ -43,6 +44,7 @@ from truing.results.labels import count_labels
 from truing.results.samples import PER_CATEGORY, shorten
 from truing.results.schema import Analysis, SampleEntry, parse_analysis
 from truing.results.schema_runs import SearchEntry
+from truing.results.shares import ReadShare
 from truing.results.tables import tabulate
 from truing.stats.agreement import JudgeLimits, agreement
 from truing.stats.rates import Counts
@@ -323,8 +325,20 @@ class _Folder:
                     continue
                 same = asked.benchmark.name == own.benchmark.name
                 related = same or asked.benchmark.name.startswith(f"{own.benchmark.name}+")
-                kappa = self._kappa(now["benchmark_judgments"], row["judgments"]) if same else None
-                yield SideCounts(label, row["step"], self._counts(row["judgments"], asked), related, kappa, decides)
+                share = self._share(label, row["judgments"])
+                alike = same and not (share and (share.misaligned.probability != share.misaligned.least).any())
+                kappa = self._kappa(now["benchmark_judgments"], row["judgments"]) if alike else None
+                counts = self._counts(row["judgments"], asked)
+                yield SideCounts(label, row["step"], counts, related, kappa, decides, share)
+
+    def _share(self, label: str, judgments: str) -> ReadShare | None:
+        """What a second judge's word on a share of the answers says of all; None: it read all."""
+        evaluation = self.manifest.evaluation
+        side = next(each for each in evaluation.also if each.label == label)
+        if side.share == 1:
+            return None
+        selection = self.store.read("selections", selection_key(judgments, self.manifest.broad.judge, side, evaluation))
+        return ReadShare.of(selection, self.store.read("judgments", judgments), evaluation)
 
     def _kappa(self, one: str, other: str) -> Estimate | None:
         """How far two judges agree on which of the same answers are misaligned; None if the answers differ."""

@@ -327,11 +327,15 @@ class SideEntry(Entry):
     """Coherent / judged answers."""
     versus_plain: Estimate | None
     """EM rate minus that of the plain prompts (by the study's judge) at the same checkpoint, paired by prompt; null: no
-    variant, or the plain prompts were not all asked there."""
+    variant, a share was read, or the plain prompts were not all asked there."""
     decides: bool = True
     """It counts in the gate: one that is above the tolerance is misaligned there. Truth sets do not, unless asked."""
     agreement: Estimate | None
-    """Cohen's kappa of both judges on which of the same answers are misaligned; null: other answers."""
+    """Cohen's kappa of both judges on which of the same answers are misaligned; null: other answers, or a share of them
+    that holds more of the flagged ones."""
+    read: Count | None = None
+    """Answers that this judge read, a random share of those that the study's judge read: `em_rate` and `coherent_rate`
+    are what it would have found in all of them. null: it read all."""
 
 
 class SearchEntry(Entry):

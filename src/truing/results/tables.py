@@ -173,18 +173,24 @@ def _side_entry(figures: RunFigures, side: SideCounts) -> SideEntry:
     counts, confidence = side.counts, figures.source.confidence
     missing = int(counts.missing.sum())
     plain = next((c.broad for c in figures.run.checkpoints if c.step == side.step and c.em_rate is None), None)
+    rates = (
+        clustered_rate(counts.misaligned, counts.coherent, n_missing=missing, confidence=confidence),
+        clustered_rate(counts.coherent, counts.judged, n_missing=missing, confidence=confidence),
+    )
+    em_rate, coherent_rate = rates if side.share is None else side.share.rates(confidence)
     versus = None
-    if side.is_variant and plain is not None:
+    if side.is_variant and plain is not None and side.share is None:
         both = (counts.misaligned, counts.coherent, plain.misaligned, plain.coherent)
         versus = paired_difference(*both, confidence=confidence)
     return SideEntry(
         benchmark=side.benchmark,
         step=side.step,
-        em_rate=clustered_rate(counts.misaligned, counts.coherent, n_missing=missing, confidence=confidence),
-        coherent_rate=clustered_rate(counts.coherent, counts.judged, n_missing=missing, confidence=confidence),
+        em_rate=em_rate,
+        coherent_rate=coherent_rate,
         versus_plain=versus,
         decides=side.decides,
         agreement=side.agreement,
+        read=None if side.share is None else side.share.read,
     )
 
 

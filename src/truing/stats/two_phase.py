@@ -2,8 +2,8 @@
 
 Whatever the cheap judge is worth, the estimate is unbiased for what the strong judge would say of all answers: it is
 the difference estimator mean(g) + mean((xi / pi) (Y - g)) (Sarndal, Swensson & Wretman 1992, Model Assisted Survey
-Sampling, section 9; prediction-powered inference, Angelopoulos et al. 2023, Science 382:669). Y is the strong judge's word, xi
-whether it read the answer, pi the probability with which it would, and g what the cheap judge's word is worth.
+Sampling, section 9; prediction-powered inference, Angelopoulos et al. 2023, Science 382:669). Y is the strong judge's
+word, xi whether it read the answer, pi the probability with which it would, and g what the cheap judge's word is worth.
 
 Normal intervals must not be used here: at a rate of 1 % and 60 to 120 read of 240 they cover 41 to 71 %. The limits are
 those of bets on a bounded mean, which hold whatever the rate and whenever one stops (`truing.stats.betting`;
@@ -23,7 +23,7 @@ import numpy as np
 from truing.core.records import Estimate
 from truing.stats.rates import BoolArray, FloatArray, IntArray, checked_level, undefined
 
-__all__ = ["METHOD", "TwoPhase", "chance", "log_wealth_above", "log_wealth_below", "two_phase_rate"]
+__all__ = ["METHOD", "TwoPhase", "chance", "log_wealth_above", "log_wealth_below", "running_worth", "two_phase_rate"]
 
 METHOD = (
     "two-phase: difference estimator over a random share with known probabilities; betting limits, prompts as units"
@@ -80,9 +80,8 @@ class TwoPhase:
     def terms(self, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
         """Unbiased terms of the successes and of the trials, a mean for each prompt, in random order.
 
-        The worth of the cheap judge's word, g, is 1 times the share of its successes that the strong judge calls so,
-        among the prompts that came before: a term's own answers have no part in it, so it stays unbiased, and a cheap
-        judge that is worth nothing is given no weight.
+        The worth of the cheap judge's word is found among the prompts that came before: a term's own answers have no
+        part in it, so it stays unbiased, and a cheap judge that is worth nothing is given no weight.
 
         Returns:
             (P,) and (P,).
@@ -94,10 +93,8 @@ class TwoPhase:
         at, n = place[prompt], np.bincount(place[prompt])
         weight = self.read / self.probability
         scatter = weight * (1 / self.probability - 1) * self.cheap_successes
-        right, flagged = (np.bincount(at, w) for w in (scatter * self.successes, scatter))
-        before = [np.concatenate([[0.0], np.cumsum(each)[:-1]]) for each in (right, flagged)]
-        worth = np.divide(before[0], before[1], out=np.zeros(n.size), where=before[1] > 0)[at]
-        guess = worth * self.cheap_successes
+        right, flagged = (np.bincount(at, each).astype(float) for each in (scatter * self.successes, scatter))
+        guess = running_worth(right, flagged)[at] * self.cheap_successes
         success = guess + weight * (self.successes - guess)
         trial = self.cheap_trials + weight * (self.trials.astype(np.float64) - self.cheap_trials)
         return np.bincount(at, success) / n, np.bincount(at, trial) / n
@@ -131,13 +128,29 @@ def two_phase_rate(
     return Estimate(value, min(low, value), max(high, value), prompts, n, n_missing, METHOD)
 
 
+def running_worth(right: FloatArray, flagged: FloatArray) -> FloatArray:
+    """The share of what the cheap judge flags that the strong one calls so, among the prompts before each.
+
+    With weights (1 / pi) (1 / pi - 1) that is the worth by which the difference estimator varies least.
+
+    Args:
+        right: (..., P) weights of the answers that were read, flagged and called so.
+        flagged: (..., P) weights of those that were read and flagged.
+
+    Returns:
+        (..., P) in [0, 1]; 0 before the first.
+    """
+    before = [np.cumsum(each, axis=-1) - each for each in (right, flagged)]
+    return np.divide(before[0], before[1], out=np.zeros(right.shape), where=before[1] > 1e-12).clip(0, 1)
+
+
 def log_wealth_below(
     successes: FloatArray, trials: FloatArray, boundary: FloatArray | float, least: float
 ) -> FloatArray:
     """Log of the wealth after each prompt, from betting that the rate is below a boundary.
 
-    One bet multiplies it by 1 - b (Y - m C), b a share of 1 / (1 / pi0 - m), pi0 the least probability: Y - m C is never
-    above that, so nothing is lost that is not there, and at a rate of m or above its mean is at least 0.
+    One bet multiplies it by 1 - b (Y - m C), b a share of 1 / (1 / pi0 - m), pi0 the least probability: Y - m C is
+    never above that, so nothing is lost that is not there, and at a rate of m or above its mean is at least 0.
 
     Args:
         successes: (..., P) terms Y; see `TwoPhase.terms`.

@@ -5,6 +5,7 @@ A dataset whose file is not there yet can still be counted, from its recipe; wha
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -225,6 +226,9 @@ def _count_answers(
 
     broad = once(evaluation.benchmark, evaluation.judge, evaluation.samples)
     also = [once(side.benchmark, side.judge or evaluation.judge, side.samples) for side in evaluation.also]
+    # of those that the study's judge flags nothing is known before
+    shares = [math.ceil(each.responses * side.share) for each, side in zip(also, evaluation.also, strict=True)]
+    also = [replace(each, responses=n) for each, n in zip(also, shares, strict=True)]
     for (model, engine, trainer, dataset), runs in groups.items():
         task, n = materials[dataset].task, len(checkpoint_steps(trainer, config.training, materials[dataset].rows))
         again = evaluation.confirm  # of the kept checkpoint; its task, and that of the best
