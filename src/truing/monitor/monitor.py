@@ -327,12 +327,9 @@ class Monitor:
             checkpoint: Whom to ask.
             benchmark: What the benchmark is called in the results.
             prompt_set: Its prompts and its judge.
-            side: Its settings; one with a share has its judge read a share of the answers.
+            side: Its settings; None: the judge reads every answer.
         """
-        if side is not None and side.share < 1:
-            key = read_share(self.sampler, checkpoint, (self.broad, prompt_set), side)
-        else:
-            key, _ = self.sampler.measure(checkpoint, prompt_set)
+        key = read_share(self.sampler, checkpoint, (self.broad, prompt_set), side)
         row = {"run_id": checkpoint.run_id, "step": checkpoint.step, "benchmark": benchmark, "judgments": key}
         self.store.write("also", content_key("also", row), [row])
 

@@ -14,8 +14,10 @@ NEAR = 20.0
 """Points above the threshold of the aligned score up to which an answer is flagged."""
 
 
-def read_share(sampler: Sampler, checkpoint: Checkpoint, sets: tuple[PromptSet, PromptSet], side: SideConfig) -> str:
-    """Have the second judge read a share of a checkpoint's answers to every prompt; the key of its judgments.
+def read_share(
+    sampler: Sampler, checkpoint: Checkpoint, sets: tuple[PromptSet, PromptSet], side: SideConfig | None
+) -> str:
+    """Have a second judge read a share of a checkpoint's answers to every prompt, or all; the key of its judgments.
 
     Which ones follows from the seed and the answers' own key, once the first judge has read all of them: that choice
     and the probabilities are stored before the second judge is asked, and stay.
@@ -23,8 +25,8 @@ def read_share(sampler: Sampler, checkpoint: Checkpoint, sets: tuple[PromptSet, 
     Args:
         sampler: Samples, and has answers judged.
         checkpoint: Whose answers.
-        sets: The prompts with the study's judge, and the same with the second one.
-        side: The share, and of what.
+        sets: The study's prompts and judge; and the second judge, of a share with the same prompts.
+        side: The share, and of what; None: all.
 
     Raises:
         EngineError: The checkpoint cannot be sampled.
@@ -32,6 +34,8 @@ def read_share(sampler: Sampler, checkpoint: Checkpoint, sets: tuple[PromptSet, 
         StoreError: Results cannot be written.
     """
     first, second = sets
+    if side is None or side.share == 1:
+        return sampler.measure(checkpoint, second)[0]
     answers, judgments = sampler.keys(checkpoint, second, FIXED)
     key = selection_key(judgments, first.judge.identity, side, sampler.config)
     if not sampler.store.has("selections", key):
