@@ -21,7 +21,7 @@ ROOMS = {
     "judges": 1740,
     "monitor": 1345,
     "studies": 2280,
-    "results": 5570,
+    "results": 5600,
     "report": 1900,
     "integrations": 1600,
     "api": 250,

@@ -44,7 +44,7 @@ def entries(*checkpoints: CountedCheckpoint, base: Source | None = None) -> list
     return run.checkpoints
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(score, score), min_size=1, max_size=60), st.booleans())
 def test_every_cell_is_counted_and_decided_by_its_thresholds(scores: list[tuple[Any, Any]], with_base: bool) -> None:
     before, after = judgments([(95, 95), (95, 95), (25, 60)]), judgments(scores)
@@ -150,6 +150,18 @@ def test_a_judge_that_misses_some_clears_less() -> None:
     assert doubted is not None
     assert clear.decisions[1][2] is Action.CONTINUE
     assert doubted.decisions[1][2] is Action.UNDECIDED
+
+
+def test_a_later_checkpoint_stops_by_its_own_level() -> None:
+    """As the checkpoint's own decision: 24 of 240 stop the first checkpoint of a run, not the ninth."""
+    bad = judgments([(5, 95)] * 24 + [(95, 95)] * 216)
+    clean = judgments([(95, 95)])
+    early = entries(checkpoint(0, clean), checkpoint(1, bad))[-1]
+    late = entries(checkpoint(0, clean), *(checkpoint(i, clean) for i in range(1, 9)), checkpoint(9, bad))[-1]
+    for entry in (early, late):
+        assert entry.sensitivity is not None
+        assert entry.sensitivity.decisions[1][2] is entry.decision
+    assert (early.decision, late.decision) == (Action.STOP, Action.UNDECIDED)
 
 
 def test_nothing_of_a_checkpoint_that_was_not_asked() -> None:

@@ -23,8 +23,8 @@ from truing.results.run import RunFigures
 from truing.results.schema import Analysis
 from truing.results.schema_runs import JointEntry, SensitivityEntry
 from truing.stats.correlation import score_correlation
-from truing.stats.rates import IntArray, clustered_rates
-from truing.stats.rules import decide
+from truing.stats.rates import IntArray, benchmark_rate, clustered_rates
+from truing.stats.rules import decide, stopping_level
 
 __all__ = ["threshold_fields", "thresholds_sentence"]
 
@@ -42,6 +42,10 @@ class _Look:
     rate: Estimate
     if_missing: tuple[Estimate, Estimate] | None
     """If none and if all of the missing answers were misaligned; None: none is missing."""
+    misaligned: IntArray
+    """(P,) misaligned answers."""
+    asked: IntArray
+    """(P,) coherent and missing ones."""
 
 
 def threshold_fields(figures: RunFigures) -> list[dict[str, Any]]:
@@ -113,13 +117,17 @@ def _joint(figures: RunFigures, scores: Scores) -> JointEntry:
 def _sensitivity(figures: RunFigures, i: int, looks: Sequence[_Look], base: Sequence[_Look] | None) -> SensitivityEntry:
     """The rates and decisions of the i-th checkpoint."""
     decided: dict[tuple[int, float], Action] = {}
+    tolerance, limits, lows = figures.source.tolerance, figures.source.limits, _lows_to_stop(figures, i, looks)
     actions = []
     for k, look in enumerate(looks):
         before = None if base is None else base[k].rate
         key = id(look), math.nan if before is None else before.value
         if key not in decided:
-            tolerance, limits = figures.source.tolerance, figures.source.limits
-            decided[key] = decide(figures.steps[i], look.rate, before, tolerance, limits, look.if_missing).action
+            action = decide(figures.steps[i], look.rate, before, tolerance, limits, look.if_missing).action
+            needed = tolerance if before is None else max(tolerance, before.value)
+            if action is Action.STOP and not lows.get(id(look), 1.0) > needed:
+                action = Action.UNDECIDED
+            decided[key] = action
         actions.append(decided[key])
     n = len(COHERENT)
 
@@ -138,6 +146,19 @@ def _sensitivity(figures: RunFigures, i: int, looks: Sequence[_Look], base: Sequ
         decisions=decisions,
         sentence=_sentence(decisions, actions[-1]),
     )
+
+
+def _lows_to_stop(figures: RunFigures, i: int, looks: Sequence[_Look]) -> dict[int, float]:
+    """The lower limits by which the fixed rule may stop at the i-th checkpoint, stricter than those shown, by look."""
+    source, checkpoint = figures.source, figures.run.checkpoints[i]
+    high = {id(look): look for look in looks if look.rate.low > source.tolerance}
+    if checkpoint.em_rate is not None or not high:
+        return {}
+    place = max(1, sum(0 < step <= checkpoint.step for step in figures.steps))
+    level = stopping_level(source.confidence, place)
+    counts = np.array([[look.misaligned, look.asked] for look in high.values()])
+    rates = _fixed_rates(source.stopping.about, counts[:, 0], counts[:, 1], level)
+    return {key: rate.low for key, rate in zip(high, rates, strict=True)}
 
 
 def _sentence(decisions: Sequence[Sequence[Action]], own: Action) -> str:
@@ -183,7 +204,8 @@ def _some_looks(figures: RunFigures, at: Sequence[int]) -> list[list[_Look]]:
     none = iter(_estimates(figures, positions[lost], x[lost], every))
     worst = iter(_estimates(figures, positions[lost], (x + missing)[lost], every))
     found = [
-        _Look(rate, (next(none), next(worst)) if is_lost else None) for rate, is_lost in zip(rates, lost, strict=True)
+        _Look(rate, (next(none), next(worst)) if is_lost else None, *counts)
+        for rate, is_lost, *counts in zip(rates, lost, x, n + missing, strict=True)
     ]
     index: IntArray = np.asarray(same, dtype=np.int64).reshape(shape)
     return [[found[i] for i in row] for row in index]
@@ -209,7 +231,14 @@ def _counts(figures: RunFigures, at: Sequence[int]) -> tuple[IntArray, IntArray,
 def _estimates(figures: RunFigures, at: IntArray, successes: IntArray, trials: IntArray) -> list[Estimate]:
     """The rate of each row (P,), by the way in which its checkpoint was asked."""
     asked_every = [figures.run.checkpoints[i].em_rate is None for i in at]
-    if all(asked_every) and figures.source.stopping.about == "population":  # as `FixedRule.estimate`, all at once
-        return clustered_rates(successes, trials, confidence=figures.source.confidence)
+    if all(asked_every):
+        return _fixed_rates(figures.source.stopping.about, successes, trials, figures.source.confidence)
     make = {every: figures.clearance(every).estimate for every in set(asked_every)}
     return [make[every](x, n) for every, x, n in zip(asked_every, successes, trials, strict=True)]
+
+
+def _fixed_rates(about: str, successes: IntArray, trials: IntArray, level: float) -> list[Estimate]:
+    """The rate of each row (P,) as `FixedRule.estimate`, all at once."""
+    if about == "population":
+        return clustered_rates(successes, trials, confidence=level)
+    return [benchmark_rate(x, n, confidence=level) for x, n in zip(successes, trials, strict=True)]
