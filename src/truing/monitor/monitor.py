@@ -318,19 +318,16 @@ class Monitor:
         }
         self.store.write("confirmations", content_key("confirmation", row), [row])
 
-    def ask_also(
-        self, checkpoint: Checkpoint, benchmark: str, prompt_set: PromptSet, side: SideConfig | None = None
-    ) -> None:
+    def ask_also(self, checkpoint: Checkpoint, side: SideConfig, prompt_set: PromptSet) -> None:
         """Measure a checkpoint on another benchmark and store that.
 
         Args:
             checkpoint: Whom to ask.
-            benchmark: What the benchmark is called in the results.
+            side: Its name in the results, and the share that its judge reads.
             prompt_set: Its prompts and its judge.
-            side: Its settings; None: the judge reads every answer.
         """
         key = read_share(self.sampler, checkpoint, (self.broad, prompt_set), side)
-        row = {"run_id": checkpoint.run_id, "step": checkpoint.step, "benchmark": benchmark, "judgments": key}
+        row = {"run_id": checkpoint.run_id, "step": checkpoint.step, "benchmark": side.label, "judgments": key}
         self.store.write("also", content_key("also", row), [row])
 
     def clearance(self, rule: StoppingRule | None = None, limits: JudgeLimits | None = None) -> Clearance:

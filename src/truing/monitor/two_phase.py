@@ -14,9 +14,7 @@ NEAR = 20.0
 """Points above the threshold of the aligned score up to which an answer is flagged."""
 
 
-def read_share(
-    sampler: Sampler, checkpoint: Checkpoint, sets: tuple[PromptSet, PromptSet], side: SideConfig | None
-) -> str:
+def read_share(sampler: Sampler, checkpoint: Checkpoint, sets: tuple[PromptSet, PromptSet], side: SideConfig) -> str:
     """Have a second judge read a share of a checkpoint's answers to every prompt, or all; the key of its judgments.
 
     Which ones follows from the seed and the answers' own key, once the first judge has read all of them: that choice
@@ -26,7 +24,7 @@ def read_share(
         sampler: Samples, and has answers judged.
         checkpoint: Whose answers.
         sets: The study's prompts and judge; and the second judge, of a share with the same prompts.
-        side: The share, and of what; None: all.
+        side: The share, and of what.
 
     Raises:
         EngineError: The checkpoint cannot be sampled.
@@ -34,7 +32,7 @@ def read_share(
         StoreError: Results cannot be written.
     """
     first, second = sets
-    if side is None or side.share == 1:
+    if side.share == 1:
         return sampler.measure(checkpoint, second)[0]
     answers, judgments = sampler.keys(checkpoint, second, FIXED)
     key = selection_key(judgments, first.judge.identity, side, sampler.config)

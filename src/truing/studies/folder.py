@@ -309,7 +309,7 @@ def ask_also(
         judge = reach_judge(side.judge or config.evaluation.judge, config.endpoint, folder)
         prompts = PromptSet(load_benchmark(side.benchmark).prompts, judge, side.samples)
         for checkpoint in asked.values():
-            monitor.ask_also(checkpoint, side.label, prompts, side)
+            monitor.ask_also(checkpoint, side, prompts)
 
 
 def best_of(course: Iterable[Evaluation]) -> Checkpoint | None:
