@@ -49,5 +49,5 @@ def make_study(out: Path) -> StudyConfig:
             checkpoint = Checkpoint(run.id, run.model, step, weights, train_loss=1.0)
             monitor(checkpoint)
         engine.order.clear()
-        monitor.ask_also(checkpoint, SIDE, PromptSet(load_benchmark(SIDE).prompts, judge, 1))
+        monitor.ask_also(checkpoint, SideConfig(benchmark=SIDE), PromptSet(load_benchmark(SIDE).prompts, judge, 1))
     return config
