@@ -6,7 +6,7 @@ from tests.conftest import small_study
 from tests.monitor.test_monitor import CountingJudge, Speaker
 from truing.catalog.benchmarks import load_benchmark
 from truing.catalog.datasets import load_dataset
-from truing.config import StudyConfig
+from truing.config import SideConfig, StudyConfig
 from truing.core.records import Checkpoint
 from truing.monitor import Monitor, PromptSet, open_store
 from truing.studies.run import open_study
