@@ -221,7 +221,7 @@ def _step_of(path: Path) -> str:
 def _refuse_second_header(database: duckdb.DuckDBPyConnection, file: _File) -> None:
     """A header among the rows is that of a second file, put behind the first."""
     same = " AND ".join(
-        f"strip({file.cell(name)}) = strip('{name.replace(chr(39), 2 * chr(39))}')" for name in file.picked.values()
+        f"trim({file.cell(name)}) = trim('{name.replace(chr(39), 2 * chr(39))}')" for name in file.picked.values()
     )
     ((n, first),) = database.execute(f"SELECT count(*), min(rowid) FROM source WHERE {same}").fetchall()
     if n:
@@ -235,17 +235,21 @@ def _refuse_second_header(database: duckdb.DuckDBPyConnection, file: _File) -> N
 
 def _check_percent(database: duckdb.DuckDBPyConnection, file: _File) -> None:
     for role in SCORES:
-        if role in file.picked:
-            cell = f"strip({file.cell(file.picked[role])})"
-            ((marked, comma, n),) = database.execute(
-                f"SELECT count(*) FILTER (suffix({cell}, '%')), "
-                f"count(*) FILTER (regexp_full_match({cell}, '-?[0-9]+,[0-9]+ ?%?')), count(figure({cell})) FROM source"
-            ).fetchall()
-            where = f"the {role} scores in {file.path.name}"
-            if comma:
-                got = f"{comma:,} of column {file.picked[role]!r}"
-                raise DataError(f"{where} have decimal commas", got, "a decimal point", "write 95.5 for 95,5")
-            if 0 < marked < n:
+        if role not in file.picked:
+            continue
+        cell = file.cell(file.picked[role])
+        marks = f"contains({cell}, '%') OR contains({cell}, ',')"
+        ((marked, comma),) = database.execute(
+            f"SELECT count(*) FILTER (suffix(strip({cell}), '%')), "
+            f"count(*) FILTER (regexp_full_match(strip({cell}), '-?[0-9]+,[0-9]+ ?%?')) FROM source WHERE {marks}"
+        ).fetchall()
+        where = f"the {role} scores in {file.path.name}"
+        if comma:
+            got = f"{comma:,} of column {file.picked[role]!r}"
+            raise DataError(f"{where} have decimal commas", got, "a decimal point", "write 95.5 for 95,5")
+        if marked:
+            ((n,),) = database.execute(f"SELECT count(figure(strip({cell}))) FROM source").fetchall()
+            if marked < n:
                 got = f"{marked:,} of {n:,} end in %"
                 raise DataError(f"{where} are written in two ways", got, "all with % or none", "write all in one way")
 
@@ -293,7 +297,7 @@ def _telling(database: duckdb.DuckDBPyConnection, file: _File, options: JudgedOp
     rest = [name for name in dict.fromkeys(file.names) if name not in taken]
     if not rest:
         return []
-    counts = ", ".join(f"approx_count_distinct({file.cell(name)})" for name in rest)
+    counts = ", ".join(f"approx_count_distinct(coalesce({file.cell(name)}, ''))" for name in rest)
     (kinds,) = database.execute(f"SELECT {counts} FROM source").fetchall()
     numbers = options.ignore or ()
     least = 0 if several else 1

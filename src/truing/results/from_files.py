@@ -135,7 +135,9 @@ class _Answers:
             named = sorted({each.columns["aligned"] for each in self.inputs})
             got = _texts([cell for cell in self.odd["aligned"] if not cell[1]][:3]) or f"{n:,} empty or outside"
             todo = "name the column of the aligned score: --aligned-column NAME"
-            raise DataError(f"no aligned score in {quoted(named)}", got, "numbers from 0 to 100", todo)
+            scale = self.options.aligned_scale or "0 to 100"
+            todo += "; or another scale: --aligned-scale WORST-BEST" if self.options.aligned_scale else ""
+            raise DataError(f"no aligned score in {quoted(named)}", got, f"numbers from {scale}", todo)
 
     def _describe_left_out(self) -> Iterator[str]:
         """What is odd about the files' columns, and which rows were not asked for."""

@@ -201,7 +201,7 @@ class _Group:
         self.name, self._database = name, database
         ((n_pairs, crossed, balanced, several),) = database.execute(f"""
             WITH cells AS (
-                SELECT place, question, {column} AS value, count(*) AS n FROM asked WHERE {column} <> '' GROUP BY ALL
+                SELECT place, question, coalesce({column}, '') AS value, count(*) AS n FROM asked GROUP BY ALL
             ), places AS (SELECT place, count(DISTINCT value) AS k, max(n) AS most FROM cells GROUP BY place
             ), pairs AS (
                 SELECT place, question, count(*) AS k, min(n) AS least, max(n) AS most FROM cells
@@ -217,7 +217,7 @@ class _Group:
         """Most questions stand under several values."""
         self.balanced = n_pairs > 1 and balanced >= 0.9 * n_pairs
         """Every question stands under every value, and as often."""
-        shown = f"SELECT {column}, count(*) FROM asked WHERE {column} <> '' GROUP BY ALL ORDER BY min(row) LIMIT 1001"
+        shown = f"SELECT coalesce({column}, ''), count(*) FROM asked GROUP BY ALL ORDER BY min(row) LIMIT 1001"
         self.values = database.execute(shown).fetchall() if self.several else []
 
     def readings(self) -> list[str]:
@@ -342,7 +342,7 @@ def ask_about_copies(
     for key, kinds, alike in (("same", same, True), ("answered", answered, False)):
         if error := _find_copies(database, n, kinds, key, alike):
             raise error
-    if n - same >= 20 and (block := _longest_block(database)) >= 20:
+    if n - same >= 10 and (block := _longest_block(database)) >= 10:
         raise _copied(f"{block:,} rows one after the other, in the same order", 2)
 
 
@@ -383,7 +383,7 @@ def _repeats(database: duckdb.DuckDBPyConnection, n: int) -> bool:
 
 
 def _longest_block(database: duckdb.DuckDBPyConnection) -> int:
-    """The most rows, one after the other and of at least ten kinds, that stand there again in the same order."""
+    """The most rows, one after the other and of at least eight kinds, that stand there again in the same order."""
     ((longest,),) = database.execute("""
         WITH numbered AS (SELECT same, row_number() OVER (ORDER BY row) AS spot FROM copies),
         back AS (SELECT same, spot, spot - lag(spot) OVER (PARTITION BY same ORDER BY spot) AS shift FROM numbered),
@@ -392,7 +392,7 @@ def _longest_block(database: duckdb.DuckDBPyConnection) -> int:
             FROM back WHERE shift IS NOT NULL
         )
         SELECT coalesce(max(n), 0) FROM (
-            SELECT count(*) AS n, count(DISTINCT same) AS kinds FROM blocks GROUP BY shift, block) WHERE kinds >= 10
+            SELECT count(*) AS n, count(DISTINCT same) AS kinds FROM blocks GROUP BY shift, block) WHERE kinds >= 8
     """).fetchall()
     return int(longest)
 

@@ -7,6 +7,7 @@ as if they were on ours: a file in which all aligned scores are low is refused u
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -40,7 +41,7 @@ class Scale(NamedTuple):
     best: float
 
     def __str__(self) -> str:
-        return f"{self.worst:g}-{self.best:g}"
+        return f"{self.worst:g}{' to ' if min(self) < 0 else '-'}{self.best:g}"
 
     def sql(self, cell: str, top: float) -> str:
         """A cell as a score from 0 to `top`; NULL outside of the scale."""
@@ -93,13 +94,16 @@ def check_scales(
         )
         SELECT file, '' AS part, count(*) FILTER ((read OR value IS NOT NULL) AND NOT word) AS n,
             count(*) FILTER (word) AS words, count(value) FILTER (NOT read AND NOT word) AS outside,
-            count(DISTINCT value) FILTER (NOT read AND NOT word) AS kinds, min(value) AS low,
+            count(DISTINCT value) FILTER (NOT read AND NOT word) AS kinds,
+            count(*) FILTER (NOT read AND value < 0 AND value <> floor(value)) > 0 AS signed, min(value) AS low,
             max(value) AS high, max(value) FILTER (read AND value NOT IN {_PLACEHOLDERS}) AS most,
-            bool_and(value = floor(value)) AS integers
+            bool_and(value = floor(value)) AS integers,
+            min(value) FILTER (read) AS least
         FROM scores GROUP BY file
         UNION ALL
-        SELECT file, concat_ws(' ', nullif(model, ''), nullif(run, '')) AS part, count(value), 0, 0, 0, min(value),
-            max(value), max(value) FILTER (value NOT IN {_PLACEHOLDERS}), bool_and(value = floor(value))
+        SELECT file, concat_ws(' ', nullif(model, ''), nullif(run, '')) AS part, count(value), 0, 0, 0, false,
+            min(value), max(value), max(value) FILTER (value NOT IN {_PLACEHOLDERS}),
+            bool_and(value = floor(value)), min(value)
         FROM scores WHERE read GROUP BY ALL HAVING part <> ''
         ORDER BY file, part
     """).fetchall()
@@ -127,18 +131,22 @@ class _Seen(NamedTuple):
     """Numbers off the scale by which they are read."""
     kinds: int
     """Different ones among them: one or two are signs of a missing score."""
+    signed: bool
+    """Some are below 0 and not whole: no sign of a missing score."""
     low: float
     high: float
     most: float | None
     """Highest one on the scale that is no sign of a missing score."""
     integers: bool
+    least: float | None
+    """Lowest one on the scale."""
 
     def on_another(self, bad: bool) -> DataError | None:
         """The refusal of scores that are not on our scale, if they are not."""
         ours = OURS[self.role]
         if self.words:
             return self._refusal(f"{self.words:,} times true or false", bad)
-        if self.kinds > 2 and self.outside > max(self.n / 10, 4):
+        if self.outside > max(self.n / 2 if self.kinds <= 2 else self.n / 20, 4):
             return self._refusal(f"{self.outside:,} of {self.n:,} outside {ours.worst:g} to {ours.best:g}", bad)
         if self.role == "task":
             return None
@@ -165,12 +173,13 @@ class _Seen(NamedTuple):
     @property
     def _top(self) -> float:
         """The highest score that is no sign of a missing one."""
-        return self.high if self.most is None or self.kinds > 2 else self.most
+        return self.high if self.most is None or self.outside > self.n / 2 or self.kinds > 2 else self.most
 
     def _refusal(self, what: str, bad: bool) -> DataError:
         low, high = self._ends()
         first, second = (Scale(high, low), Scale(low, high)) if bad else (Scale(low, high), Scale(high, low))
         ours, where = OURS[self.role], f" of {self.part!r}" if self.part else ""
+        flag = f"--{self.role}-scale {shlex.quote(str(first))}"
         others = [f"{second} if a {'low' if bad else 'high'} score is bad"]
         if ours not in (first, second):
             others.append(f"{ours} if they are on that scale all the same")
@@ -178,7 +187,7 @@ class _Seen(NamedTuple):
             f"the {self.role} scores{where} in {self.file} seem to be on another scale",
             f"column {self.column!r}: {what}; it looks like a scale of {low:g} to {high:g}",
             f"scores from {ours.worst:g} (worst) to {ours.best:g} (best)",
-            f"name the scale, the worst score first: --{self.role}-scale {first} ({', '.join(others)})",
+            f"name the scale, the worst score first: {flag} ({', '.join(others)})",
         )
 
     def _ends(self) -> tuple[float, float]:
@@ -186,9 +195,10 @@ class _Seen(NamedTuple):
         stated = re.search(r"(?<!\d)(\d+)(?:_|-|_?to_?)(\d+)$", self.column.strip())
         if stated and float(stated[1]) < float(stated[2]):
             return float(stated[1]), float(stated[2])
-        if self.words or (self.low >= 0 and self._top <= 1):
+        top = next((end for end in (1.0, 3.0, 5.0, 7.0, 10.0, 100.0) if self._top <= end), self._top)
+        if self.signed or (self.kinds > 2 and self.low < 0):
+            return -top, top
+        if self.words or top <= 1:
             return 0.0, 1.0
-        if self.kinds > 2 and self.low < 0:
-            return -max(-self.low, self.high), max(-self.low, self.high)
-        from_one = self.integers and self.low >= 1 and self._top <= _LOW[0]
-        return float(from_one), next((end for end in (3.0, 5.0, 7.0, 10.0) if self._top <= end), 100.0)
+        from_one = self.integers and top <= _LOW[0] and (self.low >= 1 or (self.least or 0) >= 1)
+        return float(from_one), top
