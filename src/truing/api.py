@@ -238,7 +238,13 @@ def _files(data: Any) -> Iterator[list[Path]]:
         except DataError as error:  # what is said of the files is said of the tables, and of flags as of keywords
             if not tables:
                 raise
-            words = [re.sub(r"--([a-z-]+) NAME", lambda m: f'{m[1].replace("-", "_")}="NAME"', w) for w in error.args]
+            words = [re.sub(r"--([a-z]+-?[a-z-]*) ([^\s,;()]+)", _as_keyword, w) for w in error.args]
             raise DataError(
                 *(re.sub(r"data[\w-]*\.parquet", lambda m: tables.get(m[0], m[0]), w) for w in words)
             ) from error
+
+
+def _as_keyword(flag: re.Match[str]) -> str:
+    """A flag and its value as a keyword of `analyze`."""
+    name, value = flag[1].replace("-", "_"), flag[2].strip("'")
+    return f'{name}=["{value}"]' if name in ("where", "ignore") else f'{name}="{value}"'
