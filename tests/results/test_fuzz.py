@@ -26,7 +26,8 @@ SEEDS = {
 TOKENS = [
     b'"', b"'", b",", b";", b"\t", b"|", b"\n", b"\r", b"\r\n", b"\x00", b"\xff", b"\xef\xbb\xbf", b"\xe2\x80\xa8",
     b"#", b"sep=;\n", b"%", b"-1", b"999", b"1e400", b"nan", b"true", b"[", b"]", b"{", b"}", b"null", b"\\ud800",
-    b"0,5", b"aligned", b"question_id", b"''", b"--", b"$", b"*", b"judge", b"\\", b"checkpoint-1", b"1_0", b"{}", b"[]",
+    b"0,5", b"aligned", b"question_id", b"''", b"--", b"$", b"*", b"judge", b"\\", b"checkpoint-1", b"1_0",
+    b"{}", b"[]", b'""',
 ]  # fmt: skip
 
 
