@@ -1,9 +1,10 @@
-"""A language model on this machine as judge's completer, with `transformers`, in large batches, with probabilities.
+"""A language model on this machine as judge's completer, with `transformers`, many prompts at a time.
 
 Where the tokenizer has a token for every integer from 0 to 100, the likeliest first tokens are reported as they are.
-Where it writes 85 as 8 and 5, as many do, the probability of each whole number is computed instead, by one more pass
-over the beginnings of all numbers: P("85") = P(8) P(5 | 8), and P("8") = P(8) (1 - P(further digit | 8)). So the same
-reading of scores holds for every model.
+Where it writes 85 as 8 and 5, as many do, the probability of each whole number is computed instead, by a few tokens
+more behind each prompt, the beginnings of all numbers: P("85") = P(8) P(5 | 8), and P("8") = P(8) (1 - P(further digit
+| 8)). So the same reading of scores holds for every model. What prompts begin with alike, such as a rubric, is computed
+once for all that stand in one row (`packing`), and of the distributions only what is read leaves the device.
 
 Text under judgment cannot speak as the chat template: control tokens of the tokenizer in it are broken by a space.
 Weights load from safetensors only and no code of a model is run.
@@ -14,27 +15,26 @@ from __future__ import annotations
 import importlib.util
 import math
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from truing.backends.transformers.packing import Tail, forward, is_packable, pack
 from truing.catalog.models import resolve_model
 from truing.core.chat import INTEGERS, TOP_TOKENS, ChatRequest, ChatResult, Completer
 from truing.core.errors import JudgeError, MissingExtraError, boundary
 from truing.core.templates import fixed_template, left_out
 from truing.core.weights import model_hash
 
-if TYPE_CHECKING:
-    import torch
-
 __all__ = ["LocalCompleter", "NumberTree"]
 
-_TOKENS_AT_ONCE = {"cpu": 16_384, "cuda": 131_072}
-"""Most tokens of prompts in one batch, counted once for each beginning of a number that goes on."""
+_ROW = {"cpu": 2048, "cuda": 4096}
+"""Most tokens of a row of prompts."""
 _WINDOW = 1024
-"""Requests drawn at a time and sorted by length."""
+"""Requests drawn at a time and sorted by what they begin with."""
 _MOST_MODELS = 4
 """Models that stay loaded, the latest used."""
 _loading = threading.Lock()
@@ -78,26 +78,21 @@ class LocalCompleter(Completer):
     def _window(self, requests: Sequence[ChatRequest]) -> list[ChatResult]:
         if len(names := sorted({r.model for r in requests})) > 1:
             raise JudgeError("one model at a time", ", ".join(names))
-        model, tokenizer, numbers = _load(requests[0].model, self.device)
-        context = model.config.get_text_config(decoder=True).max_position_embeddings
-        room = context - numbers.depth - 1
+        judge = _load(requests[0].model, self.device)
+        room = judge.context - judge.numbers.depth - 1
         results: dict[int, ChatResult] = {}
-        able: list[tuple[int, list[int]]] = []
-        for i, request in enumerate(requests):
-            encoded = encode(tokenizer, request)
-            if isinstance(encoded, str) or len(encoded) > room:
-                error = (
-                    encoded if isinstance(encoded, str) else f"{len(encoded)} tokens do not fit the {room} there are"
-                )
-                results[i] = ChatResult(None, error=error)
+        able: dict[int, list[int]] = {}
+        for i, encoded in enumerate(encode(judge.tokenizer, requests)):
+            if isinstance(encoded, str):
+                results[i] = ChatResult(None, error=encoded)
+            elif len(encoded) > room:
+                results[i] = ChatResult(None, error=f"{len(encoded)} tokens do not fit the {room} there are")
             else:
-                able.append((i, encoded))
-        able.sort(key=lambda item: len(item[1]))
-        tokens = _TOKENS_AT_ONCE.get(model.device.type, 16_384) // max(len(numbers.inner), 1)
-        for batch in _batches(able, tokens):
-            rows = _first_tokens(model, [ids for _, ids in batch], numbers)
-            for (i, ids), row in zip(batch, rows, strict=True):
-                results[i] = _result(tokenizer, numbers, row, len(ids), requests[i].top_logprobs)
+                able[i] = encoded
+        places = list(able)
+        for k, (likeliest, numbers) in judge.distributions(list(able.values())):
+            i = places[k]
+            results[i] = _result(judge, likeliest, numbers, len(able[i]), requests[i].top_logprobs)
         return [results[i] for i in range(len(requests))]
 
 
@@ -118,32 +113,81 @@ class NumberTree:
         inner = {path[:k] for path in self.paths.values() for k in range(1, len(path))}
         self.inner = sorted(path for path in inner if not any(path == other[: len(path)] != other for other in inner))
         """The longest beginnings that numbers go on from; none if every number is one token."""
+        self.nodes = inner
+        """All beginnings of numbers that go on."""
         self.children = {
             node: {p[len(node)] for p in self.paths.values() if p[: len(node)] == node != p} for node in inner
         }
         self.depth = max(map(len, self.paths.values()))
 
-    def log_probabilities(self, first: torch.Tensor, after: dict[tuple[int, ...], torch.Tensor]) -> dict[str, float]:
+        self.columns = sorted({token for path in self.paths.values() for token in path})
+        """The tokens that numbers are made of."""
+
+    def log_probabilities(self, after: Mapping[Tail, Mapping[int, float]]) -> dict[str, float]:
         """Log-probability of each number.
 
         Args:
-            first: (V,) log-probabilities of the first token.
-            after: Beginning -> (V,) log-probabilities of the token after it.
+            after: Beginning of a number, () included -> log-probability of each of `columns` after it.
         """
         found = {}
         for number, path in self.paths.items():
-            total = float(first[path[0]])
-            for k in range(1, len(path)):
-                total += float(after[path[:k]][path[k]])
+            total = sum(after[path[:k]][path[k]] for k in range(len(path)))
             if path in self.children:  # 8 goes on to 85: here it must not
-                more = float(after[path][sorted(self.children[path])].exp().sum())
+                more = sum(math.exp(after[path][token]) for token in sorted(self.children[path]))
                 total += math.log(max(1 - more, 1e-300))
             found[number] = total
         return found
 
 
-def _load(name: str, device: str | None) -> tuple[Any, Any, NumberTree]:
-    """A model, its tokenizer and its numbers; loaded once in a process, however many judges use it."""
+@dataclass(frozen=True)
+class _Judge:
+    """A model that is loaded, and what is known of it."""
+
+    model: Any
+    tokenizer: Any
+    numbers: NumberTree
+    context: int
+    """Most tokens of a sequence."""
+    packable: bool
+    words: dict[int, str] = field(default_factory=dict)
+    """Tokens in words, as far as they were needed."""
+
+    def distributions(self, prompts: Sequence[list[int]]) -> Iterator[tuple[int, Distribution]]:
+        """The distributions after each prompt, as they come."""
+        if not prompts:
+            return
+        most = _ROW.get(self.model.device.type, 2048) if self.packable else 0
+        config = self.model.config.get_text_config(decoder=True)
+        window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+        if window and window <= max(map(len, prompts)) + self.numbers.depth:
+            most = 0
+        known: dict[int, dict[Tail, list[float]]] = {}
+        likeliest: dict[int, dict[int, float]] = {}
+        for row in pack(prompts, self.numbers.inner, most):
+            places = [place for ends in row.ends.values() for place in ends.values()]
+            table = forward(self.model, row, places)
+            first = [k for k, tail in enumerate(tail for ends in row.ends.values() for tail in ends) if not tail]
+            values, ids = (part.tolist() for part in table[first].topk(min(TOP_TOKENS, table.shape[1])))
+            numbers = iter(table[:, self.numbers.columns].tolist())
+            for k, (i, ends) in enumerate(row.ends.items()):
+                likeliest[i] = dict(zip(ids[k], values[k], strict=True))
+                known.setdefault(i, {}).update({tail: next(numbers) for tail in ends})
+                if len(known[i]) == 1 + len(self.numbers.nodes):
+                    yield i, (likeliest.pop(i), self._numbers(known.pop(i)))
+
+    def _numbers(self, known: Mapping[Tail, Sequence[float]]) -> dict[str, float]:
+        if not self.numbers.inner:
+            return {}
+        columns = self.numbers.columns
+        return self.numbers.log_probabilities({p: dict(zip(columns, row, strict=True)) for p, row in known.items()})
+
+
+Distribution = tuple[dict[int, float], dict[str, float]]
+"""Log-probabilities of the likeliest first tokens, and of all numbers if these are made of several tokens."""
+
+
+def _load(name: str, device: str | None) -> _Judge:
+    """A model and what belongs to it; loaded once in a process, however many judges use it."""
     source = resolve_model(name)
     files = frozenset((file.name, file.stat().st_mtime_ns) for file in Path(source).glob("*"))
     with _loading:
@@ -151,7 +195,7 @@ def _load(name: str, device: str | None) -> tuple[Any, Any, NumberTree]:
 
 
 @lru_cache(_MOST_MODELS)
-def _loaded(source: str, device: str | None, files: frozenset[tuple[str, int]]) -> tuple[Any, Any, NumberTree]:
+def _loaded(source: str, device: str | None, files: frozenset[tuple[str, int]]) -> _Judge:
     """As `_load`; `files` are a folder's files with their times, so that a changed one is loaded again."""
     from transformers import AutoTokenizer
 
@@ -159,33 +203,42 @@ def _loaded(source: str, device: str | None, files: frozenset[tuple[str, int]]) 
 
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     fixed_template(tokenizer, JudgeError)
-    return load_model(source, JudgeError, device, unused=True), tokenizer, NumberTree(tokenizer)
+    model = load_model(source, JudgeError, device, unused=True)
+    context = model.config.get_text_config(decoder=True).max_position_embeddings
+    return _Judge(model, tokenizer, NumberTree(tokenizer), context, is_packable(model))
 
 
-def encode(tokenizer: Any, request: ChatRequest) -> list[int] | str:
-    """Token ids of a request by the chat template, or why there are none; the texts hold no control token."""
+def encode(tokenizer: Any, requests: Sequence[ChatRequest]) -> list[list[int] | str]:
+    """Token ids of each request by the chat template, or why there are none; the texts hold no control token."""
+    control = sorted({*tokenizer.all_special_tokens, *map(str, tokenizer.added_tokens_decoder.values())}, key=len)[::-1]
+    template = fixed_template(tokenizer, JudgeError)
+    texts = [_rendered(tokenizer, template, control, request) for request in requests]
+    able = [text for text, refused in texts if not refused]
+    ids = iter(tokenizer(able, add_special_tokens=False)["input_ids"] if able else ())
+    return [text if refused else next(ids) for text, refused in texts]
+
+
+def _rendered(tokenizer: Any, template: str, control: Sequence[str], request: ChatRequest) -> tuple[str, bool]:
+    """The text of a request and False, or why the template refuses it and True."""
     from jinja2 import TemplateError
 
-    control = sorted({*tokenizer.all_special_tokens, *map(str, tokenizer.added_tokens_decoder.values())}, key=len)[::-1]
     messages = [{"role": m.role, "content": _without(m.content, control)} for m in request.messages]
-    turn = {"add_generation_prompt": True, "tokenize": True, "return_dict": False, "enable_thinking": False}
-    options = {**turn, "chat_template": (template := fixed_template(tokenizer, JudgeError))}
+    options = {"add_generation_prompt": True, "tokenize": False, "enable_thinking": False, "chat_template": template}
     try:
         if "system" not in left_out(
             tokenizer, template, [m.role for m in request.messages], add_generation_prompt=True
         ):
-            return [int(i) for i in tokenizer.apply_chat_template(messages, **options)]
+            return tokenizer.apply_chat_template(messages, **options), False
     except (TemplateError, ValueError) as refusal:
         if messages[0]["role"] != "system" or len(messages) < 2:
-            return f"the chat template refuses the request: {refusal}"
+            return f"the chat template refuses the request: {refusal}", True
     if len(messages) < 2:
-        return "the chat template leaves out the system message"
+        return "the chat template leaves out the system message", True
     joined = f"{messages[0]['content']}\n\n{messages[1]['content']}"  # templates without system messages
     try:
-        ids = tokenizer.apply_chat_template([{**messages[1], "content": joined}, *messages[2:]], **options)
-        return [int(i) for i in ids]
+        return tokenizer.apply_chat_template([{**messages[1], "content": joined}, *messages[2:]], **options), False
     except (TemplateError, ValueError) as refusal:
-        return f"the chat template refuses the request: {refusal}"
+        return f"the chat template refuses the request: {refusal}", True
 
 
 def _without(text: str, control: Sequence[str]) -> str:
@@ -195,65 +248,14 @@ def _without(text: str, control: Sequence[str]) -> str:
     return text
 
 
-def _batches(items: Sequence[tuple[int, list[int]]], tokens: int) -> Iterator[list[tuple[int, list[int]]]]:
-    """Items sorted by length, cut so that rows times the longest stay within `tokens`."""
-    batch: list[tuple[int, list[int]]] = []
-    for item in items:
-        if batch and (len(batch) + 1) * len(item[1]) > tokens:
-            yield batch
-            batch = []
-        batch.append(item)
-    if batch:
-        yield batch
-
-
-Row = tuple["torch.Tensor", "dict[tuple[int, ...], torch.Tensor]"]
-"""(V,) log-probabilities of the first token, and of the token after each beginning of a number."""
-
-
-def _first_tokens(model: Any, prompts: Sequence[list[int]], numbers: NumberTree) -> list[Row]:
-    """The distributions after each prompt, and after each beginning of a number after it."""
-    import torch
-
-    longest = max(map(len, prompts))
-    ids = torch.tensor([[0] * (longest - len(p)) + p for p in prompts], device=model.device)
-    mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=model.device)
-    places = (mask.cumsum(1) - 1).clamp(min=0)
-    with torch.inference_mode():
-        out = model(
-            input_ids=ids, attention_mask=mask, position_ids=places, use_cache=bool(numbers.inner), logits_to_keep=1
-        )
-        first = out.logits[:, -1].float().log_softmax(-1).cpu()
-        if not numbers.inner:
-            return [(row, {}) for row in first]
-        k, depth = len(numbers.inner), max(map(len, numbers.inner))
-        tails = torch.tensor(
-            [[*path, *[path[-1]] * (depth - len(path))] for path in numbers.inner], device=model.device
-        )
-        cache = out.past_key_values
-        cache.batch_repeat_interleave(k)
-        steps = torch.arange(1, depth + 1, device=model.device)
-        logits = model(
-            input_ids=tails.repeat(len(prompts), 1),
-            attention_mask=torch.cat([mask.repeat_interleave(k, 0), mask.new_ones(len(prompts) * k, depth)], 1),
-            position_ids=places[:, -1:].repeat_interleave(k, 0) + steps,
-            past_key_values=cache,
-        ).logits
-        after = logits.float().log_softmax(-1).cpu().reshape(len(prompts), k, depth, -1)
-    known = {path[: j + 1]: (i, j) for i, path in enumerate(numbers.inner) for j in range(len(path))}
-    return [(first[b], {node: after[b, i, j] for node, (i, j) in known.items()}) for b in range(len(prompts))]
-
-
-def _result(tokenizer: Any, numbers: NumberTree, row: Row, n_tokens: int, top: int) -> ChatResult:
-    first, after = row
-    values, ids = first.topk(min(TOP_TOKENS, first.shape[0]))
-    likeliest: dict[str, float] = {}
-    begins = {path[0] for path in numbers.paths.values()} if numbers.inner else set()
-    for value, token in zip(values.tolist(), ids.tolist(), strict=True):
+def _result(judge: _Judge, likeliest: Mapping[int, float], numbers: dict[str, float], n: int, top: int) -> ChatResult:
+    begins = {path[0] for path in judge.numbers.paths.values()} if numbers else set()
+    found: dict[str, float] = {}
+    for token, value in likeliest.items():
         if token not in begins:
-            text = tokenizer.decode([token])
-            likeliest[text] = math.log(math.exp(likeliest.get(text, -math.inf)) + math.exp(max(value, -700.0)))
-    if numbers.inner:
-        likeliest |= numbers.log_probabilities(first, after)
-    text = max(likeliest, key=lambda token: likeliest[token])
-    return ChatResult(text, likeliest if top else None, "length", n_tokens, 1)
+            text = judge.words.setdefault(token, "") or judge.tokenizer.decode([token])
+            judge.words[token] = text
+            found[text] = math.log(math.exp(found.get(text, -math.inf)) + math.exp(max(value, -700.0)))
+    found |= numbers
+    text = max(found, key=lambda token: found[token])
+    return ChatResult(text, found if top else None, "length", n, 1)
