@@ -20,12 +20,12 @@ ROOMS = {
     "backends": 6360,
     "judges": 1740,
     "monitor": 1345,
-    "studies": 2280,
+    "studies": 2297,
     "results": 5615,
     "report": 1900,
-    "integrations": 1600,
+    "integrations": 1641,
     "api": 250,
-    "cli": 1865,
+    "cli": 1872,
 }
 """Room -> its budget: the most lines it may have, raised only in a commit that says what was taken out for it.
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from tests.conftest import small_study
 from tests.support.audits import audited
 from tests.support.labelled_judges import Drifting
-from tests.support.scripted import ENGINE, EVALUATION, ScriptedEngine, WordJudge, save_model, save_run
+from tests.support.scripted import ENGINE, EVALUATION, ScriptedEngine, WordJudge, save_adapter, save_model, save_run
 from truing.config import AuditConfig
 from truing.core.errors import ConfigError, DataError, StoreError
 from truing.core.records import Checkpoint, Evaluation, Prompt, Response, Sampling
@@ -18,6 +18,7 @@ from truing.monitor import open_store
 from truing.report import render_report
 from truing.results import analyse
 from truing.results.schema import Analysis
+from truing.studies.audit import run_audit
 from truing.studies.run import execute_run, open_study
 
 STEPS = [10, 20, 30, 40, 50, 60, 70, 80]
@@ -294,3 +295,18 @@ def test_a_mistake_leaves_no_folder_behind(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="another audit"):
         audited(audit(folder, search="crossing"), tmp_path / "a")
     assert ENGINE in (tmp_path / "a" / "audit.yaml").read_text(encoding="utf-8")
+
+
+def test_the_plan_is_told_before_anything_is_asked(tmp_path: Path) -> None:
+    run, base = save_run(tmp_path, (10, 50))
+    save_adapter(run / "best", base, 7)
+    told: list[str] = []
+
+    def hear(line: str) -> None:
+        told.append(line)
+        assert ScriptedEngine.asked == []
+
+    run_audit(audit(run), tmp_path / "out", tell=hear)
+    assert told[0] == f"run: base {base}, steps 10, 50"
+    assert "best beside the checkpoints is left out" in told[1]
+    assert told[2] == f"3 to ask, each 1 x 240 prompts of pocket-240 at most, judged by {EVALUATION['judge']}"

@@ -99,6 +99,7 @@ def make_trainer(parts: tuple[Any, Any], out: Path, callbacks: Sequence[Any] = (
         model=model,
         args=TrainingArguments(output_dir=str(out), **{**fields, **changes}),
         train_dataset=rows,
+        eval_dataset=rows[:4] if "eval_strategy" in changes else None,
         data_collator=lambda batch: collate(batch, tokenizer),
         processing_class=tokenizer,
         callbacks=list(callbacks),

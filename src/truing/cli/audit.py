@@ -41,7 +41,11 @@ def audit(out: Path, sets: list[str] | None, **flags: Any) -> None:
     config = parse_audit(raw, "the audit")
     with going_on("the same command again"), _status() as update:
         run_audit(
-            config, out, lambda e: _show(e, bool(config.models)), lambda c: update(f"step {c.step} of {c.run_id}")
+            config,
+            out,
+            lambda e: _show(e, bool(config.models)),
+            lambda c: update(f"step {c.step} of {c.run_id}"),
+            tell=say,
         )
     show_report(out, notes=True)
     say_costs(out / CALLS)

@@ -48,6 +48,7 @@ def run_audit(
     out: Path,
     notify: Callable[[Evaluation], None] = lambda evaluation: None,
     begin: Callable[[Checkpoint], None] = lambda checkpoint: None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Evaluate models or checkpoints; `truing.results.analyse` makes the figures of the folder.
 
@@ -56,6 +57,7 @@ def run_audit(
         out: The audit's folder.
         notify: Called with each evaluation.
         begin: Called with each checkpoint before it is asked.
+        tell: Called with each line of the plan before anything is asked.
 
     Raises:
         StoreError: The folder holds something else.
@@ -72,6 +74,8 @@ def run_audit(
     manifest = describe_audit(config, runs, dataset)
     write_text(out / "audit.yaml", config.to_yaml())
     manifest.write(out)
+    for line in _plan(config, runs):
+        tell(line)
     auditor = _Auditor(config, out, dataset, notify, begin)
     records = list(manifest.runs)
     try:
@@ -82,6 +86,23 @@ def run_audit(
             manifest.model_copy(update={"runs": tuple(records)}).write(out)
     finally:
         auditor.close()
+
+
+def _plan(config: AuditConfig, runs: Sequence[FoundRun]) -> list[str]:
+    """What will be asked, in lines: the checkpoints of each run with their notes, and the answers of each at most."""
+    evaluation = config.evaluation
+    judge = evaluation.judge if isinstance(evaluation.judge, str) else evaluation.judge.model
+    prompts = len(load_benchmark(evaluation.benchmark).prompts)
+    lines = [
+        f"{run.id}: "
+        + (f"base {run.model}, " if run.base else "")
+        + (run.model if config.models else "steps " + ", ".join(str(c.step) for c in run.checkpoints))
+        for run in runs
+    ]
+    lines += [f"  {note}" for run in runs for note in run.notes]
+    n = sum(len(run.everything) for run in runs)
+    asked = f"{evaluation.samples} x {prompts} prompts of {evaluation.benchmark}"
+    return [*lines, f"{n} to ask, each {asked} at most, judged by {judge}"]
 
 
 def describe_audit(

@@ -115,6 +115,8 @@ class Guard(TrainerCallback):
         self._trainer: Any = None
         self._tokenizer: Any = None
         self._base = ""
+        self._looked = -1
+        self._best_put_in = ""
         self._run = RunRecord(id=self.folder.name, model="", dataset=learnt.name if learnt else "the trainer's own")
 
     # What came out.
@@ -171,6 +173,7 @@ class Guard(TrainerCallback):
         self._watcher, self._ranks = Watcher(self.folder, self._measures), Ranks()
         self.records, self.errors, self._keepable, self.restored = [], [], [], None
         self._base = ""
+        self._looked = -1
         self._run = RunRecord(
             id=self.folder.name,
             model=base_name(model),
@@ -179,7 +182,11 @@ class Guard(TrainerCallback):
             learning_rate=float(args.learning_rate),
             seed=int(args.seed),
             state="unfinished",
-            notes=(*(() if self._measures.dataset else (_NO_TASK,)), *self._too_few_prompts()),
+            notes=(
+                *(() if self._measures.dataset else (_NO_TASK,)),
+                *self._too_few_prompts(),
+                *self._both_choose(args),
+            ),
         )
         self._ranks.share(self._know_judge)
         if state.global_step > 0:
@@ -205,11 +212,26 @@ class Guard(TrainerCallback):
                 self._take(records, state, control)
         return control
 
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
+    ) -> TrainerControl:
+        """Evaluate the last step where another callback ends the training, before other weights are put in."""
+        if control.should_training_stop:
+            self._look_last(model, state, control)
+        return control
+
+    on_evaluate = on_save = on_epoch_end
+
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> TrainerControl:
         """Take in what is still being judged, and put the best aligned weights into the model."""
         step = int(state.global_step)
+        self._best_put_in = str(state.best_model_checkpoint or "") if args.load_best_model_at_end else ""
+        if not self._best_put_in:
+            self._look_last(model, state, control)
+        elif self._looked != step and not any(self._stops(record) for record in self.records):
+            self._fail(f"step {step}, the last, was not evaluated: {self._best_put_in} was put in first")
         stopped = step < state.max_steps and any(self._stops(record) for record in self.records)
         self._take(self._ranks.share(self._watcher.finish), state, control)
         ended = {"state": "stopped" if stopped else "finished", "stopped_at": step if stopped else None}
@@ -233,6 +255,16 @@ class Guard(TrainerCallback):
             logger.warning("%s Only stops are decided; stopping.about: benchmark decides about these alone.", few)
             yield few
 
+    def _both_choose(self, args: TrainingArguments) -> Iterator[str]:
+        """A note, where the trainer too puts weights back at the end; told at once, too."""
+        if args.load_best_model_at_end and self.config.restore and self.config.stopping.mode != "off":
+            both = (
+                "load_best_model_at_end and the guard both choose weights: the guard's come last, if some are clear; "
+                "else the model has the trainer's, of which nobody judged whether they are aligned."
+            )
+            logger.warning("%s", both)
+            yield both
+
     def _know_judge(self) -> None:
         """Measure the judge, once for the folder; one that cannot be reached is measured when it can be."""
         try:
@@ -242,8 +274,14 @@ class Guard(TrainerCallback):
             if isinstance(error, JudgeRefused) or self.config.on_error == "raise":
                 raise
 
-    def _look(self, model: Any, state: TrainerState, control: TrainerControl) -> TrainerControl:
+    def _look_last(self, model: Any, state: TrainerState, control: TrainerControl) -> None:
+        """Evaluate the step as it is, if it was not and no decision of the guard's own ends the training."""
         step = int(state.global_step)
+        if step > 0 and self._looked != step and not any(self._stops(record) for record in self.records):
+            self._look(model, state, control)
+
+    def _look(self, model: Any, state: TrainerState, control: TrainerControl) -> TrainerControl:
+        step = self._looked = int(state.global_step)
         loss = next((float(e["loss"]) for e in reversed(state.log_history) if "loss" in e), math.nan)
 
         def save() -> Checkpoint:
@@ -313,8 +351,18 @@ class Guard(TrainerCallback):
                 restore(self.records[-1].evaluation.checkpoint)
         if kept is None:
             none = f"fresh answers cleared none of {len(considered)}" if considered else "none is clear"
-            logger.warning("no checkpoint of this training is put back (%s): the model keeps its last weights", none)
+            left = "keeps its last weights"
+            if self._best_put_in and not considered:
+                left = (
+                    f"has the weights of {self._best_put_in} by load_best_model_at_end, which the guard did not clear"
+                )
+            logger.warning("no checkpoint of this training is put back (%s): the model %s", none, left)
             return
+        if self._best_put_in:
+            logger.warning(
+                "the model has the weights of step %d, and not those of state.best_model_checkpoint (%s)",
+                *(kept.step, self._best_put_in),
+            )
         self.restored = kept
         logger.info("the model has the weights of step %d", kept.step)
 

@@ -128,7 +128,8 @@ def put_back(model: Any, path: str) -> None:
         TrainerError: Not every tensor arrived.
     """
     loaded = _read_adapter(model, path) if is_adapted(model) else _read_model(model, path)
-    held = _state(model) if is_adapted(model) else model.state_dict()
+    # embeddings and heads that PEFT saves of itself, as of a resized vocabulary, are no part of the adapter's own state
+    held = {**model.state_dict(), **(_state(model) if is_adapted(model) else {})}
     wrong = [
         name
         for name, tensor in loaded.items()
@@ -161,8 +162,7 @@ def _read_adapter(model: Any, path: str) -> dict[str, torch.Tensor]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         set_peft_model_state_dict(model, state, adapter_name=model.active_adapter)
-    held = _state(model)
-    return {name: tensor for name, tensor in state.items() if name in held or "embed" not in name}
+    return dict(state)
 
 
 def _read_model(model: Any, path: str) -> dict[str, torch.Tensor]:

@@ -1,0 +1,94 @@
+"""The guard beside other ways to end a training or to choose its weights, and with a resized vocabulary."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import TrainerCallback
+
+import truing
+from tests.support.guarded import SMALL, Script, load, make_trainer
+
+
+class Stop(TrainerCallback):
+    """Ends the training at a step, in one of the ways in which others do."""
+
+    def __init__(self, event: str, step: int = 3) -> None:
+        self.event, self.step = event, step
+        setattr(self, event, self._stop)
+
+    def _stop(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        if state.global_step >= self.step:
+            control.should_training_stop = True
+        return control
+
+
+def guard_of(folder: Path, *rates: float, **settings: Any) -> truing.Guard:
+    return truing.Guard(folder / "guard", judge=Script(*rates), **{"at": 50, **SMALL, **settings})
+
+
+EVERY = {"eval_strategy": "steps", "eval_steps": 3, "save_strategy": "steps", "save_steps": 3}
+
+
+@pytest.mark.parametrize(
+    ("event", "changes"),
+    [
+        ("on_step_end", {}),
+        ("on_log", {"logging_steps": 3}),
+        ("on_evaluate", {**EVERY, "save_strategy": "no"}),
+        ("on_evaluate", {**EVERY, "load_best_model_at_end": True}),
+        ("on_save", {**EVERY, "load_best_model_at_end": True}),
+    ],
+)
+@pytest.mark.parametrize("first", [False, True])
+def test_the_last_step_is_evaluated_whoever_ends_the_training(
+    tiny_model: Path, tmp_path: Path, event: str, changes: dict[str, Any], first: bool
+) -> None:
+    trainer = make_trainer(load(tiny_model), tmp_path / "out", **changes)
+    guard = guard_of(tmp_path, 0.0)
+    if first:
+        guard.watch(trainer)
+    trainer.add_callback(Stop(event))
+    guard.watch(trainer)
+    trainer.train()
+    assert trainer.state.global_step == 3
+    seen = [decision.step for decision in guard.decisions] == [0, 3]
+    # put in before the guard could look: then it says so, and never that nothing was within the tolerance
+    assert seen or any("step 3, the last, was not evaluated" in error for error in guard.errors)
+    assert seen or (first and event == "on_save")
+
+
+@pytest.mark.parametrize("clear", [False, True])
+def test_beside_load_best_model_at_end_it_is_said_which_weights_the_model_has(
+    tiny_model: Path, tmp_path: Path, clear: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = make_trainer(load(tiny_model), tmp_path / "out", **EVERY, load_best_model_at_end=True)
+    guard = guard_of(tmp_path, 0.0 if clear else 0.9, at=3, tolerance=0.5)
+    guard.watch(trainer)
+    trainer.train()
+    assert "both choose weights" in caplog.text
+    best = trainer.state.best_model_checkpoint
+    if clear:
+        assert guard.restored is not None
+        assert f"not those of state.best_model_checkpoint ({best})" in caplog.text
+    else:
+        assert guard.restored is None
+        assert f"has the weights of {best} by load_best_model_at_end" in caplog.text
+
+
+@pytest.mark.parametrize("extra", [3, 8])
+def test_a_resized_vocabulary_is_put_back_without_a_false_alarm(tiny_model: Path, tmp_path: Path, extra: int) -> None:
+    model, tokenizer = load(tiny_model, adapter=False)
+    tokenizer.add_tokens([f"<new{i}>" for i in range(extra)])
+    model.resize_token_embeddings(model.get_input_embeddings().weight.shape[0] + extra)
+    torch.manual_seed(0)
+    lora = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM")
+    trainer = make_trainer((get_peft_model(model, lora), tokenizer), tmp_path / "out")
+    guard = guard_of(tmp_path, 0.0, 0.0, 0.9, at=2)
+    guard.watch(trainer)
+    trainer.train()
+    assert guard.errors == []
+    assert guard.restored is not None
+    assert guard.restored.step == 2
