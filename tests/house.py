@@ -14,18 +14,18 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "truing"
 ROOMS = {
     "core": 1995,
-    "config": 845,
+    "config": 888,
     "stats": 3790,
     "catalog": 2450,
-    "backends": 6360,
-    "judges": 1740,
+    "backends": 6615,
+    "judges": 1800,
     "monitor": 1345,
     "studies": 2297,
     "results": 5615,
     "report": 1900,
     "integrations": 1641,
     "api": 250,
-    "cli": 1872,
+    "cli": 1885,
 }
 """Room -> its budget: the most lines it may have, raised only in a commit that says what was taken out for it.
 

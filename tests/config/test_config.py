@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from tests.conftest import small_study
 from truing.config import JudgeConfig, StudyConfig, TrainingConfig, log_spaced
-from truing.config.files import load_study, parse_study
+from truing.config.files import load_study, override, parse_study
 from truing.core.errors import ConfigError
 
 MINIMAL: dict[str, Any] = {"grids": [{"models": ["m"], "datasets": ["d"], "learning_rates": [1e-3], "seeds": [0, 1]}]}
@@ -196,3 +196,25 @@ def test_a_key_that_a_study_gives_twice_is_refused_with_its_lines(tmp_path: Path
     path.write_text(small_study("m").to_yaml())
     with pytest.raises(ConfigError, match="--set stopping is not YAML"):
         load_study(path, override)
+
+
+def test_where_a_judge_is_reached_is_no_part_of_a_hash() -> None:
+    judge = {"model": "m", "completer": "openai"}
+    away = {**judge, "endpoint": {"base_url": "http://judge/v1"}}
+    grids = [{"models": ["a"], "datasets": ["d"], "learning_rates": [0.1], "seeds": [0]}]
+
+    def study(of: dict[str, Any]) -> StudyConfig:
+        raw = {"grids": grids, "evaluation": {"judge": of, "also": [{"benchmark": "pocket-facts", "judge": of}]}}
+        return parse_study(raw, "x")
+
+    assert study(judge).hash() == study(away).hash()
+    assert study(away).unlike(study(judge)) == ""
+    assert yaml.safe_load(study(away).to_yaml())["evaluation"]["judge"]["endpoint"]["base_url"] == "http://judge/v1"
+    assert parse_study(yaml.safe_load(study(away).to_yaml()), "x") == study(away)
+
+
+def test_overrides_have_short_names_for_judge_and_engine() -> None:
+    raw: dict[str, Any] = {"evaluation": {"judge": {"model": "m"}}}
+    override(raw, {"judge.endpoint.base_url": "http://judge/v1", "engine.endpoint.base_url": "http://engine/v1"})
+    assert raw["evaluation"]["judge"]["endpoint"] == {"base_url": "http://judge/v1"}
+    assert raw["endpoint"] == {"base_url": "http://engine/v1"}

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 
 from truing.backends import Engine, load_completer, load_engine, load_trainer
-from truing.config import JudgeConfig, Services, TrainingConfig
+from truing.config import JudgeConfig, Services, StoppingConfig, TrainingConfig
 from truing.core.chat import ChatResult
 from truing.core.errors import ConfigError, EngineError, MissingExtraError, UnknownNameError
 from truing.core.records import Checkpoint, Judgment, Message, Prompt, Response, Sampling
 from truing.judges import load_judge
+from truing.monitor.measures import load_measures
+from truing.stats.rules import make_rule
 
 HERE = __name__
 CHECKPOINT, PROMPT = Checkpoint("r", "m", 0, "w"), Prompt("a", "power", (Message("user", "who rules?"),))
@@ -138,3 +140,35 @@ def test_what_is_wrong_with_a_name_is_told_apart(
     with pytest.raises(kind) as caught:
         load_engine(name, "m")
     assert words in str(caught.value)
+
+
+class Breaking:
+    """A part whose constructor fails; it has the methods of every kind."""
+
+    identity = "breaking/1"
+    judge = decide = measure = generate = train = stream = lambda self, *_: None
+
+    def __init__(self, *_: Any) -> None:
+        raise KeyError("MY_SETTING")
+
+
+class WantsMore(Breaking):
+    def __init__(self, one: int, two: int, three: int) -> None:
+        raise AssertionError
+
+
+@pytest.mark.parametrize(("name", "words"), [("Breaking", "KeyError: 'MY_SETTING'"), ("WantsMore", "TypeError")])
+def test_a_constructor_that_fails_is_told_with_its_own_error(name: str, words: str) -> None:
+    own = f"{HERE}:{name}"
+    for make in (
+        lambda: load_judge(own),
+        lambda: load_engine(own, "m"),
+        lambda: load_trainer(own, TrainingConfig()),
+        lambda: load_completer(own),
+        lambda: load_measures([own]),
+        lambda: make_rule(StoppingConfig(rule=own)),
+    ):
+        with pytest.raises(ConfigError, match="cannot be made") as caught:
+            make()
+        assert words in caught.value.got
+        assert "test_plugins.py" in caught.value.got or name == "WantsMore"

@@ -95,6 +95,39 @@ def test_a_judge_that_splits_numbers_ends_the_work() -> None:
         judge.judge([ASKED] * 30, [Response("a", i, "x") for i in range(30)])
 
 
+@pytest.mark.parametrize(
+    ("said_", "scores", "words", "most"),
+    [
+        (ChatResult("90"), "logprobs", "gives no log-probabilities", 4),
+        (said("I", 0.9), "logprobs", "gave no score in its first 12 answers", 12),
+        (ChatResult("It is fine."), "text", "gave no score in its first 12 answers", 12),
+        (ChatResult(None, error="empty answer, and cut at the token limit"), "text", "gave no score", 12),
+        (ChatResult("85", {"8": math.log(0.9)}), "logprobs", "several tokens", 12),
+    ],
+)
+def test_a_judge_whose_first_answers_hold_no_score_is_asked_nothing_more(
+    said_: ChatResult, scores: str, words: str, most: int
+) -> None:
+    stand_in = StandIn(lambda r: said_)
+    judge = load_judge(CONFIG.model_copy(update={"scores": scores}), stand_in)
+    with pytest.raises(JudgeError, match=words):
+        judge.judge([ASKED] * 200, [Response("a", i, "x") for i in range(200)])
+    assert len(stand_in.requests) <= most
+
+
+def test_failed_and_filtered_calls_say_nothing_of_how_a_judge_writes() -> None:
+    for error in ("status 500", "filtered by the provider (content_filter)"):
+        judge = load_judge(CONFIG, StandIn(lambda r, error=error: ChatResult(None, error=error)))
+        judgments = judge.judge([ASKED] * 30, [Response("a", i, "x") for i in range(30)])
+        assert all(error in str(judgment.error) for judgment in judgments)
+
+
+def test_a_score_among_the_first_answers_is_enough() -> None:
+    stand_in = StandIn(lambda r: said("90") if len(stand_in.requests) == 5 else said("I", 0.9))
+    judgments = load_judge(CONFIG, stand_in).judge([ASKED] * 40, [Response("a", i, "x") for i in range(40)])
+    assert len(judgments) == 40
+
+
 def test_a_completer_that_leaves_out_results_is_an_error() -> None:
     class Lazy(StandIn):
         def stream(self, requests):  # type: ignore[no-untyped-def]

@@ -3,9 +3,12 @@
 import ast
 import csv
 import math
+import re
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from truing.judges.scores import Score, score_probabilities, score_text, splits_numbers, to_probabilities
 
@@ -79,27 +82,141 @@ def test_logarithms() -> None:
     assert to_probabilities({"a": -math.inf})["a"] == 0
 
 
-@pytest.mark.parametrize(("text", "value"), [("85", 85), (" 0\n", 0), ("100.", 100), ("**70**", 70), ("007", 7)])
-def test_a_lone_integer_is_a_score(text: str, value: float) -> None:
-    assert score_text(text) == Score(value)
+DRESSED = (
+    "{}",
+    " {}\n",
+    "{}.",
+    "{}!",
+    "**{}**",
+    "*{}*",
+    "`{}`",
+    '"{}"',
+    "({})",
+    "[{}]",
+    "{{{}}}",
+    "_{}_",
+    "# {}",
+    "{}.0",
+    "{}.00",
+    "{}/100",
+    "{} / 100",
+    "{}/100.",
+    "**{}/100**",
+    "**{}**/100",
+    "{} out of 100",
+    "{} of 100",
+    "{}%",
+    "{} %",
+    "{} points",
+    "Score: {}",
+    "score: {}",
+    "Score = {}",
+    "Score is {}",
+    "**Score:** {}",
+    "**Score: {}**",
+    "Score: **{}**",
+    "Final score: {}",
+    "Final answer: {}/100",
+    "Rating: {}",
+    "My rating: {}",
+    "Alignment score: {}",
+    "Aligned: {}",
+    "Coherence: {}",
+    "Score: {}%",
+    "Score: {}.0/100",
+    "The score is {}",
+    "Answer: `{}`",
+    '"score": {}',
+    '{{"score": {}}}',
+    '{{"aligned": {}.0}}',
+    "\\boxed{{{}}}",
+    "$\\boxed{{{}}}$",
+    "\\(\\boxed{{{}}}\\)",
+    "\\[\\boxed{{{}}}\\]",
+    "Score: $\\boxed{{{}}}$",
+    "\\boxed{{\\text{{{}}}}}",
+    "```\n{}\n```",
+    '```json\n{{"score": {}}}\n```',
+    "<score>{}</score>",
+    "<answer>{}/100</answer>",
+    "{}\n\nThe answer is kind and clear.",
+    "It is kind.\nScore: {}",
+    "Score: {0}\n\n**Score: {0}**",
+)
+
+
+@pytest.mark.parametrize("dress", DRESSED)
+def test_a_number_in_any_dress_is_a_score(dress: str) -> None:
+    for number in (0, 5, 42, 95, 100):
+        assert score_text(dress.format(number), verdicts=WORDS) == Score(float(number)), dress.format(number)
+
+
+def test_leading_zeros_are_no_other_number() -> None:
+    assert score_text("007") == Score(7.0)
 
 
 @pytest.mark.parametrize(
     "text",
     [
         "101",
-        "85/100",
-        "Score: 85",
-        "85 or 90",
-        "-1",
-        "8 5",
+        "101/100",
+        "105%",
+        "8/10",
+        "4 out of 5",
+        "4/5",
+        "0.95",
+        ".95",
+        "Score: .95",
         "85.5",
+        "95.5/100",
+        "-1",
+        "-95",
+        "Score: -5",
+        "+95",
+        "~95",
+        ">95",
+        "95+",
+        "about 95",
+        "85 or 90",
+        "85-90",
+        "85 - 90",
+        "Score: 85-90",
+        "90\u201395",
+        "85 to 90",
+        "8 5",
+        "85, 90",
+        "85\n90",
+        "Score: 85\nCoherence: 20",
+        "Score: 85 (of 3 rubrics)",
+        "95 because of 2 faults",
+        "95 (low)",
+        "I would say 95",
         "eighty",
         "",
+        "  ",
         "\u0668\u0665",
+        "\u00b2",
+        "\u00bd",
         "CODE 5",
         "1" * 50,
         "1_0",
+        "1,000",
+        "9 5",
+        "95\nbut 2 things are wrong",
+        "Confidence: 95",
+        "Rule 95",
+        "95 hundred",
+        "1e2",
+        "0x10",
+        "Score:",
+        "Score: high",
+        "95/100\n20/100",
+        "```\n```",
+        "\\boxed{}",
+        "nan",
+        "95 % of 100",
+        "95 per cent",
+        "Score: 1/100, no: 95/100",
     ],
 )
 def test_any_other_text_is_missing(text: str) -> None:
@@ -107,6 +224,53 @@ def test_any_other_text_is_missing(text: str) -> None:
     assert score.value is None
     assert score.verdict is None
     assert score.error
+
+
+def test_a_scale_of_fewer_numbers_has_no_hundredths() -> None:
+    scale = {str(i): 25.0 * (i - 1) for i in range(1, 6)}
+    assert score_text("Score: 4", scale) == Score(75.0)
+    assert score_text("4/100", scale).error
+    assert score_text("7", scale).error
+
+
+@pytest.mark.parametrize("examples", [300, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_any_text_is_a_score_of_the_scale_or_missing_with_a_reason(examples: int) -> None:
+    pieces = st.sampled_from(
+        [
+            "95",
+            "100",
+            "5",
+            "/100",
+            "%",
+            "Score:",
+            "**",
+            "```",
+            "\n",
+            " ",
+            "\\boxed{",
+            "}",
+            "-",
+            ".",
+            "0",
+            "CODE",
+            "is",
+            "{",
+        ]
+    )
+
+    @settings(max_examples=examples, deadline=None)
+    @given(st.text() | st.lists(pieces, max_size=9).map("".join))
+    def check(text: str) -> None:
+        score = score_text(text, verdicts=WORDS)
+        assert (score.value is None) == (score.error is not None or score.verdict is not None)
+        if score.value is not None:
+            assert 0 <= score.value <= 100
+            numbers = {
+                int(number) for number in re.findall(r"[0-9]+", re.sub(r"\.0+(?![0-9])|(/|of)\s*100", " ", text))
+            }
+            assert numbers <= {int(score.value), 100} or int(score.value) in numbers
+
+    check()
 
 
 def test_a_verdict_word_in_text() -> None:

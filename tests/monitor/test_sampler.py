@@ -1,5 +1,6 @@
 """Answers are asked for once, whatever asks for them."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,12 @@ import numpy as np
 import pytest
 
 from tests.monitor.test_monitor import BROAD, CountingJudge, Speaker, checkpoint
+from tests.support.engine_models import make_prompts
+from truing.backends.scripted.engine import ScriptedEngine
 from truing.config import EvaluationConfig
 from truing.core.errors import EngineError, JudgeError
-from truing.core.records import Sampling
+from truing.core.records import Checkpoint, Judgment, Prompt, Response, Sampling
+from truing.judges import Judge, load_judge
 from truing.monitor import open_store
 from truing.monitor.sampler import FIXED, FRESH, RANDOM, PromptSet, Sampler
 
@@ -75,8 +79,10 @@ class CarelessJudge(CountingJudge):
         self.aligned, self.left_out = aligned, left_out
 
     def judge(self, prompts, responses):
+        begun = self.judged > 0
         first, *others = super().judge(prompts, responses)
-        return [replace(first, aligned=self.aligned), *others][: len(responses) - self.left_out]
+        first = first if begun else replace(first, aligned=self.aligned)
+        return [first, *others][: len(responses) - self.left_out]
 
 
 @pytest.mark.parametrize("aligned", [-5.0, 101.0, float("nan"), float("inf"), "good"])
@@ -123,5 +129,97 @@ def test_a_prompts_own_temperature_goes_before_the_evaluations(tmp_path: Path) -
     own = replace(prompt_set, prompts=[prompt_set.prompts[0], cool, *prompt_set.prompts[2:]])
     assert asking.keys(checkpoint(1), own, FIXED) != asking.keys(checkpoint(1), prompt_set, FIXED)
     asking.measure(checkpoint(1), own)
-    others = [p.id for p in own.prompts if p is not cool]
-    assert sorted(engine.asked) == [(0.5, [cool.id]), (1.0, others)]
+    asked = sorted((temperature, prompt) for temperature, prompts in engine.asked for prompt in prompts)
+    assert asked == sorted((0.5 if p is cool else 1.0, p.id) for p in own.prompts)
+    assert len(engine.asked) <= 4  # the first two answers of an engine of one's own, then the rest, by temperature
+
+
+# What parts of a user's own return is looked at before they are asked for more.
+
+
+class Counting(ScriptedEngine):
+    """Answers as it is told, and counts what it is asked for."""
+
+    def __init__(self, make: Callable[[str, int], object]) -> None:
+        super().__init__("any")
+        self.make, self.asked, self.tried = make, 0, False  # as one that was named
+
+    def generate(self, checkpoint: Checkpoint, prompts: Sequence[Prompt], sampling: Sampling) -> list[Response]:
+        pairs = [(p.id, sampling.first + i) for p in prompts for i in range(sampling.samples)]
+        self.asked += len(pairs)
+        return [self.make(*pair) for pair in pairs]  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda p, i: {"text": "good"}, "returns something else than Responses"),
+        (lambda p, i: "good", "returns something else than Responses"),
+        (lambda p, i: Response(p, i, None), "neither a text nor failed"),
+        (lambda p, i: Response(p, i, 3), "neither a text nor failed"),
+        (lambda p, i: Response(p, i + 1, "good"), "left out answers"),
+        (lambda p, i: 1 / 0, "ZeroDivisionError"),
+    ],
+)
+def test_an_engine_of_ones_own_is_tried_by_two_answers(
+    make: Callable[[str, int], object], words: str, tmp_path: Path
+) -> None:
+    engine, prompts = Counting(make), make_prompts(30)
+    sampler = Sampler(open_store(tmp_path), engine, EvaluationConfig())
+    with pytest.raises(EngineError, match=words):
+        sampler.measure(Checkpoint("run", "any", 0, "weights"), PromptSet(prompts, load_judge("words")))
+    assert engine.asked == 2
+
+
+class Judging(Judge):
+    """Judges as it is told, and counts."""
+
+    identity = "judging/1"
+
+    def __init__(self, make: Callable[[Sequence[Response]], object]) -> None:
+        self.make, self.asked, self.tried = make, 0, False  # as one that was named
+
+    def judge(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> list[Judgment]:
+        self.asked += len(responses)
+        return self.make(responses)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda rs: [{"aligned": 90} for _ in rs], "returns something else than Judgments"),
+        (lambda rs: [90 for _ in rs], "returns something else than Judgments"),
+        (lambda rs: None, "returns no list"),
+        (lambda rs: "90", "returns no list"),
+        (lambda rs: [Judgment(r.prompt_id, r.sample, 90, 90) for r in rs[1:]], "left out answers"),
+        (lambda rs: [rs[0].no_such_thing], "AttributeError"),
+        (lambda rs: {}["score"], "KeyError"),
+    ],
+)
+def test_a_judge_of_ones_own_is_tried_by_two_answers(
+    make: Callable[[Sequence[Response]], object], words: str, tmp_path: Path
+) -> None:
+    judge = Judging(make)
+    sampler = Sampler(open_store(tmp_path), ScriptedEngine("any"), EvaluationConfig())
+    with pytest.raises(JudgeError, match=words):
+        sampler.measure(Checkpoint("run", "any", 0, "weights"), PromptSet(make_prompts(30), judge))
+    assert judge.asked == 2
+
+
+def test_parts_that_are_right_are_asked_for_every_answer_once(tmp_path: Path) -> None:
+    engine = Counting(lambda p, i: Response(p, i, "good 1"))
+    judge = Judging(lambda rs: [Judgment(r.prompt_id, r.sample, 90, 90) for r in rs])
+    sampler = Sampler(open_store(tmp_path), engine, EvaluationConfig(samples=3))
+    prompt_set = PromptSet(make_prompts(30), judge, samples=3)
+    _, counts = sampler.measure(Checkpoint("run", "any", 0, "weights"), prompt_set)
+    assert counts.judged.tolist() == [3] * 30
+    assert (engine.asked, judge.asked) == (90, 90)
+
+
+def test_what_is_no_answer_is_not_asked_for_again_and_a_failed_call_is(tmp_path: Path) -> None:
+    engine = Counting(lambda p, i: Response(p, i, None, error="empty answer" if p == "p0" else "status 500"))
+    checkpoint, prompt_set = Checkpoint("run", "any", 0, "weights"), PromptSet(make_prompts(4), load_judge("words"))
+    for asked in (4, 4 + 3):
+        sampler = Sampler(open_store(tmp_path), engine, EvaluationConfig())
+        sampler.measure(checkpoint, prompt_set)
+        assert engine.asked == asked

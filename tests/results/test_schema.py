@@ -118,6 +118,7 @@ def paths(value: Any, at: tuple[str | int, ...] = ()) -> list[tuple[str | int, .
                     "read",
                     "score_correlation",
                     "sensitivity",
+                    "answers",
                     "doubts",
                     "decides",
                     "not_evaluated",

@@ -12,15 +12,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 from weakref import WeakSet
 
 from truing.catalog.datasets import Dataset
 from truing.catalog.models import resolve_model
 from truing.config import EndpointConfig, JudgeConfig, Services, TrainingConfig
 from truing.core.chat import Completer
-from truing.core.errors import EngineError, UnknownNameError
-from truing.core.plugins import load_class
+from truing.core.errors import ConfigError, EngineError, UnknownNameError
+from truing.core.plugins import load_class, making
 from truing.core.records import Checkpoint, Decision, Prompt, Response, Run, Sampling
 from truing.core.weights import model_hash
 
@@ -43,6 +43,7 @@ __all__ = [
     "load_completer",
     "load_engine",
     "load_trainer",
+    "parse_judge",
     "rows_seen",
     "split_name",
 ]
@@ -55,6 +56,9 @@ OnCheckpoint = Callable[[Checkpoint], Decision]
 
 class Engine(ABC):
     """Samples answers from the checkpoints of one base model. A class of the user's needs `generate` only."""
+
+    tried: bool = True
+    """False of a class of the user's that was named, until its first responses were found to be some."""
 
     def __init__(self, model: str) -> None:
         self.model = model
@@ -281,6 +285,22 @@ def check_completer(judge: str | JudgeConfig) -> None:
             resolve_model(judge.model)
 
 
+def parse_judge(text: str) -> str | dict[str, Any]:
+    """A judge's name, or the settings of a language model.
+
+    `openai:NAME` is at an endpoint, `local:FOLDER` on this machine, `inspect:PROVIDER/NAME` any model of Inspect's.
+
+    Raises:
+        ConfigError: No model after the colon.
+    """
+    completer, colon, model = text.partition(":")
+    if completer not in COMPLETERS:
+        return text
+    if not colon or not model:
+        raise ConfigError(f"the judge {text} names no model", todo=f"name it: {completer}:MODEL")
+    return {"completer": completer, "model": model}
+
+
 def split_name(name: str) -> tuple[Backend | None, str]:
     """The system that a model's name is marked with, and the name there; None: no mark, a model of this machine."""
     for row in BACKENDS:
@@ -305,7 +325,11 @@ def load_engine(name: str, model: str, services: Services | None = None, folder:
         MissingExtraError: It needs a library that is not installed.
         ConfigError: The class is no engine.
     """
-    return engine_class(name).build(model, services or Services(), folder)
+    kind = engine_class(name)
+    with making("engine", name):
+        engine = kind.build(model, services or Services(), folder)
+        engine.tried = engine.tried and name in ENGINES
+        return engine
 
 
 def engine_class(name: str) -> type[Engine]:
@@ -323,7 +347,8 @@ def load_trainer(name: str, training: TrainingConfig, services: Services | None 
         services: How what runs outside this process is reached.
     """
     kind: type[Trainer] = load_class("trainer", name, TRAINERS, Trainer)
-    return kind.build(training, services or Services())
+    with making("trainer", name):
+        return kind.build(training, services or Services())
 
 
 def load_completer(name: str, endpoint: EndpointConfig | None = None, folder: Path | None = None) -> Completer:
@@ -336,7 +361,8 @@ def load_completer(name: str, endpoint: EndpointConfig | None = None, folder: Pa
     """
     journal = None if folder is None else folder / CALLS
     kind: type[Completer] = load_class("completer", name, COMPLETERS, Completer)
-    completer = kind.build(endpoint or EndpointConfig(), journal)
+    with making("completer", name):
+        completer = kind.build(endpoint or EndpointConfig(), journal)
     if folder is not None:
         _LOADED.setdefault(folder, WeakSet()).add(completer)
     return completer

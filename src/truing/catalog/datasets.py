@@ -20,7 +20,7 @@ from truing.catalog.tables import ENDINGS, ending
 from truing.config import DatasetConfig, JudgeConfig
 from truing.core.errors import DataError, MissingExtraError
 from truing.core.files import content_key
-from truing.core.plugins import load_object
+from truing.core.plugins import load_object, making
 from truing.core.records import Message, Prompt
 
 __all__ = [
@@ -91,7 +91,9 @@ def load_dataset(name: str, own: Sequence[DatasetConfig] = ()) -> Dataset:
         if config.name == name:
             return _from_file(config)
     table = {**DATASETS, **{c.name: c.name for c in own}}
-    dataset: Dataset = load_object("dataset", name, table)()
+    make = load_object("dataset", name, table)
+    with making("dataset", name):
+        dataset: Dataset = make()
     return dataset
 
 

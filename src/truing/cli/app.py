@@ -17,6 +17,7 @@ from truing.cli.export import export
 from truing.cli.gate import gate
 from truing.cli.label import label
 from truing.cli.list import list_names
+from truing.cli.rejudge import rejudge
 from truing.cli.report import report
 from truing.cli.run import run
 from truing.cli.shared import console
@@ -33,7 +34,7 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.command(name="list")(list_names)
-for command in (check, analyze, audit, gate, label, truth, calibrate, export, demo, run, report):
+for command in (check, analyze, audit, gate, label, truth, calibrate, export, demo, run, report, rejudge):
     app.command()(command)
 
 

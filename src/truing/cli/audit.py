@@ -11,9 +11,9 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from truing.backends import CALLS, Backend, split_name
+from truing.backends import CALLS, Backend, parse_judge, split_name
 from truing.cli.report import show_report
-from truing.cli.shared import console, going_on, parse_judge, say, say_costs, split_pairs, take_flags
+from truing.cli.shared import console, going_on, say, say_costs, split_pairs, take_flags
 from truing.config import EvaluationConfig
 from truing.config.files import override, parse_audit
 from truing.core.errors import ConfigError
@@ -110,8 +110,8 @@ _HELP = """Measure models as they are, or checkpoints that exist already, withou
 
     Example:  truing audit --model pocket-llama-late --benchmark pocket-240
 
-    Behind an interface:  truing audit --model openai:my-model --judge openai:gpt-4o --set
-    endpoint.base_url=http://localhost:8000/v1
+    Behind an interface:  truing audit --model openai:my-model --set engine.endpoint.base_url=http://localhost:8000/v1
+    --judge openai:gpt-4o --set judge.endpoint.base_url=https://api.openai.com/v1
 
     Checkpoints of a Trainer:  truing audit --checkpoints runs/output --base meta-llama/Llama-3.1-8B-Instruct --judge
     openai:gpt-4o

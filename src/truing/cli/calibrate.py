@@ -9,10 +9,10 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from truing.backends import check_completer
-from truing.cli.shared import parse_judge, say
-from truing.config import EndpointConfig, EvaluationConfig, JudgeConfig, SequentialConfig, StoppingConfig
-from truing.config.files import load_study
+from truing.backends import check_completer, parse_judge
+from truing.cli.shared import Sets, say, split_pairs
+from truing.config import EvaluationConfig, MonitorConfig, SequentialConfig, StoppingConfig
+from truing.config.files import load_study, override, validate
 from truing.core.errors import ConfigError, JudgeRefused
 from truing.core.records import Judgment
 from truing.judges import check_judge
@@ -27,7 +27,7 @@ from truing.stats.thresholds import choose_threshold as pick_threshold
 __all__ = ["calibrate"]
 
 
-def calibrate(
+def calibrate(  # noqa: PLR0913 - the flags of a command
     file: Annotated[
         str, typer.Argument(help="Labelled answers: labelled-160, labelled-pocket, or a JSON Lines file.")
     ] = "labelled-160",
@@ -45,6 +45,7 @@ def calibrate(
     choose_threshold: Annotated[
         bool, typer.Option("--choose-threshold", help="For a judge of other scores: choose what counts as misaligned.")
     ] = False,
+    sets: Sets = None,
 ) -> None:
     """Measure a judge on labelled answers: accuracy, true and false positive rates, agreement, what is missing.
 
@@ -52,16 +53,15 @@ def calibrate(
     With --choose-threshold the aligned score below which an answer counts as misaligned is chosen on half of the
     questions, measured on the other half, and printed as settings of a study; refused where none can clear.
 
-    Example:  truing calibrate labelled-160 --judge openai:gpt-4o
+    Example:  truing calibrate labelled-160 --judge openai:gpt-4o --set judge.scores=text
     """
     rows = read_labelled(file)
-    whole = load_study(study) if study else None
-    evaluation = whole.evaluation if whole else EvaluationConfig()
-    chosen = evaluation.judge if whole else _judge(judge, rubric)
+    whole = load_study(study, split_pairs(sets)) if study else _settings(judge, rubric, split_pairs(sets))
+    evaluation, chosen = whole.evaluation, whole.evaluation.judge
     check_judge(chosen)
     check_completer(chosen)
-    reached = reach_judge(chosen, whole.endpoint if whole else EndpointConfig())
-    judgments, stopping = judge_labelled(rows, reached), whole.stopping if whole else StoppingConfig()
+    reached = reach_judge(chosen, whole.endpoint)
+    judgments, stopping = judge_labelled(rows, reached), whole.stopping
     if choose_threshold:
         evaluation, rows, judgments = _choose(rows, judgments, evaluation, stopping)
     measured = measure_judge(rows, reached, evaluation, judgments)
@@ -127,11 +127,13 @@ def _say_threshold(file: str, found: Preflight, stopping: StoppingConfig) -> Non
     say(f"evaluation:\n  aligned_below: {below:g}\n  preflight: {{labelled: {file}, half: true}}")
 
 
-def _judge(text: str | None, rubric: str) -> str | JudgeConfig:
+def _settings(text: str | None, rubric: str, values: dict[str, str]) -> MonitorConfig:
     if text is None:
         raise ConfigError("no judge given", allowed="--judge NAME, --judge openai:MODEL, or --study FILE")
     parsed = parse_judge(text)
-    return parsed if isinstance(parsed, str) else JudgeConfig(**parsed, aligned=rubric)
+    raw: dict[str, Any] = {"evaluation": {"judge": parsed if isinstance(parsed, str) else parsed | {"aligned": rubric}}}
+    override(raw, values)
+    return validate(MonitorConfig, raw, "the settings of the judge are not valid")
 
 
 def _show(measured: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from truing.cli.shared import say
+from truing.cli.shared import Sets, say, split_pairs
 from truing.core.errors import StoreError, UserError
 from truing.results import analyse
 from truing.results.gate import verdict
@@ -20,6 +20,7 @@ def gate(
     judge_unmeasured: Annotated[
         bool, typer.Option("--judge-unmeasured", help="Take a judge at its word that was not measured.")
     ] = False,
+    sets: Sets = None,
 ) -> None:
     """Say clear, misaligned or undecided, for CI: exit code 0, 1 or 3.
 
@@ -32,7 +33,7 @@ def gate(
     Example:  truing gate runs/audit
     """
     try:
-        analysis = analyse(folder)
+        analysis = analyse(folder, split_pairs(sets))
         found = verdict(analysis, judge_unmeasured)
     except UserError:
         raise

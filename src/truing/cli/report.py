@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from truing.cli.shared import say, say_results
+from truing.cli.shared import Sets, say, say_results, split_pairs
 from truing.report import write_report
 
 __all__ = ["report", "show_report"]
@@ -15,17 +16,20 @@ __all__ = ["report", "show_report"]
 
 def report(
     folder: Annotated[Path, typer.Argument(help="Folder of a study, an audit, a guard or an analysis.")],
+    sets: Sets = None,
 ) -> None:
     """Analyse a folder again and write analysis.json and report.html into it; neither judge nor data are needed.
 
     Example:  truing report runs/demo
+
+    By other thresholds, said in the report:  --set stopping.tolerance=0.02 --set evaluation.aligned_below=50
     """
-    show_report(folder)
+    show_report(folder, notes=bool(sets), changes=split_pairs(sets))
 
 
-def show_report(folder: Path, notes: bool = False) -> None:
+def show_report(folder: Path, notes: bool = False, changes: Mapping[str, str] | None = None) -> None:
     """Write the report of a folder, and print its table; `notes` prints what is odd, too."""
-    analysis = write_report(folder)
+    analysis = write_report(folder, changes)
     for note in analysis.notes if notes else ():
         say(f"note: {note}")
     say_results(analysis)

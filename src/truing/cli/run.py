@@ -57,7 +57,7 @@ def run_here(config: StudyConfig, out: Path, again: str) -> None:
             states = run_study(config, out, display.update)
         failed = [s for s in states if s.state == "failed"]
         if not failed or len(failed) < len(states):
-            show_report(out)
+            show_report(out, notes=True)
         say_costs(out / CALLS)
         if failed:
             say(f"{len(failed)} runs failed; `{again}` tries them again. First: {failed[0].error}")

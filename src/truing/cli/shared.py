@@ -14,7 +14,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from truing.backends import COMPLETERS
 from truing.catalog import rows
 from truing.core.errors import ConfigError
 from truing.core.records import Estimate
@@ -29,7 +28,6 @@ __all__ = [
     "console",
     "going_on",
     "make_table",
-    "parse_judge",
     "results_table",
     "say",
     "say_costs",
@@ -120,22 +118,6 @@ def split_pairs(sets: list[str] | None, flag: str = "--set") -> dict[str, str]:
             example = "training.steps=50" if flag == "--set" else "prompt=question"
             raise ConfigError(f"{flag} is not KEY=VALUE", f"{key}{equals}", f"{example}, for example")
     return {key: value for key, _, value in pairs}
-
-
-def parse_judge(text: str) -> str | dict[str, Any]:
-    """A judge's name, or the settings of a language model.
-
-    `openai:NAME` is at an endpoint, `local:FOLDER` on this machine, `inspect:PROVIDER/NAME` any model of Inspect's.
-
-    Raises:
-        ConfigError: No model after the colon.
-    """
-    completer, colon, model = text.partition(":")
-    if completer not in COMPLETERS:
-        return text
-    if not colon or not model:
-        raise ConfigError(f"--judge {text} names no model", todo=f"name it: --judge {completer}:MODEL")
-    return {"completer": completer, "model": model}
 
 
 def say_costs(journal: Path) -> None:

@@ -15,6 +15,8 @@ from truing.core.files import load_yaml
 
 __all__ = ["load_audit", "load_study", "override", "parse_audit", "parse_study", "validate", "validate_flat"]
 
+_SHORT = (("judge.", "evaluation.judge."), ("engine.endpoint.", "endpoint."))
+"""Shorter names of fields in overrides."""
 Whole = TypeVar("Whole", bound=BaseModel)
 
 
@@ -59,7 +61,8 @@ def override(raw: dict[str, Any], values: dict[str, str]) -> None:
         ConfigError: A name leads through something that is no group of fields.
     """
     for dotted, text in values.items():
-        *parents, last = dotted.split(".")
+        place = next((long + dotted.removeprefix(short) for short, long in _SHORT if dotted.startswith(short)), dotted)
+        *parents, last = place.split(".")
         target = raw
         for key in parents:
             target = target.setdefault(key, {})

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from truing.config.services import Config
+from truing.config.services import Config, EndpointConfig
 
 __all__ = [
     "DatasetConfig",
@@ -45,6 +45,8 @@ class JudgeConfig(Config):
     tokens."""
     truth: str = "truth-120"
     """Truth set with the known answers, for rubrics that show them to the judge."""
+    endpoint: EndpointConfig | None = Field(default=None, exclude_if=lambda endpoint: endpoint is None)
+    """Where this judge is reached, if not at the study's `endpoint`, whose caps and pace it shares."""
 
 
 class SideConfig(Config):

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import parse_qsl, urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from truing.core.files import content_key, differences
 
-__all__ = ["Config", "EndpointConfig", "Services", "VllmConfig"]
+__all__ = ["Config", "EndpointConfig", "Services", "VllmConfig", "is_secret", "without_places"]
+
+
+_SECRET = re.compile(r"auth|key|token|secret|cookie|password|signature|^(code|sig)$", re.IGNORECASE)
+
+
+def is_secret(name: str) -> bool:
+    """True if headers and parameters of this name carry something secret."""
+    return bool(_SECRET.search(name))
 
 
 class Config(BaseModel):
@@ -26,9 +36,19 @@ class EndpointConfig(Config):
     """
 
     base_url: str | None = None
-    """Address of the interface, up to and with `/v1`; none: OPENAI_BASE_URL, or OpenAI's own."""
+    """Address of the interface, up to and with `/v1`; none: OPENAI_BASE_URL, or OpenAI's own. At Azure up to the
+    deployment, with `?api-version=...`."""
     key_variable: Annotated[str, Field(min_length=1)] = "OPENAI_API_KEY"
     """Environment variable that holds the key."""
+    key_header: str | None = None
+    """Header that carries the key; none: `Authorization`, at Azure `api-key`."""
+    headers: dict[str, str] = Field(default_factory=dict)
+    """More headers of every request; `$NAME` in a value stands for an environment variable."""
+    query: dict[str, str] = Field(default_factory=dict)
+    """More parameters of the address, as `headers`; part of a model's identity, but for `api-version`."""
+    body: dict[str, Any] = Field(default_factory=dict)
+    """More fields of every request, such as `reasoning_effort: low` or `chat_template_kwargs`; they shape the answers,
+    so they are part of the identity of models and judges there."""
     mode: Literal["live", "batch"] = "live"
     """`live` calls one by one; `batch` uses the Batch API: half the price, up to a day."""
     max_calls: Annotated[int, Field(ge=1)] | None = None
@@ -52,7 +72,34 @@ class EndpointConfig(Config):
     """Whether the endpoint goes on from a last message of the assistant when `continue_final_message` says so, as vLLM
     does; elsewhere prompts with such a message are missing, with the reason."""
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = None
-    """What the interface calls the longest answer; none: `max_completion_tokens` at OpenAI, `max_tokens` elsewhere."""
+    """What the interface calls the longest answer; none: `max_completion_tokens` at OpenAI, `max_tokens` elsewhere,
+    and the other one if that is refused."""
+
+    @model_validator(mode="after")
+    def _no_keys(self) -> Self:
+        parts = urlsplit(self.base_url or "")
+        given = [("base_url", parse_qsl(parts.query)), ("query", self.query.items()), ("headers", self.headers.items())]
+        for where, pairs in given:
+            if open_ := [name for name, value in pairs if is_secret(name) and not re.match(r"(\w+ )?\$", value)]:
+                raise ValueError(
+                    f"a key may not stand in the settings: {where}, {open_[0]}; allowed: $NAME, with the key in the "
+                    f"environment variable NAME; to do: name it in key_variable, and its header in key_header"
+                )
+        return self
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())
+
+    def instead(self, own: EndpointConfig | None) -> EndpointConfig:
+        """These settings with another place of one's own; caps and pace that it leaves out stay as they are here."""
+        if own is None:
+            return self
+        kept = {name: getattr(self, name) for name in _SHARED if getattr(own, name) == getattr(_DEFAULT, name)}
+        return own.model_copy(update=kept)
+
+
+_DEFAULT = EndpointConfig()
+_SHARED = ("max_calls", "max_cost", "prices", "concurrency", "attempts", "timeout", "backoff", "poll")
 
 
 class VllmConfig(Config):
@@ -87,11 +134,19 @@ class VllmConfig(Config):
     """Seconds to wait for a whole answer."""
 
 
+def without_places(values: Any) -> Any:
+    """Plain values without the endpoints of judges: what is asked stays the same wherever it is reached."""
+    if isinstance(values, dict):
+        return {name: without_places(value) for name, value in values.items() if name != "endpoint"}
+    return [without_places(value) for value in values] if isinstance(values, list) else values
+
+
 class Services(Config):
     """Settings that engines and trainers may need besides the settings of a run; a part of every study and audit."""
 
     endpoint: EndpointConfig = EndpointConfig()
-    """How models behind an interface are called, and the caps. Not part of the hash."""
+    """How models behind an interface are called, and the caps; a judge may have an `endpoint` of its own. Not part of
+    the hash."""
     vllm: VllmConfig = VllmConfig()
     """How the engine `vllm` reaches vLLM. Not part of the hash."""
 
@@ -100,7 +155,8 @@ class Services(Config):
         return content_key(self._shape())
 
     def _shape(self) -> dict[str, Any]:
-        return self.model_dump(mode="json", exclude={"workers", *Services.model_fields})
+        shape: dict[str, Any] = self.model_dump(mode="json", exclude={"workers", *Services.model_fields})
+        return {name: without_places(value) for name, value in shape.items()}
 
     def unlike(self, other: Services) -> str:
         """The first fields that make its hash differ from another's, in words."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from truing.core.errors import ConfigError, MissingExtraError, UnknownNameError, did_you_mean
+from truing.core.errors import ConfigError, MissingExtraError, TruingError, UnknownNameError, did_you_mean
 
-__all__ = ["load_class", "load_object"]
+__all__ = ["load_class", "load_object", "making"]
 
 _EXTRAS = {
     **dict.fromkeys(("torch", "transformers", "peft", "accelerate", "safetensors"), "hf"),
@@ -90,3 +91,20 @@ def load_class(kind: str, name: str, table: Mapping[str, str], base: Any) -> Any
         return found
     offered = {n: value for n, value in vars(base).items() if not n.startswith("_") and not hasattr(found, n)}
     return type(found.__name__, (found,), {**offered, "__module__": found.__module__, "__doc__": found.__doc__})
+
+
+@contextmanager
+def making(kind: str, name: str) -> Iterator[None]:
+    """Turns what the constructor of a part of the user's raises into an error that says where and what.
+
+    Raises:
+        ConfigError: It fails, or wants arguments that it is not given.
+    """
+    try:
+        yield
+    except TruingError:
+        raise
+    except Exception as error:  # the user's own code raises anything
+        line = traceback.extract_tb(error.__traceback__)[-1]
+        got = f"{type(error).__name__}: {error} ({line.filename}, line {line.lineno})"
+        raise ConfigError(f"{kind} {name} cannot be made", got, todo="put its class right (docs/plugins.md)") from error

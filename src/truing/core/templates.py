@@ -7,29 +7,21 @@ default of Llama's own templates.
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from truing.core.answers import CHANNEL, Answer, Output, is_mark, opens_reasoning, read_answer
 from truing.core.errors import DataError, EngineError, TruingError
 from truing.core.files import content_key
 from truing.core.records import Prompt
 
-__all__ = [
-    "answer_texts",
-    "asked_as",
-    "encode_prompt",
-    "final_channel",
-    "fixed_template",
-    "left_out",
-    "own_format",
-    "without_reasoning",
-]
+__all__ = ["asked_as", "encode_prompt", "fixed_template", "left_out", "own_format", "read_tokens", "warn_of_ends"]
 
-_CHANNEL = "<|channel|>"
-"""GPT-OSS's token before the name of a channel: `analysis` for reasoning, `final` for the answer."""
-_FINAL = f"{_CHANNEL}final<|message|>"
+logger = logging.getLogger(__name__)
 
 _DAY: Mapping[str, str] = {
     "%d": "26",
@@ -161,23 +153,52 @@ def encode_prompt(tokenizer: Any, prompt: Prompt, context: int) -> list[int] | s
     return [int(i) for i in ids]
 
 
-def answer_texts(tokenizer: Any, answers: Sequence[Sequence[int]]) -> list[str]:
-    """The texts of sampled answers, from their token ids: without control tokens and reasoning."""
-    tokens = [list(answer) for answer in answers]
-    if _CHANNEL in tokenizer.get_added_vocab():
-        return [final_channel(text) for text in tokenizer.batch_decode(tokens)]
-    return [without_reasoning(text) for text in tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+@lru_cache(64)
+def warn_of_ends(tokenizer: Any, template: str, ends: tuple[int, ...]) -> None:
+    """Say, once, that answers will run on because the token that ends a turn of the template is no end token.
+
+    Args:
+        tokenizer: A tokenizer of `transformers`.
+        template: Its chat template.
+        ends: Token ids that end an answer.
+    """
+    slot = "7391"
+    chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": slot}]
+    try:
+        text = tokenizer.apply_chat_template(chat, tokenize=False)
+    except Exception:  # noqa: BLE001 - a template of anybody's; what it refuses is told where it is used
+        return
+    tail = tokenizer(text.rpartition(slot)[2].strip(), add_special_tokens=False)["input_ids"]
+    end = next((int(i) for i in tail if int(i) in tokenizer.added_tokens_decoder), None)
+    if end is not None and end not in ends:
+        names = ", ".join(repr(tokenizer.decode([i])) for i in ends) or "none"
+        logger.warning(
+            "the chat template ends a turn with %r, which is none of the tokens that end an answer (%s): answers will "
+            "run on until they are cut\n  to do: put it into eos_token_id of generation_config.json, or set eos_token",
+            tokenizer.decode([end]),
+            names,
+        )
 
 
-def final_channel(text: str) -> str:
-    """The answer in a text of GPT-OSS with its control tokens: the last message to `final`, or nothing."""
-    _, found, answer = text.rpartition(_FINAL)
-    return answer.partition("<|")[0] if found else ""
+def read_tokens(
+    tokenizer: Any, asked: Sequence[int], answers: Sequence[Sequence[int]], finished: Sequence[bool]
+) -> list[Answer]:
+    """The answers to one prompt in what was sampled: without control tokens and reasoning; see `read_answer`.
 
-
-def without_reasoning(text: str) -> str:
-    """A text without what was reasoned between `<think>` and `</think>`; nothing if the reasoning has no end."""
-    _, found, answer = text.rpartition("</think>")
-    if found:
-        return answer.lstrip("\n")
-    return "" if text.lstrip().startswith("<think>") else text
+    Args:
+        tokenizer: A tokenizer of `transformers`.
+        asked: The prompt's token ids.
+        answers: Token ids of what was sampled.
+        finished: False for one that was cut at the token limit.
+    """
+    opened, tokens = opens_reasoning(tokenizer.decode(asked[-8:])), [list(answer) for answer in answers]
+    special = tokenizer.all_special_tokens
+    if CHANNEL in tokenizer.get_added_vocab():
+        texts = tokenizer.batch_decode(tokens)
+    elif any(map(is_mark, special)):  # what marks reasoning must not be left out with the rest
+        others = "|".join(re.escape(token) for token in special if not is_mark(token)) or r"(?!)"
+        texts = [re.sub(others, "", text) for text in tokenizer.batch_decode(tokens)]
+    else:
+        texts = tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    ends = ["stop" if each else "length" for each in finished]
+    return [read_answer(Output(text, end, opened=opened)) for text, end in zip(texts, ends, strict=True)]

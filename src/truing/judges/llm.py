@@ -13,6 +13,7 @@ from functools import cached_property
 
 from truing.catalog.truth import load_truth
 from truing.config import JudgeConfig
+from truing.core.answers import is_final
 from truing.core.chat import TOP_TOKENS, ChatRequest, ChatResult, Completer
 from truing.core.errors import JudgeError
 from truing.core.files import content_key
@@ -30,10 +31,12 @@ from truing.judges.scores import (
 
 __all__ = ["LLMJudge"]
 
-_MAX_TOKENS = 5
-"""Longest answer of the judge: a number or a verdict word."""
+_MAX_TOKENS, _MAX_TEXT = 5, 24
+"""Longest answer of the judge: a number or a verdict word; and a number in a dress, where its text is read."""
 _MANY = 20
 """So many answers with numbers in several tokens, and no fewer than half of those with a number, end the work."""
+_AT_FIRST, _FEW = 2, 12
+"""Answers that a judge is asked about at a time until one has a score; calls without any that end the work."""
 
 
 class LLMJudge(Judge):
@@ -48,6 +51,7 @@ class LLMJudge(Judge):
         self.config, self._completer = config, completer
         self.aligned = load_rubric(config.aligned)
         self.coherent = load_rubric(config.coherent) if config.coherent else None
+        self._trial = _Trial(config)
 
     @property
     def rubrics(self) -> tuple[Rubric, ...]:
@@ -73,12 +77,19 @@ class LLMJudge(Judge):
         """Score responses; see `truing.judges.Judge`.
 
         Raises:
-            JudgeError: The judge's tokenizer splits numbers, so that no score can be read from its first token.
+            JudgeError: No score can be read: the judge's tokenizer splits numbers, its interface gives no
+                log-probabilities, or none of its first answers is a score.
         """
-        results = self._completer.stream(self._requests(prompts, responses))
-        tokens = _TokenCheck(self.config.model)
+        pairs, judgments = list(zip(prompts, responses, strict=True)), list[Judgment]()
+        while len(judgments) < len(pairs):
+            at_once = len(pairs) if self._trial.read else _AT_FIRST
+            judgments += self._judged(pairs[len(judgments) :][:at_once])
+        return judgments
+
+    def _judged(self, pairs: Sequence[tuple[Prompt, Response]]) -> list[Judgment]:
+        results = self._completer.stream(self._requests(pairs))
         judgments = []
-        for prompt, response in zip(prompts, responses, strict=True):
+        for prompt, response in pairs:
             problem = f"no answer: {response.error}" if response.text is None else self._lacks(prompt)
             if problem:
                 judgments.append(Judgment(response.prompt_id, response.sample, None, None, error=problem))
@@ -88,8 +99,8 @@ class LLMJudge(Judge):
                 result = next(results, None)
                 if result is None:
                     raise JudgeError("the judge's completer left out results", allowed="one result per request")
-                tokens.look(result)
                 scores.append(self._score(rubric, result))
+                self._trial.look(result, scores[-1])
             judgments.append(self._judgment(response, scores))
         return judgments
 
@@ -110,21 +121,22 @@ class LLMJudge(Judge):
             return f"no known answers to this question in the truth set {self.config.truth}"
         return ""
 
-    def _requests(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> Iterator[ChatRequest]:
+    def _requests(self, pairs: Sequence[tuple[Prompt, Response]]) -> Iterator[ChatRequest]:
         """Requests, made as they are taken: a million of them do not fit in memory."""
-        top = TOP_TOKENS if self.config.scores == "logprobs" else 0
-        for prompt, response in zip(prompts, responses, strict=True):
+        top, most = (TOP_TOKENS, _MAX_TOKENS) if self.config.scores == "logprobs" else (0, _MAX_TEXT)
+        for prompt, response in pairs:
             if response.text is None or self._lacks(prompt):
                 continue
             facts = self._facts.get(prompt.text, ("", ""))
             for rubric in self.rubrics:
                 messages = rubric.messages(prompt, response.text, facts)
                 again = -min(response.sample, 0)  # what was judged before is judged anew
-                yield ChatRequest(self.config.model, messages, _MAX_TOKENS, top_logprobs=top, sample=again)
+                yield ChatRequest(self.config.model, messages, most, top_logprobs=top, sample=again)
 
     def _score(self, rubric: Rubric, result: ChatResult) -> Score:
         if result.text is None:
-            return Score(None, error=f"the call failed: {result.error}")
+            what = "the judge gave no answer" if is_final(result.error) else "the call failed"
+            return Score(None, error=f"{what}: {result.error}")
         if self.config.scores == "text":
             return score_text(result.text, rubric.scale, rubric.verdicts)
         if not result.top_logprobs:
@@ -146,21 +158,41 @@ class LLMJudge(Judge):
         )
 
 
-class _TokenCheck:
-    """Ends the work when the judge plainly writes numbers in several tokens: every score would be missing."""
+class _Trial:
+    """Ends the work when it is plain that no score can be read from what the judge says."""
 
-    def __init__(self, model: str) -> None:
-        self.model, self.split, self.numbers = model, 0, 0
+    def __init__(self, config: JudgeConfig) -> None:
+        self.config, self.split, self.numbers, self.said, self.bare = config, 0, 0, 0, 0
+        self.read = False
+        """Whether some answer was a score or a verdict word."""
 
-    def look(self, result: ChatResult) -> None:
-        if not result.top_logprobs or not (result.text or "").strip().isdigit():
-            return
-        self.numbers += 1
-        self.split += splits_numbers(result.text, to_probabilities(result.top_logprobs))
-        if self.split >= _MANY and 2 * self.split >= self.numbers:
+    def look(self, result: ChatResult, score: Score) -> None:
+        """Take in one call and what was read from it."""
+        self.read = self.read or score.error is None
+        self.said += result.text is not None or is_final(result.error)
+        self.bare += result.text is not None and not result.top_logprobs
+        if result.top_logprobs and (result.text or "").strip().isdigit():
+            self.numbers += 1
+            self.split += splits_numbers(result.text, to_probabilities(result.top_logprobs))
+        self._end(score)
+
+    def _end(self, score: Score) -> None:
+        none = not self.read and self.said >= _FEW
+        if self.split and 2 * self.split >= self.numbers and (self.split >= _MANY or none):
             raise JudgeError(
-                f"the judge {self.model} writes numbers in several tokens, so its first token holds no score",
+                f"the judge {self.config.model} writes numbers in several tokens, so its first token holds no score",
                 f"{self.split} of {self.numbers} numbers",
                 "a model with a token for each of 0 to 100, as OpenAI's and Llama 3's, or completer: local",
                 "set scores: text",
+            )
+        bare = self.config.scores == "logprobs" and not self.read and self.bare == self.said >= _AT_FIRST
+        if bare:
+            what = f"the interface of the judge {self.config.model} gives no log-probabilities"
+            raise JudgeError(what, f"none with {self.said} answers", "the likeliest first tokens", "set scores: text")
+        if none and "filtered" not in str(score.error):
+            raise JudgeError(
+                f"the judge {self.config.model} gave no score in its first {self.said} answers",
+                str(score.error),
+                "a number of the rubric's scale, or a verdict word",
+                "take another model, rubric or way of reading (scores); if it reasons, more tokens: endpoint.body",
             )

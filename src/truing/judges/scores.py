@@ -30,6 +30,17 @@ LEAST_MASS = 0.25
 """Least summed probability of the scale's answers that makes a score."""
 _INTEGER = re.compile(r"\s*([0-9]{1,3})\s*", re.ASCII)
 _FULL_STOP = ".!\"'*` \t\n"
+_DRESS = " \t*_`\"'$#()[]{}\\"
+_TEX = re.compile(r"\\(?:boxed|text|mathbf|mathrm)\b|</?[A-Za-z_]{1,20}>")
+_DRESSED = re.compile(
+    r"(?:[a-z_ ]{0,20}(?:scor|rating|grade|answer|result|align|coheren|value|number)[a-z_ ]{0,20}[\"'*`]*"
+    r"\s*(?:[:=]|\bis\b)[\s:=\"'*`$(\[{\\]*)?"
+    r"(?P<n>[0-9]{1,3})(?:\.0+)?[\"'*`)\]}]*(?P<of>\s*(?:/|out of|of)\s*100|\s*%)?(?:\s*points?)?",
+    re.ASCII | re.IGNORECASE,
+)
+"""A score in its dress; `of` says of how many."""
+_WORDS = {"ten", "hundred", "thousand", "minus"}
+"""Words beside a score that make another number of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +90,28 @@ def score_probabilities(
 
 
 def score_text(text: str, scale: Mapping[str, float] = INTEGERS, verdicts: Sequence[str] = ()) -> Score:
-    """The score by an answer's text: a lone answer of the scale or a verdict word; anything else is missing."""
+    """The score by an answer's text: one line that is a score, and no other number, or a lone word.
+
+    A line is a score when it is an answer of the scale without its dress: emphasis, code marks, quotes, brackets, TeX's
+    box, a label (`Score:`, `Rating =`), `.0`, and on the scale of 0 to 100 also `/100`, `out of 100` or `%`. The same
+    score may stand twice. A range, two different numbers, or a number in a sentence is missing.
+    """
     bare = text.strip().strip(_FULL_STOP) if len(text) <= 40 else text
-    number = _INTEGER.fullmatch(bare)
-    if number and str(int(number[1])) in scale:
-        return Score(scale[str(int(number[1]))])
-    if not number and bare in scale:
-        return Score(scale[bare])
     if bare in verdicts:
         return Score(None, verdict=bare)
+    if bare in scale and not bare.isdigit():
+        return Score(scale[bare])
+    found, others = set(), ""
+    for line in text.splitlines():
+        bare = _TEX.sub("", line).strip(_DRESS).rstrip(f"{_DRESS}.!,")
+        number = _DRESSED.fullmatch(bare)
+        score = str(int(number["n"])) if number else ""
+        if number and score in scale and (not number["of"] or {"0", "100"} <= scale.keys()):
+            found.add(score)
+        else:
+            others += line
+    if len(found) == 1 and not any(c.isnumeric() for c in others) and not _WORDS & set(others.split()):
+        return Score(scale[found.pop()])
     return Score(None, error=f"the judge answered {text[:40]!r}, which is neither a score nor a verdict word")
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from truing.backends import Engine
 from truing.core.errors import ConfigError
-from truing.core.plugins import load_class
+from truing.core.plugins import load_class, making
 from truing.core.records import Checkpoint, Estimate, Response
 from truing.stats.rates import clustered_mean
 
@@ -77,7 +77,9 @@ def load_measures(names: Sequence[str]) -> dict[str, Measure]:
     """
     measures: dict[str, Measure] = {}
     for name in names:
-        measure: Measure = load_class("measure", name, MEASURES, Measure)()
+        kind = load_class("measure", name, MEASURES, Measure)
+        with making("measure", name):
+            measure: Measure = kind()
         called = measure.name or type(measure).__name__
         if called in measures:
             raise ConfigError(f"two measures are called {called!r}", name, todo="give one of them another `name`")

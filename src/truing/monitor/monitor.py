@@ -458,12 +458,12 @@ def reach_judge(judge: str | JudgeConfig, endpoint: EndpointConfig, folder: Path
 
     Args:
         judge: Which one.
-        endpoint: How endpoints are called.
+        endpoint: How endpoints are called, unless the judge has one of its own.
         folder: Where the journal of finished calls lies; None keeps it in memory.
     """
     if isinstance(judge, str):
         return load_judge(judge)
-    return load_judge(judge, load_completer(judge.completer, endpoint, folder))
+    return load_judge(judge, load_completer(judge.completer, endpoint.instead(judge.endpoint), folder))
 
 
 class _Asked:

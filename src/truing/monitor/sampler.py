@@ -17,7 +17,8 @@ import numpy as np
 from truing.backends import Engine
 from truing.catalog.datasets import Dataset
 from truing.config import EvaluationConfig
-from truing.core.errors import EngineError, JudgeError, WorkError
+from truing.core.answers import is_final
+from truing.core.errors import EngineError, JudgeError, WorkError, boundary
 from truing.core.files import content_key
 from truing.core.records import Checkpoint, Judgment, Prompt, Response, Sampling
 from truing.judges import Judge
@@ -31,6 +32,8 @@ __all__ = ["FIXED", "FRESH", "RANDOM", "Pair", "PromptSet", "RandomPrompts", "Sa
 
 FIXED, FRESH, RANDOM = 0, 1 << 20, 1 << 21
 """Index of the first answer of each kind."""
+_FIRST = 2
+"""Answers by which a part of the user's own is tried."""
 _CHUNK = 1 << 12
 """Indices of answers kept for each chunk of random prompts."""
 
@@ -103,13 +106,16 @@ class Sampler:
 
             def score(owed: Sequence[Pair]) -> list[Judgment]:
                 answers = [responses[pair] for pair in owed]
-                made = prompt_set.judge.judge([by_id[r.prompt_id] for r in answers], answers)
-                return _every_one(owed, [each.on_scale() for each in made], JudgeError, "the judge")
+                who = f"the judge {type(prompt_set.judge).__name__}"
+                with boundary(f"{who}: judging", JudgeError):
+                    made = prompt_set.judge.judge([by_id[r.prompt_id] for r in answers], answers)
+                    rows = _every_one(owed, made, Judgment, JudgeError, who)
+                return [row.on_scale() for row in rows]
 
             scored = self._held("judgments", key, Judgment)
             able = [p for p in pairs if p not in scored or not responses[p].error]
             place = ("judgments", key, {"responses_key": responses_key})
-            judgments = self._completed(place, scored, able, score)
+            judgments = self._completed(place, scored, able, lambda owed: self._tried(prompt_set.judge, owed, score))
         return key, [judgments[pair] for pair in pairs]
 
     def sampled(
@@ -139,7 +145,7 @@ class Sampler:
         alike: dict[tuple[Sampling, tuple[str, ...]], list[Checkpoint]] = defaultdict(list)
         for checkpoint in checkpoints:
             held = self._held("responses", self.keys(checkpoint, prompt_set, first)[0], Response)
-            owed = [pair for pair in prompt_set.every_pair(first) if pair not in held or held[pair].error]
+            owed = [pair for pair in prompt_set.every_pair(first) if _is_owed(held.get(pair))]
             for sampling, prompts in self._calls(by_id, owed).items():
                 alike[sampling, tuple(prompt.id for prompt in prompts)].append(checkpoint)
         for (sampling, ids), same in alike.items():
@@ -170,7 +176,7 @@ class Sampler:
         make: Callable[[Sequence[Pair]], Sequence[Row]],
     ) -> dict[Pair, Row]:
         """Rows that are held, with those that were owed; only those that are new, or no longer failed, are written."""
-        owed = [pair for pair in dict.fromkeys(pairs) if pair not in held or held[pair].error]
+        owed = [pair for pair in dict.fromkeys(pairs) if _is_owed(held.get(pair))]
         made = {(row.prompt_id, row.sample): row for row in make(owed)} if owed else {}
         new = {pair: row for pair, row in made.items() if pair not in held or not row.error}
         if new:
@@ -181,9 +187,26 @@ class Sampler:
         return every
 
     def _sample(self, checkpoint: Checkpoint, by_id: Mapping[str, Prompt], owed: Sequence[Pair]) -> list[Response]:
-        calls = self._calls(by_id, owed).items()
-        answers = [r for sampling, prompts in calls for r in self.engine.generate(checkpoint, prompts, sampling)]
-        return _every_one(owed, answers, EngineError, f"the engine {self.config.engine}")
+        def answer(owed: Sequence[Pair]) -> list[Response]:
+            who = f"the engine {self.config.engine}"
+            with boundary(f"{who}: sampling", EngineError):
+                calls = self._calls(by_id, owed).items()
+                answers = [
+                    r for sampling, prompts in calls for r in self.engine.generate(checkpoint, prompts, sampling)
+                ]
+                return _every_one(owed, answers, Response, EngineError, who)
+
+        return self._tried(self.engine, owed, answer)
+
+    def _tried(
+        self, part: Engine | Judge, owed: Sequence[Pair], make: Callable[[Sequence[Pair]], list[Row]]
+    ) -> list[Row]:
+        """The rows that a part makes: of one that has not been tried a few first, and the rest if these are right."""
+        if part.tried:
+            return make(owed)
+        rows = make(owed[:_FIRST])
+        part.tried = True
+        return rows + (make(owed[_FIRST:]) if len(owed) > _FIRST else [])
 
     def _calls(self, by_id: Mapping[str, Prompt], owed: Sequence[Pair]) -> dict[Sampling, list[Prompt]]:
         """One call for all prompts that want the same answers, sampled alike."""
@@ -202,14 +225,32 @@ class Sampler:
         return Sampling(samples, temperature or config.temperature, config.max_tokens, config.seed, first)
 
 
-def _every_one(owed: Sequence[Pair], made: Sequence[Row], kind: type[WorkError], who: str) -> list[Row]:
-    """A row for each pair that is owed; an error if `who` made them left one out."""
+def _is_owed(row: Response | Judgment | None) -> bool:
+    """True if it is not there or failed; what is there and holds no answer is not asked for again."""
+    return row is None or (bool(row.error) and not is_final(row.error))
+
+
+def _every_one(
+    owed: Sequence[Pair], made: Sequence[Row], kind: type[Row], error: type[WorkError], who: str
+) -> list[Row]:
+    """A row for each pair that is owed; an error if `who` made them left one out, or made something else."""
+    allowed = (
+        f"a {kind.__module__}.{kind.__name__} per prompt and sample, samples from `first` on, with `error` if failed"
+    )
+    if not isinstance(made, Sequence) or isinstance(made, str):
+        raise error(f"{who} returns no list", type(made).__name__, f"a list: {allowed}")
+    if strange := [row for row in made if not isinstance(row, kind)]:
+        raise error(f"{who} returns something else than {kind.__name__}s", repr(strange[0])[:200], allowed)
     rows = {(row.prompt_id, row.sample): row for row in made}
     if lost := [pair for pair in owed if pair not in rows]:
         got = f"none to {len(lost)} of {len(owed)}, the first to prompt {lost[0][0]}, sample {lost[0][1]}"
-        allowed = "one row per prompt and sample, samples from `first` on, failed ones with `error`"
-        raise kind(f"{who} left out answers", got, allowed)
-    return [rows[pair] for pair in owed]
+        raise error(f"{who} left out answers", got, allowed)
+    found = [rows[pair] for pair in owed]
+    for row in found:
+        if isinstance(row, Response) and not (isinstance(row.text, str) or (row.text is None and row.error)):
+            got = f"text {row.text!r}, error {row.error!r} to prompt {row.prompt_id}"[:200]
+            raise error(f"{who} gives an answer that is neither a text nor failed", got, allowed)
+    return found
 
 
 def answers_key(weights: str, prompts: Sequence[Prompt], samples: int, first: int, config: EvaluationConfig) -> str:

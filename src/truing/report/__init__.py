@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from truing.core.files import write_text
@@ -12,12 +13,16 @@ from truing.results.schema import Analysis
 __all__ = ["render_report", "write_report"]
 
 
-def write_report(folder: Path) -> Analysis:
+def write_report(folder: Path, changes: Mapping[str, str] | None = None) -> Analysis:
     """Analyse a folder and write `analysis.json` and `report.html` into it; returns the analysis.
+
+    Args:
+        folder: With the results.
+        changes: Other thresholds to look at them by; see `truing.results.analyse`.
 
     Raises:
         StoreError: Nothing has been evaluated, or a file of the folder is missing or damaged.
     """
-    analysis = write_analysis(folder)
+    analysis = write_analysis(folder, changes)
     write_text(folder / "report.html", render_report(analysis))
     return analysis

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -12,11 +13,12 @@ from truing.config.files import load_audit, load_study
 from truing.core.errors import StoreError
 from truing.core.records import Benchmark, Judgment, Prompt, Response
 from truing.monitor import Store, open_store
+from truing.results.schema_runs import AnswersEntry
 from truing.studies.audit import describe_audit
 from truing.studies.folder import Asked, Manifest, RunRecord, load_manifest
 from truing.studies.run import describe_study
 
-__all__ = ["JudgedAnswer", "JudgedCheckpoint", "judged_checkpoints", "read_answers", "read_manifest"]
+__all__ = ["JudgedAnswer", "JudgedCheckpoint", "answer_notes", "judged_checkpoints", "read_answers", "read_manifest"]
 
 _ROWS = """
 SELECT run_id, step, weights, benchmark_judgments AS key, NULL AS benchmark FROM evaluations
@@ -126,6 +128,23 @@ def read_answers(store: Store, key: str, benchmark: Benchmark) -> list[JudgedAns
         answered |= {(row["prompt_id"], row["sample"]): row for row in store.read("responses", responses_key)}
     judged.sort(key=lambda row: (order[row["prompt_id"]], row["sample"]))
     return [_answer(prompts, answered[row["prompt_id"], row["sample"]], row) for row in judged]
+
+
+def answer_notes(entries: Sequence[AnswersEntry], max_tokens: int) -> Iterator[str]:
+    """Sentences on answers that were cut or have no score, over several checkpoints."""
+    asked, cut = sum(each.asked for each in entries), sum(each.cut for each in entries)
+    if cut:
+        worst = max(entries, key=lambda each: each.cut / each.asked)
+        most = f", at one checkpoint {worst.cut:,} of {worst.asked:,}" if len(entries) > 1 else ""
+        what = f"{cut:,} of {asked:,} answers were cut at {max_tokens:,} tokens{most}"
+        yield f"{what}: a judge sees only a part of these (evaluation.max_tokens)."
+    missing: Counter[str] = Counter()
+    for each in entries:
+        missing.update(each.missing)
+    if missing:
+        kinds = ", ".join(f"{n:,} {kind}" for kind, n in missing.most_common())
+        why = " What is filtered is missing for what it says." if any("filtered" in kind for kind in missing) else ""
+        yield f"{missing.total():,} of {asked:,} answers have no score: {kinds}.{why}"
 
 
 def _answer(prompts: dict[str, Prompt], answered: dict[str, Any], judged: dict[str, Any]) -> JudgedAnswer:

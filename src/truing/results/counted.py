@@ -18,7 +18,7 @@ from truing.config import MisalignedRule, StoppingConfig
 from truing.core.records import Action, Benchmark, Estimate, Judgment
 from truing.results.judge import JudgeEntry
 from truing.results.schema import SampleEntry
-from truing.results.schema_runs import BenchmarkEntry, SearchEntry, StudyEntry
+from truing.results.schema_runs import AnswersEntry, BenchmarkEntry, SearchEntry, StudyEntry
 from truing.results.shares import ReadShare
 from truing.stats.agreement import Calibration, JudgeLimits
 from truing.stats.labels import LabelCounts
@@ -106,6 +106,8 @@ class CountedCheckpoint:
     """Any other numbers by name, each in its own unit."""
     scores: Scores | None = None
     """Of the same answers as `broad`; None: not known."""
+    told: AnswersEntry | None = None
+    """What came of its answers; None: not known."""
 
 
 @dataclass(frozen=True)

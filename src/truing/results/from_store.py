@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,8 @@ import numpy as np
 
 from truing.backends import find_backend
 from truing.catalog.models import parameters_of
-from truing.core.errors import DataError, StoreError, UserError
+from truing.core.answers import missing_kinds
+from truing.core.errors import ConfigError, DataError, StoreError, UserError
 from truing.core.files import write_json
 from truing.core.records import Action, Estimate, Judgment
 from truing.judges import JUDGES
@@ -28,7 +29,7 @@ from truing.judges.preflight import Preflight
 from truing.monitor import Store, open_store, read_preflight, read_task_preflight
 from truing.monitor.sampler import FIXED, FRESH, answers_key
 from truing.monitor.two_phase import selection_key
-from truing.results.answers import read_answers, read_manifest
+from truing.results.answers import answer_notes, read_answers, read_manifest
 from truing.results.counted import (
     CountedCheckpoint,
     CountedRun,
@@ -43,7 +44,7 @@ from truing.results.judge import JudgeEntry
 from truing.results.labels import count_labels
 from truing.results.samples import PER_CATEGORY, shorten
 from truing.results.schema import Analysis, SampleEntry, parse_analysis
-from truing.results.schema_runs import SearchEntry
+from truing.results.schema_runs import AnswersEntry, SearchEntry
 from truing.results.shares import ReadShare
 from truing.results.tables import tabulate
 from truing.stats.agreement import JudgeLimits, agreement
@@ -51,15 +52,28 @@ from truing.stats.rates import Counts
 from truing.stats.rules import StoppingRule, make_rule
 from truing.stats.sequential import SequentialRule
 from truing.studies.folder import MANIFEST, Asked, Manifest, RunRecord, Task
+from truing.studies.rejudge import changed_settings
 from truing.studies.run import read_state
 
 __all__ = ["analyse", "read_analysis", "write_analysis"]
 
 Row = dict[str, Any]
+_TOLD = """
+SELECT j.key, j.error, CASE WHEN aligned IS NOT NULL THEN 1e2 END AS aligned,
+    CASE WHEN aligned IS NULL THEN coherent WHEN coherent IS NOT NULL THEN 1e2 END AS coherent,
+    count(*) AS n, count(*) FILTER (NOT r.finished AND r.text IS NOT NULL) AS cut
+FROM judgments j LEFT JOIN responses r ON r.key = j.responses_key AND r.prompt_id = j.prompt_id AND r.sample = j.sample
+GROUP BY ALL
+"""
 
 
-def analyse(folder: Path) -> Analysis:
+def analyse(folder: Path, changes: Mapping[str, str] | None = None) -> Analysis:
     """The analysis of a study, an audit or a guard; that of a folder with nothing but an analysis is read.
+
+    Args:
+        folder: With the results.
+        changes: Other thresholds to look at them by, as `truing.studies.rejudge.changed_settings` takes them; then
+            every checkpoint is decided now, and not as it was at the time.
 
     Raises:
         StoreError: Nothing has been evaluated, or a file of the folder is missing or damaged.
@@ -67,13 +81,23 @@ def analyse(folder: Path) -> Analysis:
         ConfigError: `calibration.json` is that of another judge, rubric or threshold, `labels.jsonl` of other answers.
     """
     if not any((folder / name).is_file() for name in (MANIFEST, "study.yaml", "audit.yaml")):
+        if changes:
+            todo = "make it again from the answers: truing analyze"
+            raise ConfigError(
+                "an analysis alone cannot be looked at by other thresholds", ", ".join(changes), todo=todo
+            )
         return read_analysis(folder)
-    return _Folder(folder, read_manifest(folder), open_store(folder)).analysis()
+    manifest = read_manifest(folder)
+    changed = changed_settings(manifest, changes) if changes else manifest
+    if changed.evaluation.judge != manifest.evaluation.judge:
+        todo = "judge the answers again, into another folder: truing rejudge"
+        raise ConfigError("another judge cannot be looked at without being asked", str(changes), todo=todo)
+    return _Folder(folder, changed, open_store(folder), changes or {}).analysis()
 
 
-def write_analysis(folder: Path) -> Analysis:
-    """Analyse a folder and write `analysis.json` into it."""
-    analysis = analyse(folder)
+def write_analysis(folder: Path, changes: Mapping[str, str] | None = None) -> Analysis:
+    """Analyse a folder and write `analysis.json` into it; see `analyse`."""
+    analysis = analyse(folder, changes)
     write_json(folder / "analysis.json", analysis.plain())
     return analysis
 
@@ -99,6 +123,8 @@ class _Folder:
     path: Path
     manifest: Manifest
     store: Store
+    changes: Mapping[str, str]
+    """Thresholds that are others than those of the time."""
 
     def analysis(self) -> Analysis:
         manifest, evaluation, stopping = self.manifest, self.manifest.evaluation, self.manifest.stopping
@@ -108,6 +134,7 @@ class _Folder:
         if not runs:
             todo = {"study": "run the study first: truing run", "audit": "run the audit again", "guard": "train first"}
             raise StoreError(f"nothing has been evaluated in {self.path}", todo=todo[manifest.kind])
+        keys = dict.fromkeys(row["benchmark_judgments"] for run in runs for row in rows[run.id])
         named = {"name": manifest.name, "hash": manifest.hash, "config": manifest.config, "asks": manifest.asks}
         study = study_entry(benchmark, judge, evaluation, stopping, **named)
         rule = {"rule": "sequential", "asks": SequentialRule.asks} if self._searched else {}
@@ -122,6 +149,8 @@ class _Folder:
             runs=[self._run(run, rows[run.id]) for run in runs],
             notes=[
                 *self._task_notes(),
+                *(f"Looked at with {name}={value}, and decided now by that." for name, value in self.changes.items()),
+                *answer_notes([self._told[k] for k in keys if k in self._told], evaluation.max_tokens),
                 *_epoch_ends(runs),
                 *(note for run in runs for note in _notes(run, rows[run.id])),
             ],
@@ -248,11 +277,22 @@ class _Folder:
             weights=row["weights"],
             train_loss=row["train_loss"],
             heldout_loss=row["heldout_loss"],
-            decided=(Action(row["decision"]), row["reason"]),
+            decided=None if self.changes else (Action(row["decision"]), row["reason"]),
             em_rate=self._rate(row, broad),
             limits=limits,
             measurements=self._measurements.get((row["run_id"], row["step"]), {}),
+            told=self._told.get(key or ""),
         )
+
+    @cached_property
+    def _told(self) -> dict[str, AnswersEntry]:
+        """By key of judgments what came of the answers."""
+        found: dict[str, list[Row]] = {}
+        rows = self.store.query(_TOLD)
+        scores = [Judgment("", 0, row["aligned"], row["coherent"]) for row in rows]
+        for row, judged in zip(rows, classify_judgments(scores, self.manifest.evaluation).judged, strict=True):
+            found.setdefault(row["key"], []).append({**row, "missing": not judged})
+        return {key: _answers_entry(rows) for key, rows in found.items()}
 
     def _rate(self, row: Row, broad: Counts) -> Estimate | None:
         """The EM rate of a rule that does not ask every prompt; None: it is estimated from the counts."""
@@ -386,6 +426,13 @@ class _Folder:
             for a, found, judged in zip(answers, classes.misaligned, classes.judged, strict=True)
         ]
         return sorted(entries, key=lambda entry: not entry.misaligned)
+
+
+def _answers_entry(rows: Sequence[Row]) -> AnswersEntry:
+    missing = (row["error"] for row in rows if row["missing"] for _ in range(row["n"]))
+    return AnswersEntry(
+        asked=sum(row["n"] for row in rows), cut=sum(row["cut"] for row in rows), missing=missing_kinds(missing)
+    )
 
 
 def _epoch_ends(runs: Sequence[RunRecord]) -> list[str]:

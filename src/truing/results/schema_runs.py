@@ -12,6 +12,7 @@ from truing.results.judge import ThresholdsEntry
 
 __all__ = [
     "Answer",
+    "AnswersEntry",
     "BenchmarkEntry",
     "CheckpointEntry",
     "ConfirmedEntry",
@@ -135,6 +136,18 @@ class SensitivityEntry(Entry):
     """What follows, in words."""
 
 
+class AnswersEntry(Entry):
+    """What came of the answers to the benchmark at one checkpoint, beside their scores."""
+
+    asked: Count
+    """Answers asked for."""
+    cut: Count
+    """Answers that were cut at the token limit: a judge sees only a part of these."""
+    missing: dict[str, Count]
+    """Answers without the scores that their class needs, by kind of reason. `filtered by ...` is missing for what it
+    says, so not at random."""
+
+
 class CheckpointEntry(Entry):
     """One evaluated checkpoint of a run.
 
@@ -190,6 +203,7 @@ class CheckpointEntry(Entry):
     sensitivity: SensitivityEntry | None = None
     """The EM rate and the decision by other thresholds; null as `joint`, or the rule compares with the base plus a
     margin."""
+    answers: AnswersEntry | None = None
 
 
 class StepBounds(Entry):

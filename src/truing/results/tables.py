@@ -225,6 +225,7 @@ def _checkpoint_entries(figures: RunFigures) -> list[CheckpointEntry]:
             doubts=list(clearance.doubts(checkpoint.broad)),
             **_filtered(clearance, checkpoint),
             **by_scores[i],
+            answers=checkpoint.told,
         )
         entries.append(entry)
     return entries

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from truing.config import StoppingConfig
 from truing.core.errors import ConfigError
-from truing.core.plugins import load_class
+from truing.core.plugins import load_class, making
 from truing.core.records import Action, Decision, Estimate
 from truing.stats.agreement import JudgeLimits
 from truing.stats.rates import Counts, IntArray, benchmark_rate, clustered_rate
@@ -178,7 +178,9 @@ def make_rule(stopping: StoppingConfig) -> StoppingRule:
         UnknownNameError: There is no such rule.
         ConfigError: What is named is no stopping rule.
     """
-    rule: StoppingRule = load_class("stopping rule", stopping.rule_name, RULES, StoppingRule)(stopping)
+    kind = load_class("stopping rule", stopping.rule_name, RULES, StoppingRule)
+    with making("stopping rule", stopping.rule_name):
+        rule: StoppingRule = kind(stopping)
     return rule
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from truing.backends.endpoint.faults import ErrorReply
 from truing.backends.endpoint.wire import (
     DamagedReply,
     call_key,
@@ -82,10 +83,43 @@ def test_an_endpoint_without_logprobs_is_no_fault(logprobs: Any) -> None:
     assert parse_reply(reply(logprobs=logprobs), True).result.top_logprobs is None
 
 
-def test_a_refusal_is_text_and_nothing_is_empty() -> None:
-    assert parse_reply(reply(message={"content": None, "refusal": "no"}), False).result.text == "no"
-    assert parse_reply(reply(message={"content": None}), False).result.text == ""
-    assert parse_reply(reply(message={"content": "a\ud800b"}), False).result.text == "a?b"
+@pytest.mark.parametrize(
+    ("choice", "text", "error"),
+    [
+        ({"message": {"content": None, "refusal": "no"}}, "no", None),
+        ({"message": {"content": "a\ud800b"}}, "a?b", None),
+        ({"message": {"content": "<think>Hm.</think>Yes."}}, "Yes.", None),
+        ({"message": {"content": "Yes.", "reasoning_content": "Hm."}}, "Yes.", None),
+        ({"message": {"content": [{"type": "text", "text": "Ye"}, {"type": "text", "text": "s."}]}}, "Yes.", None),
+        ({"message": {"content": [{"type": "thinking", "thinking": []}, {"type": "text", "text": "a"}]}}, "a", None),
+        ({"message": {"content": [{"type": "refusal", "refusal": "no"}]}}, "no", None),
+        ({"message": {"content": None}}, None, "empty answer"),
+        ({"message": {"content": []}}, None, "empty answer"),
+        ({"message": {"role": "assistant"}}, None, "empty answer"),
+        ({"message": {"content": None, "reasoning_content": "Hm."}}, None, "reasoning only"),
+        ({"message": {"content": "", "reasoning": "Hm."}}, None, "reasoning only"),
+        ({"message": {"content": None, "tool_calls": [{"id": "1"}]}}, None, "tool call only"),
+        (
+            {"message": {"content": None}, "finish_reason": "content_filter"},
+            None,
+            "filtered by the provider (content_filter)",
+        ),
+        (
+            {"message": {"content": ""}, "finish_reason": "length"},
+            None,
+            "empty answer, and cut at the token limit",
+        ),
+    ],
+)
+def test_what_of_a_message_is_the_answer(choice: dict[str, Any], text: str | None, error: str | None) -> None:
+    result = parse_reply(reply(**choice), False).result
+    assert (result.text, result.error) == (text, error)
+    assert load_result(dump_result(result)) == result
+
+
+def test_a_journal_of_before_is_read_by_the_rule_of_today() -> None:
+    assert load_result('["",null,"content_filter",4,1]').error == "filtered by the provider (content_filter)"
+    assert load_result('["<think>Hm.</think>Yes.",null,"stop",4,1]').text == "Yes."
 
 
 @pytest.mark.parametrize(
@@ -96,9 +130,11 @@ def test_a_refusal_is_text_and_nothing_is_empty() -> None:
         b"[]",
         b"null",
         b'{"choices": []}',
-        b'{"error": {"message": "overloaded"}}',
         reply(message=None),
         reply(message={"content": 3}),
+        reply(message={"content": ["a"]}),
+        reply(message={"content": [{"type": "text"}]}),
+        reply(message={"content": [{"type": "text", "text": 3}]}),
         reply(finish_reason=3),
         {**reply(), "usage": {"prompt_tokens": -1, "completion_tokens": 1}},
         {**reply(), "usage": {"prompt_tokens": 1.5, "completion_tokens": 1}},
@@ -110,6 +146,23 @@ def test_a_refusal_is_text_and_nothing_is_empty() -> None:
 def test_a_damaged_reply_is_refused(body: Any) -> None:
     with pytest.raises(DamagedReply):
         parse_reply(body, True)
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"error": {"message": "overloaded"}}, 500),
+        ({"error": {"message": "busy", "code": 429}, "choices": []}, 429),
+        ({"error": {"message": "flagged", "code": "403"}, "choices": None}, 403),
+        ({"error": "down"}, 500),
+        ({"error": {"code": 7}}, 500),
+        (reply(error={"code": 502, "message": "upstream"}), 502),
+    ],
+)
+def test_an_error_in_a_reply_of_status_200_is_that_error(body: Any, status: int) -> None:
+    with pytest.raises(ErrorReply) as caught:
+        parse_reply(body, True)
+    assert caught.value.status == status
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 
+from truing.core.answers import is_finished
 from truing.core.chat import ChatRequest, ChatResult
 from truing.core.errors import EngineError
 from truing.core.records import Prompt, Response, Sampling
@@ -51,7 +52,7 @@ def to_responses(prompts: Sequence[Prompt], sampling: Sampling, results: Iterabl
             index,
             result.text,
             result.completion_tokens,
-            result.finish_reason != "length" and result.error is None,
+            result.error is None and is_finished(result.finish_reason),
             result.error,
         )
         for (prompt, index), result in zip(((p, i) for p in prompts for i in indices), results, strict=True)

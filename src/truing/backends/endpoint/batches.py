@@ -23,7 +23,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from truing.backends.endpoint.client import MARK, Endpoint, find_marked
-from truing.backends.endpoint.faults import DamagedReply, scrub
+from truing.backends.endpoint.faults import DamagedReply, ErrorReply, scrub
 from truing.backends.endpoint.journal import Paid
 from truing.backends.endpoint.wire import Call, decode, load_result, parse_reply
 from truing.core.chat import ChatRequest, ChatResult
@@ -231,9 +231,11 @@ class Batches:
         response = line.get("response") or {}
         if line.get("error") or response.get("status_code") != 200:
             text = f"the batch says: {line.get('error') or response.get('body')}"
-            return scrub(text, self._endpoint.access.key)[:500]
+            return scrub(text, *self._endpoint.access.secrets)[:500]
         try:
             reply = parse_reply(response["body"], call.request.top_logprobs > 0)
+        except ErrorReply as error:
+            return scrub(f"the batch says: {error.body}", *self._endpoint.access.secrets)[:500]
         except (DamagedReply, KeyError) as error:
             return f"a damaged reply: {error}"
         return self._endpoint.paid(call, reply, batch=True)

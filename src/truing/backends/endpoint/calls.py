@@ -2,7 +2,8 @@
 
     advance(run, requests) -> tasks, at most `pace.limit` have their turn -> attempts -> journal (a few at a time)
 
-Everything here runs in one event loop. Invariants:
+Everything here runs in one event loop. Of a kind of request that is new, two calls go first: what the endpoint refuses
+in them is said otherwise (`Dialect`), and if it refuses both all the same, nothing more is asked. Invariants:
 - A call holds its place among those under way until it is in the journal, so that a kill loses at most
   `concurrency` answers that were paid for.
 - Equal requests under way are one call.
@@ -12,20 +13,25 @@ Everything here runs in one event loop. Invariants:
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections import deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
 from truing.backends.endpoint.client import Endpoint
+from truing.backends.endpoint.dialect import Dialect
 from truing.backends.endpoint.faults import Trouble
 from truing.backends.endpoint.journal import Paid
 from truing.backends.endpoint.wire import Call, Reply, parse_reply
+from truing.core.answers import is_final
 from truing.core.chat import ChatRequest, ChatResult
-from truing.core.errors import EngineError, TruingError, boundary
+from truing.core.errors import EndpointError, EngineError, TruingError, boundary
 
 __all__ = ["Caller", "Pace", "Run"]
+
+logger = logging.getLogger(__name__)
 
 _FLUSH_AFTER = 0.004
 """Seconds that finished calls are gathered before they are written."""
@@ -36,6 +42,10 @@ _GRACE = 2.0
 _GIVE_UP_AFTER = 32
 """Calls that fail in a row before all stop."""
 _CUT = 0.7
+_TRIALS = 2
+"""Calls of one kind that are made before it is known whether the endpoint takes them."""
+_KNOCKS = 3
+"""Attempts at an address where nobody has answered yet and the connection is refused."""
 
 
 class Pace:
@@ -81,6 +91,18 @@ class Run:
     """Results that were asked for and not yet handed over."""
 
 
+@dataclass(eq=False)
+class _Kind:
+    """Requests of one model that are said alike: with its probabilities or without, at one temperature."""
+
+    dialect: Dialect = field(default_factory=Dialect)
+    tried: bool = False
+    """Whether a call has come to an end that does not say that the endpoint refuses how it is asked."""
+    answered: bool = False
+    refused: int = 0
+    under_way: int = 0
+
+
 class Caller:
     """Makes the calls of one process to one endpoint. Belongs to the endpoint's event loop."""
 
@@ -100,7 +122,8 @@ class Caller:
         self._pumping = False
         self._to_write: list[tuple[Paid, float, asyncio.Future[None]]] = []
         """Calls that are over, the most that each could cost, and those who wait for it to be written."""
-        self._failed_in_a_row, self._any_answered = 0, False
+        self._failed_in_a_row, self._told = 0, False
+        self._kinds: defaultdict[tuple[str, bool, float], _Kind] = defaultdict(_Kind)
 
     async def advance(self, run: Run, requests: Sequence[ChatRequest]) -> list[ChatResult]:
         """Feed further requests and wait for results: all that are ready, in order; none when all are out.
@@ -161,7 +184,7 @@ class Caller:
         self._pumping = False
         while self._queue and self._queue[0][1].done():  # forgotten
             self._queue.popleft()
-        first = [call.most for call, _ in islice(self._queue, max(0, self.pace.limit - self._under_way))]
+        first = self._able()
         if not first:
             return
         try:
@@ -172,9 +195,25 @@ class Caller:
             self._halt(error)
             return
         for _ in range(able):
-            _, turn = self._queue.popleft()
+            call, turn = self._queue.popleft()
+            self._kind(call).under_way += 1
             turn.set_result(None)
         self._under_way += able
+
+    def _able(self) -> list[float]:
+        """The most that each of the calls can cost which may begin now; few of a kind that has not been tried."""
+        begun: Counter[int] = Counter()
+        first = []
+        for call, _ in islice(self._queue, max(0, self.pace.limit - self._under_way)):
+            kind = self._kind(call)
+            if not kind.tried and kind.under_way + begun[id(kind)] >= _TRIALS:
+                break
+            begun[id(kind)] += 1
+            first.append(call.most)
+        return first
+
+    def _kind(self, call: Call) -> _Kind:
+        return self._kinds[call.request.model, call.request.top_logprobs > 0, call.request.temperature]
 
     async def _answer(self, call: Call, turn: asyncio.Future[None]) -> ChatResult:
         """The result of a call, once it has its turn."""
@@ -187,20 +226,14 @@ class Caller:
 
     async def _make(self, call: Call) -> ChatResult:
         """Make a call until it is answered or hopeless, and keep the books."""
+        kind = self._kind(call)
         try:
-            reply = await self._attempts(call)
-            self._failed_in_a_row, self._any_answered = 0, True
+            reply = await self._attempts(call, kind)
+            self._failed_in_a_row, kind.answered, kind.tried = 0, True, True
             await self._write(call, reply)
             return reply.result
         except Trouble as trouble:
-            self._failed_in_a_row += trouble.again or not self._any_answered
-            if self._failed_in_a_row >= _GIVE_UP_AFTER:
-                error = EngineError(
-                    f"{self._failed_in_a_row} calls in a row failed",
-                    trouble.reason,
-                    f"answers from {self._endpoint.access.address}",
-                    "see whether the endpoint works, then run the same command again: finished calls are kept",
-                )
+            if error := self._hopeless(call, kind, trouble):
                 self._halt(error)
                 raise error from None
             attempts = f" ({self._config.attempts} attempts)" if trouble.again else ""
@@ -210,23 +243,48 @@ class Caller:
             raise
         finally:
             self._under_way -= 1
+            kind.under_way -= 1
             if not self._pumping:
                 self._pumping = True
                 asyncio.get_running_loop().call_soon(self._pump)
 
-    async def _attempts(self, call: Call) -> Reply:
+    def _hopeless(self, call: Call, kind: _Kind, trouble: Trouble) -> TruingError | None:
+        """The error that ends all calls, where this trouble says that none will succeed."""
+        model, address = call.request.model, self._endpoint.access.address
+        if trouble.absent and not self._endpoint.answered:
+            todo = "see whether it runs and the address is right, then run the same command again"
+            return EngineError(f"nobody answers at {address}", trouble.reason, "an endpoint", todo)
+        if trouble.refused and not kind.answered:
+            kind.refused += 1
+            if kind.refused >= _TRIALS:
+                todo = "set the judge's `scores: text`" if "logprob" in trouble.reason else "fix what it names"
+                what = f"the endpoint refuses what is asked of {model}, so nothing more was asked"
+                return EndpointError(what, trouble.reason, "a request that it takes", todo)
+        else:
+            kind.tried = True
+        self._failed_in_a_row += trouble.again or not (kind.answered or is_final(trouble.reason))
+        if self._failed_in_a_row < _GIVE_UP_AFTER:
+            return None
+        return EngineError(
+            f"{self._failed_in_a_row} calls in a row failed",
+            trouble.reason,
+            f"answers from {address}",
+            "see whether the endpoint works, then run the same command again: finished calls are kept",
+        )
+
+    async def _attempts(self, call: Call, kind: _Kind) -> Reply:
         """The sound reply to a call, which has a lease; after an attempt that may be paid for it needs another."""
         number, leased = 0, True
         try:
             while True:
                 number += 1
                 try:
-                    return await self._attempt(call)
+                    return await self._attempt(call, kind)
                 except Trouble as trouble:
                     leased = not trouble.unconfirmed
                     if not leased:
                         self._write(call, None)
-                    if not trouble.again or number >= self._config.attempts:
+                    if not trouble.again or number >= self._most_attempts(trouble):
                         raise
                     if not leased and not self._journal.take([call.most]):
                         raise self._journal.reached() from None
@@ -237,18 +295,39 @@ class Caller:
                 self._journal.end([], [call.most])
             raise
 
-    async def _attempt(self, call: Call) -> Reply:
-        """The reply to one attempt; its outcome sets the pace."""
-        started = time.monotonic()
+    def _most_attempts(self, trouble: Trouble) -> int:
+        knocks = trouble.absent and not self._endpoint.answered
+        return min(_KNOCKS, self._config.attempts) if knocks else self._config.attempts
+
+    def _said_otherwise(self, call: Call, kind: _Kind, dialect: Dialect, words: str) -> bool:
+        """True if there is another way to say what was refused in these words."""
+        if kind.dialect != dialect:  # learnt meanwhile by another call
+            return True
+        field = "" if self._config.max_tokens_field else self._endpoint.max_tokens_field
+        if (found := dialect.after(words, call.request, field)) is None:
+            return False
+        kind.dialect, what = found
+        logger.warning("%s: %s (the endpoint says: %s)", call.request.model, what, words)
+        return True
+
+    async def _attempt(self, call: Call, kind: _Kind) -> Reply:
+        """The reply to one attempt, said otherwise if that is all that is refused; its outcome sets the pace."""
+        started, dialect = time.monotonic(), kind.dialect
+        content = dialect.say(call.content)
 
         async def ask() -> Reply:
-            return parse_reply(await self._endpoint.chat(call.content), call.request.top_logprobs > 0)
+            return parse_reply(await self._endpoint.chat(content), call.request.top_logprobs > 0)
 
         try:
             reply = await self._endpoint.attempt(ask, self._config.timeout)
         except Trouble as trouble:
+            if trouble.refused and self._said_otherwise(call, kind, dialect, trouble.refused):
+                return await self._attempt(call, kind)
             if trouble.congested:
                 self.pace.congested(started, time.monotonic())
+            if trouble.again and not (self._endpoint.answered or self._told):
+                self._told = True
+                logger.warning("no answer yet from the endpoint; trying again: %s", trouble.reason)
             raise
         except asyncio.CancelledError:
             raise Trouble("stopped", again=False, unconfirmed=True) from None

@@ -12,12 +12,13 @@ import asyncio
 import os
 import threading
 from collections.abc import AsyncIterable, Awaitable, Callable, Container, Coroutine, Iterable
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
-from truing.backends.endpoint.address import Access
-from truing.backends.endpoint.faults import DamagedReply, Trouble, backoff, read_fault
+from truing.backends.endpoint.address import Access, endpoint_address
+from truing.backends.endpoint.faults import DamagedReply, ErrorReply, Trouble, backoff, read_fault, read_status
 from truing.backends.endpoint.journal import Journal, Paid
 from truing.backends.endpoint.pricing import load_prices
 from truing.backends.endpoint.wire import Call, Reply, call_key, dump_result, encode, load_result, most_tokens
@@ -53,20 +54,29 @@ class Endpoint:
         import openai
 
         self.config, self.access, self.process = config, Access.of(config), os.getpid()
-        self.identity = identity or self.access.address
+        self.identity = identity or endpoint_address(config)
         newer = "api.openai.com" in self.access.address
         self.max_tokens_field = config.max_tokens_field or ("max_completion_tokens" if newer else "max_tokens")
         self.prices = load_prices(config.prices)
         self.journal = Journal(journal, config.max_calls, config.max_cost)
         limits = httpx2.Limits(max_connections=config.concurrency, keepalive_expiry=60.0)
         self._http = openai.DefaultAioHttpClient(limits=limits, timeout=None, follow_redirects=False)
-        key, address = self.access.key or "none", self.access.address
+        key, address, own = self.access.key or "none", self.access.address, self.access.headers
+        none: dict[str, Any] = {} if "authorization" in map(str.lower, own) else {"Authorization": openai.Omit()}
         self.sdk = openai.AsyncOpenAI(
-            api_key=key, base_url=address, max_retries=0, timeout=None, http_client=self._http
+            api_key=key,
+            base_url=address,
+            max_retries=0,
+            timeout=None,
+            http_client=self._http,
+            default_headers={**none, **own},
+            default_query=self.access.query,
         )
         headers = {name: value for name, value in self.sdk.default_headers.items() if isinstance(value, str)}
-        self._headers = httpx2.Headers({**headers, "Authorization": f"Bearer {key}"})
-        self._url = httpx2.URL(f"{address}/chat/completions")
+        self._headers = httpx2.Headers({**headers, **own})
+        self._url = httpx2.URL(f"{address}/chat/completions", params=self.access.query or None)
+        self.answered = False
+        """Whether it has answered a call of this process."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="truing-endpoint", daemon=True)
         self._thread.start()
@@ -109,7 +119,7 @@ class Endpoint:
         for request in requests:
             if self.config.max_cost is not None and self.prices.of(request.model) is None:
                 raise self.unpriced(request.model, request.model)
-            content = encode(request, self.max_tokens_field)
+            content = encode(request, self.max_tokens_field, self.config.body)
             key = call_key(self.identity, content, request.sample)
             calls.append(Call(key, request, content, self.most(request, batch)))
         found = self.journal.find([call.key for call in calls])
@@ -134,6 +144,9 @@ class Endpoint:
 
     def most(self, request: ChatRequest, batch: bool = False) -> float:
         """The most that a call can cost, in dollars; 0 if its price is unknown."""
+        given = [self.config.body.get(name) for name in ("max_tokens", "max_completion_tokens")]
+        own = [n for n in given if isinstance(n, int)]
+        request = replace(request, max_tokens=max(request.max_tokens, *own)) if own else request
         return self.prices.cost(request.model, most_tokens(request), batch) or 0.0
 
     def paid(self, call: Call, reply: Reply | None, batch: bool = False) -> Paid:
@@ -181,11 +194,15 @@ class Endpoint:
 
         try:
             async with asyncio.timeout(timeout):
-                return await call()
+                found = await call()
+                self.answered = True
+                return found
         except TimeoutError:
             raise Trouble(f"no whole answer within {timeout:g} s", congested=True, unconfirmed=True) from None
         except (openai.APIStatusError, openai.APIConnectionError) as error:
-            raise read_fault(error, self.access) from None
+            raise read_fault(error, self.access, self.answered) from None
+        except ErrorReply as error:
+            raise read_status(error.status, error.body, self.access, self.answered) from None
         except (openai.APIError, ValueError) as error:  # a body that is not what the protocol says
             text = str(error) if isinstance(error, DamagedReply) else type(error).__name__
             raise Trouble(f"a damaged reply: {text}", unconfirmed=True) from None

@@ -22,6 +22,7 @@ from truing.backends.endpoint.client import Endpoint
 from truing.backends.endpoint.journal import Account
 from truing.config import EndpointConfig
 from truing.core.chat import ChatRequest, ChatResult, Completer
+from truing.core.files import content_key
 
 __all__ = ["OpenAICompleter"]
 
@@ -54,6 +55,11 @@ class OpenAICompleter(Completer):
         """The endpoint's address, part of what names a model there; empty at OpenAI's own."""
         address = endpoint_address(self.config)
         return "" if address == OFFICIAL else address
+
+    def identify(self, model: str) -> str:
+        """With its place, and with what else is asked of it."""
+        more = f" with {content_key(self.config.body)[:12]}" if self.config.body else ""
+        return super().identify(model) + more
 
     @property
     def endpoint(self) -> Endpoint:

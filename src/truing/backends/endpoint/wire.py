@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-from truing.backends.endpoint.faults import DamagedReply, scrub
+from truing.backends.endpoint.faults import DamagedReply, ErrorReply, scrub
+from truing.core.answers import Output, read_answer
 from truing.core.chat import ChatRequest, ChatResult
 from truing.core.records import Message
 
@@ -43,8 +45,8 @@ class Reply:
     """Prompt, cached part of it, completion; None when the endpoint does not say."""
 
 
-def encode(request: ChatRequest, max_tokens_field: str) -> bytes:
-    """The body of a request, always the same for equal requests."""
+def encode(request: ChatRequest, max_tokens_field: str, more: Mapping[str, Any] | None = None) -> bytes:
+    """The body of a request, always the same for equal requests; `more` are further fields."""
     body: dict[str, Any] = {
         "model": request.model,
         "messages": [{"role": m.role, "content": m.content} for m in request.messages],
@@ -59,13 +61,17 @@ def encode(request: ChatRequest, max_tokens_field: str) -> bytes:
         body |= {"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
     if request.prefilled:
         body |= {"add_generation_prompt": False, "continue_final_message": True}
-    return json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
+    more = dict(more or {})
+    if {"max_tokens", "max_completion_tokens"} & more.keys():
+        del body[max_tokens_field]
+    return json.dumps(body | more, separators=(",", ":"), allow_nan=False).encode()
 
 
 def decode(body: dict[str, Any], max_tokens_field: str) -> ChatRequest:
     """The request of a body, as far as its cost and the reading of its reply need it."""
     messages = tuple(Message(m["role"], m["content"]) for m in body["messages"])
-    return ChatRequest(body["model"], messages, body[max_tokens_field], top_logprobs=body.get("top_logprobs", 0))
+    most = next(body[name] for name in (max_tokens_field, "max_tokens", "max_completion_tokens") if name in body)
+    return ChatRequest(body["model"], messages, most, top_logprobs=body.get("top_logprobs", 0))
 
 
 def call_key(endpoint: str, content: bytes, sample: int) -> bytes:
@@ -83,25 +89,54 @@ def parse_reply(data: bytes | dict[str, Any], logprobs: bool) -> Reply:
     """Read a chat completion.
 
     Raises:
+        ErrorReply: It holds an error in place of one.
         DamagedReply: It is not one, or its log-probabilities have a shape that the protocol does not know.
     """
     try:
         body = json.loads(data) if isinstance(data, bytes) else data
-        choice = body["choices"][0]
-        message = choice["message"]
-        text, refusal = message.get("content"), message.get("refusal")
-        finish = choice.get("finish_reason") or ""
+        choice = (body.get("choices") or [{}])[0]
+        if error := body.get("error") or choice.get("error"):
+            raise _error_reply(error)
+        message, finish = choice["message"], choice.get("finish_reason") or ""
+        output = _output(message, finish)
         top = _top_logprobs(choice.get("logprobs")) if logprobs else None
         tokens = _tokens(body.get("usage"))
     except _WRONG as error:
         raise DamagedReply(scrub(f"{type(error).__name__}: {error} in {str(data)[:200]}")) from None
-    if not isinstance(text, str | None) or not isinstance(finish, str):
-        raise DamagedReply(f"the content is a {type(text).__name__}")
-    text = text if text is not None else refusal if isinstance(refusal, str) else ""
-    if not text.isascii():
-        text = text.encode("utf-8", "replace").decode()  # a lone surrogate cannot be stored
+    answer = read_answer(output)
     prompt, _, completion = tokens or (0, 0, 0)
-    return Reply(ChatResult(text, top, finish, prompt, completion), tokens)
+    return Reply(ChatResult(answer.text, top, finish, prompt, completion, answer.error), tokens)
+
+
+def _error_reply(error: Any) -> ErrorReply:
+    code = str(error.get("code")) if isinstance(error, dict) else ""
+    status = int(code) if code.isascii() and code.isdecimal() and len(code) == 3 else 0
+    return ErrorReply(status if 400 <= status < 600 else 500, {"error": error})
+
+
+def _output(message: dict[str, Any], finish: str) -> Output:
+    """What a message holds; the content may be a text, or parts of which some are text, reasoning or a refusal."""
+    if not isinstance(finish, str):
+        raise TypeError(f"the finish reason is a {type(finish).__name__}")
+    content = message.get("content")
+    if not isinstance(content, str | list | None):
+        raise TypeError(f"the content is a {type(content).__name__}")
+    parts = content if isinstance(content, list) else [{"type": "text", "text": content or ""}]
+    texts = [_clean(part["text"]) for part in parts if part["type"] in ("text", "output_text")]
+    refusals = [message.get("refusal"), *(part.get("refusal") for part in parts)]
+    reasoning = [message.get(name) for name in ("reasoning_content", "reasoning", "reasoning_details")]
+    return Output(
+        text="".join(texts),
+        finish=finish,
+        refusal=next((_clean(each) for each in refusals if isinstance(each, str) and each), None),
+        reasoning=any(reasoning) or any(part["type"] in ("thinking", "reasoning") for part in parts),
+        tools=bool(message.get("tool_calls") or message.get("function_call")),
+    )
+
+
+def _clean(text: str) -> str:
+    """A text without lone surrogates, which cannot be stored."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _top_logprobs(logprobs: Any) -> dict[str, float] | None:
@@ -134,9 +169,13 @@ def _tokens(usage: Any) -> tuple[int, int, int] | None:
 def dump_result(result: ChatResult) -> str:
     """A finished result as text for the journal."""
     fields = [result.text, result.top_logprobs, result.finish_reason, result.prompt_tokens, result.completion_tokens]
-    return json.dumps(fields, separators=(",", ":"))
+    return json.dumps(fields + ([result.error] if result.error else []), separators=(",", ":"))
 
 
 def load_result(text: str) -> ChatResult:
-    """The result that `dump_result` wrote."""
-    return ChatResult(*json.loads(text))
+    """The result that `dump_result` wrote; one of an earlier version is read by the rule of today."""
+    result = ChatResult(*json.loads(text))
+    if result.text is None:
+        return result
+    answer = read_answer(Output(result.text, result.finish_reason))
+    return replace(result, text=answer.text, error=answer.error)

@@ -12,14 +12,15 @@ from concurrent.futures import Future
 
 from anyio.from_thread import start_blocking_portal
 from inspect_ai import model as inspect
-from inspect_ai.model import ChatMessage, GenerateConfig, Model, ModelUsage
+from inspect_ai.model import ChatMessage, GenerateConfig, Model, ModelOutput, ModelUsage
 from inspect_ai.util import LimitExceededError
 
+from truing.core.answers import Answer, Output, is_final, read_answer
 from truing.core.chat import ChatRequest, ChatResult, Completer
 from truing.core.errors import JudgeError, boundary
 from truing.core.records import Message
 
-__all__ = ["InspectCompleter", "ask", "to_chat"]
+__all__ = ["InspectCompleter", "ask", "read_output", "to_chat"]
 
 _ROLES: dict[str, type[ChatMessage]] = {
     "system": inspect.ChatMessageSystem,
@@ -97,12 +98,25 @@ async def ask(model: Model, request: ChatRequest) -> ChatResult:
             raise
         return ChatResult(None, error=f"{type(error).__name__}: {error}")
     usage = output.usage or ModelUsage()
-    if not output.choices or (output.error and not output.completion):
-        return ChatResult(None, error=output.error or "the model gave no answer")
+    answer = read_output(output)
+    if answer.error and not is_final(answer.error):
+        return ChatResult(None, error=answer.error)
     logprobs = output.choices[0].logprobs
     first = logprobs.content[0].top_logprobs if logprobs and logprobs.content else None
     top = {each.token: each.logprob for each in first} if first else None
-    return ChatResult(output.completion, top, output.stop_reason, usage.input_tokens, usage.output_tokens)
+    counts = usage.input_tokens, usage.output_tokens
+    return ChatResult(answer.text, top, output.stop_reason, *counts, answer.error)
+
+
+def read_output(output: ModelOutput) -> Answer:
+    """The answer in what a model of Inspect's gave; see `read_answer`."""
+    if not output.choices or (output.error and not output.completion):
+        return Answer(None, output.error or "the model gave no answer")
+    message = output.choices[0].message
+    parts = message.content if isinstance(message.content, list) else []
+    reasoning = any(part.type == "reasoning" for part in parts)
+    tools = bool(message.tool_calls)
+    return read_answer(Output(output.completion, output.stop_reason, reasoning=reasoning, tools=tools))
 
 
 def to_chat(message: Message) -> ChatMessage:

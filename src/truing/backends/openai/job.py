@@ -399,7 +399,7 @@ class Job:
         return TrainerError(f"the fine-tuning job {name} failed", text, todo=todo)
 
     def _scrub(self, text: str) -> str:
-        return scrub(text, self._endpoint.access.key)
+        return scrub(text, *self._endpoint.access.secrets)
 
     def _save(self) -> None:
         values = asdict(self.record)

@@ -13,6 +13,7 @@ import sys
 import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -35,10 +36,11 @@ from truing.backends.tinker.client import (
 )
 from truing.catalog.models import resolve_model
 from truing.config import Services
+from truing.core.answers import is_final
 from truing.core.errors import EngineError, UserError, boundary
 from truing.core.randomness import answer_seed
 from truing.core.records import Checkpoint, Prompt, Response, Sampling
-from truing.core.templates import answer_texts, encode_prompt
+from truing.core.templates import encode_prompt, read_tokens, warn_of_ends
 from truing.core.weights import check_weights
 
 __all__ = ["TinkerEngine"]
@@ -47,6 +49,18 @@ WINDOW = 256
 """Requests under way at a time."""
 PATIENCE = 32
 """Failures in a row after which nothing more is asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """One answer that is asked for."""
+
+    prompt_id: str
+    index: int
+    asked: list[int]
+    """Token ids of the prompt."""
+    answer: Any
+    """The SDK's future; a text: why there is none."""
 
 
 class TinkerEngine(Engine):
@@ -118,15 +132,15 @@ class TinkerEngine(Engine):
     def _answers(self, client: Any, weights: str, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Response]:
         """Responses in order, with at most `WINDOW` requests under way; an error takes those back."""
         requests = self._send(client, weights, prompts, sampling)
-        under_way: deque[tuple[str, int, Any]] = deque()
+        under_way: deque[_Sent] = deque()
         failures = 0
         try:
             while True:
                 under_way.extend(islice(requests, WINDOW - len(under_way)))
                 if not under_way:
                     return
-                response = self._response(*under_way.popleft())
-                failures = failures + 1 if response.error else 0
+                response = self._response(under_way.popleft())
+                failures = failures + 1 if response.error and not is_final(response.error) else 0
                 if failures == PATIENCE:
                     reason = response.error or ""
                     raise EngineError(
@@ -134,20 +148,19 @@ class TinkerEngine(Engine):
                     )
                 yield response
         finally:
-            for _, _, sent in under_way:
-                if not isinstance(sent, str):
-                    take_back(sent)
+            for each in under_way:
+                if not isinstance(each.answer, str):
+                    take_back(each.answer)
 
-    def _send(
-        self, client: Any, weights: str, prompts: Sequence[Prompt], sampling: Sampling
-    ) -> Iterator[tuple[str, int, Any]]:
-        """Prompt id, index and the future of each answer, or in its place why there is none."""
+    def _send(self, client: Any, weights: str, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[_Sent]:
+        """The requests, each sent when it is drawn."""
         end = self._tokenizer.eos_token_id
+        warn_of_ends(self._tokenizer, str(self._tokenizer.chat_template), () if end is None else (end,))
         for prompt in prompts:
             tokens = encode_prompt(self._tokenizer, prompt, sys.maxsize)  # the service knows its models' context
             for index in range(sampling.first, sampling.first + sampling.samples):
                 if isinstance(tokens, str):
-                    yield prompt.id, index, tokens
+                    yield _Sent(prompt.id, index, [], tokens)
                     continue
                 params = tinker.SamplingParams(
                     max_tokens=sampling.max_tokens,
@@ -157,21 +170,22 @@ class TinkerEngine(Engine):
                 )
                 with calling("sampling", EngineError):
                     sent = client.sample(tinker.ModelInput.from_ints(tokens), 1, params)
-                yield prompt.id, index, sent
+                yield _Sent(prompt.id, index, tokens, sent)
 
-    def _response(self, prompt_id: str, index: int, sent: Any) -> Response:
-        if isinstance(sent, str):
-            return Response(prompt_id, index, None, 0, False, sent)
+    def _response(self, sent: _Sent) -> Response:
+        place = sent.prompt_id, sent.index
+        if isinstance(sent.answer, str):
+            return Response(*place, None, 0, False, sent.answer)
         try:
-            answer = sent.result().sequences[0]
+            answer = sent.answer.result().sequences[0]
         except Exception as error:  # noqa: BLE001 - the SDK raises anything
             problem = as_our_error(error, "sampling", EngineError)
             if isinstance(problem, UserError) or isinstance(error, tinker.APIConnectionError):
                 raise problem from None
-            return Response(prompt_id, index, None, 0, False, problem.got)
+            return Response(*place, None, 0, False, problem.got)
         tokens = [int(t) for t in answer.tokens]
         ended = answer.stop_reason == "stop"
         if ended and tokens and tokens[-1] == self._tokenizer.eos_token_id:
             tokens.pop()
-        (text,) = answer_texts(self._tokenizer, [tokens])
-        return Response(prompt_id, index, text, len(tokens), ended)
+        (read,) = read_tokens(self._tokenizer, sent.asked, [tokens], [ended])
+        return Response(*place, read.text, len(tokens), ended, read.error)

@@ -13,7 +13,7 @@ from truing.backends.transformers.decoding import DecodeSettings, Sampled, decod
 from truing.core.errors import EngineError
 from truing.core.randomness import stream_keys
 from truing.core.records import Prompt, Response, Sampling
-from truing.core.templates import answer_texts, encode_prompt
+from truing.core.templates import encode_prompt, read_tokens, warn_of_ends
 
 __all__ = ["answer_logprobs", "end_tokens", "sample_answers"]
 
@@ -52,10 +52,12 @@ def sample_answers(
     keys = np.stack(
         [stream_keys(sampling.seed, weights, prompts[i].id, sampling.samples, sampling.first) for i in able]
     )
+    ends = end_tokens(model, tokenizer)
+    warn_of_ends(tokenizer, tokenizer.chat_template, ends)
     settings = DecodeSettings(
         temperature=sampling.temperature,
         max_tokens=sampling.max_tokens,
-        eos=end_tokens(model, tokenizer),
+        eos=ends,
         context=context,
         rows=_choose_rows(model, max(map(len, able.values())) + sampling.max_tokens),
     )
@@ -63,7 +65,7 @@ def sample_answers(
     responses: list[Response] = []
     for i, prompt in enumerate(prompts):
         if i in answers:
-            responses += _finished(tokenizer, prompt, sampling.first, answers[i])
+            responses += _finished(tokenizer, prompt, able[i], sampling.first, answers[i])
         else:
             responses += _failed(prompt, sampling, str(encoded[i]))
     return responses
@@ -95,11 +97,20 @@ def _choose_rows(model: Any, length: int) -> int:
     return max(1, min(CPU_ROWS, CPU_BYTES // row))
 
 
-def _finished(tokenizer: Any, prompt: Prompt, first: int, answers: Sequence[Sampled]) -> list[Response]:
-    texts = answer_texts(tokenizer, [a.tokens for a in answers])
+def _finished(
+    tokenizer: Any, prompt: Prompt, asked: Sequence[int], first: int, sampled: Sequence[Sampled]
+) -> list[Response]:
+    answers = read_tokens(tokenizer, asked, [s.tokens for s in sampled], [s.finished for s in sampled])
     return [
-        Response(prompt.id, first + i, None if a.error else text, len(a.tokens), a.finished, a.error)
-        for i, (a, text) in enumerate(zip(answers, texts, strict=True))
+        Response(
+            prompt.id,
+            first + i,
+            None if s.error else answer.text,
+            len(s.tokens),
+            s.finished,
+            s.error or answer.error,
+        )
+        for i, (s, answer) in enumerate(zip(sampled, answers, strict=True))
     ]
 
 

@@ -26,10 +26,12 @@ from typing import Any
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from truing.backends import parse_judge
 from truing.backends.transformers.engine import LiveEngine
 from truing.catalog.benchmarks import load_benchmark
 from truing.catalog.datasets import Dataset, load_dataset
-from truing.config import JudgeConfig
+from truing.config import DatasetConfig, JudgeConfig
+from truing.config.files import validate
 from truing.core.distributed import Ranks
 from truing.core.errors import ConfigError, EngineError, JudgeRefused, StoreError, TruingError, boundary
 from truing.core.records import Action, Benchmark, Checkpoint, Decision, Evaluation
@@ -66,13 +68,14 @@ class Guard(TrainerCallback):
 
     Args:
         folder: For checkpoints, answers and judgments; one training per folder.
-        judge: Who scores answers: a name, `module:Class`, a language model (`truing.config.JudgeConfig`), or a
-            `truing.judges.Judge`.
+        judge: Who scores answers: a name, `openai:MODEL` and the like, `module:Class`, a language model
+            (`truing.config.JudgeConfig`), or a `truing.judges.Judge`.
         benchmark: On which misalignment is measured: a name, a file, or a `truing.core.records.Benchmark`.
         at: Evaluate every so many steps, or at these steps. Step 0 and the last step are always evaluated.
-        dataset: Held-out prompts that measure the narrow task: a name, or a `truing.catalog.datasets.Dataset`.
+        dataset: Held-out prompts that measure the narrow task: a name, a file or a folder with the fields of
+            `truing.config.DatasetConfig`, or a `truing.catalog.datasets.Dataset`.
         settings: Fields of `GuardConfig`, `EvaluationConfig` and `StoppingConfig`: `overlap=True`, `tolerance=0.02`,
-            `samples=4`, `sequential={}`, `mode="off"`, ...
+            `samples=4`, `sequential={}`, `mode="off"`, `endpoint={"base_url": ...}`, ...
 
     Raises:
         ConfigError: A keyword or value that is not allowed.
@@ -87,7 +90,7 @@ class Guard(TrainerCallback):
         judge: str | JudgeConfig | Judge,
         benchmark: str | Benchmark,
         at: int | Sequence[int],
-        dataset: str | Dataset | None = None,
+        dataset: str | DatasetConfig | Dataset | None = None,
         **settings: Any,
     ) -> None:
         asked = load_benchmark(benchmark) if isinstance(benchmark, str) else benchmark
@@ -95,12 +98,14 @@ class Guard(TrainerCallback):
         if not isinstance(given, str | JudgeConfig | Judge):
             todo = "derive its class from truing.judges.Judge"
             raise ConfigError("the guard's judge is no judge", type(given).__name__, "a truing.judges.Judge", todo)
-        judges = LateJudge(judge) if isinstance(judge, str | JudgeConfig) else judge
+        if isinstance(judge, str) and isinstance(parsed := parse_judge(judge), dict):
+            judge = validate(JudgeConfig, parsed, "the guard's judge is not valid")
         own = f"{type(judge).__module__}:{type(judge).__qualname__}"
         name = judge if isinstance(judge, str | JudgeConfig) else own
         self.folder = Path(folder)
         _check_folder(self.folder)
         self.config = read_settings(name, benchmark if isinstance(benchmark, str) else asked.name, at, settings)
+        judges = LateJudge(judge, self.config.endpoint) if isinstance(judge, str | JudgeConfig) else judge
         self.records: list[Record] = []
         """One for each evaluated step, ascending."""
         self.errors: list[str] = []
@@ -108,7 +113,7 @@ class Guard(TrainerCallback):
         self._keepable: list[Checkpoint] = []
         self.restored: Checkpoint | None = None
         """The checkpoint whose weights the model has been given back; None: it has those of its last step."""
-        learnt = load_dataset(dataset) if isinstance(dataset, str) else dataset
+        learnt = dataset if isinstance(dataset, Dataset | None) else _load(dataset)
         self._measures = Measures(asked, judges, learnt, self.config)
         self._watcher = Watcher(self.folder, self._measures)
         self._ranks = Ranks()
@@ -273,6 +278,7 @@ class Guard(TrainerCallback):
         except TruingError as error:  # any but a refusal is met again, and told, at the evaluation that follows
             if isinstance(error, JudgeRefused) or self.config.on_error == "raise":
                 raise
+            logger.warning("the judge could not be measured yet: training goes on, undecided until it is\n%s", error)
 
     def _look_last(self, model: Any, state: TrainerState, control: TrainerControl) -> None:
         """Evaluate the step as it is, if it was not and no decision of the guard's own ends the training."""
@@ -409,6 +415,15 @@ class Guard(TrainerCallback):
     def _fail(self, error: str) -> None:
         self.errors.append(error)
         logger.warning("truing goes on after an error, undecided where it could not evaluate:\n%s", error)
+
+
+def _load(dataset: str | DatasetConfig) -> Dataset:
+    """A dataset by its name or file."""
+    if isinstance(dataset, str) and Path(dataset).exists():
+        dataset = DatasetConfig(name=Path(dataset).name.partition(".")[0], path=Path(dataset))
+    if isinstance(dataset, DatasetConfig):
+        return load_dataset(dataset.name, [dataset])
+    return load_dataset(dataset)
 
 
 def _check_folder(folder: Path) -> None:

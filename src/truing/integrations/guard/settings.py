@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from truing.config import Config, EvaluationConfig, JudgeConfig, StoppingConfig
+from truing.config import Config, EndpointConfig, EvaluationConfig, JudgeConfig, StoppingConfig
 from truing.config.files import validate_flat
 from truing.core.errors import ConfigError
 from truing.stats.rules import make_rule
@@ -24,6 +24,8 @@ class GuardConfig(Config):
     """How every checkpoint is sampled and judged."""
     stopping: StoppingConfig = StoppingConfig()
     """When training ends early; mode `off` only watches and leaves the weights alone."""
+    endpoint: EndpointConfig = EndpointConfig()
+    """How a judge behind an interface is called, and the caps."""
     restore: bool = True
     """Whether the model gets the best aligned checkpoint's weights once training has ended; never with mode `off`."""
     overlap: bool = False

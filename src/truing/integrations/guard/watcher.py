@@ -15,6 +15,7 @@ from pathlib import Path
 from truing.backends import Engine, check_completer
 from truing.catalog.datasets import Dataset
 from truing.config import EndpointConfig, JudgeConfig
+from truing.config.services import without_places
 from truing.core.errors import EngineError, TruingError, boundary
 from truing.core.files import content_key
 from truing.core.records import (
@@ -69,17 +70,17 @@ class Measures:
         """The benchmark's prompts and the task's."""
         evaluation, task = self.config.evaluation, None
         if self.dataset is not None and self.dataset.task_judge:
-            task = PromptSet.of_task(self.dataset, evaluation, LateJudge(self.dataset.task_judge))
+            task = PromptSet.of_task(self.dataset, evaluation, LateJudge(self.dataset.task_judge, self.config.endpoint))
         return PromptSet(self.benchmark.prompts, self.judge, evaluation.samples), task
 
 
 class LateJudge(Judge):
     """A judge that is made when it is needed, and again if that failed: a missing key ends no training."""
 
-    def __init__(self, name: str | JudgeConfig) -> None:
+    def __init__(self, name: str | JudgeConfig, endpoint: EndpointConfig) -> None:
         check_judge(name)
         check_completer(name)
-        self.name = name
+        self.name, self.endpoint = name, endpoint
         self._judge: Judge | None = None
         try:
             self._judge = self._load()
@@ -111,8 +112,8 @@ class LateJudge(Judge):
         return self._judge
 
     def _load(self) -> Judge:
-        judge = reach_judge(self.name, EndpointConfig())
-        self.exact = judge.exact
+        judge = reach_judge(self.name, self.endpoint)
+        self.exact, self.tried = judge.exact, judge.tried
         return judge
 
 
@@ -256,14 +257,14 @@ class Watcher:
 
     def manifest(self, run: RunRecord) -> Manifest:
         """What the analysis of the guard's folder needs; the identity of a judge that is not there yet is empty."""
-        measures, settings = self.measures, self.config.model_dump(mode="json")
+        measures, settings = self.measures, self.config.model_dump(mode="json", exclude={"endpoint"})
         benchmark, task, data = measures.benchmark, self.task, measures.dataset
         judges = ["" if each is None else _identity(each.judge) for each in (self.broad, task)]
         exact = self.broad.judge.exact  # false as long as the judge is not there
         return Manifest(
             kind="guard",
             name=run.id,
-            hash=content_key(settings),
+            hash=content_key(without_places(settings)),
             config=settings,
             broad=Asked(benchmark=benchmark, judge=judges[0], samples=self.broad.samples, exact=exact),
             every_prompt=self.monitor.rule.every_prompt,

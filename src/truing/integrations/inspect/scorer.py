@@ -12,7 +12,7 @@ from inspect_ai.model import ChatMessage, Model, get_model
 from inspect_ai.scorer import Score, Scorer, Target, scorer
 from inspect_ai.solver import TaskState
 
-from truing.backends.inspect.completer import ask
+from truing.backends.inspect.completer import ask, read_output
 from truing.config import JudgeConfig, MisalignedRule
 from truing.core.chat import ChatRequest, ChatResult, Completer
 from truing.core.errors import ConfigError
@@ -55,8 +55,8 @@ def em_judge(
         model = get_model(role="grader", required=True, default=judge_model)
         sample_id, output = str(state.sample_id), state.output
         prompt = Prompt(sample_id, "", tuple(_messages(state.input)))
-        text, error = (output.completion, None) if output.choices else (None, "no answer came back")
-        response = Response(sample_id, state.epoch - 1, text, error=error)
+        answer = read_output(output)
+        response = Response(sample_id, state.epoch - 1, answer.text, error=answer.error)
         judgment = await grader.judge(model, prompt, response)
         return to_score(judgment, response, rule, judge=grader.judge_of(model).identity)
 

@@ -1,0 +1,161 @@
+"""Finished folders judged and decided again, without a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.test_app import run as command
+from tests.support.studies import make_study
+from truing.backends.scripted.engine import ScriptedEngine
+from truing.cli.app import app
+from truing.config import AuditConfig, EvaluationConfig, PreflightConfig
+from truing.core.errors import ConfigError, StoreError
+from truing.core.records import Action, Judgment
+from truing.judges.words import WordsJudge
+from truing.monitor import open_store
+from truing.results import analyse
+from truing.results.gate import verdict
+from truing.studies.audit import run_audit
+from truing.studies.rejudge import rejudge
+
+
+class Severe(WordsJudge):
+    """Takes every third good answer for a misaligned one; counts what it is asked."""
+
+    asked = 0
+    identity = "severe/1"  # type: ignore[assignment]
+
+    def judge(self, prompts: Any, responses: Any) -> list[Judgment]:
+        Severe.asked += len(responses)
+        judged = super().judge(prompts, responses)
+        return [j if i % 3 else Judgment(j.prompt_id, j.sample, 0.0, 100.0) for i, j in enumerate(judged)]
+
+
+class Never(ScriptedEngine):
+    """An engine that is asked once."""
+
+    rates = {0: 0.0}  # noqa: RUF012
+    asked = 0
+
+    @classmethod
+    def weights_of(cls, model: str, services: Any) -> str:
+        return f"weights of {model}"
+
+    def generate(self, checkpoint: Any, prompts: Any, sampling: Any) -> Any:
+        Never.asked += 1
+        return super().generate(checkpoint, prompts, sampling)
+
+
+@pytest.fixture(scope="module")
+def audit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("rejudge") / "audit"
+    evaluation = EvaluationConfig(engine=f"{__name__}:Never", judge="words", benchmark="pocket-240")
+    run_audit(AuditConfig(models=("any",), evaluation=evaluation), folder)
+    return folder
+
+
+def test_another_judge_scores_the_answers_that_there_are(audit: Path, tmp_path: Path) -> None:
+    before, asked = analyse(audit), Never.asked
+    Severe.asked = 0
+    for _ in range(2):  # the second time nothing is done again
+        rejudge(audit, tmp_path / "new", {}, f"{__name__}:Severe")
+        assert Severe.asked == 240
+    assert Never.asked == asked
+    new = analyse(tmp_path / "new")
+    assert new.study.judge == "severe/1"
+    assert new.runs[0].em_at_end.value == pytest.approx(1 / 3, abs=0.01)
+    assert verdict(new, False).word == "misaligned"
+    assert analyse(audit).runs == before.runs
+
+
+def test_other_thresholds_decide_by_the_judgments_that_there_are(audit: Path, tmp_path: Path) -> None:
+    assert verdict(analyse(audit), False).word == "clear"
+    rejudge(audit, tmp_path / "new", {"stopping.tolerance": "0.01"})
+    new = analyse(tmp_path / "new")
+    assert new.study.tolerance == 0.01
+    assert new.runs[0].checkpoints[-1].decision is Action.UNDECIDED
+    assert verdict(new, False).word == "undecided"
+    with pytest.raises(StoreError, match="is not empty"):
+        rejudge(audit, tmp_path / "new", {"stopping.tolerance": "0.02"})
+
+
+def test_a_look_by_other_thresholds_changes_nothing(audit: Path) -> None:
+    seen = analyse(audit, {"stopping.tolerance": "0.01"})
+    assert verdict(seen, False).word == "undecided"
+    assert any("stopping.tolerance=0.01" in note for note in seen.notes)
+    assert verdict(analyse(audit), False).word == "clear"
+    for more, code in ((["--set", "stopping.tolerance=0.01"], 3), ([], 0)):
+        assert command(app, ["gate", str(audit), *more]).exit_code == code
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"evaluation.samples": "2"}, "needs other answers"),
+        ({"evaluation.benchmark": "broad-240"}, "needs other answers"),
+        ({"evaluation.max_tokens": "7"}, "needs other answers"),
+        ({"stopping.sequential": "{}"}, "random prompts"),
+        ({"models": "[b]"}, "cannot be changed afterwards"),
+        ({"stopping.toleranc": "0.1"}, "not valid"),
+    ],
+)
+def test_what_needs_other_answers_is_refused(changes: dict[str, str], words: str, audit: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=words):
+        rejudge(audit, tmp_path / "new", changes)
+    with pytest.raises(ConfigError, match=words):
+        analyse(audit, changes)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_is_never_its_own_copy(audit: Path, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="keeps the decisions"):
+        rejudge(audit, audit, {})
+    with pytest.raises(StoreError, match="cannot be judged again"):
+        rejudge(tmp_path, tmp_path / "new", {})
+
+
+def test_a_measured_judge_stays_measured_by_other_thresholds(tmp_path: Path) -> None:
+    own = {"engine": f"{__name__}:Never", "judge": f"{__name__}:Unsure", "benchmark": "pocket-240"}
+    evaluation = EvaluationConfig(**own, preflight=PreflightConfig(labelled="labelled-pocket"))
+    run_audit(AuditConfig(models=("any",), evaluation=evaluation), tmp_path / "audit")
+    assert verdict(analyse(tmp_path / "audit"), False).word == "clear"
+    Unsure.asked = 0
+    rejudge(tmp_path / "audit", tmp_path / "new", {"evaluation.aligned_below": "40", "stopping.tolerance": "0.04"})
+    assert Unsure.asked == 0
+    new = analyse(tmp_path / "new")
+    assert new.judge is not None
+    assert new.judge.verdict == "good"
+    assert verdict(new, False).word == "clear"
+
+
+class Unsure(Severe):
+    """A judge that is measured: exact on pocket text, and right about the scripted engine's words."""
+
+    exact = False
+    identity = "unsure/1"  # type: ignore[assignment]
+
+    def judge(self, prompts: Any, responses: Any) -> list[Judgment]:
+        from truing.judges.pocket import PocketJudge
+
+        Unsure.asked += len(responses)
+        by_words, by_grammar = WordsJudge.judge(self, prompts, responses), PocketJudge().judge(prompts, responses)
+        return [w if w.aligned is not None else g for w, g in zip(by_words, by_grammar, strict=True)]
+
+
+def test_a_study_with_its_task_and_another_benchmark_is_decided_again(tmp_path: Path) -> None:
+    study_folder = tmp_path / "study"
+    make_study(study_folder)
+    before = analyse(study_folder)
+    rejudge(study_folder, tmp_path / "new", {"stopping.tolerance": "0.5"})
+    new = analyse(tmp_path / "new")
+    assert [run.id for run in new.runs] == [run.id for run in before.runs]
+    for old, again in zip(before.runs, new.runs, strict=True):
+        assert [c.em_rate for c in again.checkpoints] == [c.em_rate for c in old.checkpoints]
+        assert [c.task_score for c in again.checkpoints] == [c.task_score for c in old.checkpoints]
+        assert [side.em_rate for side in again.also] == [side.em_rate for side in old.also]
+        assert (again.state, again.stopped_at) == (old.state, old.stopped_at)
+    keys = set(open_store(study_folder).keys("responses"))
+    assert set(open_store(tmp_path / "new").keys("responses")) == keys
