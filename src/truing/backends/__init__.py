@@ -20,7 +20,7 @@ from truing.catalog.models import resolve_model
 from truing.config import EndpointConfig, JudgeConfig, Services, TrainingConfig
 from truing.core.chat import Completer
 from truing.core.errors import ConfigError, EngineError, UnknownNameError
-from truing.core.plugins import load_class, making
+from truing.core.plugins import UNTRIED, load_class, making
 from truing.core.records import Checkpoint, Decision, Prompt, Response, Run, Sampling
 from truing.core.weights import model_hash
 
@@ -56,9 +56,6 @@ OnCheckpoint = Callable[[Checkpoint], Decision]
 
 class Engine(ABC):
     """Samples answers from the checkpoints of one base model. A class of the user's needs `generate` only."""
-
-    tried: bool = True
-    """False of a class of the user's that was named, until its first responses were found to be some."""
 
     def __init__(self, model: str) -> None:
         self.model = model
@@ -328,7 +325,8 @@ def load_engine(name: str, model: str, services: Services | None = None, folder:
     kind = engine_class(name)
     with making("engine", name):
         engine = kind.build(model, services or Services(), folder)
-        engine.tried = engine.tried and name in ENGINES
+        if name not in ENGINES:
+            UNTRIED.add(engine)
         return engine
 
 

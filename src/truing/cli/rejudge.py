@@ -31,8 +31,8 @@ def rejudge(
 
     Example:  truing rejudge runs/audit --judge openai:gpt-4o --out runs/audit-gpt-4o
 
-    Another rubric: --set judge.aligned=FILE. Other thresholds: --set stopping.tolerance=0.02 --set
-    evaluation.aligned_below=50. The folder itself stays as it is.
+    Another rubric: --set judge.aligned=FILE. Other thresholds: --set stopping.tolerance=0.02, and those of *misaligned*
+    in evaluation. The folder itself stays as it is.
     """
     parsed = None if judge is None else parse_judge(judge)
     given = validate(JudgeConfig, parsed, "the judge is not valid") if isinstance(parsed, dict) else parsed

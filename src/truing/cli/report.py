@@ -22,7 +22,7 @@ def report(
 
     Example:  truing report runs/demo
 
-    By other thresholds, said in the report:  --set stopping.tolerance=0.02 --set evaluation.aligned_below=50
+    By other thresholds, said in the report:  --set stopping.tolerance=0.02
     """
     show_report(folder, notes=bool(sets), changes=split_pairs(sets))
 

@@ -96,7 +96,7 @@ class MissingExtraError(UserError):
     @classmethod
     def of(cls, library: str, extra: str) -> MissingExtraError:
         """The error for a library that the extra `truing[extra]` brings."""
-        return cls(f"{library} is not installed", todo=f'pip install "truing[{extra}]"')
+        return cls(f"{library} is not installed", todo=f'pip install "truing[{extra}]" (from a checkout: ".[{extra}]")')
 
 
 class EndpointError(UserError):

@@ -7,10 +7,14 @@ import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakSet
 
 from truing.core.errors import ConfigError, MissingExtraError, TruingError, UnknownNameError, did_you_mean
 
-__all__ = ["load_class", "load_object", "making"]
+__all__ = ["UNTRIED", "load_class", "load_object", "making"]
+
+UNTRIED: WeakSet[Any] = WeakSet()
+"""Parts of the user's that were named and made, and whose rows have not been looked at yet."""
 
 _EXTRAS = {
     **dict.fromkeys(("torch", "transformers", "peft", "accelerate", "safetensors"), "hf"),

@@ -10,7 +10,7 @@ from truing.catalog.truth import load_truth
 from truing.config import JudgeConfig
 from truing.core.chat import Completer
 from truing.core.errors import ConfigError
-from truing.core.plugins import load_class, load_object, making
+from truing.core.plugins import UNTRIED, load_class, load_object, making
 from truing.core.records import Judgment, Prompt, Response
 
 __all__ = ["JUDGES", "Judge", "calls_per_answer", "check_judge", "is_exact", "load_judge"]
@@ -29,9 +29,6 @@ class Judge(ABC):
     exact: bool = False
     """True if the score is the definition of what is measured, so that there is nothing to be measured of the judge;
     any other judge is measured on labelled answers before anything is decided by what it says."""
-
-    tried: bool = True
-    """False of a class of the user's that was named, until its first judgments were found to be some."""
 
     @cached_property
     def rubric_hash(self) -> str:
@@ -72,7 +69,8 @@ def load_judge(judge: str | JudgeConfig, completer: Completer | None = None) -> 
         kind = load_class("judge", judge, JUDGES, Judge)
         with making("judge", judge):
             named: Judge = kind()
-            named.tried = judge in JUDGES
+            if judge not in JUDGES:
+                UNTRIED.add(named)
         if not isinstance(named.identity, str) or not named.identity:
             raise ConfigError(
                 f"the judge {judge} has no identity",

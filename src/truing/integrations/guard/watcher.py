@@ -113,7 +113,7 @@ class LateJudge(Judge):
 
     def _load(self) -> Judge:
         judge = reach_judge(self.name, self.endpoint)
-        self.exact, self.tried = judge.exact, judge.tried
+        self.exact = judge.exact
         return judge
 
 
