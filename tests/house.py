@@ -13,19 +13,19 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "truing"
 ROOMS = {
-    "core": 1995,
-    "config": 888,
+    "core": 2200,
+    "config": 893,
     "stats": 3790,
     "catalog": 2450,
-    "backends": 6615,
+    "backends": 6650,
     "judges": 1800,
     "monitor": 1345,
-    "studies": 2297,
+    "studies": 2505,
     "results": 5615,
     "report": 1900,
     "integrations": 1641,
     "api": 250,
-    "cli": 1885,
+    "cli": 1896,
 }
 """Room -> its budget: the most lines it may have, raised only in a commit that says what was taken out for it.
 
