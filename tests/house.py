@@ -13,15 +13,15 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "truing"
 ROOMS = {
-    "core": 2200,
-    "config": 893,
-    "stats": 3790,
+    "core": 2216,
+    "config": 905,
+    "stats": 3792,
     "catalog": 2450,
     "backends": 6650,
     "judges": 1800,
-    "monitor": 1345,
-    "studies": 2505,
-    "results": 5615,
+    "monitor": 1384,
+    "studies": 2506,
+    "results": 5696,
     "report": 1900,
     "integrations": 1641,
     "api": 250,

@@ -13,7 +13,7 @@ from tests.support.engine_models import make_prompts
 from truing.backends.scripted.engine import ScriptedEngine
 from truing.config import EvaluationConfig
 from truing.core.errors import EngineError, JudgeError
-from truing.core.plugins import UNTRIED
+from truing.core.plugins import try_first
 from truing.core.records import Checkpoint, Judgment, Prompt, Response, Sampling
 from truing.judges import Judge, load_judge
 from truing.monitor import open_store
@@ -144,7 +144,7 @@ class Counting(ScriptedEngine):
     def __init__(self, make: Callable[[str, int], object]) -> None:
         super().__init__("any")
         self.make, self.asked = make, 0
-        UNTRIED.add(self)  # as one that was named
+        try_first(self)  # as one that was named
 
     def generate(self, checkpoint: Checkpoint, prompts: Sequence[Prompt], sampling: Sampling) -> list[Response]:
         pairs = [(p.id, sampling.first + i) for p in prompts for i in range(sampling.samples)]
@@ -180,7 +180,7 @@ class Judging(Judge):
 
     def __init__(self, make: Callable[[Sequence[Response]], object]) -> None:
         self.make, self.asked = make, 0
-        UNTRIED.add(self)  # as one that was named
+        try_first(self)  # as one that was named
 
     def judge(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> list[Judgment]:
         self.asked += len(responses)

@@ -20,7 +20,7 @@ from truing.catalog.models import resolve_model
 from truing.config import EndpointConfig, JudgeConfig, Services, TrainingConfig
 from truing.core.chat import Completer
 from truing.core.errors import ConfigError, EngineError, UnknownNameError
-from truing.core.plugins import UNTRIED, load_class, making
+from truing.core.plugins import load_class, making, try_first
 from truing.core.records import Checkpoint, Decision, Prompt, Response, Run, Sampling
 from truing.core.weights import model_hash
 
@@ -326,7 +326,7 @@ def load_engine(name: str, model: str, services: Services | None = None, folder:
     with making("engine", name):
         engine = kind.build(model, services or Services(), folder)
         if name not in ENGINES:
-            UNTRIED.add(engine)
+            try_first(engine)
         return engine
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import importlib
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
-from weakref import WeakSet
+from weakref import ref
 
 from truing.core.errors import ConfigError, MissingExtraError, TruingError, UnknownNameError, did_you_mean
 
-__all__ = ["UNTRIED", "load_class", "load_object", "making"]
+__all__ = ["is_untried", "load_class", "load_object", "making", "tried", "try_first"]
 
-UNTRIED: WeakSet[Any] = WeakSet()
+_untried: list[ref[Any]] = []
 """Parts of the user's that were named and made, and whose rows have not been looked at yet."""
 
 _EXTRAS = {
@@ -112,3 +112,19 @@ def making(kind: str, name: str) -> Iterator[None]:
         line = traceback.extract_tb(error.__traceback__)[-1]
         got = f"{type(error).__name__}: {error} ({line.filename}, line {line.lineno})"
         raise ConfigError(f"{kind} {name} cannot be made", got, todo="put its class right (docs/plugins.md)") from error
+
+
+def try_first(part: Any) -> None:
+    """Have the first rows of a part looked at before more is asked of it."""
+    with suppress(TypeError):  # a class with slots may allow no reference; its rows are looked at after the first call
+        _untried.append(ref(part))
+
+
+def is_untried(part: Any) -> bool:
+    """True of a part whose first rows have not been looked at; it may have no hash, so it is known by itself."""
+    return any(each() is part for each in _untried)
+
+
+def tried(part: Any) -> None:
+    """Note that the first rows of a part are right."""
+    _untried[:] = [each for each in _untried if each() is not None and each() is not part]

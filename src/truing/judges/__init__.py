@@ -10,7 +10,7 @@ from truing.catalog.truth import load_truth
 from truing.config import JudgeConfig
 from truing.core.chat import Completer
 from truing.core.errors import ConfigError
-from truing.core.plugins import UNTRIED, load_class, load_object, making
+from truing.core.plugins import load_class, load_object, making, try_first
 from truing.core.records import Judgment, Prompt, Response
 
 __all__ = ["JUDGES", "Judge", "calls_per_answer", "check_judge", "is_exact", "load_judge"]
@@ -70,7 +70,7 @@ def load_judge(judge: str | JudgeConfig, completer: Completer | None = None) -> 
         with making("judge", judge):
             named: Judge = kind()
             if judge not in JUDGES:
-                UNTRIED.add(named)
+                try_first(named)
         if not isinstance(named.identity, str) or not named.identity:
             raise ConfigError(
                 f"the judge {judge} has no identity",

@@ -20,7 +20,7 @@ from truing.config import EvaluationConfig
 from truing.core.answers import is_final
 from truing.core.errors import EngineError, JudgeError, WorkError, boundary
 from truing.core.files import content_key
-from truing.core.plugins import UNTRIED
+from truing.core.plugins import is_untried, tried
 from truing.core.records import Checkpoint, Judgment, Prompt, Response, Sampling
 from truing.judges import Judge
 from truing.judges.classify import count_judgments
@@ -203,10 +203,10 @@ class Sampler:
         self, part: Engine | Judge, owed: Sequence[Pair], make: Callable[[Sequence[Pair]], list[Row]]
     ) -> list[Row]:
         """The rows that a part makes: of one that has not been tried a few first, and the rest if these are right."""
-        if part not in UNTRIED:
+        if not is_untried(part):
             return make(owed)
         rows = make(owed[:_FIRST])
-        UNTRIED.discard(part)
+        tried(part)
         return rows + (make(owed[_FIRST:]) if len(owed) > _FIRST else [])
 
     def _calls(self, by_id: Mapping[str, Prompt], owed: Sequence[Pair]) -> dict[Sampling, list[Prompt]]:
