@@ -17,15 +17,15 @@ ROOMS = {
     "config": 905,
     "stats": 3792,
     "catalog": 2450,
-    "backends": 6650,
+    "backends": 6788,
     "judges": 1800,
     "monitor": 1384,
-    "studies": 2506,
+    "studies": 2527,
     "results": 5696,
     "report": 1900,
-    "integrations": 1641,
+    "integrations": 1654,
     "api": 250,
-    "cli": 1896,
+    "cli": 1900,
 }
 """Room -> its budget: the most lines it may have, raised only in a commit that says what was taken out for it.
 

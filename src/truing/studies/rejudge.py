@@ -175,9 +175,9 @@ def _judged(
                 records.append(CheckpointRecord.of(checkpoint, evaluation=evaluated.key))
                 for label in (row["benchmark"] for row in also if row["step"] == checkpoint.step):
                     asked = manifest.also[label]
-                    monitor.ask_also(
-                        checkpoint, label, PromptSet(asked.benchmark.prompts, others[label], asked.samples)
-                    )
+                    prompts = PromptSet(asked.benchmark.prompts, others[label], asked.samples)
+                    side = next(side for side in evaluation.also if side.label == label)
+                    monitor.ask_also(checkpoint, side, prompts)
         fresh = [
             c for c in monitor.keepable() if monitor.store.has("responses", monitor.sampler.keys(c, own, FRESH)[0])
         ]
