@@ -25,7 +25,7 @@ from tests.support.guarded import (
     weights_of,
 )
 from truing.config import JudgeConfig
-from truing.core.errors import ConfigError, EngineError, JudgeRefused, StoreError, TruingError, UnknownNameError
+from truing.core.errors import ConfigError, JudgeError, JudgeRefused, StoreError, TruingError, UnknownNameError
 from truing.core.records import Action, Judgment
 from truing.monitor import open_store
 
@@ -279,7 +279,7 @@ def test_without_a_base_no_later_checkpoint_is_taken_for_it(tiny_model: Path, tm
 def test_errors_end_training_if_asked(tiny_model: Path, tmp_path: Path) -> None:
     guard = guard_of(tmp_path, judge=Script(0.0, fail=[1]), on_error="raise")
     trainer = make_trainer(load(tiny_model), tmp_path / "out", [guard])
-    with pytest.raises(EngineError, match="evaluating step 2 failed"):
+    with pytest.raises(JudgeError, match="the judge Script: judging failed"):
         trainer.train()
 
 
