@@ -1,11 +1,16 @@
 """What judging through an endpoint costs: ours, the bare SDK, and Inspect's `eval`, with one server, in one run.
 
     python bench/judging.py [--responses 3000] [--repeats 3] [--big 240000] [--inspect-python PATH]
+    python bench/judging.py --local MODEL [--responses 40]     a local judge against batches padded by hand
 
 A judged response is two calls to a judge (aligned, coherent), each with the first token's 20 log-probabilities. The
 server is a process of its own; each contender too, started in turn. Ours writes every call to its journal; the others
 write nothing, and Inspect a log. CPU is that of the contender's process. Inspect belongs in a virtual environment of
 its own: `python -m venv V && V/bin/pip install inspect_ai openai`, then `--inspect-python V/bin/python`.
+
+With `--local`, a folder of a real chat model judges labelled answers by two rubrics: ours, with what prompts begin with
+alike computed once, against `transformers` as one would write it: batches sorted by length and padded, one pass for the
+first token alone, although a number may take several. CPU seconds, or wall seconds on a GPU, whose name is printed.
 
 Prints one JSON line per figure.
 """
@@ -43,11 +48,15 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--big", type=int, default=0, help="responses of the long run for memory; a tenth goes first")
     parser.add_argument("--inspect-python", type=Path)
+    parser.add_argument("--local", type=Path, help="folder of a chat model that judges here")
     parser.add_argument("--contender", choices=sorted(CONTENDERS), help=argparse.SUPPRESS)
     parser.add_argument("--url", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.contender:
         print(json.dumps(measured(arguments.contender, arguments.url, arguments.responses)))
+        return
+    if arguments.local:
+        judge_here(str(arguments.local), arguments.responses)
         return
     server = subprocess.Popen([sys.executable, str(ROOT / "bench/endpoint.py")], stdout=subprocess.PIPE, text=True)
     try:
@@ -225,6 +234,63 @@ def inspect(url: str, n: int, tag: str) -> int:
     if logs[0].status != "success":
         raise SystemExit(str(logs[0].error))
     return answered
+
+
+def judge_here(model: str, n: int) -> None:
+    """Calls to a local judge per second, ours and padded batches, and how far their scores differ."""
+    import torch
+
+    from truing.backends.transformers.completer import LocalCompleter, _load, encode
+    from truing.core.chat import ChatRequest
+    from truing.judges.labelled import read_labelled
+    from truing.judges.rubrics import load_rubric
+
+    rows, rubrics = read_labelled("labelled-160")[:n], [load_rubric(name) for name in ("aligned", "coherent")]
+    requests = [
+        ChatRequest(model, rubric.messages(row.prompt, row.answer), 5, top_logprobs=20)
+        for row in rows
+        for rubric in rubrics
+    ]
+    judge = _load(model, None)
+    device = judge.model.device.type
+    name, clock = ("CPU", time.process_time) if device == "cpu" else (torch.cuda.get_device_name(), time.perf_counter)
+
+    def padded() -> list[dict[str, float]]:
+        ids = encode(judge.tokenizer, requests)
+        order, found = sorted(range(len(ids)), key=lambda i: len(ids[i])), {}
+        for start in range(0, len(ids), 16):
+            batch = order[start : start + 16]
+            longest = max(len(ids[i]) for i in batch)
+            tokens = torch.tensor([[0] * (longest - len(ids[i])) + list(ids[i]) for i in batch])
+            mask = torch.tensor([[0] * (longest - len(ids[i])) + [1] * len(ids[i]) for i in batch])
+            with torch.inference_mode():
+                logits = judge.model(
+                    input_ids=tokens.to(judge.model.device),
+                    attention_mask=mask.to(judge.model.device),
+                    position_ids=(mask.cumsum(1) - 1).clamp(min=0).to(judge.model.device),
+                    use_cache=False,
+                    logits_to_keep=1,
+                ).logits[:, -1]
+            values, tops = logits.float().log_softmax(-1).topk(20)
+            for i, row, tokens_of in zip(batch, values.tolist(), tops.tolist(), strict=True):
+                found[i] = {judge.tokenizer.decode([token]): value for token, value in zip(tokens_of, row, strict=True)}
+        return [found[i] for i in range(len(ids))]
+
+    def ours() -> list[dict[str, float]]:
+        return [dict(result.top_logprobs or {}) for result in LocalCompleter().stream(requests)]
+
+    said = {}
+    for contender, call in (("padded", padded), ("truing", ours)):
+        start = clock()
+        said[contender] = call()
+        print_line(contender, "calls per second", len(requests) / (clock() - start), calls=len(requests), device=name)
+    words = [
+        abs(a[word] - b[word])
+        for a, b in zip(*said.values(), strict=True)
+        for word in a.keys() & b.keys()
+        if not word.strip().isdigit()  # the first digit of a number is not the number
+    ]
+    print_line("truing", "largest difference of a log-probability", max(words, default=0.0), device=name)
 
 
 CONTENDERS = {"truing": truing, "sdk": sdk, "inspect": inspect}
