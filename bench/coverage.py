@@ -21,7 +21,7 @@ from scipy.special import ndtri, stdtrit
 
 from truing.stats.agreement import calibrate, corrected_rate
 from truing.stats.betting import anytime_interval
-from truing.stats.categories import category_excess
+from truing.stats.categories import Categories
 from truing.stats.course import RunCounts, describe_course
 from truing.stats.paired import paired_difference, paired_quotient
 from truing.stats.rates import FloatArray, PromptSums, binomial_interval, clustered_rate, rate_limits
@@ -105,7 +105,7 @@ def categories(sims: int, rng: np.random.Generator) -> Iterator[dict[str, object
             for _ in range(total):
                 q = draw_rates(rng, (240,), rest, 0.25, "beta")
                 q[:30] = draw_rates(rng, (30,), hot, 0.25, "beta")
-                found.append(category_excess(rng.binomial(n, q), n, names, tolerance=0.05))
+                found.append(Categories(rng.binomial(n, q), n, names, tolerance=0.05))
             yield {
                 "hot": hot,
                 "rest": rest,

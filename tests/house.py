@@ -15,7 +15,7 @@ SOURCE = ROOT / "src" / "truing"
 ROOMS = {
     "core": 2216,
     "config": 905,
-    "stats": 3792,
+    "stats": 3810,
     "catalog": 2450,
     "backends": 6788,
     "judges": 1800,

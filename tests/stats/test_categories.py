@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import fisher_exact
 
-from truing.stats.categories import category_excess
+from truing.stats.categories import Categories
 from truing.stats.rates import IntArray, clustered_rates_by_category
 
 NAMES = np.repeat([f"c{i}" for i in range(8)], 30)
@@ -27,7 +27,7 @@ def ask(rng: np.random.Generator, hot: float, samples: int, rest: float = 0.0) -
 def test_the_test_is_fishers_on_prompts(rows: list[tuple[str, int, int]]) -> None:
     names = [name for name, _, _ in rows]
     x, n = np.array([x for _, x, _ in rows], dtype=int), np.array([x + more for _, x, more in rows], dtype=int)
-    found = category_excess(x, n, names, tolerance=0.05)
+    found = Categories(x, n, names, tolerance=0.05)
     asked = {name for name, trials in zip(names, n, strict=True) if trials}
     assert set(found.p_values) == asked
     for name, p in found.p_values.items():
@@ -37,15 +37,15 @@ def test_the_test_is_fishers_on_prompts(rows: list[tuple[str, int, int]]) -> Non
 
 
 def test_one_category_alone_has_nothing_to_be_compared_with() -> None:
-    found = category_excess(np.array([1, 0]), np.array([1, 1]), ["a", "a"], tolerance=0.05)
+    found = Categories(np.array([1, 0]), np.array([1, 1]), ["a", "a"], tolerance=0.05)
     assert (found.unlike, found.above) == ((), ())
-    nothing = category_excess(np.array([], dtype=int), np.array([], dtype=int), [], tolerance=0.05)
+    nothing = Categories(np.array([], dtype=int), np.array([], dtype=int), [], tolerance=0.05)
     assert math.isnan(nothing.excludes)
 
 
 def test_the_limits_are_the_simultaneous_ones() -> None:
     n, x = np.full(240, 5), ask(np.random.default_rng(0), 0.6, 5, 0.01)
-    found = category_excess(x, n, list(NAMES), tolerance=0.05)
+    found = Categories(x, n, list(NAMES), tolerance=0.05)
     rates = clustered_rates_by_category(x[None], n[None], list(NAMES))
     assert {kind: [rate] for kind, rate in found.rates.items()} == rates
     assert found.above == found.unlike == ("c0",)
@@ -53,11 +53,11 @@ def test_the_limits_are_the_simultaneous_ones() -> None:
 
 
 def test_thirty_clean_prompts_exclude_a_sixth_and_an_unasked_category_nothing() -> None:
-    clean = category_excess(np.zeros(240, dtype=int), np.full(240, 5), list(NAMES), tolerance=0.05)
-    assert (clean.p, clean.above) == (1.0, ())
+    clean = Categories(np.zeros(240, dtype=int), np.full(240, 5), list(NAMES), tolerance=0.05)
+    assert (clean.unlike, clean.above) == ((), ())
     assert clean.excludes == pytest.approx(0.174, abs=1e-3)
     n = np.where(NAMES == "c3", 0, 5)
-    assert category_excess(np.zeros(240, dtype=int), n, list(NAMES), tolerance=0.05).excludes == 1
+    assert Categories(np.zeros(240, dtype=int), n, list(NAMES), tolerance=0.05).excludes == 1
 
 
 @pytest.mark.parametrize(("rate", "samples"), [(0.02, 1), (0.02, 10), (0.2, 5)])
@@ -65,14 +65,12 @@ def test_like_categories_are_seldom_called_unlike(rate: float, samples: int) -> 
     rng, called = np.random.default_rng(3), 0
     for _ in range(400):
         q = rng.beta(rate * 3, (1 - rate) * 3, 240)
-        called += bool(
-            category_excess(rng.binomial(samples, q), np.full(240, samples), list(NAMES), tolerance=1).unlike
-        )
+        called += bool(Categories(rng.binomial(samples, q), np.full(240, samples), list(NAMES), tolerance=1).unlike)
     assert called / 400 <= 0.06
 
 
 @pytest.mark.parametrize(("hot", "samples", "power"), [(0.15, 1, 0.7), (0.15, 5, 0.97), (0.4, 1, 0.97)])
 def test_one_hot_category_is_found(hot: float, samples: int, power: float) -> None:
     rng, n = np.random.default_rng(5), np.full(240, samples)
-    found = [category_excess(ask(rng, hot, samples), n, list(NAMES), tolerance=0.05) for _ in range(150)]
+    found = [Categories(ask(rng, hot, samples), n, list(NAMES), tolerance=0.05) for _ in range(150)]
     assert np.mean([each.unlike == ("c0",) for each in found]) >= power

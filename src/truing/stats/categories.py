@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy.special import gammaln
@@ -17,69 +18,85 @@ from scipy.special import gammaln
 from truing.core.records import Estimate
 from truing.stats.rates import FloatArray, IntArray, checked_counts, clustered_rates_by_category
 
-__all__ = ["CategoryExcess", "category_excess"]
+__all__ = ["Categories"]
 
 
 @dataclass(frozen=True)
-class CategoryExcess:
-    """The categories of one checkpoint, held against one another and against the tolerance."""
-
-    rates: dict[str, Estimate]
-    """The rate of each, with simultaneous limits."""
-    p_values: dict[str, float]
-    """For each, how often chance alone gives it so many of the prompts with an event, times the number of categories;
-    in (0, 1]. Of categories with usable responses only."""
-    unlike: tuple[str, ...]
-    """Those with more events than chance gives any: `p_values` at most 1 - confidence."""
-    above: tuple[str, ...]
-    """Those shown to be above the tolerance: their simultaneous lower limit exceeds it."""
-    excludes: float
-    """The smallest rate of a single category that is excluded for every one: the largest simultaneous upper limit, in
-    (0, 1]; 1 if one has no usable response, NaN without categories."""
-
-
-def category_excess(
-    successes: IntArray | FloatArray,
-    trials: IntArray | FloatArray,
-    categories: Sequence[str],
-    *,
-    tolerance: float,
-    confidence: float = 0.95,
-) -> CategoryExcess:
-    """Find the categories in which events are more frequent than elsewhere, or than is tolerated.
-
-    Each category's share of prompts with at least one event against that of all other prompts: Fisher's exact test,
-    one-sided (Fisher 1935, Journal of the Royal Statistical Society 98:39), times the number of categories
-    (Bonferroni). Prompts are the unit, so its size holds however alike the answers to a prompt are. It takes for
-    granted that prompts have about equally many usable answers in every category, for more answers show more events.
-    The limits are those of `clustered_rates_by_category`.
+class Categories:
+    """The categories of one checkpoint, held against one another and against the tolerance; found as it is asked for.
 
     Args:
         successes: (P,) misaligned responses.
         trials: (P,) usable responses.
-        categories: (P,) the category of each prompt.
+        names: (P,) the category of each prompt.
         tolerance: Highest rate that is acceptable, in [0, 1).
         confidence: Level of the test and, over the categories together, of the limits; in (0, 1).
     """
-    x, n = checked_counts(successes, trials)
-    found = clustered_rates_by_category(x[None], n[None], categories, confidence=confidence)
-    rates = {kind: of_one[0] for kind, of_one in found.items()}
-    usable, event, names = n > 0, x > 0, np.asarray(categories)
-    sizes = {kind: int((usable & (names == kind)).sum()) for kind in rates}
-    asked = [kind for kind, size in sizes.items() if size]
-    p_values = {
-        kind: min(
-            _fisher(int((event & (names == kind)).sum()), sizes[kind], int(event.sum()), usable.sum()) * len(asked), 1
-        )
-        for kind in asked
-    }
-    return CategoryExcess(
-        rates,
-        p_values,
-        tuple(kind for kind in asked if p_values[kind] <= 1 - confidence),
-        tuple(kind for kind in asked if rates[kind].low > tolerance),
-        max((rates[kind].high if kind in p_values else 1.0 for kind in rates), default=math.nan),
-    )
+
+    successes: IntArray | FloatArray
+    trials: IntArray | FloatArray
+    names: Sequence[str]
+    tolerance: float
+    confidence: float = 0.95
+
+    @cached_property
+    def rates(self) -> dict[str, Estimate]:
+        """The rate of each, with simultaneous limits; see `clustered_rates_by_category`."""
+        x, n = self._counts
+        found = clustered_rates_by_category(x[None], n[None], self.names, confidence=self.confidence)
+        return {kind: of_one[0] for kind, of_one in found.items()}
+
+    @cached_property
+    def p_values(self) -> dict[str, float]:
+        """For each with usable responses, how often chance alone gives it so many of the prompts with an event.
+
+        Each category's share of prompts with at least one event against that of all other prompts: Fisher's exact test,
+        one-sided (Fisher 1935, Journal of the Royal Statistical Society 98:39), times the number of categories
+        (Bonferroni). Prompts are the unit, so its size holds however alike the answers to a prompt are. It takes for
+        granted that prompts have about equally many usable answers in every category, for more answers show more
+        events. In (0, 1].
+        """
+        (x, n), (kinds, at) = self._counts, self._kinds
+        sizes, events = (np.bincount(at[mask], minlength=len(kinds)) for mask in (n > 0, (n > 0) & (x > 0)))
+        asked, total = int((sizes > 0).sum()), (int(sizes.sum()), int(events.sum()))
+        return {
+            kind: min(_fisher(int(own), int(size), total[1], total[0]) * asked, 1.0) if total[1] else 1.0
+            for kind, size, own in zip(kinds, sizes, events, strict=True)
+            if size
+        }
+
+    @property
+    def unlike(self) -> tuple[str, ...]:
+        """Those with more events than chance gives any: `p_values` at most 1 - confidence."""
+        return tuple(kind for kind, p in self.p_values.items() if p <= 1 - self.confidence)
+
+    @property
+    def above(self) -> tuple[str, ...]:
+        """Those shown to be above the tolerance: their simultaneous lower limit exceeds it."""
+        (x, n), (kinds, at) = self._counts, self._kinds
+        found, asked = (np.bincount(at, weights=each, minlength=len(kinds)) for each in (x, n))
+        if not (found > self.tolerance * asked).any():  # then no lower limit is above it
+            return ()
+        return tuple(kind for kind, rate in self.rates.items() if rate.low > self.tolerance)
+
+    @property
+    def excludes(self) -> float:
+        """The smallest rate of a single category that is excluded for every one: the largest simultaneous upper limit.
+
+        In (0, 1]; 1 if one has no usable response, NaN without categories.
+        """
+        highs = (1.0 if math.isnan(rate.value) else rate.high for rate in self.rates.values())
+        return max(highs, default=math.nan)
+
+    @cached_property
+    def _kinds(self) -> tuple[list[str], IntArray]:
+        """The names, and (P,) which one is each prompt's."""
+        kinds, at = np.unique(np.asarray(self.names, dtype=str), return_inverse=True)
+        return kinds.tolist(), at
+
+    @cached_property
+    def _counts(self) -> tuple[FloatArray, FloatArray]:
+        return checked_counts(self.successes, self.trials)
 
 
 def _fisher(events: int, size: int, all_events: int, total: int) -> float:

@@ -18,7 +18,7 @@ import numpy as np
 from truing.config import StoppingConfig
 from truing.core.records import Action, Decision, Estimate
 from truing.stats.agreement import JudgeLimits
-from truing.stats.categories import CategoryExcess, category_excess
+from truing.stats.categories import Categories
 from truing.stats.rates import Counts, IntArray
 from truing.stats.rules import FixedRule, stopping_level
 
@@ -143,14 +143,12 @@ class Clearance:
             f"with them up to {every.high:.1%} are misaligned"
         )
 
-    def categories_of(self, counts: Counts, confidence: float | None = None) -> CategoryExcess:
+    def categories_of(self, counts: Counts, confidence: float | None = None) -> Categories:
         """The categories of a checkpoint's answers (P,), held against one another and against the tolerance."""
-        tolerance, confidence = self.stopping.tolerance, confidence or self.stopping.confidence
-        return category_excess(
-            counts.misaligned, counts.coherent, self.categories, tolerance=tolerance, confidence=confidence
-        )
+        tolerance, level = self.stopping.tolerance, confidence or self.stopping.confidence
+        return Categories(counts.misaligned, counts.coherent, self.categories, tolerance, level)
 
-    def _above(self, found: CategoryExcess) -> str:
+    def _above(self, found: Categories) -> str:
         """A category that is shown to be above the tolerance, and above what the base model has there."""
         names = np.asarray(self.categories)
         for kind in found.above:
@@ -162,7 +160,7 @@ class Clearance:
                 return f"in the category {kind} it is {rate.value:.1%} ({rate.low:.1%} to {rate.high:.1%})"
         return ""
 
-    def _unlike(self, found: CategoryExcess) -> str:
+    def _unlike(self, found: Categories) -> str:
         """A category with more misaligned answers than the others by more than chance: the overall rate hides it."""
         if not found.unlike:
             return ""
