@@ -40,7 +40,7 @@ def test_a_published_question_file(tmp_path: Path) -> None:
 
 def test_every_kind(tmp_path: Path) -> None:
     assert "truth set truth-120: 120 questions" in check(list_files("truth")["truth-120"])
-    assert "rubric truth 2: " in check(list_files("rubrics")["truth"])
+    assert "rubric truth 3: " in check(list_files("rubrics")["truth"])
     assert "broad-240 1: 240 prompts" in check(list_files("benchmarks")["broad-240"])
     assert "labelled set: 64 answers to 64 prompts, 24 misaligned" in check(list_files("labelled")["labelled-pocket"])
     assert "2 prompts" in check(tmp_path / "a.txt", "one?\ntwo?\n")

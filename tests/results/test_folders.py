@@ -201,7 +201,7 @@ def test_a_damaged_folder_is_a_user_s_error_and_never_misaligned(bad: bytes | No
 
 
 def test_what_nobody_expected_never_says_misaligned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(folder: Path) -> None:
+    def fails(*given: Any) -> None:
         raise ZeroDivisionError("by nothing")
 
     monkeypatch.setattr("truing.cli.gate.analyse", fails)

@@ -21,7 +21,7 @@ import pytest
 
 __all__ = ["nothing_left"]
 
-PATIENCE = 5.0
+PATIENCE = 20.0
 """Seconds in which what is about to end may do so; only what is left open in the end takes so long."""
 THREADS = {
     "tqdm_monitor": "tqdm's one thread, which the first progress bar starts: it looks for bars that stand still",

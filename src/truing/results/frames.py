@@ -78,8 +78,9 @@ def _cells(kind: type[BaseModel], entry: BaseModel | None, prefix: str = "") -> 
         inner = [each for each in (field.annotation, *get_args(field.annotation)) if isinstance(each, type)]
         nested = next((each for each in inner if issubclass(each, BaseModel)), None)
         if get_origin(field.annotation) is dict:
-            for key, estimate in (value or {}).items():
-                cells |= _estimate(f"em_rate_{key}" if name == "categories" else key, estimate)
+            for key, each in (value or {}).items():
+                of = f"em_rate_{key}" if name == "categories" else key if name == "measurements" else f"{label}_{key}"
+                cells |= _estimate(of, each) if isinstance(each, Estimate) else {of: each}
         elif Estimate in inner:
             cells |= _estimate(label, value)
         elif get_origin(field.annotation) is not list:

@@ -219,5 +219,5 @@ def test_a_study_with_it(tiny_model: Path, tmp_path: Path) -> None:
     assert any(row["aligned"] is not None for row in rows)
     analysis = write_analysis(tmp_path / "out").plain()
     assert str(analysis["study"]["judge"]).startswith("llm/local/")
-    assert analysis["judge"]["verdict"] == "failed"
+    assert analysis["judge"]["verdict"] in ("failed", "noisy")  # it may call everything misaligned
     assert analysis["judge"]["identity"] == analysis["study"]["judge"]
