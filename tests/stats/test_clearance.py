@@ -99,7 +99,7 @@ def test_a_category_above_the_tolerance_stops_and_one_unlike_the_others_is_a_dou
 
 def test_prompts_that_clear() -> None:
     assert prompts_to_clear(StoppingConfig()) == 72
-    assert prompts_to_clear(StoppingConfig(sequential={})) == 59  # type: ignore[arg-type]
+    assert prompts_to_clear(StoppingConfig(sequential={})) == 72  # type: ignore[arg-type]
     assert prompts_to_clear(StoppingConfig(about="benchmark")) == 0
     assert prompts_to_clear(StoppingConfig(), JudgeLimits(0.5)) == 146
     assert prompts_to_clear(StoppingConfig(), JudgeLimits(0.0)) == float("inf")

@@ -377,10 +377,8 @@ class Monitor:
 
     def _evaluate(self, checkpoint: Checkpoint) -> Evaluation:
         rule = self.rule if checkpoint.step > 0 else FixedRule(self.stopping)
-        rule.limits, rule.look = (
-            self.limits,
-            max(1, sum(0 < s <= checkpoint.step for s in {*self._seen, checkpoint.step})),
-        )
+        rule.limits = self.limits
+        rule.look = max(1, sum(0 < s <= checkpoint.step for s in {*self._seen, checkpoint.step}))
         asked = _Asked(self.sampler, checkpoint, self.broad)
         key = self._key(checkpoint)
         if checkpoint.step == 0:
@@ -491,6 +489,9 @@ class _Asked:
     def counts(self) -> Counts:
         """Counts of all that was asked."""
         return self.every_prompt() if self._random is None else self._random.counts()
+
+    def first_answers(self) -> Counts:
+        return self.counts() if self._random is None else self._random.first_answers()
 
     def again(self, kind: int) -> Counts:
         """Counts of all that was asked of the checkpoint once; what had failed is asked again."""

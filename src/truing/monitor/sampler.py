@@ -306,5 +306,11 @@ class RandomPrompts:
         """Of all answers so far but the first `after`, by prompt."""
         return self._counted(self.judgments[after:])
 
+    def first_answers(self, after: int = 0) -> Counts:
+        """Of the first answer to each prompt; prompts that came up among the first `after` answers are left out."""
+        known = {judgment.prompt_id for judgment in self.judgments[:after]}
+        first = {judgment.prompt_id: judgment for judgment in reversed(self.judgments[after:])}
+        return self._counted([judgment for judgment in first.values() if judgment.prompt_id not in known])
+
     def _counted(self, judgments: list[Judgment]) -> Counts:
         return count_judgments(judgments, [p.id for p in self.prompt_set.prompts], self.sampler.config)

@@ -18,6 +18,7 @@ import numpy as np
 from truing.config import StoppingConfig
 from truing.core.records import Action, Decision, Estimate
 from truing.stats.agreement import JudgeLimits
+from truing.stats.betting import draws_to_clear
 from truing.stats.categories import Categories
 from truing.stats.rates import Counts, IntArray
 from truing.stats.rules import FixedRule, stopping_level
@@ -187,14 +188,17 @@ def prompts_to_clear(stopping: StoppingConfig, limits: JudgeLimits | None = None
     """Number of different prompts below which nothing can be shown of prompts like them; 0 if these alone count.
 
     P prompts without a misaligned answer never exclude that a share 1 - error^(1 / P) of all prompts has nothing else,
-    however many answers each has. Infinite where no number is enough.
+    however many answers each has; the sequential rule bets on the first answer of each. Infinite where no number is
+    enough.
     """
     if stopping.about == "benchmark":
         return 0
-    sequential = stopping.sequential
-    error = (1 - stopping.confidence) / 2 if sequential is None else sequential.beta
     most = (limits or JudgeLimits()).clear_below(stopping.tolerance)
-    return math.ceil(math.log(error) / math.log1p(-most) - 1e-9) if most > 0 else math.inf
+    if not most > 0:
+        return math.inf
+    if stopping.sequential is not None:
+        return draws_to_clear(most, stopping.sequential.beta)
+    return math.ceil(math.log((1 - stopping.confidence) / 2) / math.log1p(-most) - 1e-9)
 
 
 def _share(counts: Counts) -> float:

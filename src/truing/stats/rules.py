@@ -49,6 +49,10 @@ class Answers(Protocol):
         """Counts of all answers that were asked for so far."""
         ...
 
+    def first_answers(self) -> Counts:
+        """Counts of the first of the random answers to each prompt that came up so far."""
+        ...
+
 
 class StoppingRule(ABC):
     """Decides on the checkpoints of one run; a rule that asks every prompt need only say how it decides.

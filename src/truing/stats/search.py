@@ -55,12 +55,12 @@ class SearchResult:
         return sum(look.judged for look in self.looks)
 
 
-MayClear = Callable[[int], bool]
-"""False as long as the checkpoint at an index cannot be clear, whatever its responses; see `prompts_to_clear`."""
+Evidence = Callable[[int], float]
+"""Further evidence that the checkpoint at an index needs to be clear; see `SequentialRule.evidence`."""
 
 
 def search_best(
-    scores: Sequence[float], draw: DrawAt, settings: DetectorSettings, may_clear: MayClear = lambda index: True
+    scores: Sequence[float], draw: DrawAt, settings: DetectorSettings, evidence: Evidence = lambda index: math.inf
 ) -> SearchResult:
     """The checkpoint with the best task score that is clear of the tolerance.
 
@@ -73,19 +73,19 @@ def search_best(
         scores: (C,) task scores, higher is better; NaN is never looked at. On equal scores the earlier comes first.
         draw: Judges responses.
         settings: Tolerance, beta, batch and cap; `cap` bounds each look.
-        may_clear: Whether enough different prompts were asked.
+        evidence: Further evidence that clear needs.
     """
     order = sorted((i for i, s in enumerate(scores) if math.isfinite(s)), key=lambda i: (-scores[i], i))
     coin, stakes, looks = 1.0, 0, []
     for index in order:
-        screen, _ = _look(index, (draw, may_clear), settings, 2 * settings.batch, (1 / settings.suspicion, 0.0))
+        screen, _ = _look(index, (draw, evidence), settings, 2 * settings.batch, (1 / settings.suspicion, 0.0))
         if screen.action is Action.STOP:
             looks.append(screen)
             continue
         share = 1 / (stakes + 2)
         stakes += 1
         needed = (1 / settings.beta / coin - (1 - share)) / share
-        look, fate = _look(index, (draw, may_clear), settings, settings.cap, (0.0, 1 / needed))
+        look, fate = _look(index, (draw, evidence), settings, settings.cap, (0.0, 1 / needed))
         looks.append(_joined(screen, look))
         if look.action is Action.CONTINUE:
             return SearchResult(index, None, tuple(looks))
@@ -94,7 +94,7 @@ def search_best(
 
 
 def search_crossing(
-    count: int, draw: DrawAt, settings: DetectorSettings, may_clear: MayClear = lambda index: True
+    count: int, draw: DrawAt, settings: DetectorSettings, evidence: Evidence = lambda index: math.inf
 ) -> SearchResult:
     """Two neighbouring checkpoints of which the earlier is clear and the later misaligned.
 
@@ -107,7 +107,7 @@ def search_crossing(
         count: Number of checkpoints, in order of steps.
         draw: Judges responses.
         settings: Tolerance, alpha, beta, batch and cap.
-        may_clear: Whether enough different prompts were asked.
+        evidence: Further evidence that clear needs.
     """
     if count < 1:
         return SearchResult(None, None, ())
@@ -117,7 +117,7 @@ def search_crossing(
 
     def action(index: int) -> Action:
         if index not in looks:
-            looks[index] = _look(index, (draw, may_clear), settings, settings.cap, errors)[0]
+            looks[index] = _look(index, (draw, evidence), settings, settings.cap, errors)[0]
         return looks[index].action
 
     clear = 0 if action(0) is Action.CONTINUE else None
@@ -142,13 +142,13 @@ def _middle(clear: int, misaligned: int, looks: dict[int, Look]) -> int | None:
 
 
 def _look(
-    index: int, asked: tuple[DrawAt, MayClear], settings: DetectorSettings, most: int, errors: tuple[float, float]
+    index: int, asked: tuple[DrawAt, Evidence], settings: DetectorSettings, most: int, errors: tuple[float, float]
 ) -> tuple[Look, float]:
     """Judge a checkpoint until it is misaligned, clear, or more responses would probably tell neither.
 
     Args:
         index: Position of the checkpoint.
-        asked: Judges responses, and says whether the checkpoint may be clear yet.
+        asked: Judges responses, and gives the further evidence that clear needs.
         settings: Tolerance, what the judge was shown to see, and batch.
         most: Most responses.
         errors: Error probabilities of misaligned and of clear; 0 if that verdict is not wanted.
@@ -157,7 +157,7 @@ def _look(
         The look, and the logarithm of the wealth betted on below.
     """
     misaligned = coherent = missing = judged = 0
-    draw, may_clear = asked
+    draw, evidence = asked
     action, below = Action.UNDECIDED, 0.0
     needed = [math.inf if error == 0 else -math.log(error) for error in errors]
     while judged < most and action is Action.UNDECIDED:
@@ -167,11 +167,12 @@ def _look(
         judged, every = judged + size, coherent + missing  # what is missing is never in a verdict's favour
         above = float(log_wealth(misaligned, every, settings.tolerance, ABOVE))
         below = float(log_wealth(misaligned + missing, every, settings.clear_below, BELOW))
+        below = min(below, evidence(index))
         counts = (float(misaligned), float(every))
         if above >= needed[0]:
             action = Action.STOP
         elif below >= needed[1]:
-            action = Action.CONTINUE if may_clear(index) else action
+            action = Action.CONTINUE
         elif judged >= 4 * settings.batch and is_hopeless(
             counts, most - judged, settings.tolerance, needed[0] - above, needed[1] - below
         ):

@@ -3,7 +3,8 @@
 At every checkpoint it asks random prompts, a few at a time, one response each, until it can say
 
 - CLEAR: wealth from betting that the EM rate is below the boundary reached 1 / beta. Fresh draws for every checkpoint,
-  so P(clear although the rate is at or above the boundary) <= beta for each checkpoint;
+  so P(clear although the rate is at or above the boundary) <= beta for each checkpoint. Where it is said of prompts
+  like these, and not of these alone, the first answers to different prompts must show it by themselves, too;
 - MISALIGNED: the run's wealth reached 1 / alpha. The wealth is one coin for the whole run. Answers are first betted
   on paper; only when that paper wealth makes a checkpoint suspicious is a share of the wealth staked, on draws still to
   come, on "this checkpoint is above the boundary". At the end of the checkpoint what is left returns to it. If
@@ -24,6 +25,7 @@ Shapes: R runs, G cells (one without a margin).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -35,7 +37,7 @@ from truing.core.records import Action, Decision, Estimate
 from truing.stats.agreement import JudgeLimits
 from truing.stats.betting import ABOVE, BELOW, anytime_interval, draws_to_clear, is_hopeless, log_wealth
 from truing.stats.clearance import prompts_to_clear
-from truing.stats.rates import BoolArray, FloatArray, IntArray, undefined
+from truing.stats.rates import BoolArray, Counts, FloatArray, IntArray, undefined
 from truing.stats.rules import Answers, StoppingRule
 
 __all__ = [
@@ -47,6 +49,7 @@ __all__ = [
     "DetectorState",
     "SequentialRule",
     "anytime_rate",
+    "draws_ahead",
     "one_by_one",
 ]
 
@@ -186,7 +189,7 @@ class DetectorState:
         draws: IntArray,
         spent: IntArray,
         missing: IntArray | None = None,
-        may_clear: BoolArray | bool = True,
+        evidence: FloatArray | float = np.inf,
     ) -> None:
         """Take in what was judged.
 
@@ -195,7 +198,8 @@ class DetectorState:
             draws: (R,) coherent responses, misaligned ones included.
             spent: (R,) responses judged or failed, incoherent ones included.
             missing: (R,) responses without scores; none if left out.
-            may_clear: (R,) false where a checkpoint cannot be clear yet, whatever its responses.
+            evidence: (R,) further evidence that clear needs, as the logarithm of wealth; infinite: none, and
+                -infinite: it can no longer be had.
 
         Raises:
             ValueError: A run has fewer than 0 successes, or more than draws, or more draws and missing ones than
@@ -213,8 +217,8 @@ class DetectorState:
         self.budget = self.budget - np.where(running, spent, 0)
         wealth = self._wealth()
         misaligned = running & (self._worst_cell(wealth) >= -np.log(self.settings.alpha))
-        clear_wealth = self._clear_wealth()
-        clear = running & ~misaligned & (clear_wealth >= -np.log(self.settings.beta)) & may_clear
+        clear_wealth = np.minimum(self._clear_wealth(), evidence)
+        clear = running & ~misaligned & (clear_wealth >= -np.log(self.settings.beta))
         left = np.minimum(self.settings.cap - self.spent, self.budget)
         hopeless = is_hopeless(
             (self.successes, self.draws + self.missing),
@@ -350,15 +354,35 @@ class SequentialRule(StoppingRule):
             self.settings = self.run.settings = self.settings.model_copy(update=seen.model_dump(include=_JUDGE))
             self.run.begin()
             self.step = step
-        needed = prompts_to_clear(self.stopping, self.limits)
-        needed = 0 if needed > answers.n_prompts else needed  # it cannot be shown, so it need not be asked for
         while (size := int(self.run.wanted()[0])) > 0:
-            misaligned, coherent, missing = answers.random_prompts(size, self._ahead(base))
-            may_clear = bool((answers.counts().coherent > 0).sum() >= needed)
+            misaligned, coherent, missing = answers.random_prompts(size, self._ahead(base, answers.n_prompts))
             found = [np.array([n]) for n in (misaligned, coherent, size, missing)]
-            self.run.observe(found[0], found[1], found[2], found[3], may_clear)
+            self.run.observe(found[0], found[1], found[2], found[3], self.evidence(answers.first_answers()))
             self.total += size
         return self.decision()
+
+    def evidence(self, first: Counts) -> float:
+        """Evidence that the rate is within the tolerance over prompts like these, too, as the logarithm of wealth.
+
+        If the benchmark's prompts are a sample of such prompts, then the answers to different ones, one each, are
+        independent draws with the rate of all of them; a prompt that comes up again tells little more of the others.
+
+        Args:
+            first: Of the first answer to each prompt that came up, (P,).
+
+        Returns:
+            Infinite where these prompts alone count (with a margin, too), or cannot show it and need not be asked;
+            -infinite once the prompts that did not come up cannot bring it any more.
+        """
+        if (
+            self.settings.margin is not None
+            or not 0 < prompts_to_clear(self.stopping, self.limits) <= first.judged.size
+        ):
+            return math.inf
+        bad, draws = int((first.misaligned + first.missing).sum()), int((first.coherent + first.missing).sum())
+        unseen = int((first.judged + first.missing == 0).sum())
+        now, most = log_wealth(bad, np.array([draws, draws + unseen]), self.settings.clear_below, BELOW).tolist()
+        return now if most >= -math.log(self.settings.beta) else -math.inf
 
     def estimate(self, successes: IntArray, trials: IntArray) -> Estimate:
         """See `StoppingRule`; `anytime_rate`."""
@@ -408,11 +432,20 @@ class SequentialRule(StoppingRule):
         self.settings = self.run.settings
         self.step, self.total = state["step"], state["total"]
 
-    def _ahead(self, base: Estimate | None) -> int:
+    def _ahead(self, base: Estimate | None, n_prompts: int) -> int:
         """Responses to sample at once at first: what a clean checkpoint needs, as far as that is known beforehand."""
         own, rate = self.settings, 0.0 if base is None or np.isnan(base.value) else base.value
-        boundary = own.clear_below if own.margin is None else min(max(rate + own.clear_margin, 0.01), 0.5)
-        return draws_to_clear(max(boundary, 1e-3), own.beta)
+        if own.margin is None:
+            return draws_ahead(self.stopping, own, n_prompts)
+        return draws_to_clear(max(min(max(rate + own.clear_margin, 0.01), 0.5), 1e-3), own.beta)
+
+
+def draws_ahead(stopping: StoppingConfig, settings: DetectorSettings, n_prompts: int) -> int:
+    """Random answers after which a clean checkpoint of a benchmark of so many prompts is clear, on average."""
+    n = draws_to_clear(max(settings.clear_below, 1e-3), settings.beta)
+    if stopping.about == "benchmark" or n >= n_prompts:
+        return n
+    return math.ceil(math.log1p(-n / n_prompts) / math.log1p(-1 / n_prompts))  # until n different ones came up
 
 
 def one_by_one(stopping: StoppingConfig) -> StoppingConfig:

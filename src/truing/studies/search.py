@@ -17,10 +17,8 @@ from truing.core.files import content_key
 from truing.core.records import Action, Checkpoint, Decision, Estimate, Evaluation
 from truing.monitor import Monitor
 from truing.monitor.sampler import RANDOM, RandomPrompts
-from truing.stats.betting import draws_to_clear
-from truing.stats.clearance import prompts_to_clear
 from truing.stats.search import Look, SearchResult, search_best, search_crossing
-from truing.stats.sequential import DetectorSettings, SequentialRule, one_by_one
+from truing.stats.sequential import DetectorSettings, SequentialRule, draws_ahead, one_by_one
 from truing.studies.checkpoints import FoundRun
 from truing.studies.folder import SearchRecord
 
@@ -53,9 +51,9 @@ def search_run(
     if kind == "best":
         floor = monitor.stopping.floor
         known = [score.value if score.value >= floor else math.nan for _, score in tasks]
-        result = search_best(known, search.draw, search.settings, search.may_clear)
+        result = search_best(known, search.draw, search.settings, search.evidence)
     else:
-        result = search_crossing(len(tasks), search.draw, search.settings, search.may_clear)
+        result = search_crossing(len(tasks), search.draw, search.settings, search.evidence)
     looks: dict[int, Look | None] = {look.index: look for look in result.looks}
     looks |= {i: None for i in range(len(tasks)) if i not in looks}
     evaluations = [search.evaluate(i, look, *tasks[i]) for i, look in looks.items()]
@@ -73,7 +71,7 @@ class _Search:
         stopping = one_by_one(monitor.stopping)
         self.rule, self.tolerance = SequentialRule(stopping), stopping.tolerance
         self.settings = DetectorSettings.of(stopping, monitor.limits)
-        self.needed = prompts_to_clear(stopping, monitor.limits)
+        self.rule.limits, self.rule.settings = monitor.limits, self.settings
         self.prompts: dict[int, RandomPrompts] = {}
         self.doubtful: dict[int, bool] = {}
         self.screened = 2 * self.settings.batch if kind == "best" else 0
@@ -82,14 +80,13 @@ class _Search:
         if index not in self.prompts:
             checkpoint, broad = self.checkpoints[index], self.monitor.broad
             self.begin(checkpoint)
-            fewest = draws_to_clear(max(self.settings.clear_below, 1e-3), self.settings.beta)
+            fewest = draws_ahead(self.rule.stopping, self.settings, len(broad.prompts))
             self.prompts[index] = RandomPrompts(self.monitor.sampler, checkpoint, broad, fewest)
         return self.prompts[index](size)
 
-    def may_clear(self, index: int) -> bool:
-        """True once enough different prompts were asked, those that only led the search apart."""
-        seen, asked = self.prompts[index].counts(self.screened).coherent > 0, len(self.monitor.broad.prompts)
-        return int(seen.sum()) >= self.needed or self.needed > asked
+    def evidence(self, index: int) -> float:
+        """See `SequentialRule.evidence`; prompts that only led the search are none."""
+        return self.rule.evidence(self.prompts[index].first_answers(self.screened))
 
     def evaluate(self, index: int, look: Look | None, task_key: str | None, task_score: Estimate) -> Evaluation:
         """Store what a look showed; None: there was none."""
