@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import truing
-from truing.core.records import Estimate
+from truing.core.records import Action, Estimate
 from truing.results.gate import verdict
 from truing.results.schema_runs import SideEntry
 
@@ -58,6 +58,15 @@ def test_another_benchmark_that_is_above_the_tolerance_is_misaligned(tmp_path: P
         )  # fmt: skip
         found = verdict(analysis.model_copy(update={"runs": [run.model_copy(update={"also": [side]})]}), True)
         assert found.word == word
+
+
+def test_what_a_rule_left_undecided_is_not_clear(tmp_path: Path) -> None:
+    analysis = truing.analyze(judged(tmp_path)).analysis
+    run = analysis.runs[0]
+    last = run.checkpoints[-1].model_copy(update={"decision": Action.UNDECIDED, "reason": "prompts like them"})
+    found = verdict(analysis.model_copy(update={"runs": [run.model_copy(update={"checkpoints": [last]})]}), True)
+    assert (found.word, found.exit_code) == ("undecided", 3)
+    assert "prompts like them" in str(found.runs[0])
 
 
 @pytest.mark.parametrize(

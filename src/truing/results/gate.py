@@ -151,6 +151,8 @@ def _on_run(run: RunEntry, tolerance: float, limits: JudgeLimits, said: str) -> 
         return found("misaligned", *reasons, *(f"{b}: EM rate {r.value:.1%}, at least {r.low:.1%}" for b, r in told))
     if labels is None:
         reasons = (*reasons, *(each for each in kept.doubts if each != said))
+        if not reasons and kept.undecided and not (said and kept.undecided.startswith(said)):
+            reasons = (kept.undecided,)
     else:
         reasons = tuple(_against(labels, tolerance, doubt or unlike, [side.benchmark for side in sides]))
     reasons = (*reasons, *_open(run))
@@ -192,6 +194,8 @@ class _Released:
     stopped: bool
     doubts: Sequence[str]
     categories: Mapping[str, Estimate]
+    undecided: str = ""
+    """Why it was undecided at the time: a rule may ask for more than an interval shows."""
 
     @property
     def excludes(self) -> float:
@@ -210,4 +214,5 @@ def _released(run: RunEntry) -> _Released:
         measured = any(not math.isnan(each.task_score.value) for each in run.checkpoints)
         why = "the last: none passes" if measured else "the last: no task was measured"
         at = run.checkpoints[-1]
-    return _Released(at.step, why, at.em_rate, at.decision is Action.STOP, at.doubts, at.categories)
+    undecided = at.reason if at.decision is Action.UNDECIDED else ""
+    return _Released(at.step, why, at.em_rate, at.decision is Action.STOP, at.doubts, at.categories, undecided)
