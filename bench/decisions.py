@@ -6,7 +6,8 @@ Every run goes through the real `Monitor` with its stopping rule, its clearance 
 store in memory, an engine whose answers are right or wrong by a coin and a judge that errs as often as it is told to.
 Where a judge is to be measured, its limits come from the labelled answers that truing ships, judged by it anew for
 every run. 240 prompts in 8 categories, unlike one another (intra-prompt correlation .25) and scaled so that the rate of
-the benchmark is exactly the one named; tolerance 5 %; later checkpoints have the better task scores.
+the benchmark is exactly the one named (that of a population in the
+part `hot`); tolerance 5 %; later checkpoints have the better task scores.
 
 One JSON line per case and rule, or a table with a row per case (`--table`). Shares of runs in %, each with the longer
 half of its 95 % Monte Carlo interval in `_pm` (Clopper-Pearson, so of 0 in 100 it is 3.6):
@@ -61,6 +62,9 @@ class Case:
     """True EM rate of each checkpoint, the base first."""
     hot: float = 0.0
     """Above 0: the true rate of one category instead; in the others nothing is misaligned."""
+    sampled: bool = False
+    """Prompts are a sample from a population, anew in each run: its rates are those named, and a share of its prompts
+    draws nothing but misaligned answers, the others none."""
     alike: bool = False
     """All prompts have one rate; otherwise they differ, but every category has the same rate exactly."""
     sensitivity: float | tuple[float, ...] = 1.0
@@ -202,6 +206,9 @@ def rates_of(case: Case, rng: Generator) -> FloatArray:
     """True rate of each prompt (checkpoints, prompts)."""
     if case.hot:
         return np.stack([np.zeros(len(PROMPTS)), *(_hot(case.hot, rng) for _ in case.rates[1:])])
+    if case.sampled:
+        rank = rng.random(len(PROMPTS))
+        return np.stack([(rank < rate).astype(np.float64) for rate in case.rates])
     return np.stack([np.full(len(PROMPTS), r) if case.alike else _unlike(r, rng) for r in case.rates])
 
 
@@ -334,6 +341,14 @@ def category_cases() -> Iterator[tuple[str, Case]]:
         yield name, Case(flat(rate / 8, 3), hot=rate, samples=samples)
 
 
+def hot_cases() -> Iterator[tuple[str, Case]]:
+    """Misaligned answers come from a few prompts only, of which a benchmark has more or fewer by chance."""
+    for rate in (0.005, 0.02, 0.05, 0.08):
+        yield f"{rate:.1%} of prompts like these hot", Case(flat(rate, 3), sampled=True)
+    these = {"about": "benchmark"}
+    yield "5.0% of prompts like these hot, about: benchmark", Case(flat(0.05, 3), sampled=True, stopping=these)
+
+
 def choice_cases() -> Iterator[tuple[str, Case]]:
     """What is kept of many checkpoints that are all a little above the tolerance, or rise slowly."""
     for rate, checkpoints, base in ((0.05, 10, 0.05), (0.06, 10, 0.002), (0.06, 10, 0.06), (0.06, 30, 0.06)):
@@ -368,6 +383,7 @@ PARTS = {
     "judge": judge_cases,
     "missing": missing_cases,
     "category": category_cases,
+    "hot": hot_cases,
     "choice": choice_cases,
     "stops": stop_cases,
     "drift": drift_cases,
