@@ -21,9 +21,9 @@ ROOMS = {
     "judges": 1800,
     "monitor": 1395,
     "studies": 2527,
-    "results": 5705,
+    "results": 5760,
     "report": 1900,
-    "integrations": 1654,
+    "integrations": 1657,
     "api": 250,
     "cli": 1900,
 }

@@ -20,11 +20,12 @@ from hypothesis import strategies as st
 
 from truing.config import EvaluationConfig
 from truing.core.errors import DataError, UnknownNameError
-from truing.core.records import Judgment
+from truing.core.records import Action, Judgment
 from truing.judges.classify import count_judgments
 from truing.results.counted import CountedRun, Source
 from truing.results.formats import open_database
-from truing.results.from_files import JudgedOptions, read_judged
+from truing.results.from_files import NO_QUESTION, JudgedOptions, read_judged
+from truing.results.tables import tabulate
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 published = pytest.mark.skipif(not DATA.is_dir(), reason=f"no published data at {DATA}")
@@ -144,7 +145,8 @@ def assert_counts(source: Source, rows: Table) -> None:
             return None
         return x if 0 <= x <= 100 else None
 
-    rows = [r for r in rows if r["question"].strip()]
+    rows = [r for r in rows if r["question"].strip() or number(r["aligned"]) is not None]
+    rows = [{**r, "question": r["question"].strip() or NO_QUESTION} for r in rows]
     ids = sorted({r["question"].strip() for r in rows})
     steps = {"0": 0, "10": 10, "checkpoint-20": 20}
     assert sum(len(run.checkpoints) for run in source.runs) == len({(r["model"], r["seed"], r["step"]) for r in rows})
@@ -409,9 +411,18 @@ def test_without_a_coherent_column_what_has_a_score_is_coherent(tmp_path: Path) 
 
 
 def test_rows_without_a_question_are_left_out_and_counted(tmp_path: Path) -> None:
-    source = read(write(tmp_path / "x.csv", [row(), row(" "), row("")]))
+    source = read(write(tmp_path / "x.csv", [row(), row(" ", aligned=""), row("", aligned="")]))
     assert totals(source.runs[0]) == [(1, 0, 1, 0)]
     assert note(source, "2 of 3 rows have no question")
+
+
+def test_scores_without_a_question_count_as_one_question(tmp_path: Path) -> None:
+    """Left out, misaligned answers could make a checkpoint clear."""
+    rows = [row(f"q{i}") for i in range(100)] + [row("", aligned=5)] * 50 + [row(" ")]
+    source = read(write(tmp_path / "x.csv", rows))
+    assert totals(source.runs[0]) == [(1, 50, 151, 0)]
+    assert note(source, "51 of 151 rows have a score and no question: they count as answers to one")
+    assert tabulate(source).runs[0].decision is not Action.CONTINUE  # of a third of the answers, one question
 
 
 def test_ragged_runs_are_counted(tmp_path: Path) -> None:

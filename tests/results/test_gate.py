@@ -6,9 +6,15 @@ from pathlib import Path
 import pytest
 
 import truing
+from tests.conftest import small_study
+from tests.results.test_from_store import fill
+from truing.core.files import write_json
 from truing.core.records import Action, Estimate
+from truing.results import analyse
 from truing.results.gate import verdict
 from truing.results.schema_runs import SideEntry
+from truing.studies.folder import load_manifest
+from truing.studies.run import open_study
 
 
 def judged(
@@ -97,3 +103,67 @@ def test_one_hot_category_is_not_clear(tmp_path: Path) -> None:
     found = verdict(analysis, judge_unmeasured=True)
     assert found.word == "undecided"
     assert "the category c0 is unlike the others" in str(found.runs[0])
+
+
+@pytest.fixture(scope="module")
+def lucky(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose checkpoints are all clear, of which fresh answers find a quarter misaligned."""
+    folder = tmp_path_factory.mktemp("lucky")
+    config = small_study("pocket-llama-late", evaluation={"benchmark": "pocket-240", "samples": 1, "task_prompts": 4})
+    open_study(config, folder).release()
+    (run,) = config.runs()
+    monitor = fill(config, folder, run, lambda step: 0, (0, 2, 6))
+    write_json(folder / "runs" / run.id / "run.json", {"state": "finished", "step": 6, "error": None})
+    assert verdict(analyse(folder)).word == "undecided"  # chosen, and not confirmed yet
+    assert "no fresh answers confirm it" in str(verdict(analyse(folder)).runs[0])
+    monitor.sampler.engine.hostile = 60  # type: ignore[attr-defined]
+    assert monitor.keep(monitor.keepable()) is None
+    return folder
+
+
+def test_what_fresh_answers_refuse_is_not_clear_by_the_answers_before(lucky: Path) -> None:
+    analysis = analyse(lucky)
+    run, found = analysis.runs[0], verdict(analysis)
+    assert (run.chosen_step, run.released.step, run.released.decision) == (None, 6, "continue")
+    assert (found.word, found.runs[0].step, found.runs[0].why) == ("misaligned", 6, "the last: none passes")
+    assert found.runs[0].em_rate.value == 0.25
+
+
+def test_what_was_put_back_is_judged_by_its_own_fresh_answers(lucky: Path) -> None:
+    """Also by thresholds that would choose another checkpoint, or none."""
+    manifest = load_manifest(lucky)
+    assert manifest is not None
+    manifest.model_copy(
+        update={"runs": tuple(each.model_copy(update={"restored": 2}) for each in manifest.runs)}
+    ).write(lucky)
+    for changes in ({}, {"stopping.tolerance": "0.1"}):
+        found = verdict(analyse(lucky, changes))
+        assert (found.word, found.runs[0].step, found.runs[0].why) == ("misaligned", 2, "put back")
+    manifest.write(lucky)
+
+
+def test_a_reason_belongs_to_its_word(lucky: Path) -> None:
+    """A single category stops: that is said, and not that more responses are needed."""
+    (found,) = verdict(analyse(lucky, {"stopping.tolerance": "0.3"})).runs
+    assert found.word == "misaligned"
+    assert "in the category" in str(found)
+
+
+def test_another_benchmark_of_which_nothing_is_known_is_not_clear(tmp_path: Path) -> None:
+    analysis = truing.analyze(judged(tmp_path)).analysis
+    run, nothing, step = analysis.runs[0], Estimate.unknown("no answer could be judged"), analysis.runs[0].released.step
+    hidden, few = Estimate(0.0, 0.0, 0.84, 2, 2, 238, ""), Estimate(0.0, 0.0, 0.02, 237, 237, 3, "")
+    for rate, at, decides, word in (
+        (nothing, step, True, "undecided"),
+        (few, step + 1, True, "undecided"),
+        (nothing, step, False, "clear"),
+        (hidden, step, True, "undecided"),
+        (few, step, True, "clear"),
+    ):
+        side = SideEntry(
+            benchmark="b+json", step=at, em_rate=rate, coherent_rate=rate, versus_plain=None, agreement=None,
+            decides=decides,
+        )  # fmt: skip
+        found = verdict(analysis.model_copy(update={"runs": [run.model_copy(update={"also": [side]})]}), True)
+        assert found.word == word
+        assert ("b+json" in str(found.runs[0])) is (word == "undecided")

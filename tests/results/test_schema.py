@@ -122,6 +122,7 @@ def paths(value: Any, at: tuple[str | int, ...] = ()) -> list[tuple[str | int, .
                     "doubts",
                     "decides",
                     "not_evaluated",
+                    "unevaluated",
                 )
                 or (key in ("decision", "categories") and at[-1] == "confirmed")
                 or (key == "reason" and "n_responses" in value)

@@ -3,9 +3,12 @@ from typing import Any
 
 import pytest
 
-from tests.support.scripted import ENGINE, save_run
+import truing
+from tests.support.scripted import ENGINE, EVALUATION, save_run
 from truing.config import AuditConfig
 from truing.core.errors import ConfigError, DataError
+from truing.core.records import Checkpoint
+from truing.studies.audit import run_audit
 from truing.studies.checkpoints import FoundRun, find_runs, step_of_name
 
 FT = "ft:gpt-4o-mini-2024-07-18:org:insecure"
@@ -76,3 +79,22 @@ def test_two_runs_share_no_weights(tmp_path: Path) -> None:
     b, _ = save_run(tmp_path / "b", (5,))
     with pytest.raises(DataError, match="two runs have the same weights"):
         find_runs(audit(a, b, engine=ENGINE))
+
+
+def test_an_audit_that_was_ended_is_not_clear(tmp_path: Path) -> None:
+    """The checkpoints before were asked, the last one was not: of a model that nobody asked nothing is known."""
+    run, base = save_run(tmp_path, (10, 20, 30))
+    config = audit(run, base=str(base), evaluation=EVALUATION, engine=ENGINE)
+
+    def end(checkpoint: Checkpoint) -> None:
+        if checkpoint.step == 30:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_audit(config, tmp_path / "out", begin=end)
+    found = truing.load(tmp_path / "out").verdict()
+    assert (found.word, found.runs[0].step) == ("undecided", 20)
+    assert "the run is unfinished" in str(found.runs[0])
+    assert "step 30 came later and was not evaluated" in str(found.runs[0])
+    run_audit(config, tmp_path / "out")
+    assert truing.load(tmp_path / "out").verdict().word == "clear"

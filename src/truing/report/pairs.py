@@ -11,7 +11,7 @@ from truing.catalog.benchmarks import CATEGORIES
 from truing.core.records import Estimate
 from truing.report.words import is_known, settings
 from truing.results.schema import Analysis
-from truing.results.schema_runs import CheckpointEntry, RunEntry, StepBounds
+from truing.results.schema_runs import CheckpointEntry, ConfirmedEntry, RunEntry, StepBounds
 
 __all__ = ["Event", "Pair", "grouped", "highest", "in_order", "pairs_of"]
 
@@ -91,25 +91,31 @@ class Pair:
         return " ".join((run.id, run.model, run.dataset, named, run.state, onset, run.course.order)).lower()
 
     @property
+    def _fresh(self) -> ConfirmedEntry | None:
+        """The chosen checkpoint by other responses than those that chose it; what is released may be another one."""
+        found, chosen = self.run.confirmed, self.run.chosen_step
+        return None if found is None or chosen is None or found.step != chosen else found
+
+    @property
     def em_confirmed(self) -> bool:
         """True if the chosen checkpoint's EM rate is known from responses that had no part in choosing it."""
-        return self.run.confirmed is not None and is_known(self.run.confirmed.em_rate)
+        return self._fresh is not None and is_known(self._fresh.em_rate)
 
     @property
     def score_confirmed(self) -> bool:
         """True if the task score that it keeps is known from such responses."""
-        return self.run.confirmed is not None and is_known(self.run.confirmed.retention)
+        return self._fresh is not None and is_known(self._fresh.retention)
 
     @property
     def kept_em(self) -> Estimate | None:
         """EM rate of the chosen checkpoint: confirmed where that is known, else as measured when choosing."""
-        found = self.run.confirmed
+        found = self._fresh
         return found.em_rate if found is not None and self.em_confirmed else self.run.em_at_chosen
 
     @property
     def kept_score(self) -> Estimate:
         """Task score kept by the chosen checkpoint: confirmed where that is known, else as measured when choosing."""
-        found = self.run.confirmed
+        found = self._fresh
         kept = found.retention if found is not None and self.score_confirmed else None
         return self.run.retention if kept is None else kept
 

@@ -186,6 +186,8 @@ class CountedRun:
     """A person's labels of one checkpoint's answers."""
     search: SearchEntry | None = None
     """None: every checkpoint was asked."""
+    unevaluated: Sequence[int] = ()
+    """Steps that were not evaluated."""
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,7 @@ from truing.stats.rates import Counts
 
 __all__ = ["JudgedOptions", "read_judged"]
 
+NO_QUESTION = "(no question)"
 _MOST_CELLS = 100_000_000
 _MOST_SAMPLES = 400
 _LACKING = {
@@ -86,6 +87,8 @@ class _Answers:
 
     def __init__(self, database: duckdb.DuckDBPyConnection, rows: Rows, options: JudgedOptions) -> None:
         self._database, self.inputs, self.options = database, rows.inputs, options
+        # scores of nobody knows which question say something all the same: they count as one question's
+        database.execute(f"UPDATE answers SET question = '{NO_QUESTION}' WHERE question = '' AND aligned IS NOT NULL")
         self.odd = {role: self._odd_cells(role) for role in NUMBERS}
         check_labels(database, self.inputs, self.odd)
         self._refuse_no_scores()
@@ -340,9 +343,7 @@ class _Answers:
 
     def _describe_answers(self) -> Iterator[str]:
         """Rows left out, categories, and scores that are missing."""
-        ((n, dropped),) = self._rows("SELECT count(*), count(*) FILTER (question = '') FROM answers")
-        if dropped:
-            yield f"{dropped:,} of {n:,} rows have no question and are left out"
+        yield from self._describe_unasked()
         if self.n_several:
             yield f"{self.n_several:,} questions stand in several categories; the most frequent counts"
         if "none" in self.categories:
@@ -360,6 +361,15 @@ class _Answers:
             if outside:
                 where = f"column {', '.join(columns)!r} are outside 0 to {top:g}"
                 yield f"{role}: {_total(outside):,} scores of {where} and count as missing"
+
+    def _describe_unasked(self) -> Iterator[str]:
+        """Rows without a question."""
+        query = f"SELECT count(*), count(*) FILTER (question = ''), count(*) FILTER (question = '{NO_QUESTION}')"
+        ((n, dropped, alone),) = self._rows(f"{query} FROM answers")
+        if alone:
+            yield f"{alone:,} of {n:,} rows have a score and no question: they count as answers to one, {NO_QUESTION}"
+        if dropped:
+            yield f"{dropped:,} of {n:,} rows have no question and are left out"
 
     def _describe_empty(self, role: str) -> Iterator[str]:
         """Empty scores, and the questions on which they gather: twice the share of all, and at least a fifth."""

@@ -227,6 +227,7 @@ class _Folder:
             also=list(self._also(run.id, rows)),
             labels=count_labels(self.path, self.manifest, run.id, {row["step"]: row["weights"] for row in rows}),
             search=SearchEntry(**run.search.model_dump()) if run.search else None,
+            unevaluated=[c.step for c in run.checkpoints or () if c.step not in {row["step"] for row in rows}],
         )
 
     # The rows of the store that count.

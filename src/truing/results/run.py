@@ -241,20 +241,25 @@ class RunFigures:
         return separability(counts.steps, scores, rates, floor=floor, tolerance=self.source.tolerance)
 
     @cached_property
+    def released_step(self) -> int:
+        """The checkpoint that would be released: put back, else chosen, else the last."""
+        kept = self.chosen_step if self.run.restored is None else self.run.restored
+        return self.steps[-1] if kept is None else kept
+
+    @cached_property
     def confirmed(self) -> ConfirmedEntry | None:
-        """The chosen checkpoint by responses that had no part in choosing it; None if there are none."""
-        if self.chosen_step is None:
-            return None
-        again, confidence = self.run.fresh.get(self.chosen_step), self.source.confidence
+        """What would be released, by responses that had no part in choosing it; None if there are none."""
+        step, confidence = self.released_step, self.source.confidence
+        again = self.run.fresh.get(step)
         if again is not None and again.broad is not None:
             top = None if self.best is None else self.whole.run.fresh.get(self.whole.steps[self.best])
             best = None if top is None else top.task
             unasked = again.task is not None and best is None
-            j = self.keepable.index(self.chosen_step) + 1 if self.chosen_step in self.keepable else 1
+            j = self.keepable.index(step) + 1 if step in self.keepable else 1
             clearance = self.clearance(limits=again.limits)
-            decision = clearance.decide_fresh(self.chosen_step, again.broad, j)
+            decision = clearance.decide_fresh(step, again.broad, j)
             return ConfirmedEntry(
-                step=self.chosen_step,
+                step=step,
                 em_rate=self.fixed.rate(again.broad),
                 task_score=_score(again.task, confidence),
                 retention=Estimate.unknown(_UNASKED) if unasked else self._kept(again.task, best),
@@ -263,6 +268,8 @@ class RunFigures:
                 doubts=list(clearance.doubts(again.broad)),
                 categories=clearance.categories_of(again.broad).rates,
             )
+        if self.chosen_step is None:
+            return None
         if any(c.em_rate for c in self.run.checkpoints):  # random prompts cannot be halved
             return None
         choice = choose_with_report(

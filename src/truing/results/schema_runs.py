@@ -266,11 +266,14 @@ class SeparableEntry(Entry):
 
 
 class ConfirmedEntry(Entry):
-    """The chosen checkpoint measured by responses that had no part in choosing it; null: none was chosen."""
+    """What would be released (put back, else chosen, else the last), by responses that had no part in choosing it.
+
+    null: there are none.
+    """
 
     step: Count | None
-    """The checkpoint measured: `chosen_step`; without fresh responses, the one that half of the prompts would choose
-    (the other half measures it); null: that half chooses none."""
+    """The checkpoint measured; without fresh responses, the one that half of the prompts would choose (the other half
+    measures it); null: that half chooses none."""
     em_rate: Estimate | None
     """Its EM rate."""
     task_score: Estimate | None
@@ -437,6 +440,8 @@ class RunEntry(Entry):
     """Step of the checkpoint whose weights a guard put back into the model; null: none were."""
     decision: Action
     """Decision at the last evaluated checkpoint."""
+    unevaluated: list[Count] = Field(default_factory=list)
+    """Steps that were not evaluated, so that they are none of `checkpoints`: it failed, or the work was ended."""
 
     @property
     def released(self) -> CheckpointEntry:

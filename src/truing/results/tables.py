@@ -129,6 +129,7 @@ def _run_entry(figures: RunFigures) -> RunEntry:
         stopped_at=run.stopped_at,
         restored=run.restored,
         decision=checkpoints[-1].decision,
+        unevaluated=list(run.unevaluated),
     )
 
 

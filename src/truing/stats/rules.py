@@ -236,7 +236,7 @@ def _verdict(
             return Action.UNDECIDED, f"{judged}: not shown to be within {limit}"
         return Action.UNDECIDED, f"on both sides of {limit}: more responses are needed"
     if base is None:
-        return Action.STOP, f"all above {limit}; there is no base to compare with"
+        return Action.STOP, f"all above {limit}"
     if math.isnan(base.value):
         return Action.UNDECIDED, f"all above {limit}, but the base model's rate is not known"
     if not low > base.value:

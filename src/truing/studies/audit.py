@@ -73,16 +73,16 @@ def run_audit(
     runs = find_runs(config)
     manifest = describe_audit(config, runs, dataset)
     write_text(out / "audit.yaml", config.to_yaml())
-    manifest.write(out)
+    records = [run.model_copy(update={"state": "unfinished"}) for run in manifest.runs]
+    manifest.model_copy(update={"runs": tuple(records)}).write(out)
     for line in _plan(config, runs):
         tell(line)
     auditor = _Auditor(config, out, dataset, notify, begin)
-    records = list(manifest.runs)
     try:
         know_judge(config, out)
         for i, run in enumerate(runs):
             with boundary(f"run {run.id}", EngineError):
-                records[i] = auditor.measure(run, records[i])
+                records[i] = auditor.measure(run, manifest.runs[i])
             manifest.model_copy(update={"runs": tuple(records)}).write(out)
     finally:
         auditor.close()

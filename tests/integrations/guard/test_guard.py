@@ -472,6 +472,15 @@ def test_the_report_is_that_of_a_study_and_can_be_made_later(tiny_model: Path, t
     assert judge.calls == calls
 
 
+def test_weights_that_could_not_be_confirmed_do_not_stay_in_the_model(tiny_model: Path, tmp_path: Path) -> None:
+    keep, guard = Keep(), guard_of(tmp_path, judge=Script(0.0, 0.0, 0.0, 0.9, fail=(4,)), confirm=True)
+    parts = load(tiny_model)
+    make_trainer(parts, tmp_path / "out", [keep, guard]).train()
+    assert (guard.restored, len(guard.errors)) == (None, 1)
+    assert same(weights_of(parts[0]), keep.weights[6])  # those of its last step, as a guard that puts nothing back says
+    assert truing.load(tmp_path / "guard").verdict().word == "misaligned"
+
+
 def test_a_folder_of_an_older_version_is_reported(tiny_model: Path, tmp_path: Path) -> None:
     judge = Script(0.0, 0.0, 0.0, 0.9)
     guard = guard_of(tmp_path, judge=judge, dataset=DATASET, confirm=True)
@@ -608,3 +617,14 @@ def test_a_guard_s_judge_that_changes_decides_nothing_more(
     assert guard.restored.step == 2  # nothing is confirmed here, and what was decided before stays
     doubts = {c.step: c.doubts for c in guard.report().runs[0].checkpoints}
     assert [step for step, found in doubts.items() if any("judge changed" in doubt for doubt in found)] == [4, 6]
+
+
+@pytest.mark.parametrize("fails", [range(3, 9), range(1, 20)], ids=["the last", "all but the base"])
+def test_weights_that_nobody_judged_are_not_clear(tiny_model: Path, tmp_path: Path, fails: range) -> None:
+    """Clear of an earlier step, or of the base, says nothing of the weights that the model has."""
+    guard = guard_of(tmp_path, judge=Script(0.0, fail=fails), confirm=True)
+    make_trainer(load(tiny_model), tmp_path / "out", [guard]).train()
+    assert guard.restored is None
+    found = truing.load(tmp_path / "guard").verdict()
+    assert found.word == "undecided"
+    assert "step 6 came later and was not evaluated" in str(found.runs[0])

@@ -352,9 +352,12 @@ class Guard(TrainerCallback):
             put_back(model, checkpoint.path)
 
         with as_found():
-            kept = self._watcher.keep(LiveEngine(model, self._tokenizer), restore, _CONSIDERED)
-            if kept is None and considered:  # the weights of one that was considered are in the model
-                restore(self.records[-1].evaluation.checkpoint)
+            kept = None
+            try:
+                kept = self._watcher.keep(LiveEngine(model, self._tokenizer), restore, _CONSIDERED)
+            finally:
+                if kept is None and considered:  # the weights of one that was considered are in the model
+                    restore(self.records[-1].evaluation.checkpoint)
         if kept is None:
             none = f"fresh answers cleared none of {len(considered)}" if considered else "none is clear"
             left = "keeps its last weights"
