@@ -20,7 +20,7 @@ ROOMS = {
     "backends": 6788,
     "judges": 1800,
     "monitor": 1395,
-    "studies": 2527,
+    "studies": 2565,
     "results": 5760,
     "report": 1900,
     "integrations": 1657,

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,21 @@ def test_again_costs_nothing_and_another_audit_is_refused(tiny_model: Path, tmp_
     with pytest.raises(StoreError, match="another audit") as caught:
         audited(config(tiny_model, base="pocket-qwen3"), tmp_path)
     assert caught.value.got == "base is pocket-qwen3 here and None there"
+
+
+def test_stored_answers_do_not_stand_for_a_model_with_another_template(tiny_model: Path, tmp_path: Path) -> None:
+    """The weights are the same, and so is the key of the answers."""
+    model, out = tmp_path / "model", tmp_path / "out"
+    shutil.copytree(tiny_model, model)
+    asked = config(model)
+    first = audited(asked, out).plain()["runs"]
+    template = next(each for each in (model / "chat_template.jinja", model / "tokenizer_config.json") if each.is_file())
+    before = template.read_bytes()
+    template.write_bytes(before + b" ")
+    with pytest.raises(StoreError, match="is not asked as it was when work"):
+        audited(asked, out)
+    template.write_bytes(before)
+    assert audited(asked, out).plain()["runs"] == first
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ from truing.studies.folder import (
     RunRecord,
     ask_also,
     best_of,
+    check_formats,
     check_prompts,
     describe,
     know_judge,
@@ -73,6 +74,7 @@ def run_audit(
     runs = find_runs(config)
     manifest = describe_audit(config, runs, dataset)
     write_text(out / "audit.yaml", config.to_yaml())
+    check_formats(out, (checkpoint.model for run in runs for checkpoint in run.everything))
     records = [run.model_copy(update={"state": "unfinished"}) for run in manifest.runs]
     manifest.model_copy(update={"runs": tuple(records)}).write(out)
     for line in _plan(config, runs):

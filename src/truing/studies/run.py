@@ -30,7 +30,7 @@ from truing.core.errors import EngineError, StoreError, TrainerError, WorkError,
 from truing.core.files import write_json, write_text
 from truing.core.records import Action, Checkpoint, Decision, Evaluation, Run
 from truing.monitor import Monitor, open_store
-from truing.studies.folder import Manifest, RunRecord, ask_also, best_of, describe
+from truing.studies.folder import Manifest, RunRecord, ask_also, best_of, check_formats, describe
 
 __all__ = [
     "Progress",
@@ -70,7 +70,7 @@ def open_study(config: StudyConfig, out: Path) -> FileLock:
     """Make or reopen a study's folder, and take its lock; release it by `.release()` or by ending the process.
 
     Raises:
-        StoreError: The folder holds another study, or another process is running this one.
+        StoreError: The folder holds another study, another process is running this one, or a model is asked otherwise.
     """
     existing = out / "study.yaml"
     if existing.is_file():
@@ -92,6 +92,7 @@ def open_study(config: StudyConfig, out: Path) -> FileLock:
         raise StoreError(f"could not write {out}", str(error), todo="check the path and its permissions") from error
     for left in out.rglob(".*.tmp"):  # what a killed process was writing
         left.unlink(missing_ok=True)
+    check_formats(out, (run.model for run in config.runs()))
     if not existing.is_file():
         write_text(existing, config.to_yaml())
     manifest.write(out)
