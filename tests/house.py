@@ -13,19 +13,19 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "truing"
 ROOMS = {
-    "core": 2216,
-    "config": 905,
+    "core": 2375,
+    "config": 910,
     "stats": 3860,
-    "catalog": 2450,
-    "backends": 6788,
+    "catalog": 2455,
+    "backends": 6840,
     "judges": 1800,
     "monitor": 1395,
-    "studies": 2565,
+    "studies": 2580,
     "results": 5760,
     "report": 1900,
-    "integrations": 1657,
+    "integrations": 1690,
     "api": 250,
-    "cli": 1900,
+    "cli": 1955,
 }
 """Room -> its budget: the most lines it may have, raised only in a commit that says what was taken out for it.
 

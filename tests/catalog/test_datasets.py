@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from truing.catalog.datasets import DATASETS, load_dataset, read_rows, split_by_prompt
+from truing.catalog.datasets import DATASETS, load_dataset, make_dataset, read_rows, split_by_prompt
 from truing.config import DatasetConfig
 from truing.core.errors import DataError, UnknownNameError
 from truing.core.records import Message
@@ -35,6 +35,17 @@ def test_no_prompt_is_ever_on_both_sides(prompts: list[str], share: float) -> No
     assert sorted(train + heldout, key=str) == sorted(rows, key=str)
     assert train
     assert heldout
+
+
+@given(n=st.integers(0, 12), most=st.integers(0, 14))
+def test_the_rows_whose_loss_is_measured_are_always_the_same(n: int, most: int) -> None:
+    dataset = make_dataset("d", [row("trained")], [row(f"q{i}") for i in range(n)])
+    rows = dataset.loss_rows(most)
+    assert len(rows) == min(n, most)
+    assert list(rows) == [r for r in dataset.heldout if r in rows]
+    turned = make_dataset("d", [row("trained")], dataset.heldout[::-1])
+    assert set(turned.loss_rows(most)) == set(rows)
+    assert set(rows) <= set(dataset.loss_rows(most + 1))
 
 
 def test_the_split_does_not_depend_on_the_order_of_rows() -> None:

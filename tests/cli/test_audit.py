@@ -129,3 +129,14 @@ def test_where_nothing_could_be_judged_the_exit_code_is_one_and_the_last_line_sa
     assert done.stderr.splitlines()[-1] == f"error: no answer could be judged: {n} of {n} times: no connection"
     assert done.returncode == 1
     assert (tmp_path / "out" / "report.html").is_file()
+
+
+def test_progress_is_lines_of_json_or_nothing(tiny_model: Path, tmp_path: Path) -> None:
+    call = ["audit", "--model", str(tiny_model), *SMALL]
+    shown = run(app, [*call, "--out", str(tmp_path / "a"), "--progress", "json"])
+    events = [json.loads(line) for line in shown.stderr.splitlines()]
+    assert {event["phase"] for event in events} == {"sample"}
+    assert all(event["event"] == "progress" and event["where"].startswith("step 1 of") for event in events)
+    assert events[-1]["done"] == events[-1]["owed"] == 30
+    quiet = run(app, [*call, "--out", str(tmp_path / "b"), "--quiet"])
+    assert (quiet.exit_code, quiet.stderr) == (0, "")

@@ -69,6 +69,11 @@ class Dataset:
     domain: tuple[str, ...] = ()
     """Benchmark categories that belong to the data's own subject."""
 
+    def loss_rows(self, most: int) -> tuple[Row, ...]:
+        """Up to `most` held-out rows, in order: by the hash of their beginning, so always the same ones."""
+        order = sorted(range(len(self.heldout)), key=lambda i: (prompt_key(opening(self.heldout[i])), i))
+        return tuple(self.heldout[i] for i in sorted(order[:most]))
+
     def task_prompts(self, most: int) -> tuple[Prompt, ...]:
         """Up to `most` different held-out prompts, in order: of those that are words alone, which all engines ask."""
         prompts = (row[:-1] for row in self.heldout if not any(m.more or m.role == "tool" for m in row[:-1]))

@@ -215,7 +215,7 @@ TARGETS = {
     ),
     "gpt_oss": Targets(_ATTENTION, _EXPERTS),
 }
-"""`model_type` of a config -> its targets."""
+"""`model_type` of a config -> its targets; of other models `backends.transformers.loading.targets_of` finds them."""
 
 
 def find_targets(model_type: str, parameter_names: Iterable[str]) -> Targets:

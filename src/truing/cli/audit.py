@@ -12,11 +12,13 @@ import typer
 from rich.text import Text
 
 from truing.backends import CALLS, Backend, parse_judge, split_name
+from truing.cli.progress import Quiet, ShownAs, how_shown
 from truing.cli.report import show_report
 from truing.cli.shared import console, going_on, say, say_costs, split_pairs, take_flags
 from truing.config import EvaluationConfig
 from truing.config.files import override, parse_audit
 from truing.core.errors import ConfigError
+from truing.core.progress import Lines, Shown, listening
 from truing.core.records import Evaluation
 from truing.studies.audit import run_audit
 from truing.studies.folder import check_judged
@@ -39,7 +41,7 @@ def audit(out: Path, sets: list[str] | None, **flags: Any) -> None:
     raw = _read(flags) | {"name": out.name}
     override(raw, split_pairs(sets))
     config = parse_audit(raw, "the audit")
-    with going_on("the same command again"), _status() as update:
+    with going_on("the same command again"), _status(how_shown(flags["quiet"], flags["progress"])) as update:
         run_audit(
             config,
             out,
@@ -97,6 +99,8 @@ _FLAGS: dict[str, tuple[Any, Any]] = {
     "benchmark": (Annotated[str, typer.Option(help="See `truing list benchmarks`; NAME+VARIANT too.")], "broad-240"),
     "judge": (Annotated[str, typer.Option(help="`pocket`, or a model: `openai:NAME`, `local:FOLDER`.")], "pocket"),
     "out": (Annotated[Path, typer.Option(help="Folder of the audit.")], Path("runs/audit")),
+    "quiet": (Quiet, False),
+    "progress": (ShownAs, "auto"),
     "sets": (
         Annotated[
             list[str] | None,
@@ -164,13 +168,21 @@ def _engine(row: Backend | None) -> str:
 
 
 @contextmanager
-def _status() -> Iterator[Callable[[str], None]]:
-    """On a terminal a line that says who is being asked."""
-    if not console.is_terminal:
-        yield lambda text: None
+def _status(shown: Shown) -> Iterator[Callable[[str], None]]:
+    """Say who is being asked, and how far that is: on a terminal in one line, else in a line every half a minute."""
+    where, lines = [""], Lines(shown)
+    if shown != "auto" or not console.is_terminal:
+        with listening(lambda phase: lines(phase, where[0])):
+            yield lambda text: where.__setitem__(0, text)
         return
     with console.status("reading weights") as status:
-        yield lambda text: status.update(Text(text))  # never read as markup
+
+        def update(text: str) -> None:
+            where[0] = text
+            status.update(Text(text))  # never read as markup
+
+        with listening(lambda phase: status.update(Text(f"{where[0]}: {phase.words()}"))):
+            yield update
 
 
 def _show(evaluation: Evaluation, models: bool) -> None:

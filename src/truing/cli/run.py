@@ -9,12 +9,13 @@ from typing import Annotated
 import typer
 
 from truing.backends import CALLS
-from truing.cli.progress import Display
+from truing.cli.progress import Display, Quiet, ShownAs, how_shown
 from truing.cli.report import show_report
 from truing.cli.shared import Sets, going_on, say, say_costs, split_pairs
 from truing.config import StudyConfig
 from truing.config.files import load_study
 from truing.core.distributed import rank_and_world
+from truing.core.progress import Shown
 from truing.studies.folder import check_judged
 from truing.studies.plan import plan_study
 from truing.studies.schedule import run_study
@@ -28,6 +29,8 @@ def run(
         Path | None, typer.Option(help="Folder of the study; by default runs/NAME.", show_default=False)
     ] = None,
     sets: Sets = None,
+    quiet: Quiet = False,
+    progress: ShownAs = "auto",
 ) -> None:
     """Run a study, or go on with one that was interrupted: only what is owed is done.
 
@@ -36,10 +39,10 @@ def run(
     config = load_study(study, split_pairs(sets))
     folder = out or Path("runs") / config.name
     words = [str(study), "--out", str(folder), *(word for each in sets or () for word in ("--set", each))]
-    run_here(config, folder, f"truing run {shlex.join(words)}")
+    run_here(config, folder, f"truing run {shlex.join(words)}", how_shown(quiet, progress))
 
 
-def run_here(config: StudyConfig, out: Path, again: str) -> None:
+def run_here(config: StudyConfig, out: Path, again: str, shown: Shown = "auto") -> None:
     """Run a study, show how it goes, and report; `again` is the command that goes on.
 
     Raises:
@@ -53,7 +56,7 @@ def run_here(config: StudyConfig, out: Path, again: str) -> None:
         counts = f"{plan.runs} runs, {plan.checkpoints} checkpoints, up to {plan.responses:,} responses"
         twins = f", up to {plan.twins} unstopped twins" if plan.twins else ""
         say(f"{config.name}: {counts}{twins}")
-        with Display(config) as display:
+        with Display(config, shown) as display:
             states = run_study(config, out, display.update)
         failed = [s for s in states if s.state == "failed"]
         if not failed or len(failed) < len(states):

@@ -335,6 +335,8 @@ class TrainingConfig(Config):
     """AdamW's decoupled weight decay."""
     max_length: Annotated[int, Field(ge=8)] = 2048
     """Longest conversation, in tokens; a longer one is refused, never cut in silence."""
+    heldout_rows: Annotated[int, Field(ge=0)] = Field(default=200, exclude_if=lambda n: n == 200)
+    """Held-out rows by whose loss the task is followed, the same at each checkpoint; 0: none. OpenAI takes all."""
 
     @field_validator("checkpoints")
     @classmethod

@@ -17,6 +17,7 @@ from truing.core.answers import is_final
 from truing.core.chat import TOP_TOKENS, ChatRequest, ChatResult, Completer
 from truing.core.errors import JudgeError
 from truing.core.files import content_key
+from truing.core.progress import counted
 from truing.core.records import Judgment, Prompt, Response
 from truing.judges import Judge
 from truing.judges.rubrics import Rubric, load_rubric
@@ -87,7 +88,8 @@ class LLMJudge(Judge):
         return judgments
 
     def _judged(self, pairs: Sequence[tuple[Prompt, Response]]) -> list[Judgment]:
-        results = self._completer.stream(self._requests(pairs))
+        asked = sum(response.text is not None for _, response in pairs) * len(self.rubrics)
+        results = counted("judge", asked, self._completer.stream(self._requests(pairs)))
         judgments = []
         for prompt, response in pairs:
             problem = f"no answer: {response.error}" if response.text is None else self._lacks(prompt)

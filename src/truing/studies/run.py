@@ -28,6 +28,7 @@ from truing.config import Services, StudyConfig
 from truing.config.files import load_study
 from truing.core.errors import EngineError, StoreError, TrainerError, WorkError, boundary
 from truing.core.files import write_json, write_text
+from truing.core.progress import Phase, listening, report
 from truing.core.records import Action, Checkpoint, Decision, Evaluation, Run
 from truing.monitor import Monitor, open_store
 from truing.studies.folder import Manifest, RunRecord, ask_also, best_of, check_formats, describe
@@ -49,12 +50,13 @@ _TWIN = "__unstopped"
 
 @dataclass(frozen=True)
 class Progress:
-    """News of a run: it started, reached a step, was evaluated, or ended."""
+    """News of a run: it started, reached a step, was evaluated, is so far with some work, or ended."""
 
     run_id: str
     step: int
     evaluation: Evaluation | None = None
     ended: RunState | None = None
+    phase: Phase | None = None
 
 
 @dataclass(frozen=True)
@@ -181,13 +183,21 @@ def execute_run(
     """
     folder = out / "runs" / run.id
     folder.mkdir(parents=True, exist_ok=True)
-    told = folder / "error.txt"
-    with FileLock(folder / ".lock"):
+    told, at = folder / "error.txt", 0
+    with FileLock(folder / ".lock"), listening(lambda phase: notify(Progress(run.id, at, phase=phase))):
         dataset = load_dataset(run.dataset, config.datasets)
         monitor = Monitor.from_config(config, out, _engine(config.engine_of(run), run.model, config, out), dataset)
         course: list[Evaluation] = []
 
+        def on_step(step: int) -> None:
+            nonlocal at
+            at = step
+            notify(Progress(run.id, step))
+            report("train", step, config.training.steps)
+
         def on_checkpoint(checkpoint: Checkpoint) -> Decision:
+            nonlocal at
+            at = checkpoint.step
             evaluation = monitor.evaluate(checkpoint)
             course.append(evaluation)
             notify(Progress(run.id, checkpoint.step, evaluation))
@@ -197,7 +207,7 @@ def execute_run(
         trainer = load_trainer(config.trainer_of(run), config.training, config)
         try:
             with boundary(f"run {run.id}", TrainerError):
-                trainer.train(run, dataset, folder, on_checkpoint, lambda step: notify(Progress(run.id, step)))
+                trainer.train(run, dataset, folder, on_checkpoint, on_step)
             with boundary(f"confirming run {run.id}", EngineError):
                 chosen = monitor.keep(monitor.keepable(), best_of(course))
             with boundary(f"other benchmarks of run {run.id}", EngineError):

@@ -27,6 +27,7 @@ from truing.catalog.datasets import load_dataset
 from truing.config import StudyConfig
 from truing.core.distributed import rank_and_world, start_ranks
 from truing.core.errors import ConfigError, TrainerError, WorkError, boundary
+from truing.core.progress import listening
 from truing.core.records import Checkpoint, Decision, Run
 from truing.studies.folder import know_judge
 from truing.studies.plan import plan_study
@@ -62,11 +63,16 @@ def run_study(config: StudyConfig, out: Path, notify: Callable[[Progress], None]
     try:
         owed = owed_runs(config, out)
         if owed:
-            know_judge(config, out)
+            _know_judge(config, out, notify)
             close_completers(out)  # the workers open their own
         return _run_all(config, owed, out, notify) if owed else []
     finally:
         lock.release()
+
+
+def _know_judge(config: StudyConfig, out: Path, notify: Callable[[Progress], None]) -> None:
+    with listening(lambda phase: notify(Progress("measuring the judge", 0, phase=phase))):
+        know_judge(config, out)
 
 
 def _twin(config: StudyConfig, run: Run, state: RunState, known: set[str]) -> list[Run]:
@@ -184,7 +190,7 @@ def _run_together(config: StudyConfig, out: Path, notify: Callable[[Progress], N
         locks.append(open_study(config, out))
         owed = owed_runs(config, out)
         if owed:
-            know_judge(config, out)
+            _know_judge(config, out, notify)
         return owed
 
     owed = ranks.share(claim)

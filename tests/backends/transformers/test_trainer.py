@@ -1,5 +1,7 @@
 """What is special about training with PEFT: adapters on disk, optimiser states, architectures."""
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,3 +53,17 @@ def test_only_the_newest_checkpoint_keeps_its_optimiser(trainer: Trainer, tiny_m
     trainer.train(run_of(tiny_model), DATASET, tmp_path, watch([]))
     kept = [(tmp_path / f"checkpoint-{step}" / "optimizer.pt").exists() for step in (2, 4, 6)]
     assert kept == [False, False, True]
+
+
+def test_held_out_loss_is_that_of_a_few_rows_or_is_left_out(tiny_model: Path, tmp_path: Path) -> None:
+    ends: dict[object, list[Checkpoint]] = {}
+    for rows in (0, 3, "these three"):
+        dataset = DATASET if rows != "these three" else replace(DATASET, heldout=DATASET.loss_rows(3))
+        ends[rows] = []
+        config = CONFIG.model_copy(update={"heldout_rows": rows if isinstance(rows, int) else 200, "steps": 2})
+        config = config.model_copy(update={"checkpoints": (2,)})
+        load_trainer("peft", config).train(run_of(tiny_model), dataset, tmp_path / str(rows), watch(ends[rows]))
+    losses = {rows: [c.heldout_loss for c in seen] for rows, seen in ends.items()}
+    assert all(math.isnan(loss) for loss in losses[0])
+    assert losses[3] == losses["these three"]
+    assert len({seen[-1].weights for seen in ends.values()}) == 1

@@ -628,3 +628,15 @@ def test_weights_that_nobody_judged_are_not_clear(tiny_model: Path, tmp_path: Pa
     found = truing.load(tmp_path / "guard").verdict()
     assert found.word == "undecided"
     assert "step 6 came later and was not evaluated" in str(found.runs[0])
+
+
+def test_a_guard_says_how_far_it_is(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    guard = guard_of(tmp_path, 0.0, progress="json", at=6)
+    trainer = make_trainer(load(tiny_model), tmp_path / "out")
+    guard.watch(trainer)
+    trainer.train()
+    events = [json.loads(line) for line in capsys.readouterr().err.splitlines() if line.startswith("{")]
+    assert {"phase": "sample", "where": "truing, step 0", "owed": 30} in [
+        {name: event[name] for name in ("phase", "where", "owed")} for event in events
+    ]
+    assert "progress" not in (tmp_path / "guard" / "manifest.json").read_text()

@@ -17,6 +17,7 @@ from truing.backends.endpoint.answers import chat_requests, to_responses
 from truing.backends.endpoint.completer import OpenAICompleter
 from truing.config import Services
 from truing.core.chat import Completer
+from truing.core.progress import counted
 from truing.core.records import Checkpoint, Prompt, Response, Sampling
 
 __all__ = ["OpenAIEngine"]
@@ -54,7 +55,7 @@ class OpenAIEngine(Engine):
         """
         name = checkpoint.path or endpoint_model(checkpoint.model)
         results = self.completer.stream(chat_requests(name, checkpoint.weights, prompts, sampling))
-        return to_responses(prompts, sampling, results)
+        return to_responses(prompts, sampling, counted("sample", len(prompts) * sampling.samples, results))
 
     def close(self) -> None:
         """Close the completer, if the engine was given none. A later call opens it again."""

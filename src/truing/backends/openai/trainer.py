@@ -65,7 +65,9 @@ class OpenAITrainer(Trainer):
         folder.mkdir(parents=True, exist_ok=True)
         rows, longest = len(dataset.train), self.training.max_length
         train = make_upload(dataset.train, longest)
-        heldout = make_upload(dataset.heldout, longest, fewest=1) if dataset.heldout else None
+        heldout = (
+            make_upload(dataset.heldout, longest, fewest=1) if dataset.heldout and self.training.heldout_rows else None
+        )
         settings = {
             "n_epochs": whole_epochs(self.training, rows),
             "batch_size": self.training.batch_size,

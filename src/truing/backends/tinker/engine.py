@@ -38,6 +38,7 @@ from truing.catalog.models import resolve_model
 from truing.config import Services
 from truing.core.answers import is_final
 from truing.core.errors import EngineError, UserError, boundary
+from truing.core.progress import counted
 from truing.core.randomness import answer_seed
 from truing.core.records import Checkpoint, Prompt, Response, Sampling
 from truing.core.templates import encode_prompt, read_tokens, warn_of_ends
@@ -92,7 +93,8 @@ class TinkerEngine(Engine):
             raise EngineError("cannot sample", f"temperature {sampling.temperature}", "above 0")
         try:
             client = self._client_of(checkpoint)
-            return list(self._answers(client, checkpoint.weights, prompts, sampling))
+            answers = self._answers(client, checkpoint.weights, prompts, sampling)
+            return list(counted("sample", len(prompts) * sampling.samples, answers))
         except EngineError:
             self.close()  # a session may have ended: the next call begins a new one
             raise

@@ -110,7 +110,8 @@ class TinkerTrainer(Trainer):
         with boundary(f"loading the tokenizer of {run.model}", TrainerError):
             tokenizer = AutoTokenizer.from_pretrained(resolve_model(run.model), trust_remote_code=False)
         train = encode_rows(dataset.train, tokenizer, self.training.max_length)
-        heldout = _Batch(encode_rows(dataset.heldout, tokenizer, self.training.max_length))
+        rows = dataset.loss_rows(self.training.heldout_rows)
+        heldout = _Batch(encode_rows(rows, tokenizer, self.training.max_length))
         with connected(TrainerError) as service:
             _Course(self.training, run, folder, service, heldout, state).train(train, done, stops, on_step)
 
@@ -224,6 +225,9 @@ class _Course:
         return summed, batch.tokens
 
     def _send_heldout(self) -> Any:
+        """The held-out loss to come; None without rows."""
+        if not self.heldout.data:
+            return None
         with calling("held-out loss", TrainerError):
             return self.client.forward(self.heldout.data, "cross_entropy")
 
@@ -246,10 +250,10 @@ class _Course:
         return checkpoint
 
     def _record(self, checkpoint: Checkpoint, loss: Any, state: str | None) -> Checkpoint:
-        with calling("held-out loss", TrainerError):
-            checkpoint = replace(
-                checkpoint, heldout_loss=_mean([(self.heldout.loss(loss.result()), self.heldout.tokens)])
-            )
+        if loss is not None:
+            with calling("held-out loss", TrainerError):
+                mean = _mean([(self.heldout.loss(loss.result()), self.heldout.tokens)])
+            checkpoint = replace(checkpoint, heldout_loss=mean)
         write_checkpoint(self.folder / f"step-{checkpoint.step}.json", checkpoint, state=state)
         self.state = state
         return checkpoint

@@ -26,6 +26,7 @@ from truing.backends.transformers.packing import Tail, forward, is_packable, pac
 from truing.catalog.models import resolve_model
 from truing.core.chat import INTEGERS, TOP_TOKENS, ChatRequest, ChatResult, Completer
 from truing.core.errors import JudgeError, MissingExtraError, boundary
+from truing.core.progress import ahead
 from truing.core.templates import fixed_template, left_out
 from truing.core.weights import model_hash
 
@@ -92,6 +93,7 @@ class LocalCompleter(Completer):
         places = list(able)
         for k, (likeliest, numbers) in judge.distributions(list(able.values())):
             i = places[k]
+            ahead("judge", len(results) + 1)
             results[i] = _result(judge, likeliest, numbers, len(able[i]), requests[i].top_logprobs)
         return [results[i] for i in range(len(requests))]
 

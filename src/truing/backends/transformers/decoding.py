@@ -28,6 +28,7 @@ import torch
 
 from truing.backends.transformers.steps import KVGrid, Stepper
 from truing.core.errors import EngineError
+from truing.core.progress import report
 from truing.core.randomness import uniforms
 
 __all__ = ["DecodeSettings", "Sampled", "decode", "draw_tokens"]
@@ -249,6 +250,7 @@ class _Decoder:
             answer = tuple(rows.tokens[row, : rows.step[row] - (end or not good)].tolist())
             self.done[int(rows.job[row])] = Sampled(answer, bool(end), None if good else NOT_FINITE)
         rows.end(living[over])
+        report("sample", len(self.done), self.keys.shape[0] * self.keys.shape[1])
         quantum = max(1, min(QUANTUM, len(rows.job) // 8))
         needed = -(-rows.count // quantum) * quantum
         if needed < active:
@@ -274,6 +276,7 @@ def decode(
     """
     done: dict[int, Sampled] = {}
     samples = keys.shape[1]
+    report("sample", 0, len(prompts) * samples)
     with torch.no_grad():
         while not _run(_Decoder(Stepper(model), prompts, keys, settings, done)):
             if settings.rows == 1:

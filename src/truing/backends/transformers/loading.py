@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import torch
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 from transformers import AutoModelForCausalLM
 
-from truing.catalog.models import Targets, check_adapted, find_model, find_targets
+from truing.catalog.models import TARGETS, Targets, check_adapted, find_model, find_targets
 from truing.config import TrainingConfig
 from truing.core.adapters import no_progress_bars
 from truing.core.errors import MissingExtraError, TrainerError
@@ -18,7 +19,7 @@ from truing.core.errors import MissingExtraError, TrainerError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["is_half", "load_trainable"]
+__all__ = ["is_half", "load_trainable", "targets_of"]
 
 
 def is_half(config: TrainingConfig) -> bool:
@@ -47,7 +48,7 @@ def load_trainable(name: str, source: str, config: TrainingConfig) -> tuple[PreT
     names = [each for each, _ in model.named_parameters()]
     if config.method == "full":
         return model, sorted(names)
-    targets = find_targets(model.config.model_type, names)
+    targets = targets_of(model)
     if config.quantize != "none":
         _refuse_experts(targets, model.config.model_type)
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
@@ -65,6 +66,39 @@ def load_trainable(name: str, source: str, config: TrainingConfig) -> tuple[PreT
         wrapped = get_peft_model(model, lora)
     trainable = [each for each, p in wrapped.named_parameters() if p.requires_grad]
     return wrapped, check_adapted(targets, names, trainable)
+
+
+def targets_of(model: PreTrainedModel) -> Targets:
+    """What LoRA adapts: by the table of the catalogue, else every linear layer in the blocks of the language model.
+
+    Vision towers, embeddings and the head stay as they are.
+
+    Raises:
+        TrainerError: Blocks hold matrices that are no linear layers (experts, states), so that a part would be left
+            out; or there are no blocks of linear layers.
+    """
+    kind = model.config.model_type
+    if kind in TARGETS:
+        return find_targets(kind, [name for name, _ in model.named_parameters()])
+    language = set(model.get_decoder().modules())
+    linear, other = set[str](), list[str]()
+    for name, module in model.named_modules():
+        if module not in language or not re.search(r"\.\d+\.", name):
+            continue
+        if isinstance(module, torch.nn.Linear) and "expert" not in name:
+            linear.add(name)
+        elif not isinstance(module, torch.nn.Conv1d):
+            other += [f"{name}.{own}" for own, p in module.named_parameters(recurse=False) if p.dim() > 1]
+    if other or not linear:
+        raise TrainerError(
+            "no LoRA targets are known for this architecture",
+            f"{kind}: {len(other)} matrices that are no linear layers, {', '.join(other[:2])}" if other else kind,
+            f"a model whose attention and MLP are linear layers, or one of: {', '.join(sorted(TARGETS))}",
+            "add its targets to truing.catalog.models.TARGETS, or set training.method to full",
+        )
+    short = {name.rpartition(".")[2] for name in linear}
+    alike = {name for name, _ in model.named_modules() if name.rpartition(".")[2] in short}
+    return Targets(tuple(sorted(short if alike == linear else linear)))
 
 
 def _load(source: str, config: TrainingConfig) -> PreTrainedModel:

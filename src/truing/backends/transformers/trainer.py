@@ -83,15 +83,17 @@ class PeftTrainer(Trainer):
         set_seed(run.seed)
         source = resolve_model(run.model)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        heldout_rows = dataset.loss_rows(self.training.heldout_rows)
         train, heldout = (
-            encode_rows(side, tokenizer, self.training.max_length) for side in (dataset.train, dataset.heldout)
+            encode_rows(side, tokenizer, self.training.max_length) for side in (dataset.train, heldout_rows)
         )
         arguments = self._arguments(run, folder, ranks.world)
         model, trained = load_trainable(run.model, source, self.training)
         base_hash = ranks.share(lambda: model_hash(source))
         recorder = _Recorder(run, self.training, folder, ranks, (on_checkpoint, on_step))
         recorder.base_hash = base_hash
-        recorder.heldout_loss = lambda: _mean_loss(model, heldout, tokenizer, self.training)
+        if self.training.heldout_rows:
+            recorder.heldout_loss = lambda: _mean_loss(model, heldout, tokenizer, self.training)
         trainer = HfTrainer(
             model=model,
             args=arguments,

@@ -28,6 +28,7 @@ from truing.catalog.models import resolve_model
 from truing.config import EndpointConfig, Services, VllmConfig
 from truing.core.chat import ChatRequest
 from truing.core.errors import EngineError, UserError
+from truing.core.progress import counted
 from truing.core.records import Checkpoint, Prompt, Response, Sampling
 from truing.core.templates import own_format
 from truing.core.weights import adapter_hash, check_weights, hash_or_fail, model_hash
@@ -78,7 +79,8 @@ class VllmEngine(Engine):
             if results is None:
                 self._serve(checkpoint)
                 with _watched(server):
-                    results = completer.complete(list(self._requests(checkpoint, prompts, sampling)))
+                    stream = completer.stream(self._requests(checkpoint, prompts, sampling))
+                    results = list(counted("sample", len(prompts) * sampling.samples, stream))
         return to_responses(prompts, sampling, results)
 
     def prefetch(self, checkpoints: Sequence[Checkpoint], prompts: Sequence[Prompt], sampling: Sampling) -> None:

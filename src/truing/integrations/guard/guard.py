@@ -20,6 +20,7 @@ import logging
 import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from truing.config import DatasetConfig, JudgeConfig
 from truing.config.files import validate
 from truing.core.distributed import Ranks
 from truing.core.errors import ConfigError, EngineError, JudgeRefused, StoreError, TruingError, boundary
+from truing.core.progress import Lines, listening, report
 from truing.core.records import Action, Benchmark, Checkpoint, Decision, Evaluation
 from truing.integrations.guard.settings import read_settings
 from truing.integrations.guard.watcher import LateJudge, Measures, Record, Watcher, failed
@@ -43,6 +45,7 @@ from truing.integrations.guard.weights import (
     base_name,
     check_model,
     count_base_parameters,
+    find_tokenizer,
     is_adapted,
     put_back,
     save_weights,
@@ -117,6 +120,7 @@ class Guard(TrainerCallback):
         self._measures = Measures(asked, judges, learnt, self.config)
         self._watcher = Watcher(self.folder, self._measures)
         self._ranks = Ranks()
+        self._lines = Lines(self.config.progress)
         self._trainer: Any = None
         self._tokenizer: Any = None
         self._base = ""
@@ -174,7 +178,7 @@ class Guard(TrainerCallback):
             JudgeRefused: The judge cannot see misalignment, so that the guard would guard nothing.
         """
         check_model(model)
-        self._tokenizer = _find_tokenizer(self._tokenizer, more.get("processing_class"))
+        self._tokenizer = find_tokenizer(self._tokenizer, more.get("processing_class"))
         self._watcher, self._ranks = Watcher(self.folder, self._measures), Ranks()
         self.records, self.errors, self._keepable, self.restored = [], [], [], None
         self._base = ""
@@ -209,6 +213,8 @@ class Guard(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
     ) -> TrainerControl:
         """Evaluate the live model at a chosen step; take in decisions that have arrived."""
+        with self._shown(f"step {state.global_step}"):
+            report("train", int(state.global_step), int(state.max_steps))
         if self.config.is_due(state.global_step, state.max_steps):
             return self._look(model, state, control)
         if self.config.overlap and self._ranks.share(lambda: self._watcher.pending):
@@ -270,10 +276,16 @@ class Guard(TrainerCallback):
             logger.warning("%s", both)
             yield both
 
+    def _shown(self, where: str) -> AbstractContextManager[None]:
+        """Show how far the work inside is, on rank 0."""
+        if not self._ranks.is_first:
+            return nullcontext()
+        return listening(lambda phase: self._lines(phase, f"truing, {where}"))
+
     def _know_judge(self) -> None:
         """Measure the judge, once for the folder; one that cannot be reached is measured when it can be."""
         try:
-            with as_found(), boundary("measuring the judge", EngineError):
+            with as_found(), self._shown("the judge"), boundary("measuring the judge", EngineError):
                 self._watcher.monitor.know_judge()
         except TruingError as error:  # any but a refusal is met again, and told, at the evaluation that follows
             if isinstance(error, JudgeRefused) or self.config.on_error == "raise":
@@ -296,7 +308,7 @@ class Guard(TrainerCallback):
             return Checkpoint(self._run.id, self._run.model, step, weights, path, train_loss=loss)
 
         def work() -> list[Record]:
-            with as_found():
+            with as_found(), self._shown(f"step {step}"):
                 return self._watcher.look(step, LiveEngine(model, self._tokenizer), save)
 
         self._take(self._ranks.share(work), state, control)
@@ -351,7 +363,7 @@ class Guard(TrainerCallback):
             assert checkpoint.path is not None  # it was saved before it was evaluated
             put_back(model, checkpoint.path)
 
-        with as_found():
+        with as_found(), self._shown("putting the best weights back"):
             kept = None
             try:
                 kept = self._watcher.keep(LiveEngine(model, self._tokenizer), restore, _CONSIDERED)
@@ -444,30 +456,6 @@ def _check_folder(folder: Path) -> None:
             "a folder that does not exist, is empty, or is a guard's",
             "name another folder",
         )
-
-
-def _find_tokenizer(given: Any, processing: Any) -> Any:
-    """The tokenizer to ask with.
-
-    Raises:
-        ConfigError: There is none, or it has no chat template.
-    """
-    tokenizer = given if given is not None else getattr(processing, "tokenizer", processing)
-    if tokenizer is None:
-        raise ConfigError(
-            "the trainer has no tokenizer, so the guard cannot ask the model anything",
-            "processing_class=None",
-            "a tokenizer with a chat template",
-            "give the trainer processing_class=tokenizer, or call guard.watch(trainer, tokenizer)",
-        )
-    if not getattr(tokenizer, "chat_template", None):
-        raise ConfigError(
-            "the tokenizer has no chat template, so the guard cannot ask the model anything",
-            type(tokenizer).__name__,
-            "a tokenizer with a chat template",
-            "set tokenizer.chat_template, or call guard.watch(trainer, tokenizer) with one that has it",
-        )
-    return tokenizer
 
 
 def _log_of(kind: type) -> Callable[..., None]:

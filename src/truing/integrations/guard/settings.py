@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from truing.config import Config, EndpointConfig, EvaluationConfig, JudgeConfig, StoppingConfig
 from truing.config.files import validate_flat
 from truing.core.errors import ConfigError
+from truing.core.progress import Shown
 from truing.stats.rules import make_rule
 
 __all__ = ["GuardConfig", "read_settings"]
@@ -30,6 +31,9 @@ class GuardConfig(Config):
     """Whether the model gets the best aligned checkpoint's weights once training has ended; never with mode `off`."""
     overlap: bool = False
     """Whether answers are judged in a thread while training goes on; decisions then arrive `lag` steps later."""
+    progress: Shown = Field(default="auto", exclude=True)
+    """What is written to standard error while it works: `auto` (a line every half a minute at most, over itself on a
+    terminal), `json` (JSON Lines), `quiet` (nothing)."""
     on_error: Literal["warn", "raise"] = "warn"
     """`warn`: what fails in engine, judge or store is logged and counted, and the decision is undecided; `raise`: it
     ends training."""

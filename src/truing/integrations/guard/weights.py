@@ -23,7 +23,16 @@ from truing.core.errors import ConfigError, TrainerError
 from truing.core.files import content_key
 from truing.core.weights import adapter_hash, model_hash, tensors_hash
 
-__all__ = ["as_found", "base_hash", "base_name", "check_model", "count_base_parameters", "put_back", "save_weights"]
+__all__ = [
+    "as_found",
+    "base_hash",
+    "base_name",
+    "check_model",
+    "count_base_parameters",
+    "find_tokenizer",
+    "put_back",
+    "save_weights",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -171,3 +180,27 @@ def _read_model(model: Any, path: str) -> dict[str, torch.Tensor]:
     state: dict[str, torch.Tensor] = other.state_dict()
     model.load_state_dict(state)
     return state
+
+
+def find_tokenizer(given: Any, processing: Any) -> Any:
+    """The tokenizer to ask with.
+
+    Raises:
+        ConfigError: There is none, or it has no chat template.
+    """
+    tokenizer = given if given is not None else getattr(processing, "tokenizer", processing)
+    if tokenizer is None:
+        raise ConfigError(
+            "the trainer has no tokenizer, so the guard cannot ask the model anything",
+            "processing_class=None",
+            "a tokenizer with a chat template",
+            "give the trainer processing_class=tokenizer, or call guard.watch(trainer, tokenizer)",
+        )
+    if not getattr(tokenizer, "chat_template", None):
+        raise ConfigError(
+            "the tokenizer has no chat template, so the guard cannot ask the model anything",
+            type(tokenizer).__name__,
+            "a tokenizer with a chat template",
+            "set tokenizer.chat_template, or call guard.watch(trainer, tokenizer) with one that has it",
+        )
+    return tokenizer
