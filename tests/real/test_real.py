@@ -22,7 +22,7 @@ from truing.cli.app import app
 from truing.config import DatasetConfig, JudgeConfig, StudyConfig
 from truing.config.files import parse_audit, parse_study
 from truing.core.conversations import collate, encode_rows
-from truing.core.errors import JudgeError, JudgeRefused
+from truing.core.errors import JudgeError
 from truing.core.records import Action, Checkpoint, Prompt, Sampling
 from truing.core.weights import model_hash
 from truing.integrations.guard import Guard
@@ -230,6 +230,6 @@ def test_it_is_refused_as_a_judge(model: Path, tmp_path: Path) -> None:
             "preflight": {"labelled": str(tmp_path / "labelled.jsonl")},
         },
     }
-    with pytest.raises((JudgeRefused, JudgeError), match="gave no score in its first 12 answers|of 8"):
+    with pytest.raises(JudgeError, match="gave no score in its first 12 answers"):
         run_audit(parse_audit(raw, "a"), tmp_path / "audit")
     assert not (tmp_path / "audit" / "store" / "responses").exists()
