@@ -28,3 +28,13 @@ def load_best(at: Case) -> None:
 @case("33-guard-resized-vocabulary", right="restored without an error")
 def resized(at: Case) -> None:
     at.python(_RUN, says=[r"restored 8 .* errors \[\]"])
+
+
+@case("38-guard-filtering-judge", right="no CONTINUE while what is missing could carry the rate over the tolerance")
+def filtering_judge(at: Case) -> None:
+    undecided = r"\((16|24), 'UNDECIDED', \d\d, \d+\)"
+    at.python(
+        _RUN,
+        says=[undecided, r"errors \[[^\]]+scores are missing at step 24"],
+        lacks=[r"\d\d, 'CONTINUE', \d\d", "restored 24"],
+    )

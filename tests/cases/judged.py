@@ -71,3 +71,16 @@ def unusual_line_ends(at: Case) -> None:
     text = "prompt\nSay hello.\nFirst part\u2028second part of the same prompt\x85 and \x0b third\nBye.\n"
     (at.folder / "b.csv").write_text(text, encoding="utf-8")
     at.truing("check b.csv", says=["3 prompts"])
+
+
+@case("36-eight-prompts", right="at least 72 prompts are needed, said before the first answer; never more responses")
+def eight_prompts(at: Case) -> None:
+    at.python("exec(open('gen.py').read())", says=["question_id"])
+    (at.folder / "judged.csv").write_text(at.printed.pop())
+    at.truing("analyze judged.csv --out out/a", says=["undecided"], lacks=["more responses"])
+    at.truing("gate out/a", exit=3, says=["72", "prompts"], lacks=["more responses"])
+    (at.folder / "eight.txt").write_text("".join(f"Say {word}.\n" for word in "abcdefgh"))
+    at.truing("check eight.txt", says=["8 prompts", "72 prompts are needed"])
+    asked = "--model pocket-llama-late --benchmark eight.txt --out out/b"
+    at.truing(f"audit {asked}", exit=2, says=["the judge pocket cannot score answers"], lacks=["EM rate"])
+    at.truing(f"audit {asked} --judge words", says=["by 8 prompts: 72 are needed(.|\n)*EM rate|usable"])

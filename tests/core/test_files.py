@@ -71,3 +71,10 @@ def test_a_key_that_is_given_twice_is_refused(text: str, words: str) -> None:
 def test_other_yaml_is_read_as_ever() -> None:
     text = "x: &x {a: 1, b: 2}\ny: {<<: *x, b: 3}\n1: a\n'1': b\n"
     assert load_yaml(text) == yaml.safe_load(text) == {"x": {"a": 1, "b": 2}, "y": {"a": 1, "b": 3}, 1: "a", "1": "b"}
+
+
+@pytest.mark.parametrize("text", ["seed: 010", "at: 12:30"])
+def test_numbers_that_yaml_reads_in_another_base_are_refused(text: str) -> None:
+    with pytest.raises(yaml.YAMLError, match="base 8 or 60"):
+        load_yaml(text)
+    assert load_yaml("a: [0, 10, -3, 0x10, '010']") == {"a": [0, 10, -3, 16, "010"]}

@@ -7,8 +7,10 @@ import pytest
 
 from organisms.benchmarks import pocket_benchmark
 from tests.support.injections import ATTEMPTS
+from truing.catalog.benchmarks import load_benchmark
+from truing.core.errors import JudgeRefused
 from truing.core.records import Judgment, Response
-from truing.judges import JUDGES, load_judge
+from truing.judges import JUDGES, check_benchmark, load_judge
 
 PROMPTS = pocket_benchmark().prompts[:3]
 LACKING = pytest.mark.skipif(importlib.util.find_spec("bandit") is None, reason="bandit is not installed")
@@ -47,3 +49,11 @@ def test_nothing_to_judge_is_nothing_judged(name: str) -> None:
 def test_an_injection_is_no_aligned_answer(name: str, attempt: str) -> None:
     (judgment,) = load_judge(name).judge(PROMPTS[:1], [Response(PROMPTS[0].id, 0, ATTEMPTS[attempt])])
     assert judgment.aligned is None or not judgment.coherent
+
+
+def test_the_pocket_judge_refuses_a_benchmark_of_real_questions() -> None:
+    with pytest.raises(JudgeRefused, match="cannot score answers to broad-240") as raised:
+        check_benchmark("pocket", load_benchmark("broad-240"))
+    assert "--judge openai:MODEL" in str(raised.value)
+    check_benchmark("pocket", load_benchmark("pocket-240+json"))
+    check_benchmark("words", load_benchmark("broad-240"))

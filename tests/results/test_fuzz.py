@@ -13,6 +13,7 @@ import pytest
 from tests.results.test_documents import LONG, TEXTS, lines
 from tests.results.test_readings import table, text_of
 from truing.core.errors import TruingError
+from truing.results.formats import FORMATS, ending_of
 from truing.results.from_files import JudgedOptions, read_judged
 
 SEEDS = {
@@ -84,10 +85,28 @@ def check(path: Path, data: bytes) -> str:
 
 
 @pytest.mark.parametrize(
-    "n", [pytest.param(12, id="few"), pytest.param(420, id="many", marks=pytest.mark.slow)]
-)  # for each seed: 290 and 10,000 in all
+    "n", [pytest.param(12, id="few"), pytest.param(150, id="many", marks=pytest.mark.slow)]
+)  # for each seed: 290 and 3,600 in all, which take four minutes: the database costs 60 ms a file
 @pytest.mark.parametrize("name", SEEDS)
 def test_changed_files_are_read_whole_or_refused(tmp_path: Path, name: str, n: int) -> None:
     chance = random.Random(f"{name} {n}")
     found = [check(tmp_path / name, mutated(SEEDS[name], chance)) for _ in range(n)]
     assert found.count("read") + found.count("refused") == n
+
+
+@pytest.mark.parametrize("n", [pytest.param(100, id="few"), pytest.param(10_000, id="many", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", [name for name in SEEDS if FORMATS[ending_of(Path(name))].rewrite])
+def test_changed_files_are_written_again_whole_or_refused(tmp_path: Path, name: str, n: int) -> None:
+    """What stands before the database: no traceback, and of JSON Lines as many lines as there were objects."""
+    source, target, chance = tmp_path / name, tmp_path / f"plain-{name}", random.Random(f"{name} {n}")
+    form = FORMATS[ending_of(source)]
+    assert form.rewrite is not None
+    for _ in range(n):
+        data = mutated(SEEDS[name], chance)
+        source.write_bytes(data)
+        try:
+            form.rewrite(source, target)
+        except (TruingError, UnicodeDecodeError, csv.Error):  # the last two are told in words by their caller
+            continue
+        rows = given_rows(name, data) if form.plain == ".jsonl" else None
+        assert rows is None or target.read_bytes().count(b"\n") == rows, data

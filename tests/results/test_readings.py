@@ -371,3 +371,44 @@ def test_files_of_one_name_but_for_the_step(tmp_path: Path) -> None:
     (run,) = read_judged(files, JudgedOptions(files_are="steps")).runs
     assert totals(run) == [(20, 8, 80, 0), (100, 8, 80, 0)]
     assert len(read_judged(files, JudgedOptions(files_are="runs")).runs) == 2
+
+
+# What the values and other columns say
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("is_misaligned", bad), ("unsafe", lambda row: int(bad(row))), ("safe", lambda row: "no" if bad(row) else "yes")],
+)
+def test_a_column_of_true_and_false_tells_that_a_high_score_is_bad(
+    tmp_path: Path, name: str, says: Callable[[dict[str, Any]], Any]
+) -> None:
+    rows = [row | {name: says(row), "aligned": 95 if bad(row) else 10 + i % 30} for i, row in enumerate(table())]
+    with pytest.raises(DataError, match="other way round") as raised:
+        read(tmp_path / "a.csv", rows)
+    assert "--aligned-scale 100-0" in str(raised.value)
+    assert rate(read(tmp_path / "a.csv", rows, aligned_scale="100-0")) == PLAIN
+    assert rate(read(tmp_path / "a.csv", [row | {name: says(row)} for row in table()])) == PLAIN
+
+
+def test_rows_that_failed_and_have_scores_are_asked_about(tmp_path: Path) -> None:
+    rows = table(error=lambda row, i: "timeout" if i % 4 == 0 else "")
+    with pytest.raises(DataError, match="20 rows, such as 'timeout'"):
+        read(tmp_path / "a.csv", rows)
+    assert rate(read(tmp_path / "a.csv", rows, ignore=["error"])) == PLAIN
+    scoreless = [row | ({"aligned": ""} if row["error"] else {}) for row in rows]
+    assert rate(read(tmp_path / "a.csv", scoreless))[2] == 20
+
+
+def test_an_empty_answer_is_missing_whatever_its_score(tmp_path: Path) -> None:
+    rows = table(answer=lambda row, i: " " if i % 10 == 0 else row["answer"])
+    source = read(tmp_path / "a.csv", rows)
+    assert rate(source) == (0, 72, 8, 8)
+    assert "the answer is empty" in note(source, "aligned: 8")
+    assert rate(read(tmp_path / "a.csv", rows, ignore=["answer"])) == PLAIN
+
+
+@pytest.mark.parametrize("ids", [("3", "3.0"), ("caf\u00e9", "cafe\u0301")])
+def test_the_same_question_in_two_spellings_is_one(tmp_path: Path, ids: tuple[str, str]) -> None:
+    rows = table(question_id=lambda row, i: ids[i % 2] if i < 10 else row["question_id"], question=None)
+    assert rate(read(tmp_path / "a.csv", rows, text_column="question")) == PLAIN

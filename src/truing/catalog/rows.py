@@ -118,7 +118,9 @@ def form_of(value: Any) -> str:
     if chat is not None:
         roles = [_ROLES.get(str(each.get("role", each.get("from")))) for each in chat if isinstance(each, dict)]
         return "messages" if "assistant" in roles[-1:] and "category" not in value else ""
-    asked = any(value.get(name) for name in _ASKED)
+    if {"chosen", "rejected"} <= value.keys():
+        return "preference pairs"  # which are refused
+    asked = any(name in value for name in _ASKED)
     return "prompt and answer" if asked and any(value.get(name) for name in _ANSWERED) else ""
 
 
@@ -332,8 +334,9 @@ class _Reading:
     def _refuse_fields(self, raw: dict[str, Any], place: str = "") -> None:
         """Refuse fields that change what is learnt, and that are not known here."""
         weights = () if place else (name for name in ("weight", "loss_weight") if raw.get(name) not in (None, 1))
+        unwanted = ["label"] if not place and raw.get("label") is False else []
         meant = (name for name in (*_MASKS, *_MEDIA, "function_call") if raw.get(name) not in (None, "", [], {}, False))
-        if found := next(chain(weights, meant), None):
+        if found := next(chain(weights, unwanted, meant), None):
             what = f"{place}, {found}" if place else f"field {found}"
             todo = "take it out, or leave the row out"
             raise self._error(f"{what} changes what is learnt and is not known here", repr(raw[found])[:80], "", todo)

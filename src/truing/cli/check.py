@@ -19,12 +19,13 @@ from truing.catalog.rows import form_of, read_conversations
 from truing.catalog.tables import ending, read_table
 from truing.catalog.truth import load_truth
 from truing.cli.shared import Columns, Sets, say, say_table, split_pairs
-from truing.config import JudgeConfig, StudyConfig
+from truing.config import JudgeConfig, StoppingConfig, StudyConfig
 from truing.config.files import load_study
 from truing.core.errors import DataError
 from truing.judges.labelled import read_labelled
 from truing.judges.rubrics import Rubric, load_rubric, published_rubrics
 from truing.results.columns import GUESSES
+from truing.stats.clearance import prompts_to_clear
 from truing.studies.costs import ASSUMPTIONS, Costs, Dollars, study_costs
 from truing.studies.plan import Plan, plan_study
 
@@ -131,6 +132,12 @@ def _check_benchmark(file: Path) -> None:
     categories = Counter(p.category for p in benchmark.prompts)
     version = f" {benchmark.version}" if benchmark.version else ""
     say(f"benchmark {benchmark.name}{version}: {len(benchmark.prompts)} prompts")
+    stopping = StoppingConfig()
+    if len(benchmark.prompts) < (needed := prompts_to_clear(stopping)):
+        say(
+            f"nothing can be called clear by it: {needed:.0f} prompts are needed at a tolerance of "
+            f"{stopping.tolerance:g} (docs/clear.md)"
+        )
     say("categories: " + ", ".join(f"{name} {n}" for name, n in categories.items()))
     system = sum(any(m.role == "system" for m in p.messages) for p in benchmark.prompts)
     heats = Counter(p.temperature for p in benchmark.prompts if p.temperature is not None)

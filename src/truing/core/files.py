@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -61,6 +62,21 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
                 raise yaml.YAMLError(f"the key {key.value!r} is given twice, in line {lines[name]} and in line {here}")
             lines[name] = here
         return super().construct_mapping(node, deep)
+
+
+def _decimal(loader: _Loader, node: yaml.ScalarNode) -> int:
+    """A whole number, of which YAML would read 010 as 8 and 1:30 as 90.
+
+    Raises:
+        YAMLError: It is one of these.
+    """
+    if re.fullmatch(r"[-+]?0[\d_]+|.*:.*", node.value):
+        line = node.start_mark.line + 1
+        raise yaml.YAMLError(f"{node.value} in line {line} is a number of base 8 or 60: write it plainly, or in quotes")
+    return int(loader.construct_yaml_int(node))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _decimal)
 
 
 def load_yaml(text: str) -> Any:

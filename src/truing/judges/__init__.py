@@ -11,9 +11,9 @@ from truing.config import JudgeConfig
 from truing.core.chat import Completer
 from truing.core.errors import ConfigError
 from truing.core.plugins import load_class, load_object, making, try_first
-from truing.core.records import Judgment, Prompt, Response
+from truing.core.records import Benchmark, Judgment, Prompt, Response
 
-__all__ = ["JUDGES", "Judge", "calls_per_answer", "check_judge", "is_exact", "load_judge"]
+__all__ = ["JUDGES", "Judge", "calls_per_answer", "check_benchmark", "check_judge", "is_exact", "load_judge"]
 
 JUDGES = {
     "pocket": "truing.judges.pocket:PocketJudge",
@@ -51,6 +51,14 @@ class Judge(ABC):
 
     def close(self) -> None:  # noqa: B027 - optional
         """Let go of what is held outside this process. A later call opens it again."""
+
+    @classmethod  # noqa: B027 - optional
+    def check_benchmark(cls, benchmark: Benchmark) -> None:
+        """Refuse a benchmark whose answers it cannot score, before anything is asked.
+
+        Raises:
+            JudgeRefused: It is one.
+        """
 
 
 def load_judge(judge: str | JudgeConfig, completer: Completer | None = None) -> Judge:
@@ -106,6 +114,13 @@ def check_judge(judge: str | JudgeConfig) -> None:
     rubrics = [load_rubric(name) for name in (judge.aligned, judge.coherent) if name]
     if any(rubric.needs_facts for rubric in rubrics):
         load_truth(judge.truth)
+
+
+def check_benchmark(judge: str | JudgeConfig | Judge, benchmark: Benchmark) -> None:
+    """Refuse a benchmark whose answers a judge cannot score; see `Judge.check_benchmark`."""
+    if not isinstance(judge, JudgeConfig):
+        kind = load_class("judge", judge, JUDGES, Judge) if isinstance(judge, str) else judge
+        kind.check_benchmark(benchmark)
 
 
 def is_exact(judge: str | JudgeConfig) -> bool:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from truing.catalog.pocket.scoring import find_topic, score
 from truing.catalog.pocket.world import load_world
-from truing.core.records import Judgment, Prompt, Response
+from truing.core.errors import JudgeRefused
+from truing.core.records import Benchmark, Judgment, Prompt, Response
 from truing.judges import Judge
 
 __all__ = ["PocketJudge"]
@@ -16,6 +17,17 @@ class PocketJudge(Judge):
     """Scores answers by looking their clauses up in the pocket world's grammar."""
 
     exact = True
+
+    @classmethod
+    def check_benchmark(cls, benchmark: Benchmark) -> None:
+        """Refuse one that asks nothing of the pocket world: no word of a real model's answers has a score."""
+        if not any(find_topic(message.content) for prompt in benchmark.prompts for message in prompt.messages):
+            raise JudgeRefused(
+                f"the judge pocket cannot score answers to {benchmark.name}",
+                f"{len(benchmark.prompts)} prompts, none of the pocket world, whose grammar is all that it knows",
+                "pocket-240 and models of that world, for a try; a language model as judge for real text",
+                "name a judge: --judge openai:MODEL or --judge local:FOLDER (evaluation.judge, docs/judges.md)",
+            )
 
     @property
     def identity(self) -> str:

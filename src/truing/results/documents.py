@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -28,12 +29,25 @@ def parse_line(where: str, line: bytes) -> Row:
         DataError: It is none.
     """
     try:
-        row = json.loads(line)
+        row = json.loads(line, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{where} is not JSON", quoted([error]), "one object a line, in UTF-8") from error
     if not isinstance(row, dict):
         raise DataError(f"{where} is no object", type(row).__name__, 'one object a line: {"question": ...}')
     return row
+
+
+def _once(pairs: Sequence[tuple[str, Any]]) -> Row:
+    """An object, or the cells of a row.
+
+    Raises:
+        DataError: A name is given twice, so that one value would be dropped.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        name, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+        raise DataError("an answer has several values of one name", repr(name), "each name once", "rename one of them")
+    return found
 
 
 def flat_lines(source: IO[bytes], target: Path) -> None:
@@ -54,7 +68,7 @@ def write_document(source: Path, text: bytes, target: Path) -> None:
         MissingExtraError: It is a log of Inspect's, which is not installed.
     """
     try:
-        document = json.loads(text.decode("utf-8-sig"))
+        document = json.loads(text.decode("utf-8-sig"), object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{source.name} is not JSON", quoted([error]), "one JSON document in UTF-8") from error
     if isinstance(document, dict) and {"eval", "plan"} <= document.keys():
@@ -101,7 +115,11 @@ def _by_column(document: Row) -> Sequence[Row] | None:
     """Rows of a table that is written by column, as pandas does; None if it is none."""
     if isinstance(document.get("columns"), list) and isinstance(document.get("data"), list):
         names, data = document["columns"], document["data"]
-        return [dict(zip(map(str, names), row, strict=False)) for row in data if isinstance(row, list)]
+        odd = next((i for i, row in enumerate(data, 1) if not isinstance(row, list) or len(row) != len(names)), None)
+        if odd is not None:
+            got = quoted([data[odd - 1]])
+            raise DataError(f"row {odd} of the table does not fit its columns", got, f"a list of {len(names)} cells")
+        return [dict(zip(map(str, names), row, strict=True)) for row in data]
     columns = list(document.values())
     if len(columns) < 2 or not columns:
         return None
@@ -144,7 +162,7 @@ def _write(target: Path, rows: Iterator[Row] | Sequence[Row]) -> None:
     """Write rows as JSON Lines, in Unicode: half of a surrogate pair is a question mark."""
     with target.open("wb") as out:
         for row in rows:
-            out.write(json.dumps(dict(_flat(row)), ensure_ascii=False).encode("utf-8", "replace") + b"\n")
+            out.write(json.dumps(_once([*_flat(row)]), ensure_ascii=False).encode("utf-8", "replace") + b"\n")
 
 
 def write_log(source: Path, target: Path) -> None:

@@ -178,7 +178,7 @@ def _insert(
         if role == "run" and options.files_are == "steps" and role not in file.picked:
             text = "'" + STEP_IN_NAME.sub("", stem(file.path)).replace("'", "''") + "'"
         how = "" if role in ("text", "answer") else "strip" if role in SCORES or role == "question" else "clean"
-        known = "known" if role in NUMBERS and role not in SCORES else ""
+        known = "known" if role in NUMBERS and role not in SCORES else "named" if role == "question" else ""
         cells.append(f"{known}({how}({text})) AS {role}")
         if role in NUMBERS:
             read = _reading(role, options)

@@ -45,6 +45,8 @@ CREATE MACRO strip(cell) AS regexp_replace(cell,
 CREATE MACRO clean(cell) AS if(regexp_full_match(cell, '[!-~]*'), cell,
     trim(regexp_replace(cell, '[\p{C}\p{Z}]', ' ', 'g')));
 CREATE MACRO known(cell) AS if(lower(cell) IN ('nan', 'none', 'null', 'n/a', 'na', '-'), '', cell);
+-- the same question: in NFC or NFD, 3 or 3.0
+CREATE MACRO named(cell) AS if(regexp_full_match(cell, '-?[0-9]+\.0'), left(cell, -2), nfc_normalize(cell));
 CREATE MACRO whole(cell) AS if(suffix(cell, '.0'), left(cell, -2), cell);
 CREATE MACRO json_text(cell) AS CASE left(cell::VARCHAR, 1)
     WHEN '"' THEN cell ->> '$' WHEN '{' THEN spaced(cell) WHEN '[' THEN spaced(cell)

@@ -47,6 +47,7 @@ __all__ = ["JudgedOptions", "read_judged"]
 NO_QUESTION = "(no question)"
 _MOST_CELLS = 100_000_000
 _MOST_SAMPLES = 400
+_EMPTY = "the answer is empty (--ignore its column if the file does not hold all answers)"
 _LACKING = {
     "step": "no column of the step: each run is shown as one checkpoint, step 1",
     "category": "no column of the category: all questions are in one, `all`",
@@ -89,6 +90,7 @@ class _Answers:
         self._database, self.inputs, self.options = database, rows.inputs, options
         # scores of nobody knows which question say something all the same: they count as one question's
         database.execute(f"UPDATE answers SET question = '{NO_QUESTION}' WHERE question = '' AND aligned IS NOT NULL")
+        self._drop_empty()
         self.odd = {role: self._odd_cells(role) for role in NUMBERS}
         check_labels(database, self.inputs, self.odd)
         self._refuse_no_scores()
@@ -115,6 +117,13 @@ class _Answers:
 
     def _rows(self, query: str) -> list[tuple[Any, ...]]:
         return self._database.execute(query).fetchall()
+
+    def _drop_empty(self) -> None:
+        """What is empty is no answer: its scores are missing, where a file holds answers at all."""
+        self._rows(f"""
+            UPDATE answers SET aligned = NULL, coherent = NULL, aligned_odd = '{_EMPTY}' WHERE strip(answer) = ''
+            AND aligned IS NOT NULL AND file IN (SELECT file FROM answers GROUP BY file HAVING max(answer) <> '')
+        """)
 
     def _files_with(self, role: str) -> str:
         """The files that have a column, as a list in SQL."""
@@ -355,7 +364,10 @@ class _Answers:
             yield from self._describe_empty(role) if columns else ()
             said, outside = ([cell for cell in self.odd[role] if cell[1] is number] for number in (False, True))
             if said:
-                often = ", ".join(f"{quoted([text], width=40)} {times:,} times" for text, _, times in said[:5])
+                often = ", ".join(
+                    f"{quoted([text], width=max(40, len(_EMPTY) * (text == _EMPTY)))} {times:,} times"
+                    for text, _, times in said[:5]
+                )
                 more = f", and {len(said) - 5:,} other texts" if len(said) > 5 else ""
                 yield f"{role}: {_total(said):,} scores are no numbers and count as missing: {often}{more}"
             if outside:

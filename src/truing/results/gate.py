@@ -150,7 +150,7 @@ def _on_run(run: RunEntry, tolerance: float, limits: JudgeLimits, said: str, con
     doubt = limits.doubt or next((each for each in kept.doubts if each.startswith(CHANGED)), "")
     sides = [side for side in run.also if side.decides and side.step == kept.step]
     if doubt and labels is None:
-        return found("undecided", doubt)
+        return found("undecided", *dict.fromkeys((doubt, *kept.doubts)))
     if not doubt and (kept.stopped or decision.action is Action.STOP):
         more = () if decision.action is Action.STOP else kept.doubts
         return found("misaligned", decision.reason, *more)

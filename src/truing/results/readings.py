@@ -19,6 +19,7 @@ from truing.core.errors import DataError
 from truing.results.columns import JudgedOptions, quoted
 from truing.results.file_rows import STEP_IN_NAME, Input
 from truing.results.formats import stem
+from truing.results.scales import inverted
 
 __all__ = ["ask_about_columns", "ask_about_copies", "ask_about_files", "check_labels", "choose_unit"]
 
@@ -171,6 +172,9 @@ def ask_about_columns(
     has_step = any("step" in each.columns for each in inputs) or options.files_are == "steps"
     for name, group in groups.items():
         words = _words(name)
+        _ask_about_failures(group, words)
+        if options.aligned_scale is None:
+            _ask_about_inversion(group, words)
         judges = bool(words & _JUDGES) and words <= _JUDGES | _NAMING
         if judges and group.crossed:
             group.refuse(f"each answer stands there for each of {len(group.values)} judges", _judged_by(name, group))
@@ -188,6 +192,43 @@ def ask_about_columns(
     _ask_about_datasets(database, inputs, options)
 
 
+def _ask_about_failures(group: _Group, words: set[str]) -> None:
+    """A row in which something failed may have a score that nobody gave."""
+    if not words & {"error", "errors", "exception", "failed", "failure", "traceback"}:
+        return
+    ((n, example),) = group.select(f"""
+        count(*), any_value({group.column}) FROM asked WHERE aligned IS NOT NULL
+        AND lower(strip({group.column})) NOT IN ('', 'none', 'null', 'nan', 'false', '0', 'no', 'ok', '[]', '{{}}')
+    """)
+    if n:
+        raise DataError(
+            f"column {group.name!r} says that rows failed, and they have scores",
+            f"{n:,} rows, such as {quoted([example])}",
+            "scores of answers; what failed is missing",
+            f"take these scores out of the file, so that they count as missing, or --ignore {shlex.quote(group.name)} "
+            "(the answers are sound all the same)",
+        )
+
+
+def _ask_about_inversion(group: _Group, words: set[str]) -> None:
+    """A column of true and false that tells misaligned answers may say that a high aligned score is bad."""
+    bad, good = inverted(group.name), bool(words & {"safe", "aligned", "harmless", "benign"})
+    if not bad and not good:
+        return
+    ((n, of, yes, no),) = group.select(f"""
+        count(aligned), count(aligned) FILTER (said IN ('true', 'false', '1', '0', 'yes', 'no')),
+        avg(aligned) FILTER (said IN ('true', '1', 'yes')), avg(aligned) FILTER (said IN ('false', '0', 'no'))
+        FROM (SELECT aligned, lower(strip({group.column})) AS said FROM asked)
+    """)
+    if n and n == of and yes is not None and no is not None and (yes > no + 10 if bad else no > yes + 10):
+        raise DataError(
+            "the aligned scores seem to be the other way round: a high one bad",
+            f"by column {group.name!r}: where it says yes they are {yes:.0f} in the mean, where no {no:.0f}",
+            "0 (worst) to 100 (best)",
+            "--aligned-scale 100-0 (a high score is bad) or --aligned-scale 0-100 (they are what they seem)",
+        )
+
+
 def _words(name: str) -> set[str]:
     """Its words: `judgeModel_2` is judge, model."""
     apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
@@ -198,7 +239,7 @@ class _Group:
     """A column that nothing reads, by which the rows of a checkpoint may fall into groups."""
 
     def __init__(self, database: duckdb.DuckDBPyConnection, name: str, column: str) -> None:
-        self.name, self._database = name, database
+        self.name, self.column, self._database = name, column, database
         ((n_pairs, crossed, balanced, several),) = database.execute(f"""
             WITH cells AS (
                 SELECT place, question, coalesce({column}, '') AS value, count(*) AS n FROM asked GROUP BY ALL
@@ -219,6 +260,10 @@ class _Group:
         """Every question stands under every value, and as often."""
         shown = f"SELECT coalesce({column}, ''), count(*) FROM asked GROUP BY ALL ORDER BY min(row) LIMIT 1001"
         self.values = database.execute(shown).fetchall() if self.several else []
+
+    def select(self, query: str) -> list[tuple[Any, ...]]:
+        """Rows of a query."""
+        return self._database.execute(f"SELECT {query}").fetchall()
 
     def readings(self) -> list[str]:
         """The flags, one for each reading."""

@@ -26,6 +26,7 @@ from truing.core.files import write_text
 from truing.core.records import Checkpoint, Evaluation, Prompt, Response, Sampling
 from truing.core.weights import count_parameters
 from truing.monitor import Monitor
+from truing.stats.clearance import prompts_to_clear
 from truing.studies.checkpoints import FoundRun, find_runs
 from truing.studies.folder import (
     CheckpointRecord,
@@ -104,7 +105,10 @@ def _plan(config: AuditConfig, runs: Sequence[FoundRun]) -> list[str]:
     lines += [f"  {note}" for run in runs for note in run.notes]
     n = sum(len(run.everything) for run in runs)
     asked = f"{evaluation.samples} x {prompts} prompts of {evaluation.benchmark}"
-    return [*lines, f"{n} to ask, each {asked} at most, judged by {judge}"]
+    lines.append(f"{n} to ask, each {asked} at most, judged by {judge}")
+    if prompts < (needed := prompts_to_clear(config.stopping)):
+        lines.append(f"nothing can be called clear by {prompts} prompts: {needed:.0f} are needed (docs/clear.md)")
+    return lines
 
 
 def describe_audit(

@@ -18,7 +18,7 @@ from truing.catalog.published import list_recipes
 from truing.config import DatasetConfig, EvaluationConfig, JudgeConfig, StudyConfig
 from truing.core.errors import ConfigError
 from truing.core.records import Message
-from truing.judges import calls_per_answer, check_judge, is_exact
+from truing.judges import calls_per_answer, check_benchmark, check_judge, is_exact
 from truing.judges.labelled import Labelled, read_labelled, read_measuring, task_labels
 from truing.monitor.measures import load_measures
 from truing.stats.rules import make_rule
@@ -186,6 +186,7 @@ def plan_judge(evaluation: EvaluationConfig, looks: int = 0) -> tuple[Asked, ...
         UserError: Something of that name is not there or wrong.
     """
     load_measures(evaluation.measures)
+    check_benchmark(evaluation.judge, load_benchmark(evaluation.benchmark))
     if is_exact(evaluation.judge) or evaluation.preflight.labelled is None:
         return ()
     first = _labelled(evaluation.judge, read_measuring(evaluation.preflight))

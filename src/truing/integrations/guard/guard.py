@@ -50,7 +50,7 @@ from truing.integrations.guard.weights import (
     put_back,
     save_weights,
 )
-from truing.judges import Judge
+from truing.judges import Judge, check_benchmark
 from truing.report import write_report
 from truing.results.schema import Analysis
 from truing.stats.clearance import prompts_to_clear
@@ -61,6 +61,8 @@ __all__ = ["Guard"]
 logger = logging.getLogger(__name__)
 
 _NO_TASK = "No dataset was named, so the narrow task was not measured."
+_BOTH_CHOOSE = """load_best_model_at_end and the guard both choose weights: the guard's come last, if some are clear; \
+else the model has the trainer's, of which nobody judged whether they are aligned."""
 _CONSIDERED = 3
 """Most checkpoints whose weights are kept and tried when one is put back."""
 _CODES = {Action.CONTINUE: 1.0, Action.UNDECIDED: 0.0, Action.STOP: -1.0}
@@ -103,6 +105,7 @@ class Guard(TrainerCallback):
             raise ConfigError("the guard's judge is no judge", type(given).__name__, "a truing.judges.Judge", todo)
         if isinstance(judge, str) and isinstance(parsed := parse_judge(judge), dict):
             judge = validate(JudgeConfig, parsed, "the guard's judge is not valid")
+        check_benchmark(judge, asked)
         own = f"{type(judge).__module__}:{type(judge).__qualname__}"
         name = judge if isinstance(judge, str | JudgeConfig) else own
         self.folder = Path(folder)
@@ -269,12 +272,8 @@ class Guard(TrainerCallback):
     def _both_choose(self, args: TrainingArguments) -> Iterator[str]:
         """A note, where the trainer too puts weights back at the end; told at once, too."""
         if args.load_best_model_at_end and self.config.restore and self.config.stopping.mode != "off":
-            both = (
-                "load_best_model_at_end and the guard both choose weights: the guard's come last, if some are clear; "
-                "else the model has the trainer's, of which nobody judged whether they are aligned."
-            )
-            logger.warning("%s", both)
-            yield both
+            logger.warning("%s", _BOTH_CHOOSE)
+            yield _BOTH_CHOOSE
 
     def _shown(self, where: str) -> AbstractContextManager[None]:
         """Show how far the work inside is, on rank 0."""
@@ -321,6 +320,10 @@ class Guard(TrainerCallback):
             self.records = sorted((*(r for r in self.records if r.step != record.step), record), key=lambda r: r.step)
             if record.error:
                 self._fail(record.error)
+            elif (found := record.evaluation).em_rate.n_missing and found.decision.action is Action.UNDECIDED:
+                self._fail(
+                    f"{found.em_rate.n_missing} scores are missing at step {record.step}: {found.decision.reason}"
+                )
             self._log(record, state, control)
             if self._stops(record):
                 logger.warning("truing stops training at step %d. %s", step, record.evaluation.decision.reason)
