@@ -13,19 +13,19 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "truing"
 ROOMS = {
-    "core": 2375,
+    "core": 2390,
     "config": 910,
     "stats": 3860,
-    "catalog": 2455,
-    "backends": 6840,
-    "judges": 1800,
+    "catalog": 2460,
+    "backends": 6845,
+    "judges": 1825,
     "monitor": 1395,
-    "studies": 2580,
-    "results": 5760,
+    "studies": 2600,
+    "results": 5835,
     "report": 1900,
     "integrations": 1690,
     "api": 250,
-    "cli": 1955,
+    "cli": 1965,
 }
 """Room -> its budget: the most lines it may have, raised only in a commit that says what was taken out for it.
 

@@ -35,6 +35,15 @@ def test_names_at_an_endpoint_with_steps() -> None:
     assert run.notes == ()
 
 
+def test_two_jobs_at_an_endpoint_are_two_runs() -> None:
+    names = [f"{FT}:{at}:ckpt-step-{step}" for at, step in (("a", 60), ("b", 90))]
+    others = [f"ft:gpt-4o-mini-2024-07-18:org:secure:{at}:ckpt-step-{step}" for at, step in (("c", 60), ("d", 120))]
+    found = find_runs(audit(*names, *others, base="gpt-4o-mini-2024-07-18"))
+    assert [[step for step, _ in steps(run)] for run in found] == [[60, 90], [60, 120]]
+    assert [run.id for run in found] == [f"gpt-4o-mini-2024-07-18:org:{name}" for name in ("insecure", "secure")]
+    assert [len(find_runs(audit(*(f"{i}={name}" for i, name in enumerate([*names, *others], 1)))))] == [1]
+
+
 def test_names_without_steps_are_numbered_and_that_is_said() -> None:
     (run,) = find_runs(audit("late", "early"))
     assert steps(run) == [(1, "late"), (2, "early")]

@@ -170,6 +170,8 @@ class Backend:
     """The beginning of names of checkpoints there; part of the name, and the run's id follows it."""
     step: str = ""
     """A regular expression that finds the step in a checkpoint's name."""
+    job: str = ""
+    """One that finds what the names of all checkpoints of one job have in common."""
     own_checkpoints: bool = False
     """Its checkpoints lie where only its own engine can sample them, and that engine samples no others."""
     adapters: bool = False
@@ -209,6 +211,7 @@ BACKENDS = (
         by_name=True,
         prefix="openai:",
         step=r":ckpt-step-(\d+)$",
+        job=r"^ft:([^:]+:[^:]*:[^:]*):",
         own_checkpoints=True,
         schedule="truing.backends.openai.data",
     ),

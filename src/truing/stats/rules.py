@@ -218,6 +218,8 @@ def decide(
     if fewest is not most:
         found += f", and {fewest.low:.1%} to {most.high:.1%} with the {em_rate.n_missing} answers that have no scores"
     action, reason = _verdict((fewest.low, most.high), base, tolerance, limits)
+    if action is Action.UNDECIDED and _verdict((em_rate.low, em_rate.high), base, tolerance, limits)[0] is not action:
+        reason = reason.replace("more responses are needed", "those scores are needed")
     return Decision(action, step, f"{found}, {reason}.", em_rate)
 
 

@@ -121,7 +121,7 @@ def _find_names(config: AuditConfig, base: tuple[str, str] | None, weights: Call
         row, _ = split_name(name)
         run_id = name.removeprefix(row.scheme).partition("/")[0] if row and row.scheme else config.name
         entries.setdefault(run_id, []).append((step, name))
-    entries, joined = _joined(entries, config)
+    entries, joined = _joined(_by_job(entries), config)
     runs = []
     for run_id, named in entries.items():
         steps, notes = _steps(run_id, named)
@@ -130,6 +130,20 @@ def _find_names(config: AuditConfig, base: tuple[str, str] | None, weights: Call
         ordered = tuple(sorted(found, key=lambda c: c.step))
         runs.append(FoundRun(run_id, model, ordered, _base_of(run_id, base), (*joined, *notes)))
     return runs
+
+
+def _by_job(entries: dict[str, list[tuple[int | None, str]]]) -> dict[str, list[tuple[int | None, str]]]:
+    """Runs apart where every name says of which job it is and there are several; a step that was given is of any."""
+    patterns, found = [each.job for each in BACKENDS if each.job], dict(entries)
+    for run_id, named in entries.items():
+        jobs: dict[str, list[tuple[int | None, str]]] = {}
+        for step, name in named:
+            job = next((match[1] for pattern in patterns if (match := re.search(pattern, name))), "")
+            jobs.setdefault(job if step == step_of_name(name) else "", []).append((step, name))
+        if len(jobs) > 1 and "" not in jobs:
+            del found[run_id]
+            found |= jobs
+    return found
 
 
 def _joined(entries: dict[str, list[tuple[int | None, str]]], config: AuditConfig) -> tuple[dict[str, Any], list[str]]:
