@@ -139,7 +139,8 @@ def _words(body: Any) -> str:
         parts = [str(inner[name]) for name in ("message", "msg") if inner.get(name)]
         details = inner.get("detail")
         for each in details if isinstance(details, list) else [details]:
-            place = ".".join(map(str, each.get("loc", ()))) if isinstance(each, dict) else ""
+            at = each.get("loc") if isinstance(each, dict) else None
+            place = ".".join(map(str, at)) if isinstance(at, list) else ""
             said = each.get("msg", each) if isinstance(each, dict) else each
             parts += [f"{place}: {said}" if place else str(said)] if each else []
         raw = (inner.get("metadata") or {}).get("raw") if isinstance(inner.get("metadata"), dict) else None
