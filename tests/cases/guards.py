@@ -35,6 +35,6 @@ def filtering_judge(at: Case) -> None:
     undecided = r"\((16|24), 'UNDECIDED', \d\d, \d+\)"
     at.python(
         _RUN,
-        says=[undecided, r"errors \[[^\]]+scores are missing at step 24"],
+        says=[undecided, r"errors \[[^\]]+step 24 lacks 58 scores"],
         lacks=[r"\d\d, 'CONTINUE', \d\d", "restored 24"],
     )

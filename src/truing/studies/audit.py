@@ -25,6 +25,7 @@ from truing.core.errors import ConfigError, EngineError, StoreError, boundary
 from truing.core.files import write_text
 from truing.core.records import Checkpoint, Evaluation, Prompt, Response, Sampling
 from truing.core.weights import count_parameters
+from truing.judges import check_benchmark
 from truing.monitor import Monitor
 from truing.stats.clearance import prompts_to_clear
 from truing.studies.checkpoints import FoundRun, find_runs
@@ -70,6 +71,7 @@ def run_audit(
     """
     _check(config, out)
     check_prompts(config.stopping, load_benchmark(config.evaluation.benchmark))
+    check_benchmark(config.evaluation.judge, load_benchmark(config.evaluation.benchmark))
     plan_judge(config.evaluation)
     dataset = _dataset(config)
     runs = find_runs(config)

@@ -151,6 +151,8 @@ def plan_study(config: StudyConfig, lenient: bool = False) -> Plan:
     for model in {run.model for run in runs}:
         resolve_model(model)
     check_prompts(config.stopping, load_benchmark(config.evaluation.benchmark))
+    if not lenient:
+        check_benchmark(config.evaluation.judge, load_benchmark(config.evaluation.benchmark))
     materials = {name: _material(name, config, lenient) for name in dict.fromkeys(run.dataset for run in runs)}
     groups = Counter((run.model, config.engine_of(run), config.trainer_of(run), run.dataset) for run in runs)
     asked = [each for each in _count_answers(config, materials, groups) if each.responses]
@@ -186,7 +188,6 @@ def plan_judge(evaluation: EvaluationConfig, looks: int = 0) -> tuple[Asked, ...
         UserError: Something of that name is not there or wrong.
     """
     load_measures(evaluation.measures)
-    check_benchmark(evaluation.judge, load_benchmark(evaluation.benchmark))
     if is_exact(evaluation.judge) or evaluation.preflight.labelled is None:
         return ()
     first = _labelled(evaluation.judge, read_measuring(evaluation.preflight))

@@ -321,9 +321,7 @@ class Guard(TrainerCallback):
             if record.error:
                 self._fail(record.error)
             elif (found := record.evaluation).em_rate.n_missing and found.decision.action is Action.UNDECIDED:
-                self._fail(
-                    f"{found.em_rate.n_missing} scores are missing at step {record.step}: {found.decision.reason}"
-                )
+                self._fail(f"step {record.step} lacks {found.em_rate.n_missing} scores: {found.decision.reason}")
             self._log(record, state, control)
             if self._stops(record):
                 logger.warning("truing stops training at step %d. %s", step, record.evaluation.decision.reason)
