@@ -126,5 +126,5 @@ def test_a_benchmark_that_can_clear_nothing_is_refused_before_it_is_asked() -> N
         plan_study(small_study("pocket-llama-late", evaluation=few, stopping={"mode": "stop"}))
     for stopping in ({"mode": "off"}, {"mode": "stop", "about": "benchmark"}, {"mode": "stop", "tolerance": 0.12}):
         assert plan_study(small_study("pocket-llama-late", evaluation=few, stopping=stopping)).trained
-    with pytest.raises(ConfigError, match="at least 59"):
+    with pytest.raises(ConfigError, match="at least 72"):
         plan_study(small_study("pocket-llama-late", evaluation=few, stopping={"mode": "stop", "sequential": {}}))

@@ -151,9 +151,9 @@ def plan_study(config: StudyConfig, lenient: bool = False) -> Plan:
     for model in {run.model for run in runs}:
         resolve_model(model)
     check_prompts(config.stopping, load_benchmark(config.evaluation.benchmark))
+    materials = {name: _material(name, config, lenient) for name in dict.fromkeys(run.dataset for run in runs)}
     if not lenient:
         check_benchmark(config.evaluation.judge, load_benchmark(config.evaluation.benchmark))
-    materials = {name: _material(name, config, lenient) for name in dict.fromkeys(run.dataset for run in runs)}
     groups = Counter((run.model, config.engine_of(run), config.trainer_of(run), run.dataset) for run in runs)
     asked = [each for each in _count_answers(config, materials, groups) if each.responses]
     for judge in {config.evaluation.judge, *(each.judge for each in asked)}:
