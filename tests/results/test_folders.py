@@ -62,7 +62,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     here = tmp_path / "machine"
     here.mkdir()
     prompts = [
-        {"id": p.id, "category": p.category, "prompt": p.text} for p in load_benchmark("pocket-240").prompts[:80]
+        {"id": p.id, "category": p.category, "prompt": p.text} for p in load_benchmark("pocket-240").prompts[:160]
     ]
     (here / "mine.yaml").write_text(yaml.safe_dump({"name": "mine", "prompts": prompts}))
     rows = (

@@ -195,7 +195,7 @@ def test_a_judge_that_changes_decides_nothing_from_there_on(
 ) -> None:
     """A search looks everywhere before it decides."""
     Drifting.asked.clear()
-    monkeypatch.setattr(Drifting, "until", 194 + 8 * (4 if search == "all" else 0))
+    monkeypatch.setattr(Drifting, "until", 194 + 8 * (5 if search == "all" else 1))
     folder, _ = save_run(tmp_path)
     judge = {"judge": "tests.support.labelled_judges:Drifting"}
     run = only_run(audited(audit(folder, search=search, evaluation=judge), tmp_path / "a"))
