@@ -78,7 +78,7 @@ def test_the_command_that_goes_on_has_every_override(tmp_path: Path, monkeypatch
     file, told = tmp_path / "a study.yaml", list[str]()
     grid = {"models": ["m"], "datasets": ["d"], "learning_rates": [0.001], "seeds": [0]}
     file.write_text(yaml.safe_dump({"grids": [grid]}))
-    monkeypatch.setattr("truing.cli.run.run_here", lambda config, out, again: told.append(again))
+    monkeypatch.setattr("truing.cli.run.run_here", lambda config, out, again, *more: told.append(again))
     sets = ["--set", "training.steps=7", "--set", "stopping.sequential={}"]
     assert run(app, ["run", str(file), "--out", "here", *sets]).exit_code == 0
     ((program, *words),) = map(shlex.split, told)
