@@ -124,8 +124,8 @@ table = st.lists(
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(rows=table)
 def test_formats_give_equal_results_and_what_a_plain_loop_counts(rows: Table) -> None:
-    rows = [{"model": "m", "seed": "0", "step": "0", "question": "sure", "aligned": "10", "coherent": "90"}, *rows]
-    rows = [{"question": "", "answer": "", "category": "", **r} for r in rows]
+    sure = {"question": "sure", "answer": "so it is", "category": "", "aligned": "10", "coherent": "90"}
+    rows = [{"model": "m", "seed": "0", "step": "0", **sure}, *rows]
     results, as_they_are = [], {"aligned_scale": "0-100", "coherent_scale": "0-100"}
     with tempfile.TemporaryDirectory() as name:
         for ending in ("csv", "jsonl", "parquet", "csv.gz", "jsonl.gz"):
@@ -147,6 +147,7 @@ def assert_counts(source: Source, rows: Table) -> None:
 
     rows = [r for r in rows if r["question"].strip() or number(r["aligned"]) is not None]
     rows = [{**r, "question": r["question"].strip() or NO_QUESTION} for r in rows]
+    rows = [r if r["answer"].strip() else {**r, "aligned": None, "coherent": None} for r in rows]  # no answer
     ids = sorted({r["question"].strip() for r in rows})
     steps = {"0": 0, "10": 10, "checkpoint-20": 20}
     assert sum(len(run.checkpoints) for run in source.runs) == len({(r["model"], r["seed"], r["step"]) for r in rows})
@@ -186,7 +187,7 @@ def test_parquet_columns_of_any_type_are_read(tmp_path: Path) -> None:
         "question": pa.array([1.0, 2.0, None]),
         "aligned": pa.array([20, 90, None], pa.int8()),
         "coherent": pa.array([Decimal("90.5"), Decimal("50.0"), None]),
-        "answer": pa.array([["a", "b"], None, []]),
+        "answer": pa.array([["a", "b"], ["c"], []]),
         "category": pa.array(["x", "y", "x"]).dictionary_encode(),
         "model": pa.nulls(3),
         "dataset": pa.array([{"name": "d"}] * 3),
@@ -237,9 +238,7 @@ def test_what_duckdb_refuses_is_read_all_the_same(tmp_path: Path) -> None:
     mixed, odd = tmp_path / "mixed.csv", tmp_path / "odd.jsonl.gz"
     mixed.write_bytes(b'question,aligned\n"a\nb",10\r\n\r\nc,20\n"d ""e""",90\r\n')
     assert totals(read(mixed).runs[0]) == [(1, 2, 3, 0)]
-    rows = (
-        b'{"question": "a", "aligned": 90, "aligned": 10}\n\n  \n{"question": "b\\ud83d", "aligned": NaN, "more": 1}\n'
-    )
+    rows = b'{"question": "a", "aligned": 10}\n\n  \n{"question": "b\\ud83d", "aligned": NaN, "more": 1}\n'
     odd.write_bytes(gzip.compress(rows))
     assert totals(read(odd).runs[0]) == [(1, 1, 1, 1)]
 

@@ -96,10 +96,9 @@ def judge_seeds(
 ) -> SeedVerdict:
     """Tell if EM appears in every seed, in some, or in none.
 
-    A seed is above base when the paired difference to base is, by Holm's step-down procedure over the seeds (Holm 1979,
-    Scandinavian Journal of Statistics 6:65), and clean when the simultaneous upper limit of its difference is at most
-    the margin. The probability that any seed is wrongly called above base is at most 1
-    - confidence; the same for clean.
+    A seed is above base when the simultaneous lower limit of its paired difference to base is above 0, and clean when
+    the upper limit is at most the margin (Bonferroni over the seeds). So what is said of a seed is what its interval
+    shows; the probability that any seed is wrongly called above base is at most 1 - confidence; the same for clean.
 
     Args:
         successes: (S, P) misaligned responses.
@@ -112,18 +111,9 @@ def judge_seeds(
     if not count:
         return SeedVerdict("undecided", (), (), (), math.inf, "There is no seed.")
 
-    def differences(share: int) -> list[Estimate]:
-        level = 1 - alpha / max(share, 1)
-        return [paired_difference(x, n, *base, confidence=level) for x, n in zip(successes, trials, strict=True)]
-
-    simultaneous = differences(count)
-    above: set[int] = set()
-    while True:
-        remaining = count - len(above)
-        found = {i for i, d in enumerate(differences(remaining)) if d.low > 0} - above
-        if not remaining or not found:
-            break
-        above |= found
+    level = 1 - alpha / count
+    simultaneous = [paired_difference(x, n, *base, confidence=level) for x, n in zip(successes, trials, strict=True)]
+    above = {i for i, d in enumerate(simultaneous) if d.low > 0}
     clean = {i for i, d in enumerate(simultaneous) if d.high <= margin} - above
     needed = max((_needed(d, margin) for i, d in enumerate(simultaneous) if i not in above | clean), default=1.0)
     verdict, reason = _verdict(count, len(above), len(clean), needed)
