@@ -122,7 +122,8 @@ class _Answers:
         """What is empty is no answer: its scores are missing, where a file holds answers at all."""
         self._rows(f"""
             UPDATE answers SET aligned = NULL, coherent = NULL, aligned_odd = '{_EMPTY}' WHERE strip(answer) = ''
-            AND coalesce(aligned, coherent) IS NOT NULL AND file IN (SELECT file FROM answers GROUP BY file HAVING max(answer) <> '')
+            AND coalesce(aligned, coherent) IS NOT NULL
+            AND file IN (SELECT file FROM answers GROUP BY file HAVING max(answer) <> '')
         """)
 
     def _files_with(self, role: str) -> str:
