@@ -21,7 +21,7 @@ ROOMS = {
     "judges": 1825,
     "monitor": 1395,
     "studies": 2600,
-    "results": 5835,
+    "results": 5840,
     "report": 1900,
     "integrations": 1690,
     "api": 250,
