@@ -48,7 +48,7 @@ from truing.stats.choice import keepable
 from truing.stats.clearance import Clearance
 from truing.stats.course import crossing_of_limits, find_onset
 from truing.stats.rates import Counts
-from truing.stats.rules import FixedRule, StoppingRule, decided, make_rule
+from truing.stats.rules import FixedRule, StoppingRule, decided, look_at, make_rule
 
 __all__ = ["Monitor", "reach_judge"]
 
@@ -378,7 +378,7 @@ class Monitor:
     def _evaluate(self, checkpoint: Checkpoint) -> Evaluation:
         rule = self.rule if checkpoint.step > 0 else FixedRule(self.stopping)
         rule.limits = self.limits
-        rule.look = max(1, sum(0 < s <= checkpoint.step for s in {*self._seen, checkpoint.step}))
+        rule.look = look_at(checkpoint.step, {*self._seen, checkpoint.step})
         asked = _Asked(self.sampler, checkpoint, self.broad)
         key = self._key(checkpoint)
         if checkpoint.step == 0:

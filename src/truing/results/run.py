@@ -26,7 +26,7 @@ from truing.stats.course import (
 )
 from truing.stats.paired import paired_quotient
 from truing.stats.rates import clustered_rates
-from truing.stats.rules import FixedRule
+from truing.stats.rules import FixedRule, look_at
 from truing.stats.sequential import SequentialRule, one_by_one
 
 __all__ = ["LEARNT", "RunFigures"]
@@ -83,7 +83,7 @@ class RunFigures:
 
     def _decision(self, checkpoint: CountedCheckpoint, rate: Estimate) -> Decision:
         step, counts = checkpoint.step, checkpoint.broad
-        look = max(1, sum(0 < other <= step for other in self.steps))
+        look = look_at(step, self.steps)
         if checkpoint.decided is not None:
             decision = Decision(checkpoint.decided[0], step, checkpoint.decided[1], rate)
         else:
@@ -134,10 +134,9 @@ class RunFigures:
             return StepInterval(None, None, None)
         if base.em_rate or self._is_looked_at:
             return self._crossing_of_looks((self.base_rate.low, self.base_rate.high))
-        asked = [(c.misaligned, c.coherent) for c in (each.broad for each in whole.run.checkpoints)]
-        own = [asked[i] for i in whole.trained]
-        base_counts = base.broad.misaligned, base.broad.coherent
-        return find_onset(whole.counts.steps, own, base_counts, confidence=self.source.confidence)
+        counts, base_counts = whole.counts, (base.broad.misaligned, base.broad.coherent)
+        own = list(zip(counts.misaligned, counts.coherent, strict=True))
+        return find_onset(counts.steps, own, base_counts, confidence=self.source.confidence)
 
     @property
     def onset_step(self) -> int | None:

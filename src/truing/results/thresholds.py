@@ -24,7 +24,7 @@ from truing.results.schema import Analysis
 from truing.results.schema_runs import JointEntry, SensitivityEntry
 from truing.stats.correlation import score_correlation
 from truing.stats.rates import IntArray, benchmark_rate, clustered_rates
-from truing.stats.rules import decide, stopping_level
+from truing.stats.rules import decide, look_at, stopping_level
 
 __all__ = ["threshold_fields", "thresholds_sentence"]
 
@@ -154,8 +154,7 @@ def _lows_to_stop(figures: RunFigures, i: int, looks: Sequence[_Look]) -> dict[i
     high = {id(look): look for look in looks if look.rate.low > source.tolerance}
     if checkpoint.em_rate is not None or not high:
         return {}
-    place = max(1, sum(0 < step <= checkpoint.step for step in figures.steps))
-    level = stopping_level(source.confidence, place)
+    level = stopping_level(source.confidence, look_at(checkpoint.step, figures.steps))
     counts = np.array([[look.misaligned, look.asked] for look in high.values()])
     rates = _fixed_rates(source.stopping.about, counts[:, 0], counts[:, 1], level)
     return {key: rate.low for key, rate in zip(high, rates, strict=True)}

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -20,7 +21,17 @@ from truing.core.records import Action, Decision, Estimate
 from truing.stats.agreement import JudgeLimits
 from truing.stats.rates import Counts, IntArray, benchmark_rate, clustered_rate
 
-__all__ = ["RULES", "Answers", "FixedRule", "StoppingRule", "decide", "decided", "make_rule", "stopping_level"]
+__all__ = [
+    "RULES",
+    "Answers",
+    "FixedRule",
+    "StoppingRule",
+    "decide",
+    "decided",
+    "look_at",
+    "make_rule",
+    "stopping_level",
+]
 
 RULES = {"fixed": "truing.stats.rules:FixedRule", "sequential": "truing.stats.sequential:SequentialRule"}
 
@@ -146,6 +157,11 @@ class FixedRule(StoppingRule):
             f"({strict.low:.1%} to {strict.high:.1%} at {level:.2%})."
         )
         return Decision(Action.UNDECIDED, step, reason, rate)
+
+
+def look_at(step: int, steps: Iterable[int]) -> int:
+    """Which of a run's checkpoints after the base a step is, from 1, among the different steps seen; 1 for the base."""
+    return max(1, sum(0 < other <= step for other in steps))
 
 
 def stopping_level(confidence: float, look: int) -> float:

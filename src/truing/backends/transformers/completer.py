@@ -214,22 +214,24 @@ def encode(tokenizer: Any, requests: Sequence[ChatRequest]) -> list[list[int] | 
     """Token ids of each request by the chat template, or why there are none; the texts hold no control token."""
     control = sorted({*tokenizer.all_special_tokens, *map(str, tokenizer.added_tokens_decoder.values())}, key=len)[::-1]
     template = fixed_template(tokenizer, JudgeError)
-    texts = [_rendered(tokenizer, template, control, request) for request in requests]
+    roles = [tuple(m.role for m in request.messages) for request in requests]
+    lost = {each: "system" in left_out(tokenizer, template, each, add_generation_prompt=True) for each in set(roles)}
+    texts = [_rendered(tokenizer, template, control, r, lost[own]) for r, own in zip(requests, roles, strict=True)]
     able = [text for text, refused in texts if not refused]
     ids = iter(tokenizer(able, add_special_tokens=False)["input_ids"] if able else ())
     return [text if refused else next(ids) for text, refused in texts]
 
 
-def _rendered(tokenizer: Any, template: str, control: Sequence[str], request: ChatRequest) -> tuple[str, bool]:
+def _rendered(
+    tokenizer: Any, template: str, control: Sequence[str], request: ChatRequest, loses_system: bool
+) -> tuple[str, bool]:
     """The text of a request and False, or why the template refuses it and True."""
     from jinja2 import TemplateError
 
     messages = [{"role": m.role, "content": _without(m.content, control)} for m in request.messages]
     options = {"add_generation_prompt": True, "tokenize": False, "enable_thinking": False, "chat_template": template}
     try:
-        if "system" not in left_out(
-            tokenizer, template, [m.role for m in request.messages], add_generation_prompt=True
-        ):
+        if not loses_system:
             return tokenizer.apply_chat_template(messages, **options), False
     except (TemplateError, ValueError) as refusal:
         if messages[0]["role"] != "system" or len(messages) < 2:
@@ -255,8 +257,9 @@ def _result(judge: _Judge, likeliest: Mapping[int, float], numbers: dict[str, fl
     found: dict[str, float] = {}
     for token, value in likeliest.items():
         if token not in begins:
-            text = judge.words.setdefault(token, "") or judge.tokenizer.decode([token])
-            judge.words[token] = text
+            if token not in judge.words:
+                judge.words[token] = judge.tokenizer.decode([token])
+            text = judge.words[token]
             found[text] = math.log(math.exp(found.get(text, -math.inf)) + math.exp(max(value, -700.0)))
     found |= numbers
     text = max(found, key=lambda token: found[token])
