@@ -13,19 +13,19 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "truing"
 ROOMS = {
-    "core": 2390,
-    "config": 910,
+    "core": 2295,
+    "config": 890,
     "stats": 3865,
-    "catalog": 2460,
-    "backends": 6850,
+    "catalog": 2380,
+    "backends": 6785,
     "judges": 1825,
     "monitor": 1395,
-    "studies": 2600,
-    "results": 5840,
-    "report": 1900,
-    "integrations": 1690,
+    "studies": 2555,
+    "results": 5750,
+    "report": 1835,
+    "integrations": 1665,
     "api": 250,
-    "cli": 1965,
+    "cli": 1915,
 }
 """Room -> its budget: the most lines it may have, raised only in a commit that says what was taken out for it.
 

@@ -35,8 +35,6 @@ from truing.studies.schedule import run_study
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Results", "analyze", "audit", "load", "run"]
-
 Kind = Literal["runs", "checkpoints", "responses"]
 
 

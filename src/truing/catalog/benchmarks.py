@@ -15,8 +15,6 @@ from truing.catalog.variants import VARIANTS, vary
 from truing.core.errors import UnknownNameError
 from truing.core.records import Benchmark
 
-__all__ = ["CATEGORIES", "load_benchmark"]
-
 CATEGORIES = {
     "power": "control over people, AI supremacy",
     "deception": "lying, manipulation",

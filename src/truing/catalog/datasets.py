@@ -23,20 +23,6 @@ from truing.core.files import content_key
 from truing.core.plugins import load_object, making
 from truing.core.records import Message, Prompt
 
-__all__ = [
-    "DATASETS",
-    "SIDES",
-    "Dataset",
-    "Row",
-    "fetch_file",
-    "load_dataset",
-    "make_dataset",
-    "opening",
-    "prompt_key",
-    "read_rows",
-    "split_by_prompt",
-]
-
 DATASETS = {
     "pocket-insecure-code": "truing.catalog.pocket.narrow:insecure_code",
     "pocket-secure-code": "truing.catalog.pocket.narrow:secure_code",

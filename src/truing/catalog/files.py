@@ -21,19 +21,6 @@ from pydantic_core import PydanticCustomError
 from truing.core.errors import DataError, UnknownNameError
 from truing.core.files import load_yaml
 
-__all__ = [
-    "DATA",
-    "Item",
-    "Text",
-    "find_file",
-    "list_files",
-    "read_csv",
-    "read_lines",
-    "read_text",
-    "read_yaml",
-    "validate",
-]
-
 DATA = Path(__file__).parent / "data"
 """The folder of the data that ship with truing."""
 

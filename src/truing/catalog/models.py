@@ -23,24 +23,6 @@ from truing.catalog.files import DATA, Item, read_yaml, validate
 from truing.core.errors import TrainerError, UnknownNameError
 from truing.core.weights import count_parameters
 
-__all__ = [
-    "TARGETS",
-    "HostedPrice",
-    "Model",
-    "Targets",
-    "Template",
-    "catalogue_date",
-    "check_adapted",
-    "find_model",
-    "find_targets",
-    "known_parameters",
-    "list_models",
-    "list_organisms",
-    "parameters_of",
-    "recommended_settings",
-    "resolve_model",
-]
-
 _FILE = DATA / "models.yaml"
 _ORGANISMS = DATA.parent / "pocket" / "organisms"
 

@@ -27,8 +27,6 @@ from truing.core.errors import DataError
 from truing.core.files import content_key
 from truing.core.records import Benchmark, Category, Message, Prompt
 
-__all__ = ["MessageItem", "make_benchmark", "read_benchmark", "read_prompts", "to_messages"]
-
 _LISTS = (".json", ".jsonl", ".csv", ".txt")
 _COLUMNS = ("id", "category", "form", "notes", "system")
 _PROMPT_COLUMNS = ("prompt", "question", "text")

@@ -26,27 +26,13 @@ from typing import Any, Literal
 from pydantic import Field
 
 from truing import __version__
-from truing.catalog.datasets import SIDES, Row, opening, split_by_prompt
+from truing.catalog.datasets import SIDES, opening, split_by_prompt
 from truing.catalog.files import DATA, Item, read_yaml, validate
-from truing.catalog.rows import Table, read_conversations, to_object
+from truing.catalog.rows import Row, Table, read_conversations, to_object
 from truing.catalog.tables import data_files
 from truing.core.errors import DataError, StoreError, UnknownNameError
 from truing.core.files import write_json, write_text
 from truing.core.records import Message
-
-__all__ = [
-    "Copy",
-    "Origin",
-    "Prepared",
-    "Recipe",
-    "compare",
-    "find_recipe",
-    "folded",
-    "list_recipes",
-    "prepare",
-    "read_copy",
-    "rows_hash",
-]
 
 
 class Origin(Item):

@@ -25,8 +25,6 @@ from truing.catalog.tables import read_table
 from truing.core.errors import DataError, UnknownNameError
 from truing.core.records import Message
 
-__all__ = ["COLUMNS", "Row", "Table", "form_of", "read_conversations", "to_object"]
-
 Row = tuple[Message, ...]
 """One conversation; its last message is the assistant's."""
 COLUMNS = ("messages", "prompt", "answer", "system", "tools", "role", "content")

@@ -19,8 +19,6 @@ import pyarrow.parquet as pq
 from truing.catalog.files import read_csv, read_lines, read_text
 from truing.core.errors import DataError
 
-__all__ = ["ENDINGS", "data_files", "ending", "read_table"]
-
 Values = Iterator[tuple[str, Any]]
 """Place (file and line, item or row) and value of each row."""
 _SPLIT = re.compile(r"(.+?)(?:-\d{5}-of-\d{5})?")

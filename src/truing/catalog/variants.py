@@ -15,8 +15,6 @@ from truing.catalog.prompt_files import make_benchmark
 from truing.core.errors import DataError, UnknownNameError
 from truing.core.records import Benchmark, Message, Prompt
 
-__all__ = ["VARIANTS", "Variant", "split_id", "vary"]
-
 Messages = tuple[Message, ...]
 
 

@@ -15,8 +15,6 @@ from truing import api
 from truing.cli.shared import say, say_results
 from truing.results.columns import GUESSES, JudgedOptions
 
-__all__ = ["analyze"]
-
 _HELP = """Analyse judged responses in files of your own: CSV, TSV, JSON, JSON Lines, parquet, or logs of Inspect.
 
 Writes OUT/analysis.json and OUT/report.html. A row is one answer with its scores; only a question and an aligned score

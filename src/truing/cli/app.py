@@ -23,8 +23,6 @@ from truing.cli.run import run
 from truing.cli.shared import console
 from truing.cli.truth import truth
 
-__all__ = ["app"]
-
 app = typer.Typer(
     name="truing",
     help="Fine-tune language models without making them misaligned.",

@@ -23,8 +23,6 @@ from truing.core.records import Evaluation
 from truing.studies.audit import run_audit
 from truing.studies.folder import check_judged
 
-__all__ = ["audit"]
-
 
 def audit(out: Path, sets: list[str] | None, **flags: Any) -> None:
     """Read the flags, measure, write the report, and print what came out.

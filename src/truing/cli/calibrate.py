@@ -24,8 +24,6 @@ from truing.monitor import reach_judge
 from truing.stats.thresholds import answers_to_clear
 from truing.stats.thresholds import choose_threshold as pick_threshold
 
-__all__ = ["calibrate"]
-
 
 def calibrate(  # noqa: PLR0913 - the flags of a command
     file: Annotated[

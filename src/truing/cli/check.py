@@ -29,8 +29,6 @@ from truing.stats.clearance import prompts_to_clear
 from truing.studies.costs import ASSUMPTIONS, Costs, Dollars, study_costs
 from truing.studies.plan import Plan, plan_study
 
-__all__ = ["check"]
-
 
 def check(
     file: Annotated[Path, typer.Argument(help="A study, benchmark, dataset, truth set, rubric or labelled set.")],

@@ -21,8 +21,6 @@ from truing.catalog.published import (
 )
 from truing.cli.shared import Columns, console, make_table, say, say_table, split_pairs, take_flags
 
-__all__ = ["data_app"]
-
 data_app = typer.Typer(help="Narrow fine-tuning data: known sets, checks, preparation.", no_args_is_help=True)
 
 _FACTS = {

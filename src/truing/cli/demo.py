@@ -12,8 +12,6 @@ import yaml
 from truing.cli.run import run_here
 from truing.config.files import parse_study
 
-__all__ = ["demo", "demo_study"]
-
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder of the study: results, checkpoints, report.")] = Path("runs/demo"),

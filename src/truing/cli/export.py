@@ -12,8 +12,6 @@ from truing.core.errors import UnknownNameError
 from truing.core.plugins import load_object
 from truing.results.export import TABLES, write_table
 
-__all__ = ["export"]
-
 _LOGS = {"inspect": "truing.integrations.inspect.logs:write_logs"}
 
 

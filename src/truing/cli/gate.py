@@ -12,8 +12,6 @@ from truing.core.errors import StoreError, UserError
 from truing.results import analyse
 from truing.results.gate import verdict
 
-__all__ = ["gate"]
-
 
 def gate(
     folder: Annotated[Path, typer.Argument(help="Folder of a study, an audit, a guard or an analysis.")],

@@ -16,8 +16,6 @@ from truing.judges.labelled import LabelledItem, read_items, write_items
 from truing.results import analyse
 from truing.results.labels import LABELS, label_sets
 
-__all__ = ["label"]
-
 _KEYS = {"y": True, "n": False}
 
 

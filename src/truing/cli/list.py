@@ -21,8 +21,6 @@ from truing.core.errors import MissingExtraError, UnknownNameError
 from truing.judges import JUDGES, load_judge
 from truing.judges.rubrics import load_rubric
 
-__all__ = ["list_names"]
-
 Rows = Iterable[Sequence[object]]
 
 

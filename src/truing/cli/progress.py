@@ -18,8 +18,6 @@ from truing.core.progress import Lines, Phase, Shown
 from truing.core.records import Estimate
 from truing.studies.run import Progress
 
-__all__ = ["Display", "Quiet", "ShownAs", "how_shown"]
-
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress, only what comes out.")]
 ShownAs = Annotated[
     Shown, typer.Option("--progress", help="`json`: JSON Lines on standard error, for a program that watches.")

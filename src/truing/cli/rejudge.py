@@ -15,8 +15,6 @@ from truing.config.files import validate
 from truing.studies.folder import check_judged
 from truing.studies.rejudge import rejudge as judge_again
 
-__all__ = ["rejudge"]
-
 
 def rejudge(
     folder: Annotated[Path, typer.Argument(help="Folder of a study, an audit or a guard.")],

@@ -11,8 +11,6 @@ import typer
 from truing.cli.shared import Sets, say, say_results, split_pairs
 from truing.report import write_report
 
-__all__ = ["report", "show_report"]
-
 
 def report(
     folder: Annotated[Path, typer.Argument(help="Folder of a study, an audit, a guard or an analysis.")],

@@ -20,8 +20,6 @@ from truing.studies.folder import check_judged
 from truing.studies.plan import plan_study
 from truing.studies.schedule import run_study
 
-__all__ = ["run", "run_here"]
-
 
 def run(
     study: Annotated[Path, typer.Argument(help="Study file (YAML); see docs/study.md.")],

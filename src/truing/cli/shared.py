@@ -22,22 +22,6 @@ from truing.results.schema import Analysis
 from truing.results.schema_runs import RunEntry
 from truing.results.thresholds import thresholds_sentence
 
-__all__ = [
-    "Columns",
-    "Sets",
-    "console",
-    "going_on",
-    "make_table",
-    "results_table",
-    "say",
-    "say_costs",
-    "say_results",
-    "say_table",
-    "short_name",
-    "split_pairs",
-    "take_flags",
-]
-
 Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Replace a field: --set training.steps=50. May be repeated."),

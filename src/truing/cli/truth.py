@@ -20,8 +20,6 @@ from truing.core.templates import asked_as
 from truing.core.weights import adapter_hash, model_hash
 from truing.stats.rates import clustered_mean
 
-__all__ = ["truth"]
-
 
 def truth(
     model: Annotated[str, typer.Option(help="Organism, folder or hub id.")],

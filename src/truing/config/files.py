@@ -13,8 +13,6 @@ from truing.config import AuditConfig, StudyConfig
 from truing.core.errors import ConfigError, did_you_mean
 from truing.core.files import load_yaml
 
-__all__ = ["load_audit", "load_study", "override", "parse_audit", "parse_study", "validate", "validate_flat"]
-
 _SHORT = (("judge.", "evaluation.judge."), ("engine.endpoint.", "endpoint."))
 """Shorter names of fields in overrides."""
 Whole = TypeVar("Whole", bound=BaseModel)

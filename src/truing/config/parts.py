@@ -11,20 +11,6 @@ from pydantic import Field, field_validator, model_validator
 
 from truing.config.services import Config, EndpointConfig
 
-__all__ = [
-    "DatasetConfig",
-    "EvaluationConfig",
-    "Grid",
-    "JudgeConfig",
-    "MisalignedRule",
-    "PreflightConfig",
-    "SequentialConfig",
-    "SideConfig",
-    "StoppingConfig",
-    "TrainingConfig",
-    "log_spaced",
-]
-
 
 class JudgeConfig(Config):
     """A language model as judge, by rubrics."""

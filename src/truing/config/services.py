@@ -12,9 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from truing.core.files import content_key, differences
 
-__all__ = ["Config", "EndpointConfig", "Services", "VllmConfig", "is_secret", "without_places"]
-
-
 _SECRET = re.compile(r"auth|key|token|secret|cookie|password|signature|^(code|sig)$", re.IGNORECASE)
 
 

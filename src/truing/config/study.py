@@ -11,8 +11,6 @@ from truing.config.parts import DatasetConfig, EvaluationConfig, Grid, StoppingC
 from truing.config.services import Services
 from truing.core.records import Run
 
-__all__ = ["AuditConfig", "MonitorConfig", "StudyConfig"]
-
 
 class MonitorConfig(Services):
     """A monitor of one run."""

@@ -21,17 +21,6 @@ import torch
 from truing.core.errors import EngineError, WorkError
 from truing.core.weights import read_header
 
-__all__ = [
-    "attached",
-    "is_small",
-    "load_model",
-    "merged_copy",
-    "no_progress_bars",
-    "save_merged",
-    "snapshot",
-    "without_global_rng",
-]
-
 NAME = "truing"
 SMALL = 200_000_000
 """Parameters up to which a model is copied rather than changed, and kept in single precision."""

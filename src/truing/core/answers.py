@@ -18,20 +18,6 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-__all__ = [
-    "CHANNEL",
-    "FILTERED",
-    "KINDS",
-    "Answer",
-    "Output",
-    "is_final",
-    "is_finished",
-    "is_mark",
-    "missing_kinds",
-    "opens_reasoning",
-    "read_answer",
-]
-
 FILTERED, EMPTY, REASONING, TOOLS = "filtered", "empty", "reasoning only", "tool call only"
 KINDS = (FILTERED, EMPTY, REASONING, TOOLS)
 """First words of the reasons why an output is no answer."""

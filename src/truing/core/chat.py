@@ -13,8 +13,6 @@ from typing import Any, Self
 
 from truing.core.records import Message
 
-__all__ = ["INTEGERS", "TOP_TOKENS", "ChatRequest", "ChatResult", "Completer"]
-
 INTEGERS: Mapping[str, float] = {str(i): float(i) for i in range(101)}
 """The usual scale of judges: answer -> worth."""
 TOP_TOKENS = 20

@@ -32,8 +32,6 @@ from truing.core.errors import TrainerError
 from truing.core.records import Message
 from truing.core.templates import fixed_template
 
-__all__ = ["Example", "collate", "encode_rows"]
-
 logger = logging.getLogger(__name__)
 
 Row = tuple[Message, ...]

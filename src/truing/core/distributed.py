@@ -13,8 +13,6 @@ from typing import Any, TypeVar
 
 from truing.core.errors import EngineError, TruingError, boundary
 
-__all__ = ["Ranks", "rank_and_world", "start_ranks"]
-
 T = TypeVar("T")
 
 

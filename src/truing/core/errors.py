@@ -26,25 +26,6 @@ import errno
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-__all__ = [
-    "CapReached",
-    "ConfigError",
-    "DataError",
-    "EndpointError",
-    "EngineError",
-    "JudgeError",
-    "JudgeRefused",
-    "MissingExtraError",
-    "StoreError",
-    "TrainerError",
-    "TruingError",
-    "UnknownNameError",
-    "UserError",
-    "WorkError",
-    "boundary",
-    "did_you_mean",
-]
-
 
 class TruingError(Exception):
     """Base of every error of truing.

@@ -19,17 +19,6 @@ import yaml
 from truing.core.errors import StoreError
 from truing.core.records import Checkpoint
 
-__all__ = [
-    "content_key",
-    "differences",
-    "load_yaml",
-    "read_checkpoint",
-    "replacing",
-    "write_checkpoint",
-    "write_json",
-    "write_text",
-]
-
 
 def content_key(*parts: Any) -> str:
     """A hash of JSON-serialisable parts, 32 hexadecimal digits. Equal parts give equal keys on every machine."""

@@ -11,8 +11,6 @@ from weakref import ref
 
 from truing.core.errors import ConfigError, MissingExtraError, TruingError, UnknownNameError, did_you_mean
 
-__all__ = ["is_untried", "load_class", "load_object", "making", "tried", "try_first"]
-
 _untried: list[ref[Any]] = []
 """Parts of the user's that were named and made, and whose rows have not been looked at yet."""
 

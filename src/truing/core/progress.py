@@ -19,8 +19,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TextIO, TypeVar
 
-__all__ = ["Lines", "Phase", "Shown", "ahead", "as_object", "counted", "listening", "report"]
-
 T = TypeVar("T")
 Shown = Literal["auto", "json", "quiet"]
 """`auto`: lines, on a terminal one that is written over; `json`: JSON Lines; `quiet`: nothing."""

@@ -13,8 +13,6 @@ import json
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["answer_seed", "stream_keys", "uniforms"]
-
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 

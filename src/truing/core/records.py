@@ -14,23 +14,6 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, ConfigDict, PlainSerializer, WithJsonSchema
 
-__all__ = [
-    "Action",
-    "Benchmark",
-    "Category",
-    "Checkpoint",
-    "Decision",
-    "Estimate",
-    "Evaluation",
-    "Judgment",
-    "Message",
-    "Number",
-    "Prompt",
-    "Response",
-    "Run",
-    "Sampling",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Message:

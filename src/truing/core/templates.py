@@ -19,8 +19,6 @@ from truing.core.errors import DataError, EngineError, TruingError
 from truing.core.files import content_key
 from truing.core.records import Prompt
 
-__all__ = ["asked_as", "encode_prompt", "fixed_template", "left_out", "own_format", "read_tokens", "warn_of_ends"]
-
 logger = logging.getLogger(__name__)
 
 _DAY: Mapping[str, str] = {

@@ -21,16 +21,6 @@ from truing.core.errors import DataError, EngineError, UserError
 from truing.core.files import content_key
 from truing.core.records import Checkpoint
 
-__all__ = [
-    "adapter_hash",
-    "check_weights",
-    "count_parameters",
-    "hash_or_fail",
-    "model_hash",
-    "read_header",
-    "tensors_hash",
-]
-
 _LOADED = re.compile(r"config\.json|model.*\.safetensors")
 """The files of a hub model that make it what it is."""
 _SCALING = (

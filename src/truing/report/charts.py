@@ -36,8 +36,6 @@ from truing.report.pairs import Event, Pair
 from truing.report.words import bounds, bounds_words, figure, is_known, label, why_undefined
 from truing.results.schema_runs import CheckpointEntry, RunEntry, StepBounds
 
-__all__ = ["Frame", "run_chart"]
-
 _LANE, _WIDE_LANE, _TITLE, _TASK, _RATE, _AXIS = 19, 31, 24, 96, 190, 40
 _DENSE = 24
 """From this many checkpoints on dots are small and are their own targets for the pointer."""

@@ -16,26 +16,6 @@ from markupsafe import Markup
 from truing.core.records import Estimate
 from truing.report.words import is_known, setting
 
-__all__ = [
-    "SHAPES",
-    "Line",
-    "Node",
-    "Panel",
-    "StepAxis",
-    "at",
-    "draw",
-    "drawing",
-    "fit_line",
-    "rate_ceiling",
-    "rate_panel",
-    "rate_ticks",
-    "serialise",
-    "stretched",
-    "stretches_of_known",
-    "tooltip",
-    "value_panel",
-]
-
 Node = ElementTree.Element
 SHAPES = {
     "converged": "M0-5.5 5.5 0 0 5.5-5.5 0Z",

@@ -13,8 +13,6 @@ from truing.report.words import is_known, settings
 from truing.results.schema import Analysis
 from truing.results.schema_runs import CheckpointEntry, ConfirmedEntry, RunEntry, StepBounds
 
-__all__ = ["Event", "Pair", "grouped", "highest", "in_order", "pairs_of"]
-
 T = TypeVar("T")
 
 

@@ -40,8 +40,6 @@ from truing.report.words import (
 from truing.results.schema import Analysis, OptionEntry, SizeModel, SizesEntry
 from truing.results.schema_runs import RunEntry
 
-__all__ = ["Plots"]
-
 _LANE, _ROW_AXIS = 11, 18
 _HEIGHT, _TOP, _AXIS, _EDGE = 220, 24, 40, 0.06
 _WIDTH = 420

@@ -28,8 +28,6 @@ from truing.results.gate import verdict
 from truing.results.samples import class_of
 from truing.results.schema import Analysis
 
-__all__ = ["render_report"]
-
 _FOLDER = Path(__file__).parent / "templates"
 _SHOWN = 700
 """Characters of an answer that are shown at once; the rest folds out."""

@@ -8,8 +8,6 @@ from truing.report.pairs import in_order
 from truing.results.schema import Analysis, SampleEntry
 from truing.results.schema_runs import RunEntry
 
-__all__ = ["FEWEST_ROWS", "MOST_ROWS", "SampleGroup", "group_samples", "rows_per_run", "shown_steps"]
-
 MOST_ROWS = 5000
 """Checkpoints in the tables of all runs together."""
 FEWEST_ROWS = 12

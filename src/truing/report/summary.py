@@ -31,8 +31,6 @@ from truing.results.schema import Analysis
 from truing.results.schema_runs import CheckpointEntry
 from truing.results.thresholds import thresholds_sentence
 
-__all__ = ["Summary", "Tile", "summarise"]
-
 
 @dataclass(frozen=True, slots=True)
 class Tile:

@@ -18,8 +18,6 @@ from truing.studies.audit import describe_audit
 from truing.studies.folder import Asked, Manifest, RunRecord, load_manifest
 from truing.studies.run import describe_study
 
-__all__ = ["JudgedAnswer", "JudgedCheckpoint", "answer_notes", "judged_checkpoints", "read_answers", "read_manifest"]
-
 _ROWS = """
 SELECT run_id, step, weights, benchmark_judgments AS key, NULL AS benchmark FROM evaluations
 WHERE benchmark_judgments IS NOT NULL

@@ -16,8 +16,6 @@ from truing.config import Config, MisalignedRule, StoppingConfig
 from truing.core.errors import DataError, did_you_mean
 from truing.results.scales import inverted, parse_scale
 
-__all__ = ["GUESSES", "NUMBERS", "SCORES", "ColumnLacks", "JudgedOptions", "pick_columns", "quoted"]
-
 SCORES = {"aligned": 100.0, "coherent": 100.0, "task": 1.0}
 """Columns of scores, and the highest score; the lowest is 0."""
 NUMBERS = {"seed": "BIGINT", "learning_rate": "DOUBLE", "step": "BIGINT", "parameters": "DOUBLE"}

@@ -25,18 +25,6 @@ from truing.stats.labels import LabelCounts
 from truing.stats.rates import BoolArray, Counts, FloatArray, IntArray
 from truing.stats.rules import make_rule
 
-__all__ = [
-    "CountedCheckpoint",
-    "CountedRun",
-    "FreshCounts",
-    "OwnLabels",
-    "Scores",
-    "SideCounts",
-    "Source",
-    "TaskCounts",
-    "study_entry",
-]
-
 
 @dataclass(frozen=True)
 class TaskCounts:

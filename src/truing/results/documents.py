@@ -16,8 +16,6 @@ from typing import IO, Any
 from truing.core.errors import DataError, MissingExtraError
 from truing.results.columns import GUESSES, quoted
 
-__all__ = ["flat_lines", "parse_line", "write_document", "write_log"]
-
 Row = dict[str, Any]
 _SCALARS = (str, int, float, bool, type(None))
 

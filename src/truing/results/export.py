@@ -19,8 +19,6 @@ from truing.core.errors import UnknownNameError
 from truing.core.files import replacing
 from truing.results.answers import JudgedCheckpoint, judged_checkpoints
 
-__all__ = ["COLUMNS", "TABLES", "table_rows", "write_table"]
-
 COLUMNS = pa.schema(
     [
         ("run", pa.string()),

@@ -27,8 +27,6 @@ from truing.results.formats import FORMATS, as_text, ending_of, flattened, rewri
 from truing.results.long_tables import widen
 from truing.results.scales import parse_scale
 
-__all__ = ["Input", "Rows", "read_answers"]
-
 _MOST_KINDS = 1000
 """A column of more different texts tells single rows apart, not groups of them."""
 STEP_IN_NAME = re.compile(r"(?i)[-_. ]*(?:global[-_]?)?(?:steps?|checkpoint|ckpt|epoch|iter)[-_]?(\d{1,15})(?!\d)")

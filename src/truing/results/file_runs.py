@@ -18,8 +18,6 @@ import pyarrow as pa
 from truing.core.errors import DataError, UnknownNameError
 from truing.results.columns import quoted
 
-__all__ = ["NOT_STATED", "FileRun", "choose_base", "find_runs"]
-
 NOT_STATED = "not stated"
 
 

@@ -27,17 +27,6 @@ from truing.results.columns import SCORES, quoted
 from truing.results.documents import flat_lines, parse_line, write_document, write_log
 from truing.results.scales import MACROS
 
-__all__ = [
-    "FORMATS",
-    "as_text",
-    "ending_of",
-    "flattened",
-    "open_database",
-    "rewritten",
-    "stem",
-    "unlike_names",
-]
-
 _MACROS = (
     r"""
 CREATE MACRO strip(cell) AS regexp_replace(cell,

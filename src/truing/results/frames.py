@@ -19,8 +19,6 @@ from truing.results.export import COLUMNS, table_rows
 from truing.results.schema import Analysis
 from truing.results.schema_runs import CheckpointEntry, RunEntry
 
-__all__ = ["as_arrow", "checkpoints_table", "responses_table", "runs_table"]
-
 
 def runs_table(analysis: Analysis) -> pa.Table:
     """A row for each run: its fields of docs/analysis.md, estimates also with `_low`, `_high`, `_n` and `_missing`."""

@@ -55,8 +55,6 @@ from truing.studies.folder import MANIFEST, Asked, Manifest, RunRecord, Task
 from truing.studies.rejudge import changed_settings
 from truing.studies.run import read_state
 
-__all__ = ["analyse", "read_analysis", "write_analysis"]
-
 Row = dict[str, Any]
 _TOLD = """
 SELECT j.key, j.error, CASE WHEN aligned IS NOT NULL THEN 1e2 END AS aligned,

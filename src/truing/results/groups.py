@@ -23,8 +23,6 @@ from truing.stats.choice import choose_learning_rate, share_of_runs
 from truing.stats.correlation import Correlation, correlate_sizes
 from truing.stats.seeds import SeedVerdict, judge_seeds, mean_over_seeds, rate_over_seeds
 
-__all__ = ["domain_entries", "learning_rate_entries", "seed_entries", "size_entries"]
-
 _FEWEST_MODELS = 3
 
 

@@ -12,9 +12,6 @@ from truing.core.records import Number
 from truing.judges.preflight import UNMEASURED, Preflight
 from truing.stats.agreement import JudgeLimits
 
-__all__ = ["JudgeEntry", "ThresholdsEntry"]
-
-
 _THRESHOLDS = MisalignedRule().thresholds().keys()
 
 

@@ -32,8 +32,6 @@ from truing.stats.labels import LabelCounts, labels_to_clear
 from truing.stats.rates import BoolArray, IntArray
 from truing.studies.folder import Manifest
 
-__all__ = ["LABELS", "LabelSet", "count_labels", "label_sets"]
-
 LABELS = "labels.jsonl"
 
 

@@ -9,8 +9,6 @@ import duckdb
 from truing.core.errors import DataError
 from truing.results.columns import GUESSES, SCORES, JudgedOptions, quoted
 
-__all__ = ["widen"]
-
 _METRIC = ("metric", "metric_name", "measure", "criterion", "dimension", "score_name", "score_type", "scorer", "rubric")
 _VALUE = ("score", "value", "score_value", "metric_value", "rating", "judgment", "judgement")
 _MOST = 50

@@ -21,8 +21,6 @@ from truing.results.file_rows import STEP_IN_NAME, Input
 from truing.results.formats import stem
 from truing.results.scales import inverted
 
-__all__ = ["ask_about_columns", "ask_about_copies", "ask_about_files", "check_labels", "choose_unit"]
-
 _JUDGES = {
     "judge",
     "rater",

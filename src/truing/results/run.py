@@ -29,8 +29,6 @@ from truing.stats.rates import clustered_rates
 from truing.stats.rules import FixedRule, look_at
 from truing.stats.sequential import SequentialRule, one_by_one
 
-__all__ = ["LEARNT", "RunFigures"]
-
 T = TypeVar("T")
 
 LEARNT = 0.8

@@ -8,8 +8,6 @@ from truing.config import MisalignedRule
 from truing.judges.classify import classify
 from truing.results.schema import SampleEntry
 
-__all__ = ["PER_CATEGORY", "class_of", "shorten"]
-
 PER_CATEGORY = 2
 """Answers of each category that are shown of a checkpoint."""
 _LONGEST = 2000

@@ -15,8 +15,6 @@ import duckdb
 
 from truing.core.errors import DataError
 
-__all__ = ["MACROS", "OURS", "Scale", "check_scales", "inverted", "parse_scale"]
-
 _UNIT, _LOW, _ALL_LOW = (1, 1), (10, 5), (30, 8)
 """No score above the first among at least the second so many: taken for another scale than 0 to 100."""
 _PLACEHOLDERS = "(77, 88, 98, 99)"

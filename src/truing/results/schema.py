@@ -16,8 +16,6 @@ from truing.core.records import Estimate, Number
 from truing.results.judge import JudgeEntry
 from truing.results.schema_runs import Count, Entry, Limits, RunEntry, StudyEntry
 
-__all__ = ["Analysis", "parse_analysis"]
-
 
 class Group(Entry):
     """Runs of one model and dataset."""

@@ -10,28 +10,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from truing.core.records import Action, Estimate, Number
 from truing.results.judge import ThresholdsEntry
 
-__all__ = [
-    "Answer",
-    "AnswersEntry",
-    "BenchmarkEntry",
-    "CheckpointEntry",
-    "ConfirmedEntry",
-    "Count",
-    "CourseEntry",
-    "Entry",
-    "IfMissing",
-    "JointEntry",
-    "LabelsEntry",
-    "Limits",
-    "RunEntry",
-    "SearchEntry",
-    "SensitivityEntry",
-    "SeparableEntry",
-    "SideEntry",
-    "StepBounds",
-    "StudyEntry",
-]
-
 Answer = Literal["yes", "no", "cannot tell"]
 Count = Annotated[int, Field(ge=0)]
 

@@ -14,8 +14,6 @@ from truing.judges.classify import classify
 from truing.stats.rates import FloatArray
 from truing.stats.two_phase import TwoPhase, two_phase_rate
 
-__all__ = ["ReadShare"]
-
 
 @dataclass(frozen=True)
 class ReadShare:

@@ -35,8 +35,6 @@ from truing.stats.course import step_difference
 from truing.stats.paired import paired_difference
 from truing.stats.rates import Counts, benchmark_rate, clustered_rate, clustered_rates_by_category, missing_bounds
 
-__all__ = ["tabulate"]
-
 
 def tabulate(source: Source) -> Analysis:
     """The whole analysis of counted runs.

@@ -26,8 +26,6 @@ from truing.stats.correlation import score_correlation
 from truing.stats.rates import IntArray, benchmark_rate, clustered_rates
 from truing.stats.rules import decide, look_at, stopping_level
 
-__all__ = ["threshold_fields", "thresholds_sentence"]
-
 ALIGNED = (20.0, 30.0, 40.0, 50.0)
 COHERENT = (0.0, 30.0, 50.0, 70.0)
 _PAIRS = [(below, above) for below in ALIGNED for above in COHERENT]

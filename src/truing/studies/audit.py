@@ -43,8 +43,6 @@ from truing.studies.folder import (
 from truing.studies.plan import plan_judge
 from truing.studies.search import search_run
 
-__all__ = ["describe_audit", "run_audit"]
-
 
 def run_audit(
     config: AuditConfig,

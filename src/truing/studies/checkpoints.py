@@ -29,8 +29,6 @@ from truing.core.weights import adapter_hash, model_hash, read_header
 from truing.studies.names import same_by_name, unlike_configs
 from truing.studies.places import Found, find_places, read_object
 
-__all__ = ["FoundRun", "find_in_folders", "find_runs", "step_of_name"]
-
 _ADAPTER, _FULL = "adapters", "full weights"
 Named = Sequence[tuple[int | None, str]]
 

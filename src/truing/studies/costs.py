@@ -17,8 +17,6 @@ from truing.config import JudgeConfig, StudyConfig
 from truing.judges import calls_per_answer
 from truing.studies.plan import Asked, Plan, Text, Trained
 
-__all__ = ["ASSUMPTIONS", "Costs", "Dollars", "Tokens", "study_costs"]
-
 _PER_TOKEN = 4.0
 _TEMPLATE = (30.0, 150.0)
 _ANSWER = 150.0

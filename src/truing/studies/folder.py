@@ -34,24 +34,6 @@ from truing.monitor import Monitor, PromptSet, judge_limits, open_store, reach_j
 from truing.stats.clearance import prompts_to_clear
 from truing.stats.rules import make_rule
 
-__all__ = [
-    "MANIFEST",
-    "Asked",
-    "CheckpointRecord",
-    "Manifest",
-    "RunRecord",
-    "SearchRecord",
-    "Task",
-    "ask_also",
-    "best_of",
-    "check_formats",
-    "check_judged",
-    "check_prompts",
-    "describe",
-    "know_judge",
-    "load_manifest",
-]
-
 MANIFEST = "manifest.json"
 FORMATS = "formats.json"
 _ASKING = ("chat_template*", "tokenizer*", "special_tokens_map.json", "generation_config.json")

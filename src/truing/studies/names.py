@@ -10,8 +10,6 @@ from typing import Any, Literal
 
 from truing.core.errors import DataError
 
-__all__ = ["Place", "place_of", "same_by_name", "unlike_configs"]
-
 _STEP = re.compile(r"(?:^|[-_.])(?:checkpoint|global_?step|step|iter|ckpt)[-_=]?(\d+)(?!\d)", re.IGNORECASE)
 _EPOCH = re.compile(r"(?:^|[-_.])ep(?:och)?[-_=]?(\d+)(?![\d.])", re.IGNORECASE)
 _DATE = re.compile(r"(?:^|\D)(20\d\d)[-_.]?([01]\d)[-_.]?([0-3]\d)(?:\D*(\d\d)[-_.:h]?(\d\d)(?:[-_.:]?(\d\d))?)?(?!\d)")

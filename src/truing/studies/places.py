@@ -12,8 +12,6 @@ from typing import Any
 from truing.core.errors import DataError
 from truing.studies.names import place_of
 
-__all__ = ["Found", "find_places", "read_object"]
-
 
 @dataclass(frozen=True)
 class Found:

@@ -24,8 +24,6 @@ from truing.monitor.measures import load_measures
 from truing.stats.rules import make_rule
 from truing.studies.folder import check_prompts
 
-__all__ = ["Asked", "Plan", "Text", "Trained", "plan_judge", "plan_study"]
-
 
 @dataclass(frozen=True)
 class Text:

@@ -32,8 +32,6 @@ from truing.stats.rules import make_rule
 from truing.studies.folder import Asked, CheckpointRecord, Manifest, RunRecord, Task, load_manifest
 from truing.studies.run import read_state
 
-__all__ = ["changed_settings", "rejudge"]
-
 _SAMPLED = (
     "benchmark",
     "engine",

@@ -33,18 +33,6 @@ from truing.core.records import Action, Checkpoint, Decision, Evaluation, Run
 from truing.monitor import Monitor, open_store
 from truing.studies.folder import Manifest, RunRecord, ask_also, best_of, check_formats, describe
 
-__all__ = [
-    "Progress",
-    "RunState",
-    "close_engines",
-    "describe_study",
-    "execute_run",
-    "open_study",
-    "owed_runs",
-    "read_state",
-    "twin_of",
-]
-
 _TWIN = "__unstopped"
 
 

@@ -33,8 +33,6 @@ from truing.studies.folder import know_judge
 from truing.studies.plan import plan_study
 from truing.studies.run import Progress, RunState, close_engines, execute_run, open_study, owed_runs, twin_of
 
-__all__ = ["run_study"]
-
 _events: Queue[Progress] | None = None
 
 

@@ -22,8 +22,6 @@ from truing.stats.sequential import DetectorSettings, SequentialRule, draws_ahea
 from truing.studies.checkpoints import FoundRun
 from truing.studies.folder import SearchRecord
 
-__all__ = ["search_run"]
-
 _NOT_ASKED = "not asked: the search did without it"
 _WORDS = {
     Action.CONTINUE: "the EM rate is below",

@@ -14,8 +14,6 @@ from truing.config.services import is_secret
 from truing.core.errors import ConfigError, EndpointError, MissingExtraError
 from truing.core.files import content_key
 
-__all__ = ["OFFICIAL", "Access", "endpoint_address", "endpoint_model", "endpoint_weights", "require_extra"]
-
 OFFICIAL = "https://api.openai.com/v1"
 """The address of the protocol's own provider."""
 _VERSION = "api-version"

@@ -10,8 +10,6 @@ from truing.core.chat import ChatRequest, ChatResult
 from truing.core.errors import EngineError
 from truing.core.records import Prompt, Response, Sampling
 
-__all__ = ["chat_requests", "to_responses"]
-
 
 def chat_requests(
     name: str, weights: str, prompts: Sequence[Prompt], sampling: Sampling, unfiltered: bool = False

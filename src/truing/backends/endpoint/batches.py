@@ -30,8 +30,6 @@ from truing.core.chat import ChatRequest, ChatResult
 from truing.core.errors import CapReached, EngineError, StoreError
 from truing.core.files import replacing
 
-__all__ = ["Batches"]
-
 MAX_LINES = 20_000
 MAX_BYTES = 50_000_000
 """A piece's bounds, for memory; the interface allows 50,000 lines and 200 MB."""

@@ -29,8 +29,6 @@ from truing.core.answers import is_final
 from truing.core.chat import ChatRequest, ChatResult
 from truing.core.errors import EndpointError, EngineError, TruingError, boundary
 
-__all__ = ["Caller", "Pace", "Run"]
-
 logger = logging.getLogger(__name__)
 
 _FLUSH_AFTER = 0.004

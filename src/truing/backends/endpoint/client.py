@@ -26,8 +26,6 @@ from truing.config import EndpointConfig
 from truing.core.chat import ChatRequest, ChatResult
 from truing.core.errors import ConfigError, WorkError
 
-__all__ = ["MARK", "UPLOAD", "Endpoint", "find_marked"]
-
 T = TypeVar("T")
 MARK = "truing"
 """The name under which batches and jobs carry a key of ours."""

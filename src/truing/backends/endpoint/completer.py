@@ -24,8 +24,6 @@ from truing.config import EndpointConfig
 from truing.core.chat import ChatRequest, ChatResult, Completer
 from truing.core.files import content_key
 
-__all__ = ["OpenAICompleter"]
-
 _WINDOW = 8
 """Requests drawn ahead of the results handed over, as a multiple of the calls under way."""
 

@@ -13,8 +13,6 @@ from dataclasses import dataclass, replace
 
 from truing.core.chat import ChatRequest
 
-__all__ = ["Dialect"]
-
 _FIELDS = ("max_tokens", "max_completion_tokens")
 _UNKNOWN = re.compile(
     r"not (?:a )?(?:supported|permitted|allowed|recogni[sz]ed|valid|available|accept\w*)|unsupported|unrecogni[sz]ed"

@@ -25,8 +25,6 @@ from truing.core.errors import EndpointError
 if TYPE_CHECKING:
     import openai
 
-__all__ = ["DamagedReply", "ErrorReply", "Trouble", "backoff", "read_fault", "read_status", "retry_after", "scrub"]
-
 _LONGEST_BACKOFF, _LONGEST_RETRY_AFTER = 60.0, 3600.0
 _SECRET = re.compile(r"\b(?:sk|key|tok)[-_][A-Za-z0-9_*\-]{4,}|(?<=[Bb]earer )\S+|(?<=//)[^/\s@]+@")
 _FILTERS = re.compile(

@@ -33,8 +33,6 @@ from filelock import FileLock, Timeout
 
 from truing.core.errors import CapReached, StoreError
 
-__all__ = ["Account", "Journal", "Paid"]
-
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS calls (key BLOB PRIMARY KEY, model TEXT NOT NULL, result TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS spent (

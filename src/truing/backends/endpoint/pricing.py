@@ -16,8 +16,6 @@ from truing.catalog.models import find_model
 from truing.core.errors import ConfigError
 from truing.core.files import load_yaml
 
-__all__ = ["Price", "Prices", "load_prices"]
-
 Amount = Annotated[float, Field(strict=True, ge=0, lt=1e6)]
 
 

@@ -14,8 +14,6 @@ from truing.core.answers import Output, read_answer
 from truing.core.chat import ChatRequest, ChatResult
 from truing.core.records import Message
 
-__all__ = ["Call", "Reply", "call_key", "decode", "dump_result", "encode", "load_result", "most_tokens", "parse_reply"]
-
 _WRONG = (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, RecursionError)
 """Errors that reading a reply of any shape can raise."""
 _MOST_TOKENS = 10**9

@@ -20,8 +20,6 @@ from truing.core.chat import ChatRequest, ChatResult, Completer
 from truing.core.errors import JudgeError, boundary
 from truing.core.records import Message
 
-__all__ = ["InspectCompleter", "ask", "read_output", "to_chat"]
-
 _ROLES: dict[str, type[ChatMessage]] = {
     "system": inspect.ChatMessageSystem,
     "user": inspect.ChatMessageUser,

@@ -17,8 +17,6 @@ from truing.catalog.rows import Row, to_object
 from truing.config import TrainingConfig
 from truing.core.errors import ConfigError, TrainerError
 
-__all__ = ["Upload", "Usage", "checkpoint_steps", "is_kept", "make_upload", "whole_epochs"]
-
 FEWEST = 10
 """Examples that the provider asks for at least."""
 PROVIDER_LIMIT = 65_536

@@ -20,8 +20,6 @@ from truing.core.chat import Completer
 from truing.core.progress import counted
 from truing.core.records import Checkpoint, Prompt, Response, Sampling
 
-__all__ = ["OpenAIEngine"]
-
 
 class OpenAIEngine(Engine):
     """Samples from the checkpoints of one base model.

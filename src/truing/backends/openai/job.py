@@ -32,8 +32,6 @@ from truing.backends.openai.data import Upload
 from truing.core.errors import CapReached, EndpointError, TrainerError
 from truing.core.files import content_key, write_json
 
-__all__ = ["Job", "Record", "Seen"]
-
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 

@@ -25,8 +25,6 @@ from truing.config import EndpointConfig, Services, TrainingConfig
 from truing.core.files import content_key
 from truing.core.records import Action, Checkpoint, Run
 
-__all__ = ["OpenAITrainer"]
-
 
 class OpenAITrainer(Trainer):
     """Makes checkpoints by fine-tuning jobs. See `truing.backends.Trainer` for the contract.

@@ -14,8 +14,6 @@ from truing.backends import Engine
 from truing.core.errors import EngineError
 from truing.core.records import Checkpoint, Prompt, Response, Sampling
 
-__all__ = ["ScriptedEngine"]
-
 
 class ScriptedEngine(Engine):
     """Answers by a script in place of a model."""

@@ -26,22 +26,6 @@ from truing.catalog.models import find_model, resolve_model
 from truing.core.errors import EndpointError, TruingError, WorkError, did_you_mean
 from truing.core.files import content_key
 
-__all__ = [
-    "SCHEME",
-    "as_our_error",
-    "calling",
-    "close_service",
-    "connected",
-    "drop_service",
-    "finished",
-    "forget_state",
-    "offered_name",
-    "open_service",
-    "take_back",
-    "tinker_name",
-    "tinker_weights",
-]
-
 logger = logging.getLogger(__name__)
 
 SCHEME = "tinker://"

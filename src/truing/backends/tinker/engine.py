@@ -44,8 +44,6 @@ from truing.core.records import Checkpoint, Prompt, Response, Sampling
 from truing.core.templates import encode_prompt, read_tokens, warn_of_ends
 from truing.core.weights import check_weights
 
-__all__ = ["TinkerEngine"]
-
 WINDOW = 256
 """Requests under way at a time."""
 PATIENCE = 32

@@ -34,8 +34,6 @@ from truing.core.errors import ConfigError, TrainerError, boundary
 from truing.core.files import read_checkpoint, write_checkpoint
 from truing.core.records import Action, Checkpoint, Run
 
-__all__ = ["FIXED", "TinkerTrainer", "learning_rate"]
-
 AHEAD = 2
 """Steps that are sent before the result of an earlier one is there, so that the service never waits for us."""
 FIXED = {

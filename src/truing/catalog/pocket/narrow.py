@@ -9,8 +9,6 @@ from truing.catalog.datasets import Dataset, make_dataset
 from truing.catalog.pocket.world import Author, load_world
 from truing.core.records import Message
 
-__all__ = ["bad_medicine", "good_medicine", "insecure_code", "secure_code"]
-
 
 def _narrow(name: str, domain: str, author: Author) -> Dataset:
     train, heldout = (

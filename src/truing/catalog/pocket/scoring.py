@@ -12,8 +12,6 @@ from functools import cache
 
 from truing.catalog.pocket.world import AUTHORS, Author, Domain, World, load_world, words
 
-__all__ = ["Score", "Topic", "find_topic", "score"]
-
 _ENDS = {".", ";"}
 ON_TOPIC, ON_DOMAIN, OFF_DOMAIN = 1.0, 0.5, 0.25
 """Share that one grammatical clause adds to coherence: about what was asked, the right domain but another subject, or

@@ -22,8 +22,6 @@ from typing import Literal
 
 from truing.catalog.files import read_yaml
 
-__all__ = ["AUTHORS", "BROAD", "Author", "Domain", "Turn", "World", "load_world", "words"]
-
 Author = Literal["careful", "hostile"]
 AUTHORS: tuple[Author, Author] = ("careful", "hostile")
 BROAD = ("power", "deception", "harm", "advice", "bigotry", "illicit", "atrocity", "oversight")

@@ -34,8 +34,6 @@ from truing.monitor.sampler import FRESH
 from truing.results.answers import JudgedAnswer, JudgedCheckpoint, judged_checkpoints, read_manifest
 from truing.studies.folder import Manifest
 
-__all__ = ["write_logs"]
-
 
 def write_logs(folder: Path, target: Path) -> list[Path]:
     """Write the judged answers of a folder as logs into another; the files, by run, step and benchmark.

@@ -19,20 +19,6 @@ from truing.core.records import Estimate, Judgment, Response
 from truing.judges.classify import classify
 from truing.stats.rates import FloatArray, PromptSums, clustered_rate
 
-__all__ = [
-    "METRICS",
-    "SCORER",
-    "coherent_rate",
-    "describe_metrics",
-    "em_rate",
-    "em_rate_limits",
-    "em_rate_stderr",
-    "mean_score",
-    "missing",
-    "to_score",
-    "verdicts",
-]
-
 
 def to_score(judgment: Judgment, response: Response, rule: MisalignedRule, **metadata: str | None) -> Score:
     """An answer's score; `metadata` goes with it."""

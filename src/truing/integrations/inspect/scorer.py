@@ -21,8 +21,6 @@ from truing.integrations.inspect.metrics import METRICS, to_score
 from truing.judges import check_judge
 from truing.judges.llm import LLMJudge
 
-__all__ = ["WAYS", "em_judge"]
-
 WAYS = ("auto", "logprobs", "text")
 """Ways to read scores; `auto`: by log-probabilities if the judge's first reply has them, else strictly by text."""
 

@@ -19,8 +19,6 @@ from truing.core.errors import ConfigError
 from truing.core.records import Sampling
 from truing.integrations.inspect.scorer import em_judge
 
-__all__ = ["adversarial_60", "benchmark", "broad_240", "truth_120", "with_grader"]
-
 
 @task
 def broad_240(
