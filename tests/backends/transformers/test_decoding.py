@@ -69,6 +69,12 @@ def test_draws_the_same_through_live_adapter_layers(architecture: str) -> None:
     assert_same_drawing(model, run(model, 2))
 
 
+@pytest.mark.parametrize("architecture", TARGETS)
+def test_steps_of_fixed_shape_draw_the_same(architecture: str) -> None:
+    """As on a GPU, but for the recording: rows that are dead or free, and masked columns, change nothing."""
+    assert_same_drawing(tiny_model(architecture), run(tiny_model(architecture), fixed=True, rows=33))
+
+
 def test_sliding_windows_shorter_than_the_text() -> None:
     model = tiny_model("gpt_oss")
     whole = run(model, 2, eos=())

@@ -21,8 +21,9 @@ def test_every_prompt_and_tail_stands_on_a_branch_of_its_own_tokens(
 ) -> None:
     found: dict[tuple[int, tuple[int, ...]], list[int]] = {}
     for row in pack(prompts, tails, most):
-        mask = row.mask()
-        seen = np.tri(len(row.ids), dtype=bool) if mask is None else mask
+        seen = np.tri(len(row.ids), dtype=bool)
+        if (last := row.last_places()) is not None:
+            seen &= np.arange(len(last))[:, None] <= last
         extra = 2 * len(tails)
         assert not most or len(row.ids) <= max(most, *(len(prompts[i]) + extra for i in row.ends))
         for i, ends in row.ends.items():

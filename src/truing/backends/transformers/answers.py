@@ -17,7 +17,7 @@ from truing.core.templates import encode_prompt, read_tokens, warn_of_ends
 
 __all__ = ["answer_logprobs", "end_tokens", "sample_answers"]
 
-CPU_ROWS, GPU_ROWS = 320, 512
+CPU_ROWS, GPU_ROWS = 320, 2048
 """Most answers under way at a time."""
 CPU_BYTES = 2**30
 """Memory for cache and logits on a CPU."""
@@ -60,6 +60,7 @@ def sample_answers(
         eos=ends,
         context=context,
         rows=_choose_rows(model, max(map(len, able.values())) + sampling.max_tokens),
+        fixed=model.device.type == "cuda",
     )
     answers = dict(zip(able, decode(model, list(able.values()), keys, settings), strict=True))
     responses: list[Response] = []

@@ -22,7 +22,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from truing.backends.transformers.packing import Tail, forward, is_packable, pack
+from truing.backends.transformers.packing import Row, Tail, forward, is_packable, pack
 from truing.catalog.models import resolve_model
 from truing.core.chat import INTEGERS, TOP_TOKENS, ChatRequest, ChatResult, Completer
 from truing.core.errors import JudgeError, MissingExtraError, boundary
@@ -165,17 +165,30 @@ class _Judge:
             most = 0
         known: dict[int, dict[Tail, list[float]]] = {}
         likeliest: dict[int, dict[int, float]] = {}
-        for row in pack(prompts, self.numbers.inner, most):
-            places = [place for ends in row.ends.values() for place in ends.values()]
-            table = forward(self.model, row, places)
-            first = [k for k, tail in enumerate(tail for ends in row.ends.values() for tail in ends) if not tail]
-            values, ids = (part.tolist() for part in table[first].topk(min(TOP_TOKENS, table.shape[1])))
-            numbers = iter(table[:, self.numbers.columns].tolist())
+        for row, found in self._forwards(pack(prompts, self.numbers.inner, most)):
+            values, ids, numbers = (part.tolist() for part in found)
+            rows = iter(numbers)
             for k, (i, ends) in enumerate(row.ends.items()):
                 likeliest[i] = dict(zip(ids[k], values[k], strict=True))
-                known.setdefault(i, {}).update({tail: next(numbers) for tail in ends})
+                known.setdefault(i, {}).update({tail: next(rows) for tail in ends})
                 if len(known[i]) == 1 + len(self.numbers.nodes):
                     yield i, (likeliest.pop(i), self._numbers(known.pop(i)))
+
+    def _forwards(self, rows: Iterable[Row]) -> Iterator[tuple[Row, tuple[Any, Any, Any]]]:
+        """Of each row, on the device: the likeliest first tokens' log-probabilities, their ids, and the numbers' tokens.
+
+        The next row is launched before one is handed on, so that a GPU works while its figures are read.
+        """
+        launched: tuple[Row, tuple[Any, Any, Any]] | None = None
+        for row in rows:
+            table = forward(self.model, row, [place for ends in row.ends.values() for place in ends.values()])
+            first = [k for k, tail in enumerate(tail for ends in row.ends.values() for tail in ends) if not tail]
+            values, ids = table[first].topk(min(TOP_TOKENS, table.shape[1]))
+            if launched is not None:
+                yield launched
+            launched = row, (values, ids, table[:, self.numbers.columns])
+        if launched is not None:
+            yield launched
 
     def _numbers(self, known: Mapping[Tail, Sequence[float]]) -> dict[str, float]:
         if not self.numbers.inner:

@@ -26,15 +26,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from truing.backends.transformers.steps import KVGrid, Stepper
+from truing.backends.transformers.graphs import GraphStepper
+from truing.backends.transformers.steps import Ints, KVGrid, Stepper, Tensor
 from truing.core.errors import EngineError
 from truing.core.progress import report
 from truing.core.randomness import uniforms
 
 __all__ = ["DecodeSettings", "Sampled", "decode", "draw_tokens"]
-
-Tensor = torch.Tensor
-Ints = npt.NDArray[np.int64]
 
 SLACK = 64
 """Spare columns of the grid: the used ones move to the left edge once in so many steps."""
@@ -60,6 +58,8 @@ class DecodeSettings:
     patience: float = 6.0
     """Steps that the rows may stand free, on average over all rows, before new answers join those under way. Joining
     late gathers more free rows; joining early lets fewer stand free behind a few long answers."""
+    fixed: bool = False
+    """Whether steps have fixed shapes, which a GPU replays as graphs (`graphs.py`)."""
 
 
 @dataclass(frozen=True)
@@ -277,8 +277,9 @@ def decode(
     done: dict[int, Sampled] = {}
     samples = keys.shape[1]
     report("sample", 0, len(prompts) * samples)
+    kind = GraphStepper if settings.fixed else Stepper
     with torch.no_grad():
-        while not _run(_Decoder(Stepper(model), prompts, keys, settings, done)):
+        while not _run(_Decoder(kind(model), prompts, keys, settings, done)):
             if settings.rows == 1:
                 raise EngineError("out of memory with one answer at a time", todo="lower max_tokens")
             settings = replace(settings, rows=settings.rows // 2)

@@ -25,43 +25,46 @@ Tail = tuple[int, ...]
 
 @dataclass
 class Row:
-    """A tree of tokens, laid out in one sequence."""
+    """A tree of tokens, laid out in one sequence: each token behind the one that it follows, branch after branch."""
 
     ids: list[int] = field(default_factory=list)
     depths: list[int] = field(default_factory=list)
     """Of each token, how many stand before it on its branch."""
+    parents: list[int] = field(default_factory=list)
+    """Of each token, the place of the one that it follows; -1: none."""
     ends: dict[int, dict[Tail, int]] = field(default_factory=dict)
     """Prompt -> place in the row of its last token, under (), and of the last token of each tail after it."""
-    _branches: list[tuple[int, int, list[int]]] = field(default_factory=list)
 
-    def grow(self, tokens: Sequence[int], after: list[int]) -> list[int]:
-        """Add tokens behind those at the places `after`; returns the places from the first token of all to the last."""
-        start, end = len(self.ids), len(self.ids) + len(tokens)
+    def grow(self, tokens: Sequence[int], after: int = -1) -> int:
+        """Add tokens behind the one at the place `after`; returns the place of the last one."""
+        start, depth = len(self.ids), self.depths[after] + 1 if after >= 0 else 0
         self.ids += tokens
-        self.depths += range(len(after), len(after) + len(tokens))
-        self._branches.append((start, end, after))
-        return [*after, *range(start, end)]
+        self.depths += range(depth, depth + len(tokens))
+        self.parents += [after, *range(start, len(self.ids) - 1)][: len(tokens)]
+        return len(self.ids) - 1 if tokens else after
 
-    def add(self, prompt: int, ids: Sequence[int], after: list[int], tails: Sequence[Tail]) -> list[int]:
-        """Add what is new of a prompt, and the tails after it; returns the places of the prompt's tokens."""
-        places = self.grow(ids, after) if ids else after
-        ends: dict[Tail, list[int]] = {(): places}
+    def add(self, prompt: int, ids: Sequence[int], after: int, tails: Sequence[Tail]) -> None:
+        """Add what is new of a prompt, and the tails after it."""
+        ends: dict[Tail, int] = {(): self.grow(ids, after)}
         for tail in tails:
             for k in range(1, len(tail) + 1):
                 if tail[:k] not in ends:
                     ends[tail[:k]] = self.grow([tail[k - 1]], ends[tail[: k - 1]])
-        self.ends[prompt] = {tail: end[-1] for tail, end in ends.items()}
-        return places
+        self.ends[prompt] = ends
 
-    def mask(self) -> np.ndarray[Any, np.dtype[np.bool_]] | None:
-        """(T, T) which token attends to which; None: each to all before it."""
-        if len(self._branches) == 1:
+    def last_places(self) -> list[int] | None:
+        """Of each token, the last place that attends to it: all from its own to that one do. None: all do to the end.
+
+        Since branch stands after branch, what follows a token on any branch lies together.
+        """
+        if all(parent == place - 1 for place, parent in enumerate(self.parents)):
             return None
-        seen = np.zeros((len(self.ids), len(self.ids)), dtype=bool)
-        for start, end, after in self._branches:
-            seen[start:end, after] = True
-            seen[start:end, start:end] = np.tri(end - start, dtype=bool)
-        return seen
+        last = list(range(len(self.ids)))
+        for place in range(len(last) - 1, 0, -1):
+            parent = self.parents[place]
+            if parent >= 0 and last[parent] < last[place]:
+                last[parent] = last[place]
+        return last
 
 
 def pack(prompts: Sequence[Sequence[int]], tails: Sequence[Tail], most: int) -> Iterator[Row]:
@@ -76,11 +79,12 @@ def pack(prompts: Sequence[Sequence[int]], tails: Sequence[Tail], most: int) -> 
         for i, ids in enumerate(prompts):
             for tail in tails or [()]:
                 row = Row()
-                row.grow([*ids, *tail], [])
+                row.grow([*ids, *tail])
                 at = range(len(ids) - 1, len(row.ids))
                 row.ends[i] = {tail[:k]: at[k] for k in range(len(tail) + 1)}
                 yield row
         return
+    tails = sorted(tails)
     extra = len({tail[:k] for tail in tails for k in range(1, len(tail) + 1)})
     row, places, before = Row(), list[int](), list[int]()
     for i in sorted(range(len(prompts)), key=lambda i: tuple(prompts[i])):
@@ -89,7 +93,9 @@ def pack(prompts: Sequence[Sequence[int]], tails: Sequence[Tail], most: int) -> 
         if row.ids and len(row.ids) + len(ids) - shared + extra > most:
             yield row
             row, places, shared = Row(), [], 0
-        places, before = row.add(i, ids[shared:], places[:shared], tails), ids
+        start = len(row.ids)
+        row.add(i, ids[shared:], places[shared - 1] if shared else -1, tails)
+        places, before = [*places[:shared], *range(start, start + len(ids) - shared)], ids
     if row.ids:
         yield row
 
@@ -98,11 +104,12 @@ def forward(model: Any, row: Row, places: Sequence[int]) -> torch.Tensor:
     """(len(places), V) log-probabilities of the token after each of these places in a row, on the model's device."""
     import torch
 
-    seen, device, dtype = row.mask(), model.device, model.dtype
-    mask = None
-    if seen is not None:
-        mask = torch.zeros(1, 1, *seen.shape, dtype=dtype, device=device)
-        mask.masked_fill_(torch.from_numpy(~seen).to(device), torch.finfo(dtype).min)
+    device, mask = model.device, None
+    if (last := row.last_places()) is not None:
+        at = torch.arange(len(last), device=device)
+        hidden = (at[:, None] < at) | (at[:, None] > torch.tensor(last, device=device))
+        mask = torch.zeros(1, 1, *hidden.shape, dtype=model.dtype, device=device)
+        mask.masked_fill_(hidden, torch.finfo(model.dtype).min)
     with torch.inference_mode():
         logits = model(
             input_ids=torch.tensor([row.ids], device=device),

@@ -24,7 +24,7 @@ from transformers import Cache
 
 from truing.core.errors import EngineError
 
-__all__ = ["KVGrid", "Stepper"]
+__all__ = ["Ints", "KVGrid", "Stepper", "Tensor"]
 
 Tensor = torch.Tensor
 Ints = npt.NDArray[np.int64]
@@ -39,12 +39,14 @@ class KVGrid(Cache):
         active: Rows in use: 0 .. active-1.
         low: First column that any active row uses.
         high: The column that the next token is written to.
+        fixed: For steps of fixed shape (`graphs.py`): the column to write as a tensor, rows, and columns looked at.
     """
 
     def __init__(self, rows: int, columns: int) -> None:
         super().__init__(layers=[])
         self.rows, self.columns = rows, columns
         self.active = self.low = self.high = 0
+        self.fixed: tuple[Tensor, int, int] | None = None
         self._keys: dict[int, Tensor] = {}
         self._values: dict[int, Tensor] = {}
 
@@ -54,6 +56,11 @@ class KVGrid(Cache):
         """Write the new tokens of a layer, `[active, heads, new, width]`; return all that they may look at."""
         keys = self._buffer(self._keys, layer_idx, key_states)
         values = self._buffer(self._values, layer_idx, value_states)
+        if self.fixed is not None:
+            column, n, width = self.fixed
+            keys[:n].index_copy_(2, column, key_states)
+            values[:n].index_copy_(2, column, value_states)
+            return keys[:n, :, :width], values[:n, :, :width]
         n, end = key_states.shape[0], self.high + key_states.shape[2]
         keys[:n, :, self.high : end] = key_states
         values[:n, :, self.high : end] = value_states
@@ -100,7 +107,7 @@ class KVGrid(Cache):
     def _buffer(self, buffers: dict[int, Tensor], layer: int, like: Tensor) -> Tensor:
         if layer not in buffers:
             shape = (self.rows, like.shape[1], self.columns, like.shape[3])
-            buffers[layer] = torch.empty(shape, dtype=like.dtype, device=like.device)
+            buffers[layer] = torch.zeros(shape, dtype=like.dtype, device=like.device)
         return buffers[layer]
 
 
