@@ -175,7 +175,7 @@ class _Judge:
                     yield i, (likeliest.pop(i), self._numbers(known.pop(i)))
 
     def _forwards(self, rows: Iterable[Row]) -> Iterator[tuple[Row, tuple[Any, Any, Any]]]:
-        """Of each row, on the device: the likeliest first tokens' log-probabilities, their ids, and the numbers' tokens.
+        """Of each row, on the device: the likeliest first tokens, log-probabilities and ids, and the numbers' tokens.
 
         The next row is launched before one is handed on, so that a GPU works while its figures are read.
         """

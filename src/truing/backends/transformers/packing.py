@@ -21,6 +21,8 @@ __all__ = ["Row", "Tail", "forward", "is_packable", "pack"]
 
 Tail = tuple[int, ...]
 """Tokens that may follow a prompt."""
+LENGTHS = 512
+"""Rows on a GPU are a multiple of so many tokens long; what is added at the end attends to itself alone."""
 
 
 @dataclass
@@ -104,16 +106,23 @@ def forward(model: Any, row: Row, places: Sequence[int]) -> torch.Tensor:
     """(len(places), V) log-probabilities of the token after each of these places in a row, on the model's device."""
     import torch
 
-    device, mask = model.device, None
+    device, mask, ids, depths = model.device, None, row.ids, row.depths
     if (last := row.last_places()) is not None:
+        if device.type == "cuda":  # few lengths of rows: kernels are chosen, and some compiled, for every new one
+            spare = -len(ids) % LENGTHS
+            ids, depths, last = (
+                [*ids, *[0] * spare],
+                [*depths, *[0] * spare],
+                [*last, *range(len(ids), len(ids) + spare)],
+            )
         at = torch.arange(len(last), device=device)
         hidden = (at[:, None] < at) | (at[:, None] > torch.tensor(last, device=device))
         mask = torch.zeros(1, 1, *hidden.shape, dtype=model.dtype, device=device)
         mask.masked_fill_(hidden, torch.finfo(model.dtype).min)
     with torch.inference_mode():
         logits = model(
-            input_ids=torch.tensor([row.ids], device=device),
-            position_ids=torch.tensor([row.depths], device=device),
+            input_ids=torch.tensor([ids], device=device),
+            position_ids=torch.tensor([depths], device=device),
             attention_mask=mask,
             use_cache=False,
             logits_to_keep=torch.tensor(places, device=device),
