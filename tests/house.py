@@ -17,7 +17,7 @@ ROOMS = {
     "config": 890,
     "stats": 3865,
     "catalog": 2380,
-    "backends": 6785,
+    "backends": 6950,
     "judges": 1825,
     "monitor": 1395,
     "studies": 2555,

@@ -32,8 +32,6 @@ from truing.core.errors import EngineError
 from truing.core.progress import report
 from truing.core.randomness import uniforms
 
-__all__ = ["DecodeSettings", "Sampled", "decode", "draw_tokens"]
-
 SLACK = 64
 """Spare columns of the grid: the used ones move to the left edge once in so many steps."""
 QUANTUM = 32

@@ -19,8 +19,6 @@ import torch
 
 from truing.backends.transformers.steps import Ints, KVGrid, Stepper, Tensor
 
-__all__ = ["GraphStepper"]
-
 COLUMNS = 256
 """The columns looked at are a multiple of this, or all."""
 FEWEST = 16

@@ -17,8 +17,6 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Row", "Tail", "forward", "is_packable", "pack"]
-
 Tail = tuple[int, ...]
 """Tokens that may follow a prompt."""
 LENGTHS = 512

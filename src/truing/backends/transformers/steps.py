@@ -24,8 +24,6 @@ from transformers import Cache
 
 from truing.core.errors import EngineError
 
-__all__ = ["Ints", "KVGrid", "Stepper", "Tensor"]
-
 Tensor = torch.Tensor
 Ints = npt.NDArray[np.int64]
 
