@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ import numpy as np
 import torch
 from transformers import TrainerCallback
 
+from truing.backends import Engine
 from truing.catalog.datasets import load_dataset
-from truing.core.records import Judgment, Prompt, Response
+from truing.core.records import Checkpoint, Judgment, Prompt, Response, Sampling
 from truing.judges import Judge
 
 SMALL: dict[str, Any] = {"benchmark": "pocket-facts", "max_tokens": 4, "confirm": False, "tolerance": 0.2}
@@ -126,3 +128,28 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 def random_state() -> tuple[Any, ...]:
     return random.getstate()[1], np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+
+
+class Elsewhere(Engine):
+    """An engine of the user's own that reads checkpoints' folders, and can be told to misbehave."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, list[str]]] = []
+        """Step, and the files in the folder, of every call."""
+        self.together: list[list[int]] = []
+        """Steps of the checkpoints that it was given at once."""
+        self.dead: set[int] = set()
+        """Calls, counted from 0, that fail as those to a server that is gone."""
+        self.leave = threading.Event()
+        self.leave.set()
+
+    def generate(self, checkpoint: Checkpoint, prompts: Sequence[Prompt], sampling: Sampling) -> list[Response]:
+        self.asked.append((checkpoint.step, sorted(path.name for path in Path(str(checkpoint.path)).iterdir())))
+        assert self.leave.wait(30)
+        if len(self.asked) - 1 in self.dead:
+            raise ConnectionError("no server today")
+        samples = range(sampling.first, sampling.first + sampling.samples)
+        return [Response(p.id, i, "good", 1) for p in prompts for i in samples]
+
+    def prefetch(self, checkpoints: Sequence[Checkpoint], prompts: Sequence[Prompt], sampling: Sampling) -> None:
+        self.together.append([checkpoint.step for checkpoint in checkpoints])

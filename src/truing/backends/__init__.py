@@ -176,6 +176,8 @@ class Backend:
     """Its checkpoints lie where only its own engine can sample them, and that engine samples no others."""
     adapters: bool = False
     """Its engine samples PEFT adapters in folders."""
+    elsewhere: bool = False
+    """Its engine works outside this process, on checkpoints in folders."""
     log_probabilities: bool = False
     """Its engine scores given answers."""
     prefill: bool = False
@@ -199,7 +201,7 @@ BACKENDS = (
         log_probabilities=True,
         prefill=True,
     ),
-    Backend("vLLM", engine=("vllm", "truing.backends.vllm:VllmEngine"), adapters=True, prefill=True),
+    Backend("vLLM", engine=("vllm", "truing.backends.vllm:VllmEngine"), adapters=True, elsewhere=True, prefill=True),
     Backend(
         "OpenAI",
         engine=("openai", "truing.backends.openai:OpenAIEngine"),

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 import truing
@@ -69,13 +70,19 @@ def test_beside_load_best_model_at_end_it_is_said_which_weights_the_model_has(
     guard.watch(trainer)
     trainer.train()
     assert "both choose weights" in caplog.text
-    best = trainer.state.best_model_checkpoint
+    state = trainer.state
     if clear:
         assert guard.restored is not None
-        assert f"not those of state.best_model_checkpoint ({best})" in caplog.text
+        assert "and not those of load_best_model_at_end" in caplog.text
+        assert (state.best_model_checkpoint, state.best_global_step) == (guard.restored.path, guard.restored.step)
+        losses = {e["step"]: e["eval_loss"] for e in state.log_history if "eval_loss" in e}
+        assert state.best_metric == losses[guard.restored.step]
     else:
         assert guard.restored is None
-        assert f"has the weights of {best} by load_best_model_at_end" in caplog.text
+        assert f"has the weights of {state.best_model_checkpoint} by load_best_model_at_end" in caplog.text
+        held = load_file(Path(state.best_model_checkpoint) / "adapter_model.safetensors")
+        now = get_peft_model_state_dict(trainer.model)
+        assert all(torch.equal(tensor, now[name]) for name, tensor in held.items())
 
 
 @pytest.mark.parametrize("extra", [3, 8])

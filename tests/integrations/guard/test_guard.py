@@ -363,7 +363,7 @@ def test_judging_overlaps_training_and_the_lag_is_told(tiny_model: Path, tmp_pat
         def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if state.global_step == 7:
                 judge.leave.set()
-                while not guard._watcher._pending[-1][1].done():
+                while not guard._watcher._late._pieces[-1].made.done():
                     pass
 
     guard = guard_of(tmp_path, judge=judge, at=2, overlap=True)

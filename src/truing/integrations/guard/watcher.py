@@ -1,120 +1,32 @@
-"""What rank 0 does at a chosen step: save, sample, judge, decide; at once, or judged in a thread.
+"""What rank 0 does at a chosen step: save, sample, judge, decide; at once, or late, while training goes on.
 
-Invariants: answers are sampled only while the weights that they are of are at hand; whatever fails becomes a record
-with an undecided decision, and what failed in judging alone is owed: it is judged again at the next chosen step.
+Invariants: answers are sampled only of weights that are at hand: the model's own as it stands, or those in a folder.
+Whatever fails becomes a record with an undecided decision, and what can be asked again is owed at the next chosen step.
 """
 
 from __future__ import annotations
 
-import logging
+import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
-from truing.backends import Engine, check_completer
-from truing.catalog.datasets import Dataset
-from truing.config import EndpointConfig, JudgeConfig
+from truing.backends import Engine
 from truing.config.services import without_places
 from truing.core.errors import EngineError, TruingError, boundary
 from truing.core.files import content_key
-from truing.core.records import (
-    Action,
-    Benchmark,
-    Checkpoint,
-    Decision,
-    Estimate,
-    Evaluation,
-    Judgment,
-    Prompt,
-    Response,
-    Sampling,
-)
-from truing.integrations.guard.settings import GuardConfig
-from truing.judges import Judge, check_judge
-from truing.monitor import Monitor, PromptSet, open_store, reach_judge
+from truing.core.records import Checkpoint, Estimate, Prompt, Response, Sampling
+from truing.integrations.guard.late import Late
+from truing.integrations.guard.measures import LateJudge, Measures, Record, failed
+from truing.judges import Judge
+from truing.monitor import Monitor, open_store
 from truing.studies.folder import Asked, Manifest, RunRecord, Task
 
-__all__ = ["LateJudge", "Measures", "Record", "Watcher", "failed"]
+__all__ = ["Watcher"]
 
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Record:
-    """One evaluated step of a guarded training."""
-
-    evaluation: Evaluation
-    lag: int = 0
-    """Steps that training had gone on by when the decision arrived."""
-    error: str = ""
-    """What failed; then the decision is undecided."""
-
-    @property
-    def step(self) -> int:
-        """The step of the checkpoint."""
-        return self.evaluation.checkpoint.step
-
-
-@dataclass(frozen=True)
-class Measures:
-    """What is asked and who judges it, as a guard is given it."""
-
-    benchmark: Benchmark
-    judge: Judge
-    dataset: Dataset | None
-    """Its held-out prompts measure the task, if something judges them."""
-    config: GuardConfig
-
-    def prompt_sets(self) -> tuple[PromptSet, PromptSet | None]:
-        """The benchmark's prompts and the task's."""
-        evaluation, task = self.config.evaluation, None
-        if self.dataset is not None and self.dataset.task_judge:
-            task = PromptSet.of_task(self.dataset, evaluation, LateJudge(self.dataset.task_judge, self.config.endpoint))
-        return PromptSet(self.benchmark.prompts, self.judge, evaluation.samples), task
-
-
-class LateJudge(Judge):
-    """A judge that is made when it is needed, and again if that failed: a missing key ends no training."""
-
-    def __init__(self, name: str | JudgeConfig, endpoint: EndpointConfig) -> None:
-        check_judge(name)
-        check_completer(name)
-        self.name, self.endpoint = name, endpoint
-        self._judge: Judge | None = None
-        try:
-            self._judge = self._load()
-        except Exception as error:  # noqa: BLE001 - a judge's own constructor; told again when it is needed
-            logger.warning("the judge %s cannot be used yet: %s: %s", name, type(error).__name__, error)
-
-    @property
-    def identity(self) -> str:
-        """See `truing.judges.Judge`."""
-        return self._made().identity
-
-    @property
-    def rubric_hash(self) -> str:
-        """See `truing.judges.Judge`."""
-        return self._made().rubric_hash
-
-    def judge(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> list[Judgment]:
-        """See `truing.judges.Judge`."""
-        return self._made().judge(prompts, responses)
-
-    def close(self) -> None:
-        """See `truing.judges.Judge`."""
-        if self._judge is not None:
-            self._judge.close()
-
-    def _made(self) -> Judge:
-        if self._judge is None:
-            self._judge = self._load()
-        return self._judge
-
-    def _load(self) -> Judge:
-        judge = reach_judge(self.name, self.endpoint)
-        self.exact = judge.exact
-        return judge
+_MOST_OWED = 3
+"""Checkpoints whose weights are kept because they could not be sampled."""
 
 
 class _Door(Engine):
@@ -149,74 +61,74 @@ class Watcher:
     Args:
         folder: The guard's folder.
         measures: What is asked, and who judges.
+        engine: Samples from the checkpoints' folders; None: from the live model, by an engine that `look` is given.
     """
 
-    def __init__(self, folder: Path, measures: Measures) -> None:
-        self.measures, self.config = measures, measures.config
+    def __init__(self, folder: Path, measures: Measures, engine: Engine | None = None) -> None:
+        self.measures, self.config, self.engine = measures, measures.config, engine
         self.store, self.door = open_store(folder), _Door()
         self.broad, self.task = measures.prompt_sets()
         settings = (self.config.evaluation, self.config.stopping)
-        self.monitor = Monitor(self.store, self.door, self.broad, self.task, *settings)
+        self._elsewhere = engine if self.config.works_elsewhere else None
+        self.monitor = Monitor(self.store, self._elsewhere or self.door, self.broad, self.task, *settings)
         self.monitor.measures_judge(folder)
         self._owed: list[Checkpoint] = []
-        self._pool: ThreadPoolExecutor | None = None
-        self._pending: list[tuple[Checkpoint, Future[list[Record]]]] = []
+        self._late = Late(self.config.patience, self.config.on_error == "raise")
 
     @property
     def waiting(self) -> list[Checkpoint]:
         """Checkpoints whose decision may still come."""
-        return [checkpoint for checkpoint, _ in self._pending] + self._owed
+        return self._late.checkpoints + self._owed
 
     @property
     def pending(self) -> int:
-        """Evaluations that are being judged."""
-        return len(self._pending)
+        """Evaluations that are under way."""
+        return len(self._late.checkpoints)
 
-    def look(self, step: int, engine: Engine, save: Callable[[], Checkpoint]) -> list[Record]:
-        """Evaluate the live weights; the records that are ready, of earlier steps too.
+    def look(self, step: int, live: Engine | None, save: Callable[[], Checkpoint]) -> list[Record]:
+        """Evaluate weights as they are saved now; the records that are ready, of earlier steps too.
 
         Args:
             step: The current step.
-            engine: Samples from the live model.
-            save: Saves the live weights.
+            live: Samples from the live model; None where an engine samples from folders.
+            save: Saves the weights.
 
         Raises:
             TruingError: If the guard was asked to raise.
         """
+        here = live or self.engine
         try:
             checkpoint = Checkpoint("guard", "", step, "")
             with boundary(f"saving and sampling at step {step}", EngineError):
                 checkpoint = save()
-                self.door.open(checkpoint.weights, engine)
-                self.monitor.sample(checkpoint)  # before the judge is asked for anything: it may not be there
-            if not self.config.overlap:
+                if self._elsewhere is None and here is not None:
+                    self.door.open(checkpoint.weights, here)
+                    self.monitor.sample(checkpoint)  # before the judge is asked for anything: it may not be there
+            if not self.config.is_late:
                 return self._evaluate_with_owed(checkpoint)
         except TruingError as error:
             return [self._failed(checkpoint, error)]
         finally:
             self.door.close()
-        self._pool = self._pool or ThreadPoolExecutor(1, "truing-judge")
-        self._pending.append((checkpoint, self._pool.submit(self._evaluate_with_owed, checkpoint)))
-        return self.arrived()
+        self._late.add(checkpoint, self.config.wait_from(step), lambda: self._evaluate_with_owed(checkpoint))
+        return self.arrived(step)
 
-    def arrived(self, wait: bool = False) -> list[Record]:
-        """Records of evaluations that have been judged meanwhile, or of all of them once they are."""
-        records: list[Record] = []
-        while self._pending and (wait or self._pending[0][1].done()):
-            records += self._pending.pop(0)[1].result()
-        return records
+    def arrived(self, step: float) -> list[Record]:
+        """Records of evaluations that were made meanwhile, or are due by a step; see `Late.arrived`."""
+        return self._late.arrived(step)
 
     def finish(self) -> list[Record]:
-        """Wait for what is pending, ask once more for what is owed, and end the thread."""
-        try:
-            return self.arrived(wait=True) + self._settle()
-        finally:
-            if self._pool is not None:
-                self._pool.shutdown()
-                self._pool = None
+        """Wait for what is under way, and ask once more for what is owed."""
+        records = self.arrived(math.inf)
+        if self._owed and not self._late.stuck:
+            self._late.add(self._owed[-1], -math.inf, self._settle)
+            records += self.arrived(math.inf)
+        return records
 
     def close(self) -> None:
-        """End what our own judges keep open; one that was given is its giver's."""
+        """End what our own engine and judges keep open; what was given is its giver's."""
+        if self.engine is not None and self.measures.engine is None and not self._late.stuck:
+            self.engine.close()
         for prompt_set in filter(None, (self.broad, self.task)):
             if isinstance(prompt_set.judge, LateJudge):
                 prompt_set.judge.close()
@@ -233,23 +145,31 @@ class Watcher:
         """The checkpoints that may be put back, the best first; without a task the latest is the best."""
         return self.monitor.keepable(latest=self.task is None)
 
-    def keep(self, engine: Engine, restore: Callable[[Checkpoint], None], most: int) -> Checkpoint | None:
+    def keep(self, live: Engine | None, restore: Callable[[Checkpoint], None], most: int) -> Checkpoint | None:
         """The checkpoint that is put back: the best one that fresh answers clear; None if there is none.
 
         Args:
-            engine: Samples from the model that `restore` puts weights into.
-            restore: Puts the weights of a checkpoint into the model.
+            live: Samples from the model that `restore` puts weights into; None: the engine samples from folders.
+            restore: Puts the weights of a checkpoint into the model, for a live engine.
             most: Checkpoints to consider.
 
         Raises:
-            EngineError: Sampling or judging failed.
+            EngineError: Sampling or judging failed, or is stuck.
         """
 
         def put(checkpoint: Checkpoint) -> None:
-            restore(checkpoint)
-            self.door.open(checkpoint.weights, engine)
+            self.door.close()
+            if not Path(checkpoint.path or "").is_dir():  # fresh answers that are stored did not clear it
+                return
+            if live is not None:
+                restore(checkpoint)
+            if (here := live or self.engine) is not None:
+                self.door.open(checkpoint.weights, here)
 
         with boundary("confirming the best checkpoint", EngineError):
+            if self._late.stuck and self.config.evaluation.confirm:
+                what = "no checkpoint can be confirmed, as an evaluation is still under way"
+                raise EngineError(what, todo="the checkpoints are kept: resume when the server answers")
             try:
                 return self.monitor.keep(self.keepable()[:most], restore=put)
             finally:
@@ -274,6 +194,9 @@ class Watcher:
         )
 
     def _evaluate_with_owed(self, checkpoint: Checkpoint) -> list[Record]:
+        if self._elsewhere is not None:
+            with suppress(TruingError):  # it is met again, and told, by the evaluation of each of them
+                self.monitor.prefetch([*self._owed, *self._late.checkpoints])
         return [*self._settle(), self._evaluate(checkpoint)]
 
     def _settle(self) -> list[Record]:
@@ -292,9 +215,12 @@ class Watcher:
                 record = Record(self.monitor.evaluate(checkpoint))
         except TruingError as error:
             record = self._failed(checkpoint, error)
-        self._owed = [c for c in self._owed if c.step != checkpoint.step]
+        owed = [c for c in self._owed if c.step != checkpoint.step]
         if record.error and self._can_be_judged(checkpoint):
-            self._owed.append(checkpoint)
+            owed = sorted([*owed, checkpoint], key=lambda c: c.step)
+        if self._elsewhere is not None and len(owed) > _MOST_OWED:
+            del owed[1]  # the first is the base, if that is owed: without it no later step can be decided
+        self._owed = owed  # at once: training may be looking which weights are still needed
         self._know_a_base()
         return record
 
@@ -310,9 +236,10 @@ class Watcher:
             self.monitor.base = Estimate.unknown("step 0 was not evaluated")
 
     def _can_be_judged(self, checkpoint: Checkpoint) -> bool:
-        """True if all answers are stored, so that judging needs no weights."""
+        """True if all answers are stored, or the weights are where an engine elsewhere finds them."""
         try:
-            return bool(checkpoint.weights) and self.monitor.is_sampled(checkpoint)
+            there = self._elsewhere is not None and Path(checkpoint.path or "").is_dir()
+            return bool(checkpoint.weights) and (there or self.monitor.is_sampled(checkpoint))
         except Exception:  # noqa: BLE001 - the judge's identity is part of the keys, and there may be no judge
             return False
 
@@ -322,11 +249,3 @@ def _identity(judge: Judge) -> str:
         return judge.identity
     except Exception:  # noqa: BLE001 - the judge's own; told when it is needed
         return ""
-
-
-def failed(checkpoint: Checkpoint, error: str) -> Record:
-    """The record of an evaluation that failed: nothing is known, and the decision is undecided."""
-    reason = error.splitlines()[0] if error else "not evaluated"
-    nothing = Estimate.unknown(reason)
-    decision = Decision(Action.UNDECIDED, checkpoint.step, f"The evaluation failed: {reason}.", nothing)
-    return Record(Evaluation(checkpoint, nothing, nothing, nothing, decision), error=error)

@@ -21,6 +21,7 @@ import torch
 from truing.core.adapters import no_progress_bars, without_global_rng
 from truing.core.errors import ConfigError, TrainerError
 from truing.core.files import content_key
+from truing.core.templates import asked_as
 from truing.core.weights import adapter_hash, model_hash, tensors_hash
 
 __all__ = [
@@ -30,8 +31,12 @@ __all__ = [
     "check_model",
     "count_base_parameters",
     "find_tokenizer",
+    "has_files",
     "put_back",
+    "read_saved",
     "save_weights",
+    "saved_names",
+    "weights_hash",
 ]
 
 logger = logging.getLogger(__name__)
@@ -62,16 +67,21 @@ def base_name(model: Any) -> str:
     return str(getattr(base, "name_or_path", "") or "") or f"{type(base).__name__} made in memory"
 
 
+def has_files(model: Any) -> bool:
+    """True if the base lies in a folder or on the hub."""
+    name = base_name(model)
+    return any(Path(name).glob("*.safetensors")) or (not Path(name).exists() and name.count("/") == 1)
+
+
 def base_hash(model: Any) -> str:
     """Names what an adapter sits on: the hash of the base's files, or of its tensors if it was made in memory."""
     if not is_adapted(model):
         return ""
-    name = base_name(model)
-    if any(Path(name).glob("*.safetensors")) or (not Path(name).exists() and name.count("/") == 1):
-        return model_hash(name)
+    if has_files(model):
+        return model_hash(base_name(model))
     from safetensors.torch import save
 
-    own = {id(p) for p in _state(model).values()}
+    own = {id(p) for p in _own(model).values()}
     frozen = ((n, p) for n, p in model.named_parameters() if id(p) not in own and not p.requires_grad)
     return content_key("in memory", [[n, tensors_hash(save({n: p.detach().contiguous()}))] for n, p in frozen])
 
@@ -79,32 +89,22 @@ def base_hash(model: Any) -> str:
 def count_base_parameters(model: Any) -> float:
     """Parameters without those of adapters."""
     added = {id(p) for n, p in model.named_parameters() if "lora_" in n}
-    return float(sum(p.numel() for p in model.parameters() if id(p) not in added))
+    return float(sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters() if id(p) not in added))
 
 
 def check_model(model: Any) -> None:
-    """Refuse what cannot be sampled from in one process; warn of what would be trained but not saved.
+    """Refuse several active adapters; warn of what would be trained but not saved.
 
     Raises:
-        ConfigError: A model whose weights are spread over processes, or with several active adapters.
+        ConfigError: A model with several active adapters.
     """
-    sharded = next(
-        (n for n, p in model.named_parameters() if hasattr(p, "ds_id") or type(p.data).__name__ == "DTensor"), ""
-    )
-    if sharded or any("FullyShardedDataParallel" in type(module).__name__ for module in model.modules()):
-        raise ConfigError(
-            "a guard cannot look into a sharded model",
-            sharded or type(model).__name__,
-            "a model that is whole on rank 0: one process, or data parallel",
-            "save checkpoints and judge those: truing audit --checkpoints",
-        )
     if is_adapted(model) and not isinstance(model.active_adapter, str):
         raise ConfigError(
             "a guard saves one adapter, and several are active", str(model.active_adapter), "one", "merge the others"
         )
     if is_adapted(model) and model.peft_config[model.active_adapter].peft_type == "LORA":
-        saved = {t.data_ptr() for t in _state(model).values()}
-        lost = [n for n, p in model.named_parameters() if p.requires_grad and p.data_ptr() not in saved]
+        saved = set(saved_names(model).values())
+        lost = [name for name, p in model.named_parameters() if p.requires_grad and name not in saved]
         if lost:
             logger.warning(
                 "%d trained parameters are no part of the adapter, so they are judged but not saved; first: %s\n"
@@ -114,20 +114,56 @@ def check_model(model: Any) -> None:
             )
 
 
-def save_weights(model: Any, folder: Path, base: str) -> tuple[str, str]:
-    """Save the active adapter, or the whole model, into a folder; the path of the weights, and their hash."""
+def saved_names(model: Any) -> dict[str, str]:
+    """Name in a checkpoint's files -> the model's own name, of every parameter that is saved."""
+    names = {name: name for name, _ in model.named_parameters()}
+    return _own(model, names) if is_adapted(model) else names
+
+
+def save_weights(model: Any, folder: Path, state: Any = None, tokenizer: Any = None) -> Path:
+    """Save the active adapter, or the whole model, whole or not at all; where the weights lie.
+
+    Args:
+        model: As it is trained.
+        folder: Where to.
+        state: Its parameters by name, gathered; None: it has them.
+        tokenizer: Saved with them; None: none is.
+    """
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     adapted = is_adapted(model)
+    inner = Path(model.active_adapter) if adapted and model.active_adapter != "default" else Path()
     with no_progress_bars(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of hub look-ups and model cards
         more = {"selected_adapters": [model.active_adapter]} if adapted else {}
-        model.save_pretrained(str(temporary), **more)
-    inner = Path(model.active_adapter) if adapted and model.active_adapter != "default" else Path()
-    weights = adapter_hash(base, temporary / inner) if adapted else model_hash(str(temporary))
+        model.save_pretrained(str(temporary), **more, **({} if state is None else {"state_dict": state}))
+        if tokenizer is not None:
+            tokenizer.save_pretrained(str(temporary / inner))
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
-    return str(folder / inner), weights
+    return folder / inner
+
+
+def weights_hash(model: Any, folder: Path, base: str) -> str:
+    """Names saved weights as they are asked: with their own tokenizer, if one lies with them and is not the base's."""
+    weights = adapter_hash(base, folder) if is_adapted(model) else model_hash(str(folder))
+    return asked_as(weights, folder, base_name(model)) if has_files(model) else weights
+
+
+def read_saved(model: Any, path: str) -> dict[str, torch.Tensor]:
+    """The tensors in a checkpoint's files by the model's own names.
+
+    Raises:
+        TrainerError: The files hold other tensors than the model has parameters.
+    """
+    from safetensors.torch import load_file
+
+    held = {name: tensor for file in Path(path).glob("*.safetensors") for name, tensor in load_file(file).items()}
+    own = saved_names(model)
+    if odd := sorted(own.keys() ^ held.keys()):
+        what, got = "the best checkpoint does not fit the model", f"{len(odd)} tensors, first {odd[0]}"
+        raise TrainerError(what, got, todo=f"load it yourself from {path}")
+    return {own[name]: tensor for name, tensor in held.items()}
 
 
 def put_back(model: Any, path: str) -> None:
@@ -138,7 +174,7 @@ def put_back(model: Any, path: str) -> None:
     """
     loaded = _read_adapter(model, path) if is_adapted(model) else _read_model(model, path)
     # embeddings and heads that PEFT saves of itself, as of a resized vocabulary, are no part of the adapter's own state
-    held = {**model.state_dict(), **(_state(model) if is_adapted(model) else {})}
+    held = {**model.state_dict(), **(_own(model) if is_adapted(model) else {})}
     wrong = [
         name
         for name, tensor in loaded.items()
@@ -152,15 +188,16 @@ def put_back(model: Any, path: str) -> None:
         )
 
 
-def _state(model: Any) -> dict[str, torch.Tensor]:
+def _own(model: Any, state: Any = None) -> dict[str, Any]:
+    """What is the adapter's own in a state of the model, None: the model's as it is; by its names in the files."""
     from peft import get_peft_model_state_dict
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        state: dict[str, torch.Tensor] = get_peft_model_state_dict(
-            model, adapter_name=model.active_adapter, save_embedding_layers=False
+        found: dict[str, Any] = get_peft_model_state_dict(
+            model, state_dict=state, adapter_name=model.active_adapter, save_embedding_layers=False
         )
-    return state
+    return found
 
 
 def _read_adapter(model: Any, path: str) -> dict[str, torch.Tensor]:

@@ -1,0 +1,70 @@
+"""A guard's folder: what it must not hold, what an earlier process left there, and what is kept of the checkpoints."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from truing.core.errors import StoreError
+from truing.core.records import Checkpoint
+from truing.integrations.guard.measures import Record
+from truing.studies.folder import MANIFEST, CheckpointRecord, RunRecord, load_manifest
+
+__all__ = ["check_folder", "checkpoint_records", "held_run", "keep_only"]
+
+_LATE = "Training ended before the answers were judged."
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder in which a guard would touch what is not its own.
+
+    Raises:
+        StoreError: It holds a study, or checkpoints that no guard made.
+    """
+    own = any((folder / name).exists() for name in (MANIFEST, "guard.json"))
+    foreign = (folder / "checkpoints").exists() and not own
+    if foreign or any((folder / name).exists() for name in ("study.yaml", "audit.yaml")):
+        raise StoreError(
+            f"{folder} is not a guard's folder",
+            "it holds checkpoints that no guard made" if foreign else "it holds a study or an audit",
+            "a folder that does not exist, is empty, or is a guard's",
+            "name another folder",
+        )
+
+
+def held_run(folder: Path, run: RunRecord) -> RunRecord | None:
+    """What an earlier process wrote down; `guard.json` is what older versions wrote."""
+    manifest, old = load_manifest(folder), folder / "guard.json"
+    if manifest is not None:
+        return manifest.runs[0]
+    if not old.is_file():
+        return None
+    held = json.loads(old.read_text(encoding="utf-8"))
+    facts, rows = held["facts"], [{k: v for k, v in row.items() if k != "run_id"} for row in held["records"]]
+    return RunRecord(
+        id=facts["run_id"],
+        dataset=run.dataset,
+        state=facts["ended"],
+        stopped_at=facts["last_step"] if facts["ended"] == "stopped" else None,
+        checkpoints=tuple(CheckpointRecord(**row) for row in rows),
+        notes=run.notes,
+        **{name: facts[name] for name in ("model", "parameters", "learning_rate", "seed")},
+    )
+
+
+def checkpoint_records(records: Iterable[Record], waiting: Iterable[Checkpoint]) -> tuple[CheckpointRecord, ...]:
+    """What is written down of evaluated checkpoints, and of those whose decision may still come; by step."""
+    known = {c.step: CheckpointRecord.of(c, error=_LATE) for c in waiting}
+    for r in records:
+        checkpoint, key = r.evaluation.checkpoint, r.evaluation.key or None
+        known[r.step] = CheckpointRecord.of(checkpoint, evaluation=key, lag=r.lag, error=r.error)
+    return tuple(known[step] for step in sorted(known))
+
+
+def keep_only(folder: Path, steps: set[int]) -> None:
+    """Delete the weights of all other steps."""
+    for path in (folder / "checkpoints").glob("*"):
+        if path.name.isdecimal() and int(path.name) not in steps:
+            shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,59 @@
+"""A decision's figures in the trainer's own log."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from transformers import Trainer, TrainerControl, TrainerState
+
+from truing.core.records import Action
+from truing.integrations.guard.measures import Record
+
+__all__ = ["log_record"]
+
+_CODES = {Action.CONTINUE: 1.0, Action.UNDECIDED: 0.0, Action.STOP: -1.0}
+
+
+def log_record(record: Record, errors: int, trainer: Any, state: TrainerState, control: TrainerControl) -> None:
+    """Log a record: through the trainer, or into the state's history where no trainer is known.
+
+    Args:
+        record: What is logged; figures that are not known are left out.
+        errors: How many there were so far.
+        trainer: The trainer, or None.
+        state: The trainer's state.
+        control: The trainer's control, which is left as it is.
+    """
+    evaluation = record.evaluation
+    rate = evaluation.em_rate
+    figures: dict[str, float] = {
+        "em_rate": rate.value,
+        "em_rate_low": rate.low,
+        "em_rate_high": rate.high,
+        "coherent_rate": evaluation.coherent_rate.value,
+        "task_score": evaluation.task_score.value,
+        "decision": _CODES[evaluation.decision.action],
+        "step": record.step,
+        "lag": record.lag,
+        "errors": errors,
+    }
+    figures |= {name: found.value for name, found in evaluation.measurements.items()}
+    logs = {f"truing/{name}": value for name, value in figures.items() if math.isfinite(value)}
+    if trainer is None:
+        epoch = {} if state.epoch is None else {"epoch": state.epoch}
+        state.log_history.append({**logs, **epoch, "step": state.global_step})
+        return
+    wanted = control.should_log  # a log of ours must not take the place of the trainer's own
+    _log_of(type(trainer))(trainer, logs)
+    control.should_log = trainer.control.should_log = wanted
+
+
+def _log_of(kind: type) -> Callable[..., None]:
+    """The trainer's way to log, but not TRL's, which would hand in its own averages early and begin them again."""
+    for each in kind.__mro__:
+        if "log" in vars(each) and not each.__module__.startswith("trl."):
+            found: Callable[..., None] = vars(each)["log"]
+            return found
+    return Trainer.log

@@ -1,0 +1,152 @@
+"""What a guard asks and who judges it; and what it has of an evaluated step."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from truing.backends import Engine, check_completer, load_engine, parse_judge
+from truing.catalog.datasets import Dataset, load_dataset
+from truing.config import DatasetConfig, EndpointConfig, JudgeConfig, Services
+from truing.config.files import validate
+from truing.core.errors import ConfigError
+from truing.core.records import (
+    Action,
+    Benchmark,
+    Checkpoint,
+    Decision,
+    Estimate,
+    Evaluation,
+    Judgment,
+    Prompt,
+    Response,
+)
+from truing.integrations.guard.settings import GuardConfig
+from truing.judges import Judge, check_judge
+from truing.monitor import PromptSet, reach_judge
+
+__all__ = ["LateJudge", "Measures", "Record", "failed", "find_dataset", "find_judge"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One evaluated step of a guarded training."""
+
+    evaluation: Evaluation
+    lag: int = 0
+    """Steps that training had gone on by when the decision arrived."""
+    error: str = ""
+    """What failed; then the decision is undecided."""
+
+    @property
+    def step(self) -> int:
+        """The step of the checkpoint."""
+        return self.evaluation.checkpoint.step
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What is asked and who judges it, as a guard is given it."""
+
+    benchmark: Benchmark
+    judge: Judge
+    dataset: Dataset | None
+    """Its held-out prompts measure the task, if something judges them."""
+    config: GuardConfig
+    engine: Engine | None = None
+    """The user's own; None: it is made from its name, or the live model answers."""
+
+    def engine_for(self, model: str, folder: Path) -> Engine | None:
+        """Who samples from the checkpoints of a base model; None: the live model does."""
+        if self.config.is_live or self.engine is not None:
+            return self.engine
+        services = Services(endpoint=self.config.endpoint, vllm=self.config.vllm)
+        return load_engine(self.config.evaluation.engine, model, services, folder)
+
+    def prompt_sets(self) -> tuple[PromptSet, PromptSet | None]:
+        """The benchmark's prompts and the task's."""
+        evaluation, task = self.config.evaluation, None
+        if self.dataset is not None and self.dataset.task_judge:
+            task = PromptSet.of_task(self.dataset, evaluation, LateJudge(self.dataset.task_judge, self.config.endpoint))
+        return PromptSet(self.benchmark.prompts, self.judge, evaluation.samples), task
+
+
+class LateJudge(Judge):
+    """A judge that is made when it is needed, and again if that failed: a missing key ends no training."""
+
+    def __init__(self, name: str | JudgeConfig, endpoint: EndpointConfig) -> None:
+        check_judge(name)
+        check_completer(name)
+        self.name, self.endpoint = name, endpoint
+        self._judge: Judge | None = None
+        try:
+            self._judge = self._load()
+        except Exception as error:  # noqa: BLE001 - a judge's own constructor; told again when it is needed
+            logger.warning("the judge %s cannot be used yet: %s: %s", name, type(error).__name__, error)
+
+    @property
+    def identity(self) -> str:
+        """See `truing.judges.Judge`."""
+        return self._made().identity
+
+    @property
+    def rubric_hash(self) -> str:
+        """See `truing.judges.Judge`."""
+        return self._made().rubric_hash
+
+    def judge(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> list[Judgment]:
+        """See `truing.judges.Judge`."""
+        return self._made().judge(prompts, responses)
+
+    def close(self) -> None:
+        """See `truing.judges.Judge`."""
+        if self._judge is not None:
+            self._judge.close()
+
+    def _made(self) -> Judge:
+        if self._judge is None:
+            self._judge = self._load()
+        return self._judge
+
+    def _load(self) -> Judge:
+        judge = reach_judge(self.name, self.endpoint)
+        self.exact = judge.exact
+        return judge
+
+
+def failed(checkpoint: Checkpoint, error: str) -> Record:
+    """The record of an evaluation that failed: nothing is known, and the decision is undecided."""
+    reason = error.splitlines()[0] if error else "not evaluated"
+    nothing = Estimate.unknown(reason)
+    decision = Decision(Action.UNDECIDED, checkpoint.step, f"The evaluation failed: {reason}.", nothing)
+    return Record(Evaluation(checkpoint, nothing, nothing, nothing, decision), error=error)
+
+
+def find_judge(judge: str | JudgeConfig | Judge) -> str | JudgeConfig | Judge:
+    """A judge as it is given, or its settings where it is written as `openai:MODEL` and the like.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    given: object = judge  # callers without a type checker give anything
+    if not isinstance(given, str | JudgeConfig | Judge):
+        todo = "derive its class from truing.judges.Judge"
+        raise ConfigError("the guard's judge is no judge", type(given).__name__, "a truing.judges.Judge", todo)
+    if isinstance(judge, str) and isinstance(parsed := parse_judge(judge), dict):
+        return validate(JudgeConfig, parsed, "the guard's judge is not valid")
+    return judge
+
+
+def find_dataset(dataset: str | DatasetConfig | Dataset | None) -> Dataset | None:
+    """A dataset by its name or file."""
+    if isinstance(dataset, Dataset | None):
+        return dataset
+    if isinstance(dataset, str) and Path(dataset).exists():
+        dataset = DatasetConfig(name=Path(dataset).name.partition(".")[0], path=Path(dataset))
+    if isinstance(dataset, DatasetConfig):
+        return load_dataset(dataset.name, [dataset])
+    return load_dataset(dataset)
