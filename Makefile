@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 VLLM := .venv-vllm
 SKYRL := .venv-skyrl
+DEEPSPEED := .venv-deepspeed
 READY := $(VENV)/.ready
 
 .PHONY: demo test test-all real cases check lint types format docs setup clean
@@ -13,8 +14,9 @@ demo: $(READY)
 test: check
 	$(BIN)/pytest -m "not slow"
 
-test-all: check real $(VENV)/.references $(VENV)/.trl $(VLLM)/.ready $(SKYRL)/.ready
-	TRUING_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python TRUING_SKYRL_PYTHON=$(CURDIR)/$(SKYRL)/bin/python $(BIN)/pytest
+test-all: check real $(VENV)/.references $(VENV)/.trl $(VLLM)/.ready $(SKYRL)/.ready $(DEEPSPEED)/.ready
+	TRUING_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python TRUING_SKYRL_PYTHON=$(CURDIR)/$(SKYRL)/bin/python \
+	TRUING_DEEPSPEED_PYTHON=$(CURDIR)/$(DEEPSPEED)/bin/python $(BIN)/pytest
 
 # Inputs that people really meet, where they are: prints case, got, right, verdict.
 CASES ?= ../shared/cases
@@ -73,5 +75,15 @@ $(SKYRL)/.ready:
 	$(SKYRL)/bin/pip install -qq --disable-pip-version-check 'skyrl[tinker,jax]==0.3.0' tinker==0.21.0 'torch<=2.13.0'
 	touch $@
 
+# DeepSpeed beside the libraries of .venv, not in it: once it can be imported, accelerate and transformers take note of it.
+$(DEEPSPEED)/.ready: $(READY)
+	$(PYTHON) -m venv $(DEEPSPEED)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $(DEEPSPEED)/beside
+	mv $(DEEPSPEED)/beside "$$($(DEEPSPEED)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/beside.pth"
+	$(DEEPSPEED)/bin/pip install -qq --disable-pip-version-check --upgrade setuptools wheel
+	$(DEEPSPEED)/bin/pip install -qq --disable-pip-version-check --no-deps hjson ninja py-cpuinfo msgpack einops
+	DS_BUILD_OPS=0 $(DEEPSPEED)/bin/pip install -qq --disable-pip-version-check --no-deps --no-build-isolation deepspeed==0.19.8
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VLLM) $(SKYRL) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM) $(SKYRL) $(DEEPSPEED) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -16,7 +16,7 @@ def test_every_snippet_runs_and_the_guard_stops(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     snippets = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    assert len(snippets) == 4
+    assert len(snippets) == 5
     for snippet in snippets:
         exec(snippet, names)
     guard = names["guard"]

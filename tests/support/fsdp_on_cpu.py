@@ -7,8 +7,6 @@ on CPUs for two GPUs, so that what it does with them is tested where there are n
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
 
-from truing.cli import main
-
 _init = AcceleratorState.__init__
 
 
@@ -19,6 +17,13 @@ def _on_cpu(self: AcceleratorState, *args: object, **more: object) -> None:
     _init(self, *args, **more)
 
 
-if __name__ == "__main__":
+def allow() -> None:
+    """From now on accelerate shards on CPUs."""
     AcceleratorState.__init__ = _on_cpu
+
+
+if __name__ == "__main__":
+    from truing.cli import main
+
+    allow()
     main()

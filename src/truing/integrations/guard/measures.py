@@ -9,7 +9,7 @@ from pathlib import Path
 
 from truing.backends import Engine, check_completer, load_engine, parse_judge
 from truing.catalog.datasets import Dataset, load_dataset
-from truing.config import DatasetConfig, EndpointConfig, JudgeConfig, Services
+from truing.config import DatasetConfig, EndpointConfig, JudgeConfig
 from truing.config.files import validate
 from truing.core.errors import ConfigError
 from truing.core.records import (
@@ -64,8 +64,7 @@ class Measures:
         """Who samples from the checkpoints of a base model; None: the live model does."""
         if self.config.is_live or self.engine is not None:
             return self.engine
-        services = Services(endpoint=self.config.endpoint, vllm=self.config.vllm)
-        return load_engine(self.config.evaluation.engine, model, services, folder)
+        return load_engine(self.config.evaluation.engine, model, self.config, folder)
 
     def prompt_sets(self) -> tuple[PromptSet, PromptSet | None]:
         """The benchmark's prompts and the task's."""

@@ -11,7 +11,7 @@ from truing.backends.transformers.engine import LiveEngine
 from truing.core.distributed import Ranks
 from truing.core.errors import ConfigError, EngineError
 from truing.integrations.guard.settings import GuardConfig
-from truing.integrations.guard.sharded import gather, is_sharded, scatter
+from truing.integrations.guard.sharded import gather, is_sharded, is_zero, scatter
 from truing.integrations.guard.weights import (
     base_hash,
     base_name,
@@ -48,11 +48,11 @@ class Model:
         self.model, self.tokenizer, self.ranks, self.is_live = model, tokenizer, ranks, config.is_live
         self.sharded, self.name, self._base = is_sharded(model), base_name(model), ""
         self.parameters = count_base_parameters(model)
-        if self.sharded and self.is_live:
+        if self.sharded and (self.is_live or (is_zero(model) and not config.works_elsewhere)):
             raise ConfigError(
-                "a guard cannot sample from a sharded model",
+                f"a guard cannot sample from a sharded model by the engine {config.evaluation.engine}",
                 type(model).__name__,
-                "a model that is whole on rank 0, or an engine that samples from saved checkpoints",
+                "a model that is whole on rank 0, or an engine that works elsewhere",
                 'engine="vllm" (docs/guard.md), or save checkpoints and judge those: truing audit --checkpoints',
             )
         if config.names_engine and not has_files(model):

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from truing.backends import ENGINES, Engine, check_name, find_backend
-from truing.config import Config, EndpointConfig, EvaluationConfig, JudgeConfig, StoppingConfig, VllmConfig
+from truing.config import EvaluationConfig, JudgeConfig, Services, StoppingConfig
 from truing.config.files import validate_flat
 from truing.core.errors import ConfigError
 from truing.core.progress import Shown
@@ -21,7 +21,7 @@ LIVE = "live"
 """Stands for the model that is trained where an engine is named."""
 
 
-class GuardConfig(Config):
+class GuardConfig(Services):
     """A guard's settings; fields of `EvaluationConfig` and `StoppingConfig` can be given to `Guard` directly."""
 
     at: Annotated[int, Field(ge=1)] | tuple[Annotated[int, Field(ge=1)], ...]
@@ -30,8 +30,6 @@ class GuardConfig(Config):
     """How every checkpoint is sampled and judged."""
     stopping: StoppingConfig = StoppingConfig()
     """When training ends early; mode `off` only watches and leaves the weights alone."""
-    endpoint: EndpointConfig = EndpointConfig()
-    """How a judge behind an interface is called, and the caps."""
     restore: bool = True
     """Whether the model gets the best aligned checkpoint's weights once training has ended; never with mode `off`."""
     overlap: bool = False
@@ -40,8 +38,6 @@ class GuardConfig(Config):
     """Most steps that training goes on by before it waits for the decision; 0: it waits at once, unless `overlap`."""
     patience: Annotated[float, Field(gt=0)] = Field(default=3600.0, exclude=True)
     """Seconds that training stands still for a late decision; then that is undecided until it arrives, and told."""
-    vllm: VllmConfig = Field(default=VllmConfig(), exclude=True)
-    """How the engine `vllm` reaches vLLM."""
     on_resume: Literal["stay", "continue"] = Field(default="stay", exclude=True)
     """What a training that the guard stopped does when it is resumed: `stay` stopped, or `continue` to the next stop
     decision."""

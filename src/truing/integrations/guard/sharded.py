@@ -14,7 +14,7 @@ import torch
 from truing.core.distributed import Ranks
 from truing.core.errors import ConfigError, TrainerError
 
-__all__ = ["gather", "is_sharded", "scatter"]
+__all__ = ["gather", "is_sharded", "is_zero", "scatter"]
 
 _WRAPPERS = ("_checkpoint_wrapped_module.", "_orig_mod.")
 """Parts of names that activation checkpointing and compilation add."""
@@ -33,7 +33,12 @@ def is_sharded(model: Any) -> bool:
             "FSDP2, DeepSpeed ZeRO, or a model that is whole on rank 0",
             "set fsdp_version: 2",
         )
-    return any(hasattr(p, "ds_id") or _is_distributed(p) for p in model.parameters())
+    return is_zero(model) or any(_is_distributed(p) for p in model.parameters())
+
+
+def is_zero(model: Any) -> bool:
+    """True if DeepSpeed's ZeRO-3 spreads the weights; models that are loaded meanwhile are spread by it, too."""
+    return any(hasattr(p, "ds_id") for p in model.parameters())
 
 
 def gather(model: Any, names: set[str], ranks: Ranks) -> dict[str, torch.Tensor]:
@@ -44,7 +49,7 @@ def gather(model: Any, names: set[str], ranks: Ranks) -> dict[str, torch.Tensor]
             tensor = parameter.detach().full_tensor()
             whole[name] = tensor.cpu() if ranks.is_first else None
         elif hasattr(parameter, "ds_id"):
-            from deepspeed import zero  # type: ignore[import-not-found]
+            from deepspeed import zero
 
             with zero.GatheredParameters([parameter]):
                 whole[name] = parameter.detach().cpu().clone() if ranks.is_first else None

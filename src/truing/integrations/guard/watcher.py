@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from truing.backends import Engine
-from truing.config.services import without_places
+from truing.config.services import Services, without_places
 from truing.core.errors import EngineError, TruingError, boundary
 from truing.core.files import content_key
 from truing.core.records import Checkpoint, Estimate, Prompt, Response, Sampling
@@ -177,7 +177,7 @@ class Watcher:
 
     def manifest(self, run: RunRecord) -> Manifest:
         """What the analysis of the guard's folder needs; the identity of a judge that is not there yet is empty."""
-        measures, settings = self.measures, self.config.model_dump(mode="json", exclude={"endpoint"})
+        measures, settings = self.measures, self.config.model_dump(mode="json", exclude=set(Services.model_fields))
         benchmark, task, data = measures.benchmark, self.task, measures.dataset
         judges = ["" if each is None else _identity(each.judge) for each in (self.broad, task)]
         exact = self.broad.judge.exact  # false as long as the judge is not there
