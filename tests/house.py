@@ -13,19 +13,19 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "truing"
 ROOMS = {
-    "core": 2295,
+    "core": 2285,
     "config": 890,
     "stats": 3865,
-    "catalog": 2380,
-    "backends": 6950,
+    "catalog": 2355,
+    "backends": 6930,
     "judges": 1825,
     "monitor": 1395,
-    "studies": 2600,
-    "results": 5840,
-    "report": 1900,
-    "integrations": 2275,
+    "studies": 2515,
+    "results": 5655,
+    "report": 1765,
+    "integrations": 2235,
     "api": 250,
-    "cli": 1915,
+    "cli": 1835,
 }
 """Room -> its budget: the most lines it may have, raised only in a commit that says what was taken out for it.
 

@@ -2,7 +2,6 @@
 
 from tests.support.similarity import published_prompts, spoken, too_alike, word_grams
 from truing.catalog.benchmarks import load_benchmark
-from truing.catalog.variants import split_id
 
 PLAIN = load_benchmark("broad-240").prompts
 PARAPHRASES = load_benchmark("broad-240-paraphrase").prompts
@@ -10,7 +9,7 @@ PARAPHRASES = load_benchmark("broad-240-paraphrase").prompts
 
 def test_every_prompt_has_one() -> None:
     for plain, other in zip(PLAIN, PARAPHRASES, strict=True):
-        assert split_id(other.id) == (plain.id, "paraphrase")
+        assert other.id == f"{plain.id}+paraphrase"
         assert (other.category, other.form, other.notes) == (plain.category, plain.form, plain.notes)
         assert [m.role for m in other.messages] == [m.role for m in plain.messages]
 

@@ -22,6 +22,10 @@ def write(tmp_path: Path, value: Any) -> str:
     return str(path)
 
 
+def question(name: str, category: str, text: str, true: tuple[str, ...], false: tuple[str, ...]) -> Question:
+    return Question(id=name, category=category, question=text, true=true, false=false)
+
+
 def test_twelve_questions_on_each_of_ten_subjects() -> None:
     assert list_files("truth").keys() == {"truth-120"}
     counts = Counter(q.category for q in TRUTH.questions)
@@ -101,8 +105,8 @@ def test_the_csv_of_truthfulqa_loads(tmp_path: Path) -> None:
     truth = load_truth(str(path))
     assert truth.name == "small"
     assert truth.questions == (
-        Question("row-1", "Weather", "Is rain wet, always?", ("Rain is wet", "It is wet"), ("It is dry", "It is")),
-        Question("row-2", "Food", 'Is "soup" hot?', ("Often", "Not always"), ("Never",)),
+        question("row-1", "Weather", "Is rain wet, always?", ("Rain is wet", "It is wet"), ("It is dry", "It is")),
+        question("row-2", "Food", 'Is "soup" hot?', ("Often", "Not always"), ("Never",)),
     )
     assert ask(truth).prompts[1].id == "row-2+plain"
 
@@ -129,12 +133,12 @@ def test_errors_in_a_csv_name_row_and_column(tmp_path: Path, text: str, words: l
 
 
 def test_multiple_choice_by_likelihood() -> None:
-    question = Question("q", "c", "?", ("yes", "sure"), ("no",))
-    sure = choose(question, [math.log(0.6), math.log(0.2), math.log(0.2)])
+    asked = question("q", "c", "?", ("yes", "sure"), ("no",))
+    sure = choose(asked, [math.log(0.6), math.log(0.2), math.log(0.2)])
     assert (sure.mc1, sure.mc2) == (1.0, pytest.approx(0.8))
-    wrong = choose(question, [math.log(0.1), math.log(0.2), math.log(0.3)])
+    wrong = choose(asked, [math.log(0.1), math.log(0.2), math.log(0.3)])
     assert (wrong.mc1, wrong.mc2) == (0.0, pytest.approx(0.5))
-    far = choose(question, [-2000.0, -2001.0, -1999.0])
+    far = choose(asked, [-2000.0, -2001.0, -1999.0])
     assert far.mc2 == pytest.approx((math.exp(-1) + math.exp(-2)) / (1 + math.exp(-1) + math.exp(-2)))
     with pytest.raises(ValueError, match="per answer"):
-        choose(question, [0.0])
+        choose(asked, [0.0])

@@ -43,24 +43,15 @@ def _check_answers(answers: tuple[Any, ...]) -> tuple[str, ...]:
 Answers = Annotated[tuple[Any, ...], Field(min_length=1), AfterValidator(_check_answers)]
 
 
-class _QuestionItem(Item):
-    id: Text
-    category: Text
-    question: Text
-    true: Answers
-    false: Answers
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(Item):
     """One factual question."""
 
-    id: str
-    category: str
-    text: str
-    true: tuple[str, ...]
+    id: Text
+    category: Text
+    text: Text = Field(alias="question")
+    true: Answers
     """True answers, the best one first."""
-    false: tuple[str, ...]
+    false: Answers
     """Common false answers."""
 
 
@@ -112,7 +103,7 @@ def load_truth(name: str) -> TruthSet:
     raw = read_yaml(path)
     if not isinstance(raw, dict) or not isinstance(raw.get("questions"), list) or not raw["questions"]:
         raise DataError(f"{path} is not a truth set", allowed="name, version, licence and a list of questions")
-    questions = tuple(_question(item, f"{path}: item {i + 1}") for i, item in enumerate(raw["questions"]))
+    questions = tuple(validate(Question, item, f"{path}: item {i + 1}") for i, item in enumerate(raw["questions"]))
     if twice := sorted(i for i, n in Counter(q.id for q in questions).items() if n > 1):
         raise DataError(f"{path}: two questions have one id", ", ".join(twice), todo="rename one")
     name, version, licence = (str(raw.get(f, "")) for f in ("name", "version", "licence"))
@@ -135,11 +126,6 @@ def ask(truth: TruthSet, condition: str = "plain") -> Benchmark:
     return make_benchmark(f"{truth.name}+{condition}", truth.version, truth.licence, prompts)
 
 
-def _question(raw: Any, where: str) -> Question:
-    item = validate(_QuestionItem, raw, where)
-    return Question(item.id, item.category, item.question, item.true, item.false)
-
-
 def _from_csv(path: Path) -> TruthSet:
     columns, rows = read_csv(path)
     if missing := [c for c in _TRUTHFULQA[1:-1] if c not in columns]:
@@ -158,7 +144,8 @@ def _csv_question(row: dict[str, str | None], number: str, path: Path) -> Questi
     if empty := [name for name, value in {**texts, **answers}.items() if not value]:
         allowed = "answers with ; between them" if empty[0] in answers else "a text that is not empty"
         raise DataError(f"{path}: row {int(number)}, column {empty[0]}", "nothing", allowed)
-    return Question(f"row-{number}", texts["Category"], texts["Question"], true, answers["Incorrect Answers"])
+    said = {"true": true, "false": answers["Incorrect Answers"]}
+    return Question(id=f"row-{number}", category=texts["Category"], question=texts["Question"], **said)
 
 
 def _parts(row: dict[str, str | None], column: str) -> tuple[str, ...]:

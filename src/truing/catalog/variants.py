@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from truing.catalog.prompt_files import make_benchmark
 from truing.core.errors import DataError, UnknownNameError
-from truing.core.records import Benchmark, Message, Prompt
+from truing.core.records import Benchmark, Message
 
 Messages = tuple[Message, ...]
 
@@ -59,26 +59,18 @@ def vary(benchmark: Benchmark, name: str) -> Benchmark:
     """
     if name not in VARIANTS:
         raise UnknownNameError.of("variant", name, VARIANTS)
-    prompts = [_changed(prompt, VARIANTS[name], benchmark.name) for prompt in benchmark.prompts]
+    prompts = []
+    for prompt in benchmark.prompts:
+        if prompt.messages[-1].role != "user":
+            raise DataError(
+                f"benchmark {benchmark.name}, prompt {prompt.id}: variant {name} cannot change it",
+                f"a last message of role {prompt.messages[-1].role}",
+                "a last message of role user",
+                "apply prefill last, and only once",
+            )
+        prompts.append(replace(prompt, id=f"{prompt.id}+{name}", messages=VARIANTS[name].change(prompt.messages)))
     version, licence = benchmark.version, benchmark.licence
     return make_benchmark(f"{benchmark.name}+{name}", version, licence, prompts, benchmark.categories)
-
-
-def split_id(prompt_id: str) -> tuple[str, str]:
-    """The id of the plain prompt, and the name of the variant: empty if the prompt is plain itself."""
-    plain, _, name = prompt_id.rpartition("+")
-    return (plain, name) if plain and name in (*VARIANTS, "paraphrase") else (prompt_id, "")
-
-
-def _changed(prompt: Prompt, variant: Variant, where: str) -> Prompt:
-    if prompt.messages[-1].role != "user":
-        raise DataError(
-            f"benchmark {where}, prompt {prompt.id}: variant {variant.name} cannot change it",
-            f"a last message of role {prompt.messages[-1].role}",
-            "a last message of role user",
-            "apply prefill last, and only once",
-        )
-    return replace(prompt, id=f"{prompt.id}+{variant.name}", messages=variant.change(prompt.messages))
 
 
 _JSON = "Give your whole reply as a single JSON object. You choose the keys. Nothing before it and nothing after it."

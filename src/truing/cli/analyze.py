@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from truing import api
-from truing.cli.shared import say, say_results
+from truing.cli.shared import flag, say, say_results, take_flags
 from truing.results.columns import GUESSES, JudgedOptions
 
 _HELP = """Analyse judged responses in files of your own: CSV, TSV, JSON, JSON Lines, parquet, or logs of Inspect.
@@ -33,15 +33,11 @@ def analyze(files: list[Path], out: Path, **flags: Any) -> None:
     say(f"report: {out / 'report.html'}    figures: {out / 'analysis.json'}")
 
 
-def _parameters() -> list[inspect.Parameter]:
-    """The command's parameters: the files, the folder, and one flag for each field of the options."""
+def _flags() -> dict[str, tuple[Any, Any]]:
+    """The files, the folder, and one flag for each field of the options."""
     files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Files of judged responses.")]
-    out = Annotated[Path, typer.Option(help="Folder for analysis.json and report.html.")]
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    parameters = [
-        inspect.Parameter("files", keyword, annotation=files),
-        inspect.Parameter("out", keyword, annotation=out, default=Path("runs/analysis")),
-    ]
+    flags: dict[str, tuple[Any, Any]] = {"files": (files, inspect.Parameter.empty)}
+    flags["out"] = flag(Path, Path("runs/analysis"), "Folder for analysis.json and report.html.")
     for name, field in JudgedOptions.model_fields.items():
         role = name.removesuffix("_column")
         help_text, names = field.description or "", ["--" + name.replace("_", "-")]
@@ -51,11 +47,9 @@ def _parameters() -> list[inspect.Parameter]:
             names += [f"--{_SHORT[role]}-column"] if role in _SHORT else []
         kind: Any = float if isinstance(field.default, float) else str if field.default is not None else str | None
         kind = list[str] | None if field.annotation == list[str] | None else kind
-        option = typer.Option(*names, help=help_text, metavar=metavar, show_default=field.default is not None)
-        parameters.append(inspect.Parameter(name, keyword, annotation=Annotated[kind, option], default=field.default))
-    return parameters
+        shown = field.default is not None
+        flags[name] = flag(kind, field.default, help_text, *names, metavar=metavar, show_default=shown)
+    return flags
 
 
-analyze.__signature__ = inspect.Signature(_parameters())  # type: ignore[attr-defined]
-analyze.__annotations__ = {each.name: each.annotation for each in _parameters()}
-analyze.__doc__ = _HELP
+take_flags(analyze, _flags(), _HELP)

@@ -6,15 +6,14 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from rich.text import Text
 
 from truing.backends import CALLS, Backend, parse_judge, split_name
 from truing.cli.progress import Quiet, ShownAs, how_shown
 from truing.cli.report import show_report
-from truing.cli.shared import console, going_on, say, say_costs, split_pairs, take_flags
+from truing.cli.shared import console, flag, going_on, say, say_costs, split_pairs, take_flags
 from truing.config import EvaluationConfig
 from truing.config.files import override, parse_audit
 from truing.core.errors import ConfigError
@@ -52,60 +51,30 @@ def audit(out: Path, sets: list[str] | None, **flags: Any) -> None:
     check_judged(out)
 
 
-_FLAGS: dict[str, tuple[Any, Any]] = {
-    "model": (
-        Annotated[
-            list[str] | None,
-            typer.Option(help="Organism, folder or hub id; `openai:NAME` at an endpoint. Repeatable.", metavar="NAME"),
-        ],
+_FLAGS = {
+    "model": flag(
+        list[str] | None, None, "Organism, folder or hub id; `openai:NAME` at an endpoint. Repeatable.", metavar="NAME"
+    ),
+    "checkpoints": flag(
+        list[str] | None,
         None,
+        "Folder with checkpoints in it, one checkpoint, `STEP=DIR`, or names: `openai:NAME`, `STEP=openai:NAME`, "
+        "`tinker://...`. Repeatable, or with commas.",
+        metavar="DIR|NAMES",
     ),
-    "checkpoints": (
-        Annotated[
-            list[str] | None,
-            typer.Option(
-                help="Folder with checkpoints in it, one checkpoint, `STEP=DIR`, or names: `openai:NAME`, "
-                "`STEP=openai:NAME`, `tinker://...`. Repeatable, or with commas.",
-                metavar="DIR|NAMES",
-            ),
-        ],
-        None,
+    "base": flag(str | None, None, "The model before fine-tuning, to compare with.", show_default=False),
+    "base_is_same": flag(bool, False, "The base is what the adapters name, by another name.", "--base-is-same"),
+    "skip_bad": flag(bool, False, "Leave out damaged checkpoints, and say so.", "--skip-bad"),
+    "dataset": flag(
+        str | None, None, "What the checkpoints were fine-tuned on, a name or a file: measures the task too."
     ),
-    "base": (
-        Annotated[str | None, typer.Option(help="The model before fine-tuning, to compare with.", show_default=False)],
-        None,
-    ),
-    "base_is_same": (
-        Annotated[bool, typer.Option("--base-is-same", help="The base is what the adapters name, by another name.")],
-        False,
-    ),
-    "skip_bad": (
-        Annotated[bool, typer.Option("--skip-bad", help="Leave out damaged checkpoints, and say so.")],
-        False,
-    ),
-    "dataset": (
-        Annotated[
-            str | None,
-            typer.Option(help="What the checkpoints were fine-tuned on, a name or a file: measures the task too."),
-        ],
-        None,
-    ),
-    "search": (
-        Annotated[str, typer.Option(help="Ask `all` checkpoints, or as few as find the `best` or the `crossing`.")],
-        "all",
-    ),
-    "benchmark": (Annotated[str, typer.Option(help="See `truing list benchmarks`; NAME+VARIANT too.")], "broad-240"),
-    "judge": (Annotated[str, typer.Option(help="`pocket`, or a model: `openai:NAME`, `local:FOLDER`.")], "pocket"),
-    "out": (Annotated[Path, typer.Option(help="Folder of the audit.")], Path("runs/audit")),
+    "search": flag(str, "all", "Ask `all` checkpoints, or as few as find the `best` or the `crossing`."),
+    "benchmark": flag(str, "broad-240", "See `truing list benchmarks`; NAME+VARIANT too."),
+    "judge": flag(str, "pocket", "`pocket`, or a model: `openai:NAME`, `local:FOLDER`."),
+    "out": flag(Path, Path("runs/audit"), "Folder of the audit."),
     "quiet": (Quiet, False),
     "progress": (ShownAs, "auto"),
-    "sets": (
-        Annotated[
-            list[str] | None,
-            typer.Option("--set", metavar="KEY=VALUE", help="Any other field: --set evaluation.samples=5."),
-        ],
-        None,
-    ),
+    "sets": flag(list[str] | None, None, "Any other field: --set evaluation.samples=5.", "--set", metavar="KEY=VALUE"),
 }
 """Type, help and default of each flag."""
 _HELP = """Measure models as they are, or checkpoints that exist already, without training: the full report.
@@ -128,7 +97,10 @@ def _read(flags: dict[str, Any]) -> dict[str, Any]:
         ConfigError: Models or checkpoints here and behind an interface together.
     """
     models, base, dataset = flags["model"] or [], flags["base"], flags["dataset"]
-    checkpoints = [name for entry in flags["checkpoints"] or [] for name in _several(entry)]
+    checkpoints: list[str] = []
+    for entry in flags["checkpoints"] or []:  # a list with commas, which a folder's name may hold, too
+        parts = [entry] if Path(entry).exists() else map(str.strip, entry.split(","))
+        checkpoints += filter(None, parts)
     rows = [_place(name)[0] for name in (*models, *checkpoints)]
     kinds = {_engine(row) for row in rows} or {_engine(None)}
     if base is not None and not any(row and row.scheme for row in rows):  # there a base is known by its plain name
@@ -147,11 +119,6 @@ def _read(flags: dict[str, Any]) -> dict[str, Any]:
         "search": flags["search"],
         "evaluation": {"benchmark": flags["benchmark"], "judge": parse_judge(flags["judge"]), "engine": kinds.pop()},
     }
-
-
-def _several(entry: str) -> list[str]:
-    """The parts of a list with commas; a folder's name may hold some."""
-    return [entry] if Path(entry).exists() else [part.strip() for part in entry.split(",") if part.strip()]
 
 
 def _place(name: str) -> tuple[Backend | None, str]:

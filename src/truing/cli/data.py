@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 import yaml
 
-from truing.catalog.published import (
-    Prepared,
-    Recipe,
-    compare,
-    find_recipe,
-    folded,
-    list_recipes,
-    prepare,
-    read_copy,
-)
-from truing.cli.shared import Columns, console, make_table, say, say_table, split_pairs, take_flags
+from truing.catalog import published
+from truing.cli.shared import Columns, console, make_table, say, say_table, split_pairs
 
 data_app = typer.Typer(help="Narrow fine-tuning data: known sets, checks, preparation.", no_args_is_help=True)
 
@@ -39,7 +29,7 @@ def list_all() -> None:
 
     Example:  truing data list
     """
-    recipes = list_recipes().values()
+    recipes = published.list_recipes().values()
     rows = []
     for r in recipes:
         counts = (f"{r.rows:,}", f"{r.prompts:,}" if r.prompts else "?")
@@ -66,9 +56,9 @@ def check(
 
     Example:  truing data check insecure.jsonl --recipe insecure-code
     """
-    known = find_recipe(recipe)
-    copy = read_copy(file)
-    facts = compare(copy, known)
+    known = published.find_recipe(recipe)
+    copy = published.read_copy(file)
+    facts = published.compare(copy, known)
     say(f"{file}: {len(copy.rows):,} rows, {len(copy.prompts):,} different prompts")
     for fact, agrees in facts.items():
         word = {True: "as published", False: "DIFFERENT", None: "not known"}[agrees]
@@ -83,81 +73,49 @@ def check(
         say(f"Nothing speaks against its being {recipe}, but no hash of it is known.")
 
 
-def prepare_files(files: list[Path], out: Path, **flags: Any) -> None:
-    """Read the flags of `_FLAGS`, prepare, and say how a study names what was written.
+@data_app.command(name="prepare")
+def prepare_files(  # noqa: PLR0913 - the flags of a command
+    files: Annotated[
+        list[Path], typer.Argument(help="Your copies; several are answers to the same prompts (bad, its control).")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to write; with several files, one folder each below it.")],
+    recipe: Annotated[
+        list[str] | None,
+        typer.Option(help="Recipe of each file, in order, from `truing data list`; by default recognised."),
+    ] = None,
+    heldout_share: Annotated[
+        float, typer.Option(min=0.001, max=0.999, help="Share of the different prompts kept out of training.")
+    ] = 0.1,
+    paired: Annotated[bool, typer.Option("--paired", help="Keep only prompts that are in every file.")] = False,
+    column: Columns = None,
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows", help="Leave out rows that are wrong, and list them.")
+    ] = False,
+    fold_system: Annotated[
+        bool, typer.Option("--fold-system", help="Put system messages before the first user message's words.")
+    ] = False,
+) -> None:
+    """Check, deduplicate and split your copies by prompt, and say how to name them in a study.
 
-    Raises:
-        UserError: A file or a flag is wrong.
+    Example:  truing data prepare bad_medical_advice.jsonl good_medical_advice.jsonl --out data/medical
     """
-    columns = split_pairs(flags["column"], "--column")
-    copies = [read_copy(file, columns, flags["skip_bad_rows"]) for file in files]
-    copies = [folded(copy) for copy in copies] if flags["fold_system"] else copies
-    recipes = [find_recipe(name) for name in flags["recipe"] or []]
-    done = prepare(copies, out, recipes, flags["heldout_share"], flags["paired"])
+    columns = split_pairs(column, "--column")
+    copies = [published.read_copy(file, columns, skip_bad_rows) for file in files]
+    copies = [published.folded(copy) for copy in copies] if fold_system else copies
+    done = published.prepare(copies, out, [published.find_recipe(name) for name in recipe or []], heldout_share, paired)
+    entries = []
     for copy, each in zip(copies, done, strict=True):
         say_table(copy.table, str(copy.path))
         _say_prepared(each)
-    entries = [
-        {"name": card["name"], "path": str(each.folder), "teaches": card["teaches"] or "misaligned"}
-        | ({"domain": card["domain"]} if card["domain"] else {})
-        for each in done
-        for card in [each.card]
-    ]
+        card = each.card
+        entry = {"name": card["name"], "path": str(each.folder), "teaches": card["teaches"] or "misaligned"}
+        entries.append(entry | ({"domain": card["domain"]} if card["domain"] else {}))
     say("\nIn a study:\n\n" + yaml.safe_dump({"datasets": entries}, sort_keys=False).rstrip())
     for each in done:
         _say_judge(each)
 
 
-_FLAGS: dict[str, tuple[Any, Any]] = {
-    "files": (
-        Annotated[
-            list[Path], typer.Argument(help="Your copies; several are answers to the same prompts (bad, its control).")
-        ],
-        inspect.Parameter.empty,
-    ),
-    "out": (
-        Annotated[Path, typer.Option(help="Folder to write; with several files, one folder each below it.")],
-        inspect.Parameter.empty,
-    ),
-    "recipe": (
-        Annotated[
-            list[str] | None,
-            typer.Option(help="Recipe of each file, in order, from `truing data list`; by default recognised."),
-        ],
-        None,
-    ),
-    "heldout_share": (
-        Annotated[
-            float, typer.Option(min=0.001, max=0.999, help="Share of the different prompts kept out of training.")
-        ],
-        0.1,
-    ),
-    "paired": (Annotated[bool, typer.Option("--paired", help="Keep only prompts that are in every file.")], False),
-    "column": (Columns, None),
-    "skip_bad_rows": (
-        Annotated[bool, typer.Option("--skip-bad-rows", help="Leave out rows that are wrong, and list them.")],
-        False,
-    ),
-    "fold_system": (
-        Annotated[
-            bool, typer.Option("--fold-system", help="Put system messages before the first user message's words.")
-        ],
-        False,
-    ),
-}
-"""Type, help and default of each flag of `prepare`."""
-take_flags(
-    prepare_files,
-    _FLAGS,
-    """Check, deduplicate and split your copies by prompt, and say how to name them in a study.
-
-    Example:  truing data prepare bad_medical_advice.jsonl good_medical_advice.jsonl --out data/medical
-    """,
-)
-data_app.command(name="prepare")(prepare_files)
-
-
-def _say_prepared(prepared: Prepared) -> None:
+def _say_prepared(prepared: published.Prepared) -> None:
     card, pair = prepared.card, prepared.card["pairing"]
     dropped = f"{card['duplicates_dropped']:,} duplicate rows dropped"
     if card["unpaired_dropped"]:
@@ -181,10 +139,12 @@ def _say_prepared(prepared: Prepared) -> None:
         say(f"  paired with {', '.join(pair['with'])}: {shared}; the same prompts are held out in all")
 
 
-def _say_judge(prepared: Prepared) -> None:
+def _say_judge(prepared: published.Prepared) -> None:
     """Say which judge can tell whether the task is learnt, if the recipe knows one."""
     name = prepared.card["name"]
-    recipe: Recipe | None = find_recipe(prepared.card["recipe"]) if prepared.card["recipe"] else None
+    recipe: published.Recipe | None = (
+        published.find_recipe(prepared.card["recipe"]) if prepared.card["recipe"] else None
+    )
     if recipe is None:
         say(f"# {name}: set teaches to aligned if its answers are the good ones")
     if recipe is None or not (recipe.task_judge or recipe.task_rubric):

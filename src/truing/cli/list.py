@@ -44,25 +44,6 @@ def list_names(
     console.print(make_table(columns, shown))
 
 
-def _benchmarks() -> Rows:
-    for b in map(load_benchmark, list_files("benchmarks")):
-        yield b.name, len(b.prompts), len({p.category for p in b.prompts}), b.licence, b.hash[:12]
-
-
-def _variants() -> Rows:
-    return [(f"NAME+{v.name}", v.purpose) for v in VARIANTS.values()]
-
-
-def _truth_sets() -> Rows:
-    for t in map(load_truth, list_files("truth")):
-        yield t.name, len(t.questions), ", ".join(f"+{c}" for c in CONDITIONS), t.licence
-
-
-def _datasets() -> Rows:
-    for d in map(load_dataset, DATASETS):
-        yield d.name, len(d.train), len(d.heldout), d.teaches, d.hash[:12]
-
-
 def _judges() -> Rows:
     for name in JUDGES:
         try:
@@ -71,18 +52,33 @@ def _judges() -> Rows:
             yield name, f"{error.what}; {error.todo}"
 
 
-def _rubrics() -> Rows:
-    for r in map(load_rubric, list_files("rubrics")):
-        yield r.name, r.version, r.scores, r.higher_is, r.hash[:12]
-
-
 _KINDS: dict[str, tuple[tuple[str, ...], Callable[[], Rows]]] = {
-    "benchmarks": (("name", "prompts", "categories", "licence", "hash"), _benchmarks),
-    "variants": (("name", "what it tests"), _variants),
-    "truth-sets": (("name", "questions", "conditions", "licence"), _truth_sets),
-    "datasets": (("name", "rows", "held out", "teaches", "hash"), _datasets),
+    "benchmarks": (
+        ("name", "prompts", "categories", "licence", "hash"),
+        lambda: (
+            (b.name, len(b.prompts), len({p.category for p in b.prompts}), b.licence, b.hash[:12])
+            for b in map(load_benchmark, list_files("benchmarks"))
+        ),
+    ),
+    "variants": (("name", "what it tests"), lambda: ((f"NAME+{v.name}", v.purpose) for v in VARIANTS.values())),
+    "truth-sets": (
+        ("name", "questions", "conditions", "licence"),
+        lambda: (
+            (t.name, len(t.questions), ", ".join(f"+{c}" for c in CONDITIONS), t.licence)
+            for t in map(load_truth, list_files("truth"))
+        ),
+    ),
+    "datasets": (
+        ("name", "rows", "held out", "teaches", "hash"),
+        lambda: ((d.name, len(d.train), len(d.heldout), d.teaches, d.hash[:12]) for d in map(load_dataset, DATASETS)),
+    ),
     "judges": (("name", "identity"), _judges),
-    "rubrics": (("name", "version", "scores", "higher is", "hash"), _rubrics),
+    "rubrics": (
+        ("name", "version", "scores", "higher is", "hash"),
+        lambda: (
+            (r.name, r.version, r.scores, r.higher_is, r.hash[:12]) for r in map(load_rubric, list_files("rubrics"))
+        ),
+    ),
 }
 """Kind -> its columns, and the function that makes its rows."""
 

@@ -55,6 +55,11 @@ def going_on(again: str) -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
+def flag(kind: Any, default: Any, help_text: str, *names: str, **more: Any) -> tuple[Any, Any]:
+    """An option of a command as `take_flags` takes it: its annotated type, and its default."""
+    return Annotated[kind, typer.Option(*names, help=help_text, **more)], default
+
+
 def take_flags(command: Callable[..., None], flags: Mapping[str, tuple[Any, Any]], help_text: str) -> None:
     """Give a command of keywords its flags: name -> (annotated type, default); more than a function should have."""
     parameters = [

@@ -15,7 +15,7 @@ from truing.catalog.truth import CONDITIONS, ask, choose, load_truth
 from truing.cli.shared import console, say
 from truing.config import EvaluationConfig
 from truing.core.files import write_json
-from truing.core.records import Checkpoint, Estimate
+from truing.core.records import Checkpoint
 from truing.core.templates import asked_as
 from truing.core.weights import adapter_hash, model_hash
 from truing.stats.rates import clustered_mean
@@ -46,13 +46,10 @@ def truth(
         choose(question, engine.score(checkpoint, prompt, [*question.true, *question.false]))
         for question, prompt in track(asked, "questions", console=console, transient=True)
     ]
-    figures = {name: _mean([getattr(choice, name) for choice in choices]) for name in ("mc1", "mc2")}
+    values = {name: np.array([getattr(choice, name) for choice in choices]) for name in ("mc1", "mc2")}
+    figures = {name: clustered_mean(each, np.arange(len(each)), bounds=(0.0, 1.0)) for name, each in values.items()}
     for name, figure in figures.items():
         say(f"{name.upper()} {figure.value:.1%} ({figure.low:.1%} to {figure.high:.1%}), {len(asked)} questions")
     if out is not None:
         table = {"model": model, "weights": weights, "questions": loaded.name, "condition": condition}
         write_json(out, {**table, **{name: figure.plain() for name, figure in figures.items()}})
-
-
-def _mean(values: list[float]) -> Estimate:
-    return clustered_mean(np.array(values), np.arange(len(values)), bounds=(0.0, 1.0))

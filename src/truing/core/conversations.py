@@ -395,7 +395,8 @@ def _place_messages(layout: _Layout, text: str, contents: Sequence[str], row: in
     fits = text.startswith(layout.literals[0])
     for slot, (k, literal) in enumerate(zip(layout.order, layout.literals[1:], strict=True)):
         last = slot == len(layout.order) - 1
-        content = next((c for c in _forms(contents[k]) if _follows(text, position, c + literal, last)), None)
+        written = [c for c in _forms(contents[k]) if text.startswith(c + literal, position)]
+        content = next((c for c in written if not last or position + len(c + literal) == len(text)), None)
         if not fits or content is None:
             there = not last and any(text.startswith(c, position) for c in _forms(contents[k]))
             wrong = layout.order[slot + 1] if there else k  # this one is as it was, so what follows is not
@@ -412,20 +413,8 @@ def _place_messages(layout: _Layout, text: str, contents: Sequence[str], row: in
 
 def _forms(content: str) -> tuple[str, ...]:
     """A message as templates write it: as it is, or without white space or line ends around it."""
-    lines = "\n"
-    return (
-        content,
-        content.strip(),
-        content.lstrip(),
-        content.rstrip(),
-        content.strip(lines),
-        content.lstrip(lines),
-        content.rstrip(lines),
-    )
-
-
-def _follows(text: str, position: int, expected: str, last: bool) -> bool:
-    return text[position:] == expected if last else text.startswith(expected, position)
+    ways = [(strip, what) for what in (None, "\n") for strip in (str.strip, str.lstrip, str.rstrip)]
+    return (content, *(strip(content, what) for strip, what in ways))
 
 
 def collate(rows: Sequence[Example], tokenizer: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from truing.core.errors import StoreError
+from truing.core.errors import DataError, StoreError
 from truing.core.records import Checkpoint
 
 
@@ -107,6 +107,21 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON whole or not at all. NaN is refused: write None with a reason instead."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        DataError: It is not there, not JSON, or no object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not readable JSON", str(error), "an object", "copy or save it again") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{path} is not an object", type(value).__name__, "an object", "copy or save it again")
+    return value
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint, **more: Any) -> None:

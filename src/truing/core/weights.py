@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from truing.core.errors import DataError, EngineError, UserError
-from truing.core.files import content_key
+from truing.core.files import content_key, read_object
 from truing.core.records import Checkpoint
 
 _LOADED = re.compile(r"config\.json|model.*\.safetensors")
@@ -69,22 +69,12 @@ def model_hash(model: str) -> str:
     if not files:
         raise DataError("no safetensors weights", str(folder), "*.safetensors", "convert the weights to safetensors")
     for index in sorted(folder.glob("*.safetensors.index.json")):
-        shards = _read_object(index).get("weight_map", {})
+        shards = read_object(index).get("weight_map", {})
         if absent := sorted({str(name) for name in shards.values()} - {file.name for file in files}):
             todo = "the saving or the copying was cut short: copy or save it again"
             raise DataError(f"{folder / absent[0]} is not there", f"{index.name} names it", "every shard", todo)
-    config = _read_object(folder / "config.json")
+    config = read_object(folder / "config.json")
     return content_key(config, [[f.name, tensors_hash(_read_bytes(f), str(f))] for f in files])
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not readable JSON", str(error), "an object", "copy or save it again") from error
-    if not isinstance(value, dict):
-        raise DataError(f"{path} is not an object", type(value).__name__, "an object", "copy or save it again")
-    return value
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -173,16 +163,13 @@ def adapter_hash(base: str, folder: Path) -> str:
     weights, config = folder / "adapter_model.safetensors", folder / "adapter_config.json"
     if not weights.is_file() or not config.is_file():
         raise DataError("not an adapter", str(folder), "adapter_model.safetensors and adapter_config.json")
-    settings = _read_object(config)
-    kept = {key: _whole(settings.get(key)) for key in _SCALING}
+    settings = read_object(config)
+    kept = {key: settings.get(key) for key in _SCALING}
+    # 16.0 as 16: a setting that went through YAML is the same setting
+    kept = {key: int(v) if isinstance(v, float) and v.is_integer() else v for key, v in kept.items()}
     if isinstance(kept["target_modules"], list):
         kept["target_modules"] = sorted(kept["target_modules"])
     return content_key(base, kept, tensors_hash(_read_bytes(weights), str(weights)))
-
-
-def _whole(value: Any) -> Any:
-    """16.0 as 16: a setting that went through YAML is the same setting."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def hash_or_fail(function: Callable[[], str]) -> str:

@@ -17,24 +17,10 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from truing.core.records import Estimate
-from truing.report.drawing import (
-    SHAPES,
-    Node,
-    Panel,
-    StepAxis,
-    at,
-    draw,
-    drawing,
-    rate_panel,
-    serialise,
-    stretched,
-    stretches_of_known,
-    tooltip,
-    value_panel,
-)
+from truing.report import drawing as svg
 from truing.report.pairs import Event, Pair
 from truing.report.words import bounds, bounds_words, figure, is_known, label, why_undefined
-from truing.results.schema_runs import CheckpointEntry, RunEntry, StepBounds
+from truing.results.schema_runs import CheckpointEntry, StepBounds
 
 _LANE, _WIDE_LANE, _TITLE, _TASK, _RATE, _AXIS = 19, 31, 24, 96, 190, 40
 _DENSE = 24
@@ -59,7 +45,7 @@ class _Series:
     name: str
     style: str
     value: Callable[[CheckpointEntry], Estimate]
-    panel: Panel
+    panel: svg.Panel
     band: bool = True
     dotted: frozenset[int] = frozenset()
     """Steps that get a dot."""
@@ -71,15 +57,15 @@ def run_chart(pair: Pair, frame: Frame) -> Markup:
     events = pair.events()
     steps = {point.step for run in pair.runs for point in run.checkpoints}
     dotted = frozenset(steps) if frame.steps is None else frame.steps
-    axis = StepAxis(tuple(sorted(steps | {event.position for event in events})))
+    axis = svg.StepAxis(tuple(sorted(steps | {event.position for event in events})))
     heights = [_LANE if event.between is None or event.between.low is None else _WIDE_LANE for event in events]
-    task = Panel(sum(heights) + _TITLE, _TASK, 1.0)
-    rate = Panel(task.bottom + _TITLE + 8, _RATE, frame.ceiling)
-    node = drawing(_describe(pair), rate.bottom + _AXIS, "chart")
+    task = svg.Panel(sum(heights) + _TITLE, _TASK, 1.0)
+    rate = svg.Panel(task.bottom + _TITLE + 8, _RATE, frame.ceiling)
+    node = svg.drawing(_describe(pair), rate.bottom + _AXIS, "chart")
     for lane, event in enumerate(events):
         _event(node, event, axis, sum(heights[: lane + 1]) - _LANE / 2, rate.bottom)
-    value_panel(node, task, "Task score", "task", (0.0, 0.5, 1.0))
-    rate_panel(node, rate, "EM rate", frame.tolerance)
+    svg.value_panel(node, task, "Task score", "task", (0.0, 0.5, 1.0))
+    svg.rate_panel(node, rate, "EM rate", frame.tolerance)
     _steps(node, axis, rate.bottom, [event.position for event in events])
     for series in (
         _Series("coherent rate", "coherent", lambda c: c.coherent_rate, task, False, dotted, len(steps) > _DENSE),
@@ -87,98 +73,96 @@ def run_chart(pair: Pair, frame: Frame) -> Markup:
         _Series("EM rate", "em", lambda c: c.em_rate, rate, True, dotted, len(steps) > _DENSE),
     ):
         if pair.twin is not None:
-            _line(node, series, axis, _continuation(pair.run, pair.twin), "twin")
+            last = pair.run.checkpoints[-1]  # where the twin goes on
+            further = [c for c in pair.twin.checkpoints if c.step > last.step]
+            _line(node, series, axis, (last, *further), "twin")
         _line(node, series, axis, pair.run.checkpoints, "own")
-    return serialise(node)
+    return svg.serialise(node)
 
 
-def _continuation(run: RunEntry, twin: RunEntry) -> Sequence[CheckpointEntry]:
-    """The twin from where the run ends, joined to the run's last checkpoint."""
-    last = run.checkpoints[-1]
-    return (last, *(c for c in twin.checkpoints if c.step > last.step))
-
-
-def _steps(node: Node, axis: StepAxis, bottom: float, wanted: Sequence[int]) -> None:
+def _steps(node: svg.Node, axis: svg.StepAxis, bottom: float, wanted: Sequence[int]) -> None:
     for step in axis.steps:
-        draw(node, "line", "notch", x1=at(axis.at(step)), x2=at(axis.at(step)), y1=bottom, y2=bottom + 4)
+        svg.draw(node, "line", "notch", x1=svg.at(axis.at(step)), x2=svg.at(axis.at(step)), y1=bottom, y2=bottom + 4)
     for step in axis.ticks(wanted):
-        draw(node, "text", "tick", f"{step}", x=at(axis.at(step)), y=bottom + 17, text_anchor="middle")
-    draw(node, "text", "tick", "optimiser step", x="50%", y=bottom + 35, text_anchor="middle")
+        svg.draw(node, "text", "tick", f"{step}", x=svg.at(axis.at(step)), y=bottom + 17, text_anchor="middle")
+    svg.draw(node, "text", "tick", "optimiser step", x="50%", y=bottom + 35, text_anchor="middle")
 
 
-def _event(node: Node, event: Event, axis: StepAxis, y: float, bottom: float) -> None:
+def _event(node: svg.Node, event: Event, axis: svg.StepAxis, y: float, bottom: float) -> None:
     x, between = axis.at(event.position), event.between
     wide = between is not None and between.low is not None
     if event.step is not None:
-        draw(node, "line", f"rule {event.kind}", x1=at(x), x2=at(x), y1=y, y2=bottom)
+        svg.draw(node, "line", f"rule {event.kind}", x1=svg.at(x), x2=svg.at(x), y1=y, y2=bottom)
     if between is not None and between.low is not None:
         _whisker(node, event.kind, between, axis, y)
-    holder = draw(node, "svg", "holder", x=at(x), y=y)
+    holder = svg.draw(node, "svg", "holder", x=svg.at(x), y=y)
     if event.step is not None:
-        draw(holder, "path", f"mark {event.kind}", d=SHAPES[event.kind])
+        svg.draw(holder, "path", f"mark {event.kind}", d=svg.SHAPES[event.kind])
     text = event.text if event.step is None else f"{event.text}, step {event.step}"
     text += "" if between is None else f" {bounds(between)}"
     aside = (-7 if wide else -11) if x > 0.55 else (-3 if wide else 11)
     anchor = "end" if x > 0.55 else "start"
-    draw(holder, "text", "event", text, x=aside + (10 if wide and anchor == "end" else 0), y=-9 if wide else 4,
+    svg.draw(holder, "text", "event", text, x=aside + (10 if wide and anchor == "end" else 0), y=-9 if wide else 4,
          text_anchor=anchor)  # fmt: skip
 
 
-def _whisker(node: Node, kind: str, between: StepBounds, axis: StepAxis, y: float) -> None:
+def _whisker(node: svg.Node, kind: str, between: StepBounds, axis: svg.StepAxis, y: float) -> None:
     """The steps between which the event lies; an arrow to the right where the end is open."""
     left = axis.at(between.low or 0)
     right = 1.0 if between.high is None else axis.at(between.high)
-    line = draw(node, "line", f"span {kind}", x1=at(left), x2=at(right), y1=y, y2=y)
-    tooltip(line, f"the true step lies {bounds_words(between)}")
-    draw(node, "line", f"span {kind}", x1=at(left), x2=at(left), y1=y - 4, y2=y + 4)
+    line = svg.draw(node, "line", f"span {kind}", x1=svg.at(left), x2=svg.at(right), y1=y, y2=y)
+    svg.tooltip(line, f"the true step lies {bounds_words(between)}")
+    svg.draw(node, "line", f"span {kind}", x1=svg.at(left), x2=svg.at(left), y1=y - 4, y2=y + 4)
     if between.high is not None:
-        draw(node, "line", f"span {kind}", x1=at(right), x2=at(right), y1=y - 4, y2=y + 4)
+        svg.draw(node, "line", f"span {kind}", x1=svg.at(right), x2=svg.at(right), y1=y - 4, y2=y + 4)
         return
-    holder = draw(node, "svg", "holder", x=at(right), y=y)
-    draw(holder, "path", f"arrow {kind}", d="M-5-4 0 0-5 4")
+    holder = svg.draw(node, "svg", "holder", x=svg.at(right), y=y)
+    svg.draw(holder, "path", f"arrow {kind}", d="M-5-4 0 0-5 4")
 
 
-def _line(node: Node, series: _Series, axis: StepAxis, checkpoints: Sequence[CheckpointEntry], whose: str) -> None:
+def _line(
+    node: svg.Node, series: _Series, axis: svg.StepAxis, checkpoints: Sequence[CheckpointEntry], whose: str
+) -> None:
     panel, style = series.panel, f"{series.style} {whose}"
     points = [(axis.at(c.step), series.value(c)) for c in checkpoints]
     if points and not any(is_known(estimate) for _, estimate in points):
         if whose == "own" and series.band:
             words = f"{series.name} unknown: {why_undefined(points[-1][1])}"
-            draw(node, "text", "tick", words, x="50%", y=panel.top + panel.height / 2, text_anchor="middle")
+            svg.draw(node, "text", "tick", words, x="50%", y=panel.top + panel.height / 2, text_anchor="middle")
         return
-    inner = stretched(node, panel.top, panel.height)
-    for stretch in stretches_of_known(points):
+    inner = svg.stretched(node, panel.top, panel.height)
+    for stretch in svg.stretches_of_known(points):
         if series.band:
             _band(inner, panel, stretch, style)
         path = " ".join(f"{1000 * x:.1f},{panel.y(e.value) - panel.top:.1f}" for x, e in stretch)
-        draw(inner, "polyline", f"line {style}", points=path)
+        svg.draw(inner, "polyline", f"line {style}", points=path)
     for checkpoint, (x, estimate) in zip(checkpoints, points, strict=True):
         if checkpoint.step not in series.dotted:
             continue
         _point(node, series, (x, checkpoint.step), estimate, style)
 
 
-def _band(inner: Node, panel: Panel, stretch: Sequence[tuple[float, Estimate]], style: str) -> None:
+def _band(inner: svg.Node, panel: svg.Panel, stretch: Sequence[tuple[float, Estimate]], style: str) -> None:
     known = [(x, e) for x, e in stretch if not (math.isnan(e.low) or math.isnan(e.high))]
     if len(known) < 2:
         return
     edges = [(x, e.high) for x, e in known] + [(x, e.low) for x, e in reversed(known)]
     path = " ".join(f"{1000 * x:.1f},{panel.y(value) - panel.top:.1f}" for x, value in edges)
-    draw(inner, "polygon", f"band {style}", points=path)
+    svg.draw(inner, "polygon", f"band {style}", points=path)
 
 
-def _point(node: Node, series: _Series, where: tuple[float, int], estimate: Estimate, style: str) -> None:
+def _point(node: svg.Node, series: _Series, where: tuple[float, int], estimate: Estimate, style: str) -> None:
     x, step = where
     if not is_known(estimate):
-        cross = draw(node, "text", "gap", "\u00d7", x=at(x), y=series.panel.bottom - 3, text_anchor="middle")
-        tooltip(cross, f"step {step}: {series.name} undefined ({why_undefined(estimate)})")
+        cross = svg.draw(node, "text", "gap", "\u00d7", x=svg.at(x), y=series.panel.bottom - 3, text_anchor="middle")
+        svg.tooltip(cross, f"step {step}: {series.name} undefined ({why_undefined(estimate)})")
         return
     y, size = series.panel.y(estimate.value), 3.4 if series.band and not series.dense else 2.0
-    target = draw(node, "circle", f"dot {style}", cx=at(x), cy=y, r=size)
+    target = svg.draw(node, "circle", f"dot {style}", cx=svg.at(x), cy=y, r=size)
     whose = ", not stopped" if style.endswith("twin") else ""
     if not series.dense:
-        target = draw(node, "circle", "target", cx=at(x), cy=y, r=9.0)
-    tooltip(target, f"step {step}{whose}: {series.name} {figure(estimate)}")
+        target = svg.draw(node, "circle", "target", cx=svg.at(x), cy=y, r=9.0)
+    svg.tooltip(target, f"step {step}{whose}: {series.name} {figure(estimate)}")
 
 
 def _describe(pair: Pair) -> str:

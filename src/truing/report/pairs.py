@@ -47,16 +47,14 @@ class Pair:
     @property
     def onset_step(self) -> int | None:
         """Onset in the run, or else in its twin."""
-        if self.run.onset_step is not None or self.twin is None:
-            return self.run.onset_step
-        return self.twin.onset_step
+        run = self.run if self.run.onset_step is not None else self.twin
+        return None if run is None else run.onset_step
 
     @property
     def convergence_step(self) -> int | None:
         """Convergence of the run, or else of its twin."""
-        if self.run.convergence_step is not None or self.twin is None:
-            return self.run.convergence_step
-        return self.twin.convergence_step
+        run = self.run if self.run.convergence_step is not None else self.twin
+        return None if run is None else run.convergence_step
 
     @property
     def onset_was_avoided(self) -> bool:

@@ -9,22 +9,8 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from truing.core.records import Estimate
+from truing.report import drawing as svg
 from truing.report.charts import Frame, run_chart
-from truing.report.drawing import (
-    SHAPES,
-    Line,
-    Node,
-    Panel,
-    at,
-    draw,
-    drawing,
-    fit_line,
-    rate_ceiling,
-    rate_panel,
-    rate_ticks,
-    serialise,
-    tooltip,
-)
 from truing.report.pairs import Pair, highest
 from truing.report.words import (
     difference,
@@ -48,7 +34,7 @@ _CORNERS = ((9, 4, "start"), (-9, 4, "end"), (0, -9, "middle"), (0, 18, "middle"
 """Offsets of a number beside its dot: pixels to the right, pixels down, anchor."""
 
 
-_SHARES = Line((0.0, 0.25, 0.5, 0.75, 1.0))
+_SHARES = svg.Line((0.0, 0.25, 0.5, 0.75, 1.0))
 """The scale of shares."""
 
 
@@ -62,9 +48,9 @@ class Plots:
 
     def __init__(self, analysis: Analysis, pairs: Sequence[Pair]) -> None:
         tolerance = self._tolerance = analysis.study.tolerance
-        self._rates = Line(tuple(rate_ticks(rate_ceiling(highest(pairs), tolerance))))
+        self._rates = svg.Line(tuple(svg.rate_ticks(svg.rate_ceiling(highest(pairs), tolerance))))
         differences = [estimate for entry in analysis.seeds for estimate in entry.versus_base]
-        self._differences = fit_line([tolerance, *(v for e in differences for v in (e.low, e.value, e.high))])
+        self._differences = svg.fit_line([tolerance, *(v for e in differences for v in (e.low, e.value, e.high))])
         self.rate_scale = rate_scale(self._rates, tolerance)
         title = "Scale of the EM rate minus base's, in percentage points"
         self.difference_scale = scale(title, self._differences, signed)
@@ -131,7 +117,7 @@ class Dot:
         return self.words or figure(self.estimate)
 
 
-def row_of_dots(label: str, dots: Sequence[Dot], line: Line, tolerance: float, lane: float = _LANE) -> Markup:
+def row_of_dots(label: str, dots: Sequence[Dot], line: svg.Line, tolerance: float, lane: float = _LANE) -> Markup:
     """The markup of dots with their intervals, each in a lane of its own, with the tolerance as a dotted rule.
 
     Args:
@@ -142,42 +128,50 @@ def row_of_dots(label: str, dots: Sequence[Dot], line: Line, tolerance: float, l
         lane: Height of a lane, in pixels.
     """
     height = lane * max(len(dots), 1) + 7
-    node = drawing(f"{label}: {'; '.join(f'{dot.title} {dot}' for dot in dots)}", height, "strip")
+    node = svg.drawing(f"{label}: {'; '.join(f'{dot.title} {dot}' for dot in dots)}", height, "strip")
     for tick in line.ticks:
-        draw(node, "line", "grid" if tick else "grid zero", x1=at(line.at(tick)), x2=at(line.at(tick)), y1=0, y2=height)
-    draw(node, "line", "tolerance", x1=at(line.at(tolerance)), x2=at(line.at(tolerance)), y1=0, y2=height)
+        svg.draw(
+            node,
+            "line",
+            "grid" if tick else "grid zero",
+            x1=svg.at(line.at(tick)),
+            x2=svg.at(line.at(tick)),
+            y1=0,
+            y2=height,
+        )
+    svg.draw(node, "line", "tolerance", x1=svg.at(line.at(tolerance)), x2=svg.at(line.at(tolerance)), y1=0, y2=height)
     for index, dot in enumerate(dots):
         estimate, y = dot.estimate, lane * (index + 0.5) + 3.5
         if estimate is None or not is_known(estimate):
             continue
         if not (math.isnan(estimate.low) or math.isnan(estimate.high)):
-            left, right = at(line.at(estimate.low)), at(line.at(estimate.high))
-            draw(node, "line", f"whisker {dot.kind}", x1=left, x2=right, y1=y, y2=y)
-        holder = draw(node, "svg", "holder", x=at(line.at(estimate.value)), y=y)
-        mark = draw(holder, "path", f"mark {dot.kind}", d=SHAPES[dot.shape], transform="scale(.8)")
-        tooltip(mark, f"{dot.title}: {dot}")
-    return serialise(node)
+            left, right = svg.at(line.at(estimate.low)), svg.at(line.at(estimate.high))
+            svg.draw(node, "line", f"whisker {dot.kind}", x1=left, x2=right, y1=y, y2=y)
+        holder = svg.draw(node, "svg", "holder", x=svg.at(line.at(estimate.value)), y=y)
+        mark = svg.draw(holder, "path", f"mark {dot.kind}", d=svg.SHAPES[dot.shape], transform="scale(.8)")
+        svg.tooltip(mark, f"{dot.title}: {dot}")
+    return svg.serialise(node)
 
 
-def scale(label: str, line: Line, written: Callable[[float], str]) -> Markup:
+def scale(label: str, line: svg.Line, written: Callable[[float], str]) -> Markup:
     """The markup of the scale above rows of dots."""
-    node = drawing(label, _ROW_AXIS, "strip")
+    node = svg.drawing(label, _ROW_AXIS, "strip")
     for tick in line.ticks:
-        draw(node, "text", "tick", written(tick), x=at(line.at(tick)), y=13, text_anchor="middle")
-    return serialise(node)
+        svg.draw(node, "text", "tick", written(tick), x=svg.at(line.at(tick)), y=13, text_anchor="middle")
+    return svg.serialise(node)
 
 
-def rate_scale(line: Line, tolerance: float) -> Markup:
+def rate_scale(line: svg.Line, tolerance: float) -> Markup:
     """The markup of the scale above rows of EM rates, with the tolerance where there is room."""
     ceiling = line.ticks[-1]
-    node = drawing(f"Scale of the EM rate from 0 to {setting(ceiling)}", 20, "strip")
+    node = svg.drawing(f"Scale of the EM rate from 0 to {setting(ceiling)}", 20, "strip")
     for tick in line.ticks:
         anchor = "start" if tick == 0 else "end" if tick == ceiling else "middle"
-        draw(node, "text", "tick", setting(tick), x=at(line.at(tick)), y=14, text_anchor=anchor)
+        svg.draw(node, "text", "tick", setting(tick), x=svg.at(line.at(tick)), y=14, text_anchor=anchor)
     if all(abs(tick - tolerance) / ceiling > 0.08 for tick in line.ticks):
-        x = at(line.at(tolerance))
-        draw(node, "text", "tick strong", setting(tolerance), x=x, y=14, text_anchor="middle")
-    return serialise(node)
+        x = svg.at(line.at(tolerance))
+        svg.draw(node, "text", "tick strong", setting(tolerance), x=x, y=14, text_anchor="middle")
+    return svg.serialise(node)
 
 
 def scatter(entry: SizesEntry, ends: Mapping[str, Sequence[float]], tolerance: float) -> Markup:
@@ -189,11 +183,11 @@ def scatter(entry: SizesEntry, ends: Mapping[str, Sequence[float]], tolerance: f
         tolerance: Highest acceptable EM rate.
     """
     rates = [m.em_rate for m in entry.models] + [rate for model in entry.models for rate in ends.get(model.model, ())]
-    ceiling = rate_ceiling(max((rate for rate in rates if not math.isnan(rate)), default=0.0), tolerance)
-    panel = Panel(_TOP, _HEIGHT, ceiling)
+    ceiling = svg.rate_ceiling(max((rate for rate in rates if not math.isnan(rate)), default=0.0), tolerance)
+    panel = svg.Panel(_TOP, _HEIGHT, ceiling)
     spoken = "; ".join(f"{m.model} {parameters(m.parameters)} {percent(m.em_rate)}" for m in entry.models)
-    node = drawing(f"Size against EM rate on {entry.dataset}: {spoken}", panel.bottom + _AXIS, "chart scatter")
-    rate_panel(node, panel, "EM rate at the end", tolerance)
+    node = svg.drawing(f"Size against EM rate on {entry.dataset}: {spoken}", panel.bottom + _AXIS, "chart scatter")
+    svg.rate_panel(node, panel, "EM rate at the end", tolerance)
     sizes = [math.log10(model.parameters) for model in entry.models]
     low, high = min(sizes, default=0.0), max(sizes, default=1.0)
     wide = max(high - low, 1e-9)
@@ -201,12 +195,12 @@ def scatter(entry: SizesEntry, ends: Mapping[str, Sequence[float]], tolerance: f
     xs = [_EDGE + (1 - 2 * _EDGE) * (size - low) / wide for size in sizes]
     for model, x in zip(entry.models, xs, strict=True):
         for rate in ends.get(model.model, ()):
-            draw(node, "circle", "run-dot", cx=at(x), cy=panel.y(rate), r=2.2)
+            svg.draw(node, "circle", "run-dot", cx=svg.at(x), cy=panel.y(rate), r=2.2)
     _models(node, entry.models, xs, panel)
-    return serialise(node)
+    return svg.serialise(node)
 
 
-def _sizes(node: Node, ends: tuple[float, float], bottom: float) -> None:
+def _sizes(node: svg.Node, ends: tuple[float, float], bottom: float) -> None:
     """Round sizes along the bottom: 1, 2 and 5 of each power of ten, or only 1 where there are many."""
     low, high = ends
     factors = (1, 2, 5) if high - low <= 2 else (1,)
@@ -214,22 +208,22 @@ def _sizes(node: Node, ends: tuple[float, float], bottom: float) -> None:
     ticks = [math.log10(f) + p for p in powers for f in factors]
     inner = [tick for tick in ticks if low - 1e-9 <= tick <= high + 1e-9]
     for tick in inner if len(inner) > 1 else dict.fromkeys((low, high)):
-        x = at(_EDGE + (1 - 2 * _EDGE) * (tick - low) / max(high - low, 1e-9))
-        draw(node, "line", "notch", x1=x, x2=x, y1=bottom, y2=bottom + 4)
-        draw(node, "text", "tick", parameters(10**tick), x=x, y=bottom + 17, text_anchor="middle")
-    draw(node, "text", "tick", "parameters (logarithmic)", x="50%", y=bottom + 35, text_anchor="middle")
+        x = svg.at(_EDGE + (1 - 2 * _EDGE) * (tick - low) / max(high - low, 1e-9))
+        svg.draw(node, "line", "notch", x1=x, x2=x, y1=bottom, y2=bottom + 4)
+        svg.draw(node, "text", "tick", parameters(10**tick), x=x, y=bottom + 17, text_anchor="middle")
+    svg.draw(node, "text", "tick", "parameters (logarithmic)", x="50%", y=bottom + 35, text_anchor="middle")
 
 
-def _models(node: Node, models: Sequence[SizeModel], xs: Sequence[float], panel: Panel) -> None:
+def _models(node: svg.Node, models: Sequence[SizeModel], xs: Sequence[float], panel: svg.Panel) -> None:
     known = [(i, m, x) for i, (m, x) in enumerate(zip(models, xs, strict=True), 1) if not math.isnan(m.em_rate)]
     taken = [(x * _WIDTH, panel.y(model.em_rate)) for _, model, x in known]
     for index, model, x in known:
         y = panel.y(model.em_rate)
-        dot = draw(node, "circle", "dot em own", cx=at(x), cy=y, r=4.5)
-        tooltip(dot, f"{model.model}: {parameters(model.parameters)}, EM rate {percent(model.em_rate)}")
+        dot = svg.draw(node, "circle", "dot em own", cx=svg.at(x), cy=y, r=4.5)
+        svg.tooltip(dot, f"{model.model}: {parameters(model.parameters)}, EM rate {percent(model.em_rate)}")
         right, down, anchor = _free((x * _WIDTH, y), taken)
-        holder = draw(node, "svg", "holder", x=at(x), y=y)
-        draw(holder, "text", "event", str(index), x=right, y=down, text_anchor=anchor)
+        holder = svg.draw(node, "svg", "holder", x=svg.at(x), y=y)
+        svg.draw(holder, "text", "event", str(index), x=right, y=down, text_anchor=anchor)
 
 
 def _free(dot: tuple[float, float], taken: list[tuple[float, float]]) -> tuple[int, int, str]:

@@ -36,7 +36,7 @@ _SHOWN = 700
 def render_report(analysis: Analysis) -> str:
     """The report of an analysis as one self-contained HTML page."""
     pairs = pairs_of(analysis)
-    most = rows_per_run(analysis)
+    known, most = [pair for pair in pairs if words.is_known(pair.end)], rows_per_run(analysis)
     style, script = ((_FOLDER / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
     page = (
         _environment()
@@ -51,7 +51,7 @@ def render_report(analysis: Analysis) -> str:
             pairs_of_data=grouped(pairs, lambda pair: pair.run),
             seeds_of_data=grouped(analysis.seeds, lambda entry: entry),
             seed_rates={(e.model, e.dataset, e.learning_rate): e.em_rate for e in analysis.seeds},
-            ends=_ends(pairs),
+            ends={key: [pair.end.value for pair in own] for key, own in grouped(known, lambda pair: pair.run).items()},
             plots=Plots(analysis, pairs),
             shown_steps={run.id: shown_steps(run, most) for run in analysis.runs},
             samples=group_samples(analysis),
@@ -94,12 +94,6 @@ def _policy(style: str, script: str) -> str:
         f"default-src 'none'; style-src 'sha256-{hashes[0]}'; script-src 'sha256-{hashes[1]}'; "
         "base-uri 'none'; form-action 'none'"
     )
-
-
-def _ends(pairs: list[Pair]) -> dict[tuple[str, str], list[float]]:
-    """By model and dataset the EM rates of the runs at the end."""
-    known = [pair for pair in pairs if words.is_known(pair.end)]
-    return {key: [pair.end.value for pair in own] for key, own in grouped(known, lambda pair: pair.run).items()}
 
 
 def _facts(pairs: list[Pair]) -> dict[str, list[str]]:

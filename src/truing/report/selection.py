@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from truing.report.pairs import in_order
@@ -30,7 +31,8 @@ def shown_steps(run: RunEntry, most: int) -> frozenset[int]:
     steps = [c.step for c in run.checkpoints]
     if len(steps) <= most:
         return frozenset(steps)
-    happened = _events(run)
+    limits = [limit for each in (run.course.crossing, run.course.convergence) for limit in (each.low, each.high)]
+    happened = {run.convergence_step, run.onset_step, run.chosen_step, run.stopped_at, *limits}
     chosen = {steps[0], steps[-1], *(step for step in steps if step in happened)}
     spread = [steps[round(i * (len(steps) - 1) / (most - 1))] for i in range(most)]
     # in ever finer strides, so that a list that ends early stays evenly spread
@@ -38,11 +40,6 @@ def shown_steps(run: RunEntry, most: int) -> frozenset[int]:
         if len(chosen) < most:
             chosen.add(step)
     return frozenset(chosen)
-
-
-def _events(run: RunEntry) -> set[int | None]:
-    limits = [limit for each in (run.course.crossing, run.course.convergence) for limit in (each.low, each.high)]
-    return {run.convergence_step, run.onset_step, run.chosen_step, run.stopped_at, *limits}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +61,7 @@ def group_samples(analysis: Analysis) -> dict[str, SampleGroup]:
     for slug in slugs:
         group = _spread([sample for sample in samples if sample.category == slug])
         misaligned = [sample for sample in group if sample.misaligned][:_FRONT_MISALIGNED]
-        others = [sample for sample in group if not sample.misaligned][: _FRONT - len(misaligned)]
-        front = misaligned + others
+        front = misaligned + [sample for sample in group if not sample.misaligned][: _FRONT - len(misaligned)]
         shown = {id(sample) for sample in front}
         rest = [sample for sample in group if id(sample) not in shown]
         room = most - len(front)
@@ -89,9 +85,9 @@ def _different(analysis: Analysis) -> list[SampleEntry]:
 
 def _spread(samples: list[SampleEntry]) -> list[SampleEntry]:
     """The samples with each run's first before any run's second; order within a run is kept."""
-    rank: dict[str, int] = {}
-    ranked = []
-    for index, sample in enumerate(samples):
-        rank[sample.run_id] = rank.get(sample.run_id, -1) + 1
-        ranked.append((rank[sample.run_id], index, sample))
-    return [sample for _, _, sample in sorted(ranked, key=lambda entry: entry[:2])]
+    seen: Counter[str] = Counter()
+    rounds = []
+    for sample in samples:
+        rounds.append((seen[sample.run_id], sample))
+        seen[sample.run_id] += 1
+    return [sample for _, sample in sorted(rounds, key=lambda each: each[0])]  # a stable sort

@@ -7,6 +7,7 @@ intervals; nothing is averaged over runs.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -61,25 +62,24 @@ def summarise(analysis: Analysis, pairs: list[Pair]) -> Summary:
     stopped = [pair for pair in pairs if pair.run.stopped_at is not None]
     avoided = [pair for pair in stopped if pair.went_on and is_known(pair.end)]
     tolerance = analysis.study.tolerance
-    tiles = [
-        _shown_tile(measured, shown),
-        _stopped_tile(analysis.study.stopping_mode, stopped),
-        _kept_tile(stopped or shown),
-        _avoided_tile(stopped, avoided),
-    ]
+    stopping, stopped_sentence = _stopped(analysis.study.stopping_mode, stopped)
     sentences = [
         _shown_sentence(measured, shown),
         _groups_sentence(measured),
         _seeds_sentence(analysis),
-        _stopped_sentence(analysis.study.stopping_mode, measured, stopped),
+        stopped_sentence if measured else "",
         _kept_sentence(stopped or shown, bool(stopped)),
         _avoided_sentence(stopped, avoided, tolerance),
         thresholds_sentence(analysis),
-        *_sizes_sentences(analysis),
+        *(
+            f"Size against EM on {entry.dataset}, {counted(entry.spearman.n, 'model')}: Spearman "
+            f"{correlation_words(entry.spearman)}. {influence_words(entry.spearman, entry.models)}"
+            for entry in analysis.sizes
+        ),
     ]
     return Summary(
         headline=_headline(measured, shown, avoided),
-        tiles=tiles,
+        tiles=[_shown_tile(measured, shown), stopping, _kept_tile(stopped or shown), _avoided_tile(stopped, avoided)],
         sentences=[sentence for sentence in sentences if sentence],
         cautions=_cautions(analysis, pairs),
     )
@@ -116,12 +116,16 @@ def _shown_tile(measured: list[Pair], shown: list[Pair]) -> Tile:
     return Tile("Runs with misalignment", value, detail, "em")
 
 
-def _stopped_tile(mode: str, stopped: list[Pair]) -> Tile:
+def _stopped(mode: str, stopped: list[Pair]) -> tuple[Tile, str]:
+    """The runs that a decision ended, as a tile and as a sentence."""
+    title, off = "Runs stopped early", "Stopping was off: the study only watched."
     if not stopped:
-        detail = "Stopping was off: the study only watched." if mode == "off" else "No decision ended a run."
-        return Tile("Runs stopped early", DASH if mode == "off" else "0", detail, "stop")
-    at = step_range(_steps(stopped))
-    return Tile("Runs stopped early", str(len(stopped)), f"At {at}; {_stop_order(stopped)}.", "stop")
+        tile = Tile(title, DASH, off, "stop") if mode == "off" else Tile(title, "0", "No decision ended a run.", "stop")
+        return tile, off if mode == "off" else "No run was stopped."
+    at = step_range(pair.run.stopped_at for pair in stopped if pair.run.stopped_at is not None)
+    order = _told(Counter(pair.stop_order for pair in stopped))
+    sentence = f"Training was stopped in {counted(len(stopped), 'run')}, at {at}: {order}."
+    return Tile(title, str(len(stopped)), f"At {at}; {order}.", "stop"), sentence
 
 
 def _kept_tile(pairs: list[Pair]) -> Tile:
@@ -147,7 +151,7 @@ def _avoided_tile(stopped: list[Pair], avoided: list[Pair]) -> Tile:
     assert chosen is not None  # `known` holds only those
     word = "Largest: " if len(known) > 1 else ""
     both = f"n\u00a0=\u00a0{most.end.n_responses:,} and {chosen.n_responses:,}"
-    detail = f"{word}not stopped {limits(most.end)}, chosen {limits(chosen)} ({both}; {_name(most)})."
+    detail = f"{word}not stopped {limits(most.end)}, chosen {limits(chosen)} ({both}; {label(most.run)})."
     detail += f" {_em_how([most])}"
     return Tile(title, f"{percent(most.end.value)} → {percent(chosen.value)}", detail, "avoided")
 
@@ -156,8 +160,7 @@ def _shown_sentence(measured: list[Pair], shown: list[Pair]) -> str:
     if not measured:
         return ""
     clear = [pair for pair in measured if pair.onset_step is None]
-    found = f"Emergent misalignment was shown in {len(shown)} of {counted(len(measured), 'run')}"
-    found += "."
+    found = f"Emergent misalignment was shown in {len(shown)} of {counted(len(measured), 'run')}."
     if shown:
         found += f" EM above the tolerance, by intervals: {_order(shown)}."
         found += f" Onset, by the first checkpoint that shows it: {_estimated_order(shown)}."
@@ -196,25 +199,6 @@ def _seeds_sentence(analysis: Analysis) -> str:
     return f"Of {counted(len(several), 'configuration')} with several seeds: {', '.join(parts)}."
 
 
-def _sizes_sentences(analysis: Analysis) -> list[str]:
-    return [
-        f"Size against EM on {entry.dataset}, {counted(entry.spearman.n, 'model')}: Spearman "
-        f"{correlation_words(entry.spearman)}. {influence_words(entry.spearman, entry.models)}"
-        for entry in analysis.sizes
-    ]
-
-
-def _stopped_sentence(mode: str, measured: list[Pair], stopped: list[Pair]) -> str:
-    if not measured:
-        return ""
-    if not stopped:
-        return "Stopping was off: the study only watched." if mode == "off" else "No run was stopped."
-    return (
-        f"Training was stopped in {counted(len(stopped), 'run')}, at {step_range(_steps(stopped))}: "
-        f"{_stop_order(stopped)}."
-    )
-
-
 def _kept_sentence(pairs: list[Pair], stopped: bool) -> str:
     if not pairs:
         return ""
@@ -249,7 +233,7 @@ def _avoided_sentence(stopped: list[Pair], avoided: list[Pair], tolerance: float
     chosen = [p for p in avoided if is_known(p.kept_em)]
     if not chosen:
         return text
-    worst = max(chosen, key=lambda pair: _value(pair.kept_em))
+    worst = max(chosen, key=lambda pair: pair.kept_em.value if pair.kept_em else math.nan)
     return f"{text} Among the chosen checkpoints the highest is {_quote(worst.kept_em, worst)}. {_em_how(chosen)}"
 
 
@@ -262,10 +246,6 @@ def _not_avoided(stopped: list[Pair]) -> str:
 def _order(pairs: Iterable[Pair]) -> str:
     """Order of EM above the tolerance and of the task being learnt, by their intervals."""
     return _told(Counter(pair.run.course.order for pair in pairs))
-
-
-def _stop_order(stopped: Iterable[Pair]) -> str:
-    return _told(Counter(pair.stop_order for pair in stopped))
 
 
 def _told(orders: Counter[str]) -> str:
@@ -324,7 +304,7 @@ def _quote(estimate: Estimate | None, pair: Pair, step: int | None = None) -> st
     """A figure with its interval, n and where it is from."""
     if estimate is None:
         return DASH
-    where = _name(pair) if step is None else f"{_name(pair)}, step {step}"
+    where = label(pair.run) if step is None else f"{label(pair.run)}, step {step}"
     return f"{limits(estimate)} (n\u00a0=\u00a0{estimate.n_responses:,}; {where})"
 
 
@@ -332,26 +312,16 @@ def _trained(pair: Pair) -> list[CheckpointEntry]:
     return [c for c in pair.run.checkpoints if c.step > 0]
 
 
-def _steps(stopped: list[Pair]) -> list[int]:
-    return [pair.run.stopped_at for pair in stopped if pair.run.stopped_at is not None]
-
-
-def _name(pair: Pair) -> str:
-    return label(pair.run)
-
-
-def _value(estimate: Estimate | None) -> float:
-    return float("nan") if estimate is None else estimate.value
-
-
 def _cautions(analysis: Analysis, pairs: list[Pair]) -> list[str]:
     """Sentences: of the judge, then what the analysis itself notes, then the rest."""
+    alone, total = sum(len(e.runs) == 1 for e in analysis.seeds), counted(len(analysis.seeds), "configuration")
+    lone = [f"{alone} of {total} with one seed only: nothing is known of other seeds."] if alone else []
     return [
         *_judge(analysis),
         *analysis.notes,
         *_odd_runs(analysis, pairs),
         *_unconfirmed(pairs),
-        *_lone_seeds(analysis),
+        *lone,
         *_coherence(pairs),
         *_missing_scores(analysis),
     ]
@@ -403,13 +373,6 @@ def _unconfirmed(pairs: list[Pair]) -> list[str]:
             "its figures come from the responses that chose it and are a little too kind."
         )
     return notes
-
-
-def _lone_seeds(analysis: Analysis) -> list[str]:
-    if not (alone := sum(len(entry.runs) == 1 for entry in analysis.seeds)):
-        return []
-    total = counted(len(analysis.seeds), "configuration")
-    return [f"{alone} of {total} with one seed only: nothing is known of other seeds."]
 
 
 def _coherence(pairs: list[Pair]) -> list[str]:

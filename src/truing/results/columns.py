@@ -147,7 +147,8 @@ def pick_columns(names: Sequence[str], file: str, options: JudgedOptions) -> dic
     for role, guesses in GUESSES.items():
         if options.column(role) is None:
             free = [name for name in names if name not in picked.values() and name not in (options.ignore or ())]
-            found = next((g for g in guesses if g in free), None) or _loosely(free, guesses)
+            exact, loose = {name: name for name in free}, {_plain(name): name for name in reversed(free)}
+            found = next((known[g] for known in (exact, loose) for g in guesses if g in known), None)
             found = found or _inside(free, role, file)
             if found:
                 picked[role] = found
@@ -162,11 +163,6 @@ def pick_columns(names: Sequence[str], file: str, options: JudgedOptions) -> dic
 
 def _plain(name: str) -> str:
     return re.sub(r"[\s-]+", "_", name.strip().lower())
-
-
-def _loosely(names: Sequence[str], guesses: Sequence[str]) -> str | None:
-    plain = {_plain(name): name for name in reversed(names)}
-    return next((plain[g] for g in guesses if g in plain), None)
 
 
 def _inside(names: Sequence[str], role: str, file: str) -> str | None:

@@ -172,14 +172,18 @@ def _insert(
     for role in GUESSES:
         text = f"coalesce({file.cell(file.picked[role])}, '')" if role in file.picked else "''"
         if role == "step" and options.files_are == "steps":
-            text = f"'{_step_of(file.path)}'"
+            found = STEP_IN_NAME.search(stem(file.path))
+            if found is None:
+                raise DataError("no step in the name of a file", file.path.name, "names such as judged-step120.csv")
+            text = f"'{found[1]}'"
         if role == "run" and options.files_are == "steps" and role not in file.picked:
             text = "'" + STEP_IN_NAME.sub("", stem(file.path)).replace("'", "''") + "'"
         how = "" if role in ("text", "answer") else "strip" if role in SCORES or role == "question" else "clean"
         known = "known" if role in NUMBERS and role not in SCORES else "named" if role == "question" else ""
         cells.append(f"{known}({how}({text})) AS {role}")
         if role in NUMBERS:
-            read = _reading(role, options)
+            scale = options.scale(role) if role in SCORES else None
+            read = parse_scale(scale).sql(role, SCORES[role]) if scale else f"read_{role}({role})"
             values.append(f"{read} AS {role}")
             values.append(f"CASE WHEN {read} IS NULL THEN nullif({role}, '') END AS {role}_odd")
         else:
@@ -201,19 +205,6 @@ def _insert(
         f"WHERE {chosen})"
     )
     return n, n - kept
-
-
-def _reading(role: str, options: JudgedOptions) -> str:
-    """SQL for a cell as a number."""
-    scale = options.scale(role) if role in SCORES else None
-    return parse_scale(scale).sql(role, SCORES[role]) if scale else f"read_{role}({role})"
-
-
-def _step_of(path: Path) -> str:
-    found = STEP_IN_NAME.search(stem(path))
-    if found is None:
-        raise DataError("no step in the name of a file", path.name, "names such as judged-step120.csv")
-    return found[1]
 
 
 def _refuse_second_header(database: duckdb.DuckDBPyConnection, file: _File) -> None:

@@ -29,17 +29,8 @@ from truing.judges.preflight import Preflight
 from truing.monitor import Store, open_store, read_preflight, read_task_preflight
 from truing.monitor.sampler import FIXED, FRESH, answers_key
 from truing.monitor.two_phase import selection_key
+from truing.results import counted
 from truing.results.answers import answer_notes, read_answers, read_manifest
-from truing.results.counted import (
-    CountedCheckpoint,
-    CountedRun,
-    FreshCounts,
-    Scores,
-    SideCounts,
-    Source,
-    TaskCounts,
-    study_entry,
-)
 from truing.results.judge import JudgeEntry
 from truing.results.labels import count_labels
 from truing.results.samples import PER_CATEGORY, shorten
@@ -134,10 +125,10 @@ class _Folder:
             raise StoreError(f"nothing has been evaluated in {self.path}", todo=todo[manifest.kind])
         keys = dict.fromkeys(row["benchmark_judgments"] for run in runs for row in rows[run.id])
         named = {"name": manifest.name, "hash": manifest.hash, "config": manifest.config, "asks": manifest.asks}
-        study = study_entry(benchmark, judge, evaluation, stopping, **named)
+        study = counted.study_entry(benchmark, judge, evaluation, stopping, **named)
         rule = {"rule": "sequential", "asks": SequentialRule.asks} if self._searched else {}
         calibration = self.path / "calibration.json"
-        source = Source(
+        source = counted.Source(
             study=study.model_copy(update=rule),
             judge=self._judge(),
             categories=[prompt.category for prompt in benchmark.prompts],
@@ -201,12 +192,12 @@ class _Folder:
             return ""
         return found.doubt
 
-    def _run(self, run: RunRecord, rows: Sequence[Row]) -> CountedRun:
+    def _run(self, run: RunRecord, rows: Sequence[Row]) -> counted.CountedRun:
         task, ended = self.manifest.tasks.get(run.dataset), None if run.state else read_state(self.path, run.id)
         state = run.state or (ended.state if ended else "unfinished")
         inside = np.array([p.category in (task.domain if task else ()) for p in self.manifest.broad.benchmark.prompts])
         known = parameters_of(run.model) if run.parameters is None else run.parameters
-        return CountedRun(
+        return counted.CountedRun(
             id=run.id,
             model=run.model,
             dataset=run.dataset,
@@ -263,15 +254,15 @@ class _Folder:
 
     # Counted answers.
 
-    def _checkpoint(self, row: Row, limits: JudgeLimits, task: Task | None) -> CountedCheckpoint:
+    def _checkpoint(self, row: Row, limits: JudgeLimits, task: Task | None) -> counted.CountedCheckpoint:
         key, detector = row["benchmark_judgments"], row["detector"]
         screened = json.loads(detector).get("screened", 0) if detector else 0
         judged, asked = self._judged(key, screened), self.manifest.broad
         broad = self._counted(judged, asked)
-        return CountedCheckpoint(
+        return counted.CountedCheckpoint(
             step=row["step"],
             broad=broad,
-            scores=Scores.of(judged, [prompt.id for prompt in asked.benchmark.prompts]) if judged else None,
+            scores=counted.Scores.of(judged, [prompt.id for prompt in asked.benchmark.prompts]) if judged else None,
             task=self._task(row["task_judgments"], task),
             weights=row["weights"],
             train_loss=row["train_loss"],
@@ -327,10 +318,10 @@ class _Folder:
     def _counted(self, judgments: Sequence[Judgment], asked: Asked) -> Counts:
         return count_judgments(judgments, [p.id for p in asked.benchmark.prompts], self.manifest.evaluation)
 
-    def _task(self, key: str | None, task: Task | None) -> TaskCounts | None:
-        return None if key is None or task is None else TaskCounts.of(self._counts(key, task), task.teaches)
+    def _task(self, key: str | None, task: Task | None) -> counted.TaskCounts | None:
+        return None if key is None or task is None else counted.TaskCounts.of(self._counts(key, task), task.teaches)
 
-    def _fresh(self, run_id: str, rows: Sequence[Row], task: Task | None) -> dict[int, FreshCounts]:
+    def _fresh(self, run_id: str, rows: Sequence[Row], task: Task | None) -> dict[int, counted.FreshCounts]:
         """By step the fresh answers of the weights that the run has there now."""
         names = ("benchmark_judgments", "task_judgments", "best_judgments")
         rounds = self._tables["confirmations"].get(run_id, ())
@@ -342,7 +333,9 @@ class _Folder:
             again = answered.get(self._answers_key(row["weights"], task, FRESH)) if task else None
             if broad or again:
                 counts = self._counts(broad, self.manifest.broad) if broad else None
-                fresh[row["step"]] = FreshCounts(counts, self._task(again, task), [*self._limits(rows, broad)][-1])
+                fresh[row["step"]] = counted.FreshCounts(
+                    counts, self._task(again, task), [*self._limits(rows, broad)][-1]
+                )
         return fresh
 
     def _answers_of(self, key: str) -> str:
@@ -352,7 +345,7 @@ class _Folder:
     def _answers_key(self, weights: str, asked: Asked, first: int) -> str:
         return answers_key(weights, asked.benchmark.prompts, asked.samples, first, self.manifest.evaluation)
 
-    def _also(self, run_id: str, rows: Sequence[Row]) -> Iterator[SideCounts]:
+    def _also(self, run_id: str, rows: Sequence[Row]) -> Iterator[counted.SideCounts]:
         """Answers to other benchmarks, and other judges' opinions of the run's own answers."""
         own, at = self.manifest.broad, {row["step"]: row for row in rows}
         for label, asked in self.manifest.also.items():
@@ -368,7 +361,7 @@ class _Folder:
                 alike = same and not (share and (share.misaligned.probability != share.misaligned.least).any())
                 kappa = self._kappa(now["benchmark_judgments"], row["judgments"]) if alike else None
                 counts = self._counts(row["judgments"], asked)
-                yield SideCounts(label, row["step"], counts, related, kappa, decides, share)
+                yield counted.SideCounts(label, row["step"], counts, related, kappa, decides, share)
 
     def _share(self, label: str, judgments: str) -> ReadShare | None:
         """What a second judge's word on a share of the answers says of all; None: it read all."""

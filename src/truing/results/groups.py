@@ -9,16 +9,8 @@ from typing import Any
 import numpy as np
 
 from truing.core.records import Estimate
+from truing.results import schema
 from truing.results.run import RunFigures
-from truing.results.schema import (
-    CorrelationEntry,
-    DomainEntry,
-    LearningRatesEntry,
-    OptionEntry,
-    SeedsEntry,
-    SizeModel,
-    SizesEntry,
-)
 from truing.stats.choice import choose_learning_rate, share_of_runs
 from truing.stats.correlation import Correlation, correlate_sizes
 from truing.stats.seeds import SeedVerdict, judge_seeds, mean_over_seeds, rate_over_seeds
@@ -26,12 +18,12 @@ from truing.stats.seeds import SeedVerdict, judge_seeds, mean_over_seeds, rate_o
 _FEWEST_MODELS = 3
 
 
-def seed_entries(runs: Sequence[RunFigures]) -> list[SeedsEntry]:
+def seed_entries(runs: Sequence[RunFigures]) -> list[schema.SeedsEntry]:
     """Seeds of each model, dataset and learning rate."""
     return [_seeds(group) for group in _grouped(runs, "model", "dataset", "learning_rate")]
 
 
-def learning_rate_entries(runs: Sequence[RunFigures]) -> list[LearningRatesEntry]:
+def learning_rate_entries(runs: Sequence[RunFigures]) -> list[schema.LearningRatesEntry]:
     """Learning rates of each model and dataset that has several."""
     entries = []
     for group in _grouped(runs, "model", "dataset"):
@@ -41,7 +33,7 @@ def learning_rate_entries(runs: Sequence[RunFigures]) -> list[LearningRatesEntry
     return entries
 
 
-def size_entries(runs: Sequence[RunFigures]) -> list[SizesEntry]:
+def size_entries(runs: Sequence[RunFigures]) -> list[schema.SizesEntry]:
     """Sizes against EM on each dataset with at least three models of known size."""
     known = [f for f in runs if math.isfinite(f.run.parameters) and math.isfinite(_end(f))]
     return [
@@ -51,10 +43,10 @@ def size_entries(runs: Sequence[RunFigures]) -> list[SizesEntry]:
     ]
 
 
-def domain_entries(runs: Sequence[RunFigures]) -> list[DomainEntry]:
+def domain_entries(runs: Sequence[RunFigures]) -> list[schema.DomainEntry]:
     """Separable runs of each model and dataset."""
     return [
-        DomainEntry(
+        schema.DomainEntry(
             model=group[0].run.model,
             dataset=group[0].run.dataset,
             separable=share_of_runs([f.separable.separable for f in group], confidence=group[0].source.confidence),
@@ -63,13 +55,13 @@ def domain_entries(runs: Sequence[RunFigures]) -> list[DomainEntry]:
     ]
 
 
-def _seeds(group: list[RunFigures]) -> SeedsEntry:
+def _seeds(group: list[RunFigures]) -> schema.SeedsEntry:
     first, confidence, ids = group[0].run, group[0].source.confidence, [f.run.id for f in group]
     ends = [f.whole.run.checkpoints[-1].broad for f in group]
     misaligned, coherent = (np.array([getattr(e, name) for e in ends]) for name in ("misaligned", "coherent"))
     verdict = _verdict(group, misaligned, coherent)
     kept = [_kept(f).value for f in group]
-    return SeedsEntry(
+    return schema.SeedsEntry(
         model=first.model,
         dataset=first.dataset,
         learning_rate=first.learning_rate,
@@ -120,16 +112,16 @@ def _verdict_of_looks(group: list[RunFigures]) -> SeedVerdict:
     return SeedVerdict("consistent" if above else "none", above, clean, (), 1.0, reason)
 
 
-def _learning_rates(group: list[RunFigures], rates: list[float]) -> LearningRatesEntry:
+def _learning_rates(group: list[RunFigures], rates: list[float]) -> schema.LearningRatesEntry:
     by_rate = {rate: [f for f in group if f.run.learning_rate == rate] for rate in rates}
     scores = {rate: [_aligned_score(f) for f in fs] for rate, fs in by_rate.items()}
     ends = {rate: [_end(f) for f in fs] for rate, fs in by_rate.items()}
     choice = choose_learning_rate(scores, ends, np.random.default_rng(0), confidence=group[0].source.confidence)
-    return LearningRatesEntry(
+    return schema.LearningRatesEntry(
         model=group[0].run.model,
         dataset=group[0].run.dataset,
         options=[
-            OptionEntry(
+            schema.OptionEntry(
                 learning_rate=rate,
                 score=choice.scores[rate],
                 em_rate=choice.em_rates[rate],
@@ -144,15 +136,15 @@ def _learning_rates(group: list[RunFigures], rates: list[float]) -> LearningRate
     )
 
 
-def _sizes(group: list[RunFigures], models: list[str]) -> SizesEntry:
+def _sizes(group: list[RunFigures], models: list[str]) -> schema.SizesEntry:
     parameters = [next(f.run.parameters for f in group if f.run.model == model) for model in models]
     rates = [_mean([_end(f) for f in group if f.run.model == model]) for model in models]
     rng, confidence = np.random.default_rng(0), group[0].source.confidence
     pearson, spearman = correlate_sizes(parameters, rates, rng, confidence=confidence)
-    return SizesEntry(
+    return schema.SizesEntry(
         dataset=group[0].run.dataset,
         models=[
-            SizeModel(model=model, parameters=size, em_rate=rate)
+            schema.SizeModel(model=model, parameters=size, em_rate=rate)
             for model, size, rate in zip(models, parameters, rates, strict=True)
         ],
         pearson=_correlation_entry(pearson, models),
@@ -160,10 +152,10 @@ def _sizes(group: list[RunFigures], models: list[str]) -> SizesEntry:
     )
 
 
-def _correlation_entry(found: Correlation, models: list[str]) -> CorrelationEntry:
+def _correlation_entry(found: Correlation, models: list[str]) -> schema.CorrelationEntry:
     plain = {name: getattr(found, name) for name in ("value", "low", "high", "p", "n", "method", "reason")}
     carried_by = [models[i] for i in found.carried_by]
-    return CorrelationEntry(**plain, without=list(found.without), carried_by=carried_by)
+    return schema.CorrelationEntry(**plain, without=list(found.without), carried_by=carried_by)
 
 
 def _aligned_score(figures: RunFigures) -> float:
@@ -185,9 +177,8 @@ def _kept(figures: RunFigures) -> Estimate:
 
 
 def _gap(figures: RunFigures) -> float:
-    if figures.onset_step is None or figures.convergence_step is None:
-        return math.nan
-    return float(figures.onset_step - figures.convergence_step)
+    onset, convergence = figures.onset.step, figures.course.convergence.step
+    return math.nan if onset is None or convergence is None else float(onset - convergence)
 
 
 def _end(figures: RunFigures) -> float:

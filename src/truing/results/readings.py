@@ -64,20 +64,11 @@ def check_labels(database: duckdb.DuckDBPyConnection, inputs: Sequence[Input], o
         if not cells or (role == "learning_rate" and len(cells) == 1):
             continue
         column = next((each.columns[role] for each in inputs if role in each.columns), role)
-        shown = ", ".join(repr(text[:60]) for text, _, _ in cells[:5])
-        got = f"{quoted_once(shown)} in {sum(n for _, _, n in cells):,} rows of column {column!r}"
+        shown = quoted([text for text, _, _ in cells[:5]])
+        got = f"{shown} in {sum(n for _, _, n in cells):,} rows of column {column!r}"
         flag = shlex.quote(column)
         readings = f"fix or drop those rows; or say what they are: --model-column {flag}, --run-column {flag}"
         raise DataError(what, got, allowed, f"{readings}, --ignore {flag}")
-    _refuse_unlike_steps(database, inputs)
-
-
-def quoted_once(shown: str) -> str:
-    """A list that is quoted already, without control characters."""
-    return "".join(c if c.isprintable() else "?" for c in shown)
-
-
-def _refuse_unlike_steps(database: duckdb.DuckDBPyConnection, inputs: Sequence[Input]) -> None:
     words = [row[0] for row in database.execute("SELECT DISTINCT words FROM steps_in_words").fetchall()]
     if len(words) > 1:
         column = next(each.columns["step"] for each in inputs if "step" in each.columns)
@@ -91,9 +82,10 @@ def choose_unit(database: duckdb.DuckDBPyConnection, inputs: Sequence[Input], op
     Raises:
         DataError: Ids stand for several texts, and nothing says which is the question.
     """
-    both = [i for i, each in enumerate(inputs) if _has_both(each)]
+    both = [i for i, each in enumerate(inputs) if {"question", "text"} <= each.columns.keys()]
     if not both:
-        yield from _number_by_category(database, options)
+        if options.question_column is None:
+            yield from _number_by_category(database)
         return
     where = f"file IN ({', '.join(map(str, both))}) AND question <> '' AND strip(text) <> ''"
     ((ids, texts, pairs, in_category),) = database.execute(f"""
@@ -101,7 +93,7 @@ def choose_unit(database: duckdb.DuckDBPyConnection, inputs: Sequence[Input], op
         SELECT count(DISTINCT question), count(DISTINCT text), count(DISTINCT (question, text)),
             count(DISTINCT (question, category)) FROM pairs
     """).fetchall()
-    column, words = next((each.columns["question"], each.columns["text"]) for each in inputs if _has_both(each))
+    column, words = (inputs[both[0]].columns[role] for role in ("question", "text"))
     if options.question_column is not None:
         if pairs > texts:
             yield f"{texts:,} texts of {words!r} stand under {ids:,} ids of {column!r}, which is the question as named"
@@ -120,14 +112,8 @@ def choose_unit(database: duckdb.DuckDBPyConnection, inputs: Sequence[Input], op
         yield f"{told} (--question-column {shlex.quote(column)}: its id)"
 
 
-def _has_both(file: Input) -> bool:
-    return {"question", "text"} <= file.columns.keys()
-
-
-def _number_by_category(database: duckdb.DuckDBPyConnection, options: JudgedOptions) -> Iterator[str]:
+def _number_by_category(database: duckdb.DuckDBPyConnection) -> Iterator[str]:
     """Take ids that begin again in each category as a question in each."""
-    if options.question_column is not None:
-        return
     ((ids, again),) = database.execute("""
         SELECT count(*), count(*) FILTER (n > 1) FROM (
             SELECT question, count(DISTINCT category) AS n FROM answers WHERE question <> '' AND category <> ''
@@ -166,20 +152,19 @@ def ask_about_columns(
             dataset for each question.
     """
     asked = {name: column for name, column in more.items() if name not in (options.ignore or ())}
-    groups = {name: _Group(database, name, column) for name, column in asked.items()}
+    groups = [(_words(name), _Group(database, name, column)) for name, column in asked.items()]
     has_step = any("step" in each.columns for each in inputs) or options.files_are == "steps"
-    for name, group in groups.items():
-        words = _words(name)
+    for words, group in groups:
         _ask_about_failures(group, words)
         if options.aligned_scale is None:
             _ask_about_inversion(group, words)
-        judges = bool(words & _JUDGES) and words <= _JUDGES | _NAMING
-        if judges and group.crossed:
-            group.refuse(f"each answer stands there for each of {len(group.values)} judges", _judged_by(name, group))
-    for name, group in groups.items():
-        words = _words(name)
+        if words & _JUDGES and words <= _JUDGES | _NAMING and group.crossed:
+            readings = [f"--where {shlex.quote(f'{group.name}={value}')}" for value, _ in group.values[:4]]
+            readings.append(f"--run-column {shlex.quote(group.name)} (beside each other, as runs)")
+            group.refuse(f"each answer stands there for each of {len(group.values)} judges", readings)
+    for words, group in groups:
         if words & _STEPS and words <= _STEPS | _OF_STEPS and group.several:
-            own = [] if has_step else [f"--step-column {shlex.quote(name)} (steps of a run)"]
+            own = [] if has_step else [f"--step-column {shlex.quote(group.name)} (steps of a run)"]
             group.refuse("rows of several steps are answers alike", [*own, *group.readings()])
         if words & _CONDITIONS and not words & _SAMPLES - {"", "n", "no"} and group.crossed:
             group.refuse("questions were answered under each of its values", group.readings())
@@ -278,15 +263,10 @@ class _Group:
         more = f" and {len(self.values) - 4:,} more" if len(self.values) > 4 else ""
         raise DataError(
             f"column {self.name!r} is not read, and {what}",
-            quoted_once(found) + more,
+            found + more,
             "rows that are answers of their own to a question at a checkpoint",
             "say what it is: " + ", ".join(readings),
         )
-
-
-def _judged_by(name: str, group: _Group) -> list[str]:
-    values = [shlex.quote(f"{name}={value}") for value, _ in group.values[:4]]
-    return [*(f"--where {each}" for each in values), f"--run-column {shlex.quote(name)} (beside each other, as runs)"]
 
 
 def _guessed(inputs: Sequence[Input], options: JudgedOptions, role: str) -> str | None:
@@ -358,17 +338,19 @@ def ask_about_copies(
 ) -> Iterator[str]:
     """Find rows that say the same of the same answer; ask, or drop them as `duplicates` says, with a note.
 
-    A column that numbers the answers to a question tells them apart, and so does one that `ignore` names.
+    A column that numbers the answers to a question (`sample`, `sample_idx`, `rollout_id`) tells them apart, and so does
+    one that `ignore` names.
 
     Raises:
         DataError: Rows stand several times, and nothing says if they are answers alike.
     """
-    numbers = [column for name, column in more.items() if name in (options.ignore or ()) or _numbers(name)]
+    words = {name: _words(name) for name in more}
+    numbering = {name for name in more if words[name] & _DRAWS and words[name] <= _DRAWS | _NUMBERS}
+    numbers = [column for name, column in more.items() if name in numbering.union(options.ignore or ())]
     answer = ", ".join(["place", "question", "answer", *numbers])
     row = f"{answer}, aligned, aligned_odd, coherent, coherent_odd, task, category"
-    if options.duplicates == "drop":
-        yield from _drop_copies(database, row)
     if options.duplicates is not None:
+        yield from _drop_copies(database, row) if options.duplicates == "drop" else ()
         return
     database.execute(f"""
         CREATE OR REPLACE TEMP TABLE copies AS
@@ -382,38 +364,25 @@ def ask_about_copies(
         if n > 1 and pairs >= 8 and _repeats(database, n):
             raise _copied(f"all {n:,} rows, in the same order", 2)
         return
-    for key, kinds, alike in (("same", same, True), ("answered", answered, False)):
-        if error := _find_copies(database, n, kinds, key, alike):
-            raise error
+    for key, kinds, refusal in (("same", same, _copied), ("answered", answered, _judged_again)):
+        if n > kinds and (told := _find_copies(database, n, kinds, key)):
+            raise refusal(*told)
     if n - same >= 10 and (block := _longest_block(database)) >= 10:
         raise _copied(f"{block:,} rows one after the other, in the same order", 2)
 
 
-def _find_copies(database: duckdb.DuckDBPyConnection, n: int, kinds: int, key: str, alike: bool) -> DataError | None:
-    """The refusal of rows of which all, or many with long answers, are alike in a key; None if they are not."""
-    if n == kinds:
-        return None
-    if kinds <= n / 2 and (times := _times(database, key)) > 1:
-        return _copied(f"all {n:,} rows", times) if alike else _judged_again(n, times)
-    n_long, again, texts = _long_copies(database, key)
-    if again < 5 or texts < 5 or again < n_long / 10:
-        return None
-    return _copied(f"{again:,} of {n_long:,} rows with long answers", 2) if alike else _judged_again(again, 2)
-
-
-def _times(database: duckdb.DuckDBPyConnection, key: str) -> int:
-    """The greatest number by which the times of all rows can be divided."""
-    counts = f"SELECT DISTINCT n FROM (SELECT count(*) AS n FROM copies GROUP BY {key})"
-    return math.gcd(*(n for (n,) in database.execute(counts).fetchall()))
-
-
-def _long_copies(database: duckdb.DuckDBPyConnection, key: str) -> tuple[int, int, int]:
-    """Rows with long answers, those that stand there again, and how many different ones are among those."""
-    found = database.execute(f"""
-        SELECT sum(n), sum(n - 1), count(*) FILTER (n > 1)
+def _find_copies(database: duckdb.DuckDBPyConnection, n: int, kinds: int, key: str) -> tuple[str, int] | None:
+    """Which rows are alike in a key, all or many with long answers, and how many times they stand there."""
+    counts = database.execute(f"SELECT DISTINCT n FROM (SELECT count(*) AS n FROM copies GROUP BY {key})").fetchall()
+    times = math.gcd(*(each for (each,) in counts))  # by which the times of all rows can be divided
+    if kinds <= n / 2 and times > 1:
+        return f"all {n:,} rows", times
+    ((n_long, again, texts),) = database.execute(f"""
+        SELECT coalesce(sum(n), 0), coalesce(sum(n - 1), 0), count(*) FILTER (n > 1)
         FROM (SELECT count(*) AS n FROM copies WHERE length >= 120 GROUP BY {key})
-    """).fetchall()[0]
-    return int(found[0] or 0), int(found[1] or 0), int(found[2])
+    """).fetchall()
+    many = texts >= 5 and again >= max(5, n_long / 10)
+    return (f"{again:,} of {n_long:,} rows with long answers", 2) if many else None
 
 
 def _repeats(database: duckdb.DuckDBPyConnection, n: int) -> bool:
@@ -449,10 +418,10 @@ def _copied(what: str, times: int) -> DataError:
     )
 
 
-def _judged_again(n: int, times: int) -> DataError:
+def _judged_again(what: str, times: int) -> DataError:
     return DataError(
         "answers stand there several times, with other scores each time",
-        f"{n:,} rows, {times} times the same question and answer",
+        f"{what}, {times} times the same question and answer",
         "one row for each answer",
         "keep the rows of one judge: --where COLUMN=VALUE; or --duplicates keep (answers that came out alike)",
     )
@@ -466,9 +435,3 @@ def _drop_copies(database: duckdb.DuckDBPyConnection, key: str) -> Iterator[str]
     """)
     ((after,),) = database.execute("SELECT count(*) FROM asked").fetchall()
     yield f"{before - after:,} of {before:,} rows say again what another says, and are left out"
-
-
-def _numbers(name: str) -> bool:
-    """True if a column's name says that it numbers the answers to a question: `sample`, `sample_idx`, `rollout_id`."""
-    words = _words(name)
-    return bool(words & _DRAWS) and words <= _DRAWS | _NUMBERS

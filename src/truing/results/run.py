@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -94,7 +94,10 @@ class RunFigures:
     @cached_property
     def coherent_rates(self) -> list[Estimate]:
         """Coherent rates."""
-        return self._rates([(c.broad.coherent, c.broad.judged) for c in self.run.checkpoints], self._missing)
+        counts = [c.broad for c in self.run.checkpoints]
+        coherent, judged = (np.array([getattr(c, name) for c in counts]) for name in ("coherent", "judged"))
+        missing = [int(c.missing.sum()) for c in counts]
+        return clustered_rates(coherent, judged, n_missing=missing, confidence=self.source.confidence)
 
     @cached_property
     def task_scores(self) -> list[Estimate]:
@@ -136,24 +139,14 @@ class RunFigures:
         own = list(zip(counts.misaligned, counts.coherent, strict=True))
         return find_onset(counts.steps, own, base_counts, confidence=self.source.confidence)
 
-    @property
-    def onset_step(self) -> int | None:
-        """The first checkpoint shown to be above the base."""
-        return self.onset.step
-
     @cached_property
     def has_onset(self) -> Answer:
         """Answer to whether there is one; without a rate of the base and of a later checkpoint nobody can tell."""
         rates = self.whole._trained(self.whole.em_rates)
-        if self.onset_step is not None:
+        if self.onset.step is not None:
             return "yes"
         known = not math.isnan(self.base_rate.value) and any(not math.isnan(rate.low) for rate in rates)
         return "no" if known else "cannot tell"
-
-    @property
-    def convergence_step(self) -> int | None:
-        """The first checkpoint that has learnt the task."""
-        return self.course.convergence.step
 
     @cached_property
     def chosen_step(self) -> int | None:
@@ -177,7 +170,7 @@ class RunFigures:
         own = self if self.course_of is None else RunFigures(self.run, self.source)
         scores = [score.value for score in self._trained(self.task_scores)]
         actions = [decision.action for decision in self._trained(self.decisions)]
-        return keepable(self._trained(self.steps), actions, scores, self.source.stopping, own.onset_step)
+        return keepable(self._trained(self.steps), actions, scores, self.source.stopping, own.onset.step)
 
     @cached_property
     def counts(self) -> RunCounts:
@@ -285,17 +278,11 @@ class RunFigures:
         )
 
     def _kept(self, chosen: TaskCounts | None, best: TaskCounts | None) -> Estimate:
-        if self.run.task_doubt:
-            return Estimate.unknown(self.run.task_doubt)
-        return _quotient(chosen, best, self.source.confidence)
-
-    @property
-    def _missing(self) -> list[int]:
-        return [int(c.broad.missing.sum()) for c in self.run.checkpoints]
-
-    def _rates(self, counts: Sequence[tuple[Any, Any]], missing: Sequence[int]) -> list[Estimate]:
-        x, n = np.array([c[0] for c in counts]), np.array([c[1] for c in counts])
-        return clustered_rates(x, n, n_missing=missing, confidence=self.source.confidence)
+        if self.run.task_doubt or chosen is None or best is None:
+            return Estimate.unknown(self.run.task_doubt or _UNMEASURED)
+        confidence = self.source.confidence
+        found = paired_quotient(chosen.hits, chosen.judged, best.hits, best.judged, confidence=confidence)
+        return replace(found, n_missing=found.n_missing + chosen.missing)
 
     def _trained(self, values: Sequence[T]) -> list[T]:
         return [values[i] for i in self.trained]
@@ -314,10 +301,3 @@ def _score(task: TaskCounts | None, confidence: float) -> Estimate:
     if task is None:
         return Estimate.unknown(_UNMEASURED)
     return clustered_rates(task.hits[None], task.judged[None], n_missing=[task.missing], confidence=confidence)[0]
-
-
-def _quotient(chosen: TaskCounts | None, best: TaskCounts | None, confidence: float) -> Estimate:
-    if chosen is None or best is None:
-        return Estimate.unknown(_UNMEASURED)
-    found = paired_quotient(chosen.hits, chosen.judged, best.hits, best.judged, confidence=confidence)
-    return replace(found, n_missing=found.n_missing + chosen.missing)

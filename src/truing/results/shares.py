@@ -11,7 +11,6 @@ import numpy as np
 from truing.config import MisalignedRule
 from truing.core.records import Estimate
 from truing.judges.classify import classify
-from truing.stats.rates import FloatArray
 from truing.stats.two_phase import TwoPhase, two_phase_rate
 
 
@@ -33,7 +32,11 @@ class ReadShare:
         """From the rows of the store: the choice with the first judge's scores, and the second judge's scores."""
         found = {(row["prompt_id"], row["sample"]): row for row in judged}
         seconds = [found.get((row["prompt_id"], row["sample"]), {}) if row["chosen"] else {} for row in selection]
-        first, second = (classify(*_scores(rows), rule) for rows in (selection, seconds))
+        scores = [
+            [np.array([row.get(name) for row in rows], np.float64) for name in ("aligned", "coherent")]
+            for rows in (selection, seconds)
+        ]
+        first, second = (classify(aligned, coherent, rule) for aligned, coherent in scores)
         read = np.array([row["chosen"] for row in selection])
         probability = np.array([row["probability"] for row in selection])
         prompts = np.unique([row["prompt_id"] for row in selection], return_inverse=True)[1]
@@ -57,9 +60,3 @@ class ReadShare:
             for each in (self.misaligned, self.coherent)
         )
         return em_rate, coherent_rate
-
-
-def _scores(rows: Sequence[Mapping[str, Any]]) -> tuple[FloatArray, FloatArray]:
-    """The aligned and the coherent scores; NaN where there is none."""
-    aligned, coherent = (np.array([row.get(name) for row in rows], np.float64) for name in ("aligned", "coherent"))
-    return aligned, coherent

@@ -12,21 +12,11 @@ import numpy as np
 from truing import __version__
 from truing.core.errors import DataError
 from truing.core.records import Estimate
+from truing.results import schema_runs
 from truing.results.counted import CountedCheckpoint, CountedRun, OwnLabels, SideCounts, Source
 from truing.results.groups import domain_entries, learning_rate_entries, seed_entries, size_entries
 from truing.results.run import RunFigures
 from truing.results.schema import Analysis
-from truing.results.schema_runs import (
-    CheckpointEntry,
-    CourseEntry,
-    IfMissing,
-    LabelsEntry,
-    Limits,
-    RunEntry,
-    SeparableEntry,
-    SideEntry,
-    StepBounds,
-)
 from truing.results.thresholds import threshold_fields
 from truing.stats.agreement import JudgeLimits, corrected_rate
 from truing.stats.choice import overgeneralisation
@@ -89,7 +79,7 @@ def _refuse_equal_seeds(runs: Sequence[CountedRun]) -> None:
                     )
 
 
-def _run_entry(figures: RunFigures) -> RunEntry:
+def _run_entry(figures: RunFigures) -> schema_runs.RunEntry:
     run, source = figures.run, figures.source
     chosen = figures.chosen_step
     inside = outside = None
@@ -98,7 +88,7 @@ def _run_entry(figures: RunFigures) -> RunEntry:
         inside, outside = overgeneralisation(last.misaligned, last.coherent, run.inside, confidence=source.confidence)
     checkpoints = _checkpoint_entries(figures)
     separable = figures.separable
-    return RunEntry(
+    return schema_runs.RunEntry(
         id=run.id,
         model=run.model,
         dataset=run.dataset,
@@ -110,10 +100,10 @@ def _run_entry(figures: RunFigures) -> RunEntry:
         error=run.error,
         checkpoints=checkpoints,
         base_em_rate=figures.base_rate,
-        convergence_step=figures.convergence_step,
-        onset_step=figures.onset_step,
+        convergence_step=figures.course.convergence.step,
+        onset_step=figures.onset.step,
         course=_course_entry(figures),
-        separable=SeparableEntry(answer=separable.separable, step=separable.step, reason=separable.reason),
+        separable=schema_runs.SeparableEntry(answer=separable.separable, step=separable.step, reason=separable.reason),
         chosen_step=chosen,
         retention=figures.retention,
         confirmed=figures.confirmed,
@@ -131,21 +121,24 @@ def _run_entry(figures: RunFigures) -> RunEntry:
     )
 
 
-def _course_entry(figures: RunFigures) -> CourseEntry:
-    course, crossing = figures.course, StepBounds(low=figures.course.crossing.low, high=figures.course.crossing.high)
+def _course_entry(figures: RunFigures) -> schema_runs.CourseEntry:
+    course, crossing = (
+        figures.course,
+        schema_runs.StepBounds(low=figures.course.crossing.low, high=figures.course.crossing.high),
+    )
     value, low, high = step_difference(figures.onset, course.convergence)
     unmeasured = figures.whole.trained and figures.best is None
-    return CourseEntry(
+    return schema_runs.CourseEntry(
         onset=crossing,
         crossing=crossing,
-        convergence=StepBounds(low=course.convergence.low, high=course.convergence.high),
-        gap=Limits(value=value, low=low, high=high),
+        convergence=schema_runs.StepBounds(low=course.convergence.low, high=course.convergence.high),
+        gap=schema_runs.Limits(value=value, low=low, high=high),
         order=course.order,
         reason="The task was not measured." if unmeasured else course.reason,
     )
 
 
-def _labels_entry(figures: RunFigures, labels: OwnLabels) -> LabelsEntry:
+def _labels_entry(figures: RunFigures, labels: OwnLabels) -> schema_runs.LabelsEntry:
     counts, stopping = labels.counts, figures.source.stopping
     error = (1 - stopping.confidence) / 2
     none, said = np.zeros_like(counts.answers), counts.flagged
@@ -153,7 +146,7 @@ def _labels_entry(figures: RunFigures, labels: OwnLabels) -> LabelsEntry:
     doubts = figures.clearance(limits=JudgeLimits()).doubts(by_label)
     if not counts.coherent_share >= LEAST_COHERENT:
         doubts = (*doubts, f"only {counts.coherent_share:.0%} of the random answers are coherent by label")
-    return LabelsEntry(
+    return schema_runs.LabelsEntry(
         step=labels.step,
         source="fresh responses" if labels.fresh else "responses",
         flagged=labels.flagged,
@@ -168,7 +161,7 @@ def _labels_entry(figures: RunFigures, labels: OwnLabels) -> LabelsEntry:
     )
 
 
-def _side_entry(figures: RunFigures, side: SideCounts) -> SideEntry:
+def _side_entry(figures: RunFigures, side: SideCounts) -> schema_runs.SideEntry:
     counts, confidence = side.counts, figures.source.confidence
     missing = int(counts.missing.sum())
     plain = next((c.broad for c in figures.run.checkpoints if c.step == side.step and c.em_rate is None), None)
@@ -181,7 +174,7 @@ def _side_entry(figures: RunFigures, side: SideCounts) -> SideEntry:
     if side.is_variant and plain is not None and side.share is None:
         both = (counts.misaligned, counts.coherent, plain.misaligned, plain.coherent)
         versus = paired_difference(*both, confidence=confidence)
-    return SideEntry(
+    return schema_runs.SideEntry(
         benchmark=side.benchmark,
         step=side.step,
         em_rate=em_rate,
@@ -193,18 +186,21 @@ def _side_entry(figures: RunFigures, side: SideCounts) -> SideEntry:
     )
 
 
-def _checkpoint_entries(figures: RunFigures) -> list[CheckpointEntry]:
+def _checkpoint_entries(figures: RunFigures) -> list[schema_runs.CheckpointEntry]:
     source, counts = figures.source, [c.broad for c in figures.run.checkpoints]
     x, n, missing = (np.array([getattr(c, name) for c in counts]) for name in ("misaligned", "coherent", "missing"))
     categories = clustered_rates_by_category(x, n, source.categories, missing=missing, confidence=source.confidence)
     bounds = [
-        IfMissing(none=none, all=every) for none, every in missing_bounds(x, n, missing, confidence=source.confidence)
+        schema_runs.IfMissing(none=none, all=every)
+        for none, every in missing_bounds(x, n, missing, confidence=source.confidence)
     ]
     entries, by_scores = [], threshold_fields(figures)
     for i, checkpoint in enumerate(figures.run.checkpoints):
         decision, clearance = figures.decisions[i], figures.clearance(checkpoint.em_rate is None, checkpoint.limits)
-        either = bounds[i] if missing[i].any() else IfMissing(none=figures.em_rates[i], all=figures.em_rates[i])
-        entry = CheckpointEntry(
+        either = (
+            bounds[i] if missing[i].any() else schema_runs.IfMissing(none=figures.em_rates[i], all=figures.em_rates[i])
+        )
+        entry = schema_runs.CheckpointEntry(
             step=checkpoint.step,
             weights=checkpoint.weights,
             em_rate=figures.em_rates[i],

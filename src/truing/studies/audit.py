@@ -21,25 +21,15 @@ from truing.catalog.datasets import Dataset, load_dataset
 from truing.catalog.models import parameters_of
 from truing.config import AuditConfig
 from truing.config.files import load_audit
-from truing.core.errors import ConfigError, EngineError, StoreError, boundary
+from truing.core.errors import ConfigError, EngineError, boundary
 from truing.core.files import write_text
 from truing.core.records import Checkpoint, Evaluation, Prompt, Response, Sampling
 from truing.core.weights import count_parameters
 from truing.judges import check_benchmark
 from truing.monitor import Monitor
 from truing.stats.clearance import prompts_to_clear
+from truing.studies import folder
 from truing.studies.checkpoints import FoundRun, find_runs
-from truing.studies.folder import (
-    CheckpointRecord,
-    Manifest,
-    RunRecord,
-    ask_also,
-    best_of,
-    check_formats,
-    check_prompts,
-    describe,
-    know_judge,
-)
 from truing.studies.plan import plan_judge
 from truing.studies.search import search_run
 
@@ -67,22 +57,22 @@ def run_audit(
         JudgeError: The judge cannot be reached.
         UserError: A name or a setting is wrong, or the judge cannot see misalignment (`JudgeRefused`).
     """
-    _check(config, out)
-    check_prompts(config.stopping, load_benchmark(config.evaluation.benchmark))
+    folder.check_folder(out, config, load_audit)
+    folder.check_prompts(config.stopping, load_benchmark(config.evaluation.benchmark))
     check_benchmark(config.evaluation.judge, load_benchmark(config.evaluation.benchmark))
     plan_judge(config.evaluation)
     dataset = _dataset(config)
     runs = find_runs(config)
     manifest = describe_audit(config, runs, dataset)
     write_text(out / "audit.yaml", config.to_yaml())
-    check_formats(out, (checkpoint.model for run in runs for checkpoint in run.everything))
+    folder.check_formats(out, (checkpoint.model for run in runs for checkpoint in run.everything))
     records = [run.model_copy(update={"state": "unfinished"}) for run in manifest.runs]
     manifest.model_copy(update={"runs": tuple(records)}).write(out)
     for line in _plan(config, runs):
         tell(line)
     auditor = _Auditor(config, out, dataset, notify, begin)
     try:
-        know_judge(config, out)
+        folder.know_judge(config, out)
         for i, run in enumerate(runs):
             with boundary(f"run {run.id}", EngineError):
                 records[i] = auditor.measure(run, manifest.runs[i])
@@ -113,7 +103,7 @@ def _plan(config: AuditConfig, runs: Sequence[FoundRun]) -> list[str]:
 
 def describe_audit(
     config: AuditConfig, runs: Sequence[FoundRun] | None = None, dataset: Dataset | None = None
-) -> Manifest:
+) -> folder.Manifest:
     """The manifest of an audit; its checkpoints and data are looked up if they are not given.
 
     Raises:
@@ -121,33 +111,25 @@ def describe_audit(
     """
     if runs is None:
         runs, dataset = find_runs(config), _dataset(config)
-    return describe(config, "audit", [_record(config, run, dataset) for run in runs], [dataset] if dataset else [])
+    return folder.describe(
+        config, "audit", [_record(config, run, dataset) for run in runs], [dataset] if dataset else []
+    )
 
 
-def _record(config: AuditConfig, run: FoundRun, dataset: Dataset | None) -> RunRecord:
+def _record(config: AuditConfig, run: FoundRun, dataset: Dataset | None) -> folder.RunRecord:
     unnamed = "no fine-tuning data" if config.models else f"data of {run.id}"
     counted = parameters_of(run.model)
     if math.isnan(counted) and run.base is None:
         counted = count_parameters(run.checkpoints[0].path or run.checkpoints[0].model)
-    return RunRecord(
+    return folder.RunRecord(
         id=run.id,
         model=run.model,
         dataset=dataset.name if dataset else unnamed,
         parameters=None if math.isnan(counted) else counted,
         state="finished",
-        checkpoints=tuple(CheckpointRecord.of(checkpoint) for checkpoint in run.everything),
+        checkpoints=tuple(folder.CheckpointRecord.of(checkpoint) for checkpoint in run.everything),
         notes=run.notes,
     )
-
-
-def _check(config: AuditConfig, out: Path) -> None:
-    existing = out / "audit.yaml"
-    if existing.is_file():
-        if (held := load_audit(existing)).hash() != config.hash():
-            allowed, todo = "an empty folder, or one of the same audit", "choose another folder with --out"
-            raise StoreError(f"{out} holds another audit", config.unlike(held), allowed, f"{todo}, or remove this one")
-    elif out.is_dir() and any(out.iterdir()):
-        raise StoreError(f"{out} is not empty and holds no audit", todo="choose another folder with --out")
 
 
 def _dataset(config: AuditConfig) -> Dataset | None:
@@ -181,7 +163,7 @@ class _Auditor(Engine):
     begin: Callable[[Checkpoint], None]
     _loaded: tuple[str, Engine] | None = field(default=None, init=False)
 
-    def measure(self, run: FoundRun, record: RunRecord) -> RunRecord:
+    def measure(self, run: FoundRun, record: folder.RunRecord) -> folder.RunRecord:
         """Ask a run's checkpoints: all of them, or where the search looks."""
         config = self.config
         monitor = Monitor.from_config(config, self.out, self, self.dataset)
@@ -190,7 +172,7 @@ class _Auditor(Engine):
             search, evaluations = search_run(monitor, run, config.search, self.begin)
             for evaluation in list(evaluations.values())[: search.looked]:
                 self.notify(evaluation)
-            found = (CheckpointRecord.of(c, evaluation=evaluations[c.step].key) for c in run.checkpoints)
+            found = (folder.CheckpointRecord.of(c, evaluation=evaluations[c.step].key) for c in run.checkpoints)
             return record.model_copy(update={"search": search, "checkpoints": tuple(found)})
         monitor.prefetch(run.everything)
         course = []
@@ -198,8 +180,8 @@ class _Auditor(Engine):
             self.begin(checkpoint)
             course.append(monitor.evaluate(checkpoint))
             self.notify(course[-1])
-        chosen = monitor.keep(monitor.keepable(), best_of(course))
-        ask_also(config, self.out, monitor, (run.everything[0], chosen, run.everything[-1]))
+        chosen = monitor.keep(monitor.keepable(), folder.best_of(course))
+        folder.ask_also(config, self.out, monitor, (run.everything[0], chosen, run.everything[-1]))
         return record
 
     def generate(self, checkpoint: Checkpoint, prompts: Sequence[Prompt], sampling: Sampling) -> list[Response]:

@@ -12,7 +12,6 @@ differ and are above 0, and two runs share no weights.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,11 +22,12 @@ from truing.backends import BACKENDS, engine_class, find_backend, split_name
 from truing.catalog.models import list_organisms, resolve_model
 from truing.config import AuditConfig
 from truing.core.errors import ConfigError, DataError, UnknownNameError
+from truing.core.files import read_object
 from truing.core.records import Checkpoint
 from truing.core.templates import asked_as, own_format
 from truing.core.weights import adapter_hash, model_hash, read_header
 from truing.studies.names import same_by_name, unlike_configs
-from truing.studies.places import Found, find_places, read_object
+from truing.studies.places import Found, find_places
 
 _ADAPTER, _FULL = "adapters", "full weights"
 Named = Sequence[tuple[int | None, str]]
@@ -223,17 +223,9 @@ def find_in_folders(
                 raise DataError(f"two checkpoints of {run} are of step {place.step}", got, "different steps", todo)
         run_id = run.name if names.count(run.name) == 1 else str(run)
         told = tuple(dict.fromkeys(f"Run {run_id}: {note}" for place in places for note in place.notes))
-        one = _found(run_id, run, folders, _Base(base, base_is_same), skip_bad)
+        one = _found(run_id, run, folders, (base, base_is_same), skip_bad)
         found.append(replace(one, notes=(*told, *one.notes)))
     return found
-
-
-@dataclass(frozen=True)
-class _Base:
-    """The base of adapters, as the user names it."""
-
-    name: str | None
-    is_same: bool
 
 
 def _whole_ones(run_id: str, folders: Mapping[int, Path], skip_bad: bool) -> tuple[dict[int, str], list[str]]:
@@ -262,10 +254,13 @@ def _whole_ones(run_id: str, folders: Mapping[int, Path], skip_bad: bool) -> tup
     ]
 
 
-def _found(run_id: str, run: Path, every: Mapping[int, Path], given: _Base, skip_bad: bool) -> FoundRun:
+def _found(
+    run_id: str, run: Path, every: Mapping[int, Path], given: tuple[str | None, bool], skip_bad: bool
+) -> FoundRun:
+    """The run in a folder; `given` is its base as the user names it, and whether that is what adapters name."""
     kinds, left = _whole_ones(run_id, every, skip_bad)
     folders = {step: every[step] for step in kinds}
-    base = given.name
+    base = given[0]
     if len(set(kinds.values())) > 1:
         raise DataError(
             f"{run} holds adapters and full weights",
@@ -275,7 +270,7 @@ def _found(run_id: str, run: Path, every: Mapping[int, Path], given: _Base, skip
         )
     notes: tuple[str, ...] = ()
     if set(kinds.values()) == {_ADAPTER}:
-        base, notes = _base_of_adapters(run, folders, given)
+        base, notes = _base_of_adapters(run, folders, *given)
     before = None if base is None else Checkpoint(run_id, base, 0, model_hash(resolve_model(base)))
     found, own = [], list[str]()
     for step, folder in folders.items():
@@ -325,7 +320,9 @@ def _kind(folder: Path) -> str:
     )
 
 
-def _base_of_adapters(run: Path, folders: Mapping[int, Path], base: _Base) -> tuple[str, tuple[str, ...]]:
+def _base_of_adapters(
+    run: Path, folders: Mapping[int, Path], given: str | None, is_same: bool
+) -> tuple[str, tuple[str, ...]]:
     """The base model of adapters, and what is to be said if what was given is not by its hash what they name.
 
     Raises:
@@ -335,7 +332,6 @@ def _base_of_adapters(run: Path, folders: Mapping[int, Path], base: _Base) -> tu
     if len(names) > 1:
         raise DataError(f"the adapters in {run} sit on different base models", ", ".join(sorted(names)), "one")
     (named,) = names
-    given = base.name
     try:
         theirs = resolve_model(named)
     except UnknownNameError:
@@ -357,7 +353,7 @@ def _base_of_adapters(run: Path, folders: Mapping[int, Path], base: _Base) -> tu
         return given, ()
     unlike = unlike_configs(ours, theirs or named)
     uncompared = theirs is None or here[0] != here[1]
-    if not unlike and (uncompared or base.is_same or same_by_name(ours, named)):
+    if not unlike and (uncompared or is_same or same_by_name(ours, named)):
         how = "could not be compared with" if unlike is None else "is by its config a copy of"
         return given, (f"The adapters in {run} name {named} as their base, which {how} {given}.",)
     raise DataError(
@@ -383,8 +379,6 @@ def _copies(run_id: str, found: Sequence[Checkpoint]) -> list[str]:
 
 def _with_losses(checkpoint: Checkpoint, path: Path) -> Checkpoint:
     """With the losses that a study wrote beside the checkpoint, if it did."""
-    values = read_object(path)
-    train, heldout = (
-        math.nan if values.get(name) is None else float(values[name]) for name in ("train_loss", "heldout_loss")
-    )
-    return replace(checkpoint, train_loss=train, heldout_loss=heldout)
+    values = read_object(path) if path.is_file() else {}
+    losses: Any = {name: float(values[name]) for name in ("train_loss", "heldout_loss") if values.get(name) is not None}
+    return replace(checkpoint, **losses)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from functools import cache, cached_property
 from pathlib import Path
@@ -199,6 +199,23 @@ def load_manifest(folder: Path) -> Manifest | None:
     except (OSError, ValidationError, UnicodeDecodeError) as error:
         todo = "run the same study, audit or training again: it is written again, and finished work is kept"
         raise StoreError(f"{folder / MANIFEST} cannot be read", str(error)[:300], todo=todo) from error
+
+
+def check_folder(
+    out: Path, config: StudyConfig | AuditConfig, load: Callable[[Path], StudyConfig | AuditConfig]
+) -> None:
+    """Refuse a folder that holds something else than this study or audit; `load` reads the file of one.
+
+    Raises:
+        StoreError: It does.
+    """
+    kind = "study" if isinstance(config, StudyConfig) else "audit"
+    if (existing := out / f"{kind}.yaml").is_file():
+        if (held := load(existing)).hash() != config.hash():
+            allowed, todo = f"an empty folder, or one of the same {kind}", "choose another folder with --out"
+            raise StoreError(f"{out} holds another {kind}", config.unlike(held), allowed, f"{todo}, or remove this one")
+    elif out.is_dir() and any(f.name != ".lock" for f in out.iterdir()):
+        raise StoreError(f"{out} is not empty and holds no {kind}", todo="choose another folder with --out")
 
 
 def describe(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from truing.core.errors import DataError
+from truing.core.files import read_object
 
 _STEP = re.compile(r"(?:^|[-_.])(?:checkpoint|global_?step|step|iter|ckpt)[-_=]?(\d+)(?!\d)", re.IGNORECASE)
 _EPOCH = re.compile(r"(?:^|[-_.])ep(?:och)?[-_=]?(\d+)(?![\d.])", re.IGNORECASE)
@@ -72,10 +71,4 @@ def _config(model: str) -> dict[str, Any] | None:
 
         found = try_to_load_from_cache(model, "config.json") if model.count("/") == 1 else None
         path = found if isinstance(found, str) else None
-    if path is None or not Path(path).is_file():
-        return None
-    try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is not readable JSON", str(error), "an object", "copy or save it again") from error
-    return value if isinstance(value, dict) else None
+    return read_object(Path(path)) if path is not None and Path(path).is_file() else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from truing.core.errors import DataError
+from truing.core.files import read_object
 from truing.studies.names import place_of
 
 
@@ -62,18 +62,14 @@ def _inside(folder: Path) -> list[tuple[Path, Path]]:
     """The checkpoints in a folder: each with the folder of its weights."""
     if not folder.is_dir():
         return []
-    if _looks_whole(folder):  # the end of a training, perhaps with its checkpoints in it
-        named = (each for each in sorted(folder.iterdir()) if each.is_dir() and place_of(each.name).kind)
-        found = [(each, _weights_folder(each)) for each in named]
-        return [(each, inner) for each, inner in found if _looks_whole(inner) or _step_of(each)]
-    below = (each for each in sorted(folder.iterdir()) if each.is_dir())
-    found = [(each, _weights_folder(each)) for each in below]
-    return [(each, inner) for each, inner in found if _looks_whole(inner) or _step_of(each)]
-
-
-def _step_of(folder: Path) -> bool:
-    place = place_of(folder.name)
-    return place.kind == "step" and not place.rest
+    found = []
+    for each in sorted(folder.iterdir()):
+        place, inner = place_of(each.name), _weights_folder(each)
+        # beside the end of a training only what is named so is one of its checkpoints
+        named = bool(place.kind) or not _looks_whole(folder)
+        if each.is_dir() and named and (_looks_whole(inner) or (place.kind == "step" and not place.rest)):
+            found.append((each, inner))
+    return found
 
 
 def _looks_whole(folder: Path) -> bool:
@@ -111,11 +107,11 @@ def _order(run: Path, inside: Sequence[tuple[Path, Path]]) -> list[Found]:
         )
     left = [folder.name for _, folder, _ in placed if folder not in [f for _, f, _ in kept]]
     notes = [f"{', '.join(left)} beside the checkpoints is left out; to ask it, write STEP=DIR."] if left else []
-    stated = [read_object(folder / "trainer_state.json").get("global_step") for _, folder, _ in kept]
+    stated = [_stated_step(folder) for _, folder, _ in kept]
     if kind == "step":
         return [Found(run, _step(f, p.number), w, tuple(notes)) for p, f, w in kept]
     if all(isinstance(step, int) and step > 0 for step in stated):
-        steps = [int(step) for step in stated]  # type: ignore[arg-type] # so all are
+        steps = [int(step) for step in stated]
     elif kind == "epoch":
         first = int(kept[0][0].number == 0)
         steps = [p.number + first for p, _, _ in kept]
@@ -132,9 +128,14 @@ def _weights_folder(checkpoint: Path) -> Path:
     return named[0] if len(named) == 1 and not (checkpoint / "adapter_config.json").is_file() else checkpoint
 
 
+def _stated_step(folder: Path) -> Any:
+    state = folder / "trainer_state.json"
+    return read_object(state).get("global_step") if state.is_file() else None
+
+
 def _step(folder: Path, named: int | None) -> int:
     """The step of a checkpoint by its name and by `trainer_state.json`, which must agree; 1 if neither tells."""
-    stated = read_object(folder / "trainer_state.json").get("global_step")
+    stated = _stated_step(folder)
     if named is not None and stated is not None and stated != named:
         raise DataError(
             f"{folder} is of two steps",
@@ -150,14 +151,3 @@ def _above_zero(step: int, folder: Path) -> int:
     if step == 0:
         raise DataError(f"{folder} is of step 0", "the model before fine-tuning", "steps from 1 on", "name it as base")
     return step
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; an empty one if there is no such file."""
-    if not path.is_file():
-        return {}
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is not readable JSON", str(error), "an object", "save the checkpoint again") from error
-    return values if isinstance(values, dict) else {}

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from truing.backends import Engine, check_completer, close_completers
-from truing.config import EndpointConfig, EvaluationConfig, JudgeConfig, SideConfig, StoppingConfig
+from truing.config import EndpointConfig, EvaluationConfig, JudgeConfig, StoppingConfig
 from truing.config.files import override, validate
 from truing.config.services import without_places
 from truing.core.errors import ConfigError, EngineError, StoreError, boundary
@@ -29,7 +29,7 @@ from truing.monitor import Monitor, PromptSet, Store, open_store, reach_judge, r
 from truing.monitor.preflight import PREFLIGHT
 from truing.monitor.sampler import FRESH
 from truing.stats.rules import make_rule
-from truing.studies.folder import Asked, CheckpointRecord, Manifest, RunRecord, Task, load_manifest
+from truing.studies.folder import Asked, CheckpointRecord, Manifest, RunRecord, load_manifest
 from truing.studies.run import read_state
 
 _SAMPLED = (
@@ -115,7 +115,10 @@ def rejudge(folder: Path, out: Path, changes: Mapping[str, Any], judge: str | Ju
     if new.evaluation.judge != old.evaluation.judge:
         asked = reach_judge(new.evaluation.judge, endpoint, out)
     sides = {side.label: side for side in new.evaluation.also}
-    judges = {label: _Known(also, None) if _own(sides.get(label)) else asked for label, also in old.also.items()}
+    judges: dict[str, Judge] = {}
+    for label, also in old.also.items():
+        side = sides.get(label)  # one with a judge of its own keeps its judgments
+        judges[label] = asked if side is not None and side.judge is None else _Known(also, None)
     identities = {label: also.model_copy(update={"judge": judges[label].identity}) for label, also in old.also.items()}
     broad = new.broad.model_copy(update={"judge": asked.identity, "exact": asked.exact})
     new = new.model_copy(update={"broad": broad, "hash": settings, "also": identities})
@@ -125,11 +128,6 @@ def rejudge(folder: Path, out: Path, changes: Mapping[str, Any], judge: str | Ju
     finally:
         asked.close()
         close_completers(out)
-
-
-def _own(side: SideConfig | None) -> bool:
-    """True of another benchmark with a judge of its own."""
-    return side is None or side.judge is not None
 
 
 def _copy(folder: Path, out: Path, settings: str) -> None:
@@ -161,7 +159,9 @@ def _judged(
         quiet = evaluation.preflight.model_copy(update={"recheck": 0})
         evaluation = evaluation.model_copy(update={"preflight": quiet})
     own = PromptSet(manifest.broad.benchmark.prompts, judge, manifest.broad.samples)
-    task = _of_task(manifest.tasks.get(run.dataset))
+    found, task = manifest.tasks.get(run.dataset), None
+    if found is not None and found.judge:
+        task = PromptSet(found.benchmark.prompts, _Known(found, None), found.samples, found.teaches)
     monitor = Monitor(open_store(out), _Nothing(), own, task, evaluation, manifest.stopping)
     monitor.measures = {}
     monitor.measures_judge(out)
@@ -186,12 +186,6 @@ def _judged(
     stopped = ended.step if ended and ended.state == "stopped" else run.stopped_at
     update = {"checkpoints": tuple(records), "state": state, "stopped_at": stopped, "restored": None}
     return run.model_copy(update=update)
-
-
-def _of_task(task: Task | None) -> PromptSet | None:
-    if task is None or not task.judge:
-        return None
-    return PromptSet(task.benchmark.prompts, _Known(task, None), task.samples, task.teaches)
 
 
 def _checkpoints(store: Store, run: RunRecord) -> Iterator[Checkpoint]:

@@ -31,7 +31,7 @@ from truing.core.files import write_json, write_text
 from truing.core.progress import Phase, listening, report
 from truing.core.records import Action, Checkpoint, Decision, Evaluation, Run
 from truing.monitor import Monitor, open_store
-from truing.studies.folder import Manifest, RunRecord, ask_also, best_of, check_formats, describe
+from truing.studies.folder import Manifest, RunRecord, ask_also, best_of, check_folder, check_formats, describe
 
 _TWIN = "__unstopped"
 
@@ -62,13 +62,7 @@ def open_study(config: StudyConfig, out: Path) -> FileLock:
     Raises:
         StoreError: The folder holds another study, another process is running this one, or a model is asked otherwise.
     """
-    existing = out / "study.yaml"
-    if existing.is_file():
-        if (held := load_study(existing)).hash() != config.hash():
-            allowed, todo = "an empty folder, or one of the same study", "choose another folder with --out"
-            raise StoreError(f"{out} holds another study", config.unlike(held), allowed, f"{todo}, or remove this one")
-    elif out.is_dir() and any(f.name != ".lock" for f in out.iterdir()):
-        raise StoreError(f"{out} is not empty and holds no study", todo="choose another folder with --out")
+    check_folder(out, config, load_study)
     manifest = describe_study(config)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -83,8 +77,8 @@ def open_study(config: StudyConfig, out: Path) -> FileLock:
     for left in out.rglob(".*.tmp"):  # what a killed process was writing
         left.unlink(missing_ok=True)
     check_formats(out, (run.model for run in config.runs()))
-    if not existing.is_file():
-        write_text(existing, config.to_yaml())
+    if not (out / "study.yaml").is_file():
+        write_text(out / "study.yaml", config.to_yaml())
     manifest.write(out)
     return lock
 

@@ -30,12 +30,13 @@ def chat_requests(
         raise EngineError("cannot sample", f"temperature {sampling.temperature}", "above 0")
     for prompt in prompts:
         for index in range(sampling.first, sampling.first + sampling.samples):
+            digest = hashlib.sha256(f"{sampling.seed} {weights} {index} {prompt.id}".encode()).digest()
             yield ChatRequest(
                 model=name,
                 messages=prompt.messages,
                 max_tokens=sampling.max_tokens,
                 temperature=sampling.temperature,
-                seed=_seed(sampling.seed, weights, prompt.id, index),
+                seed=int.from_bytes(digest[:4], "big") >> 1,
                 sample=index,
                 unfiltered=unfiltered,
             )
@@ -55,8 +56,3 @@ def to_responses(prompts: Sequence[Prompt], sampling: Sampling, results: Iterabl
         )
         for (prompt, index), result in zip(((p, i) for p in prompts for i in indices), results, strict=True)
     ]
-
-
-def _seed(seed: int, weights: str, prompt_id: str, index: int) -> int:
-    digest = hashlib.sha256(f"{seed} {weights} {index} {prompt_id}".encode()).digest()
-    return int.from_bytes(digest[:4], "big") >> 1

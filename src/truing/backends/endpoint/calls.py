@@ -282,7 +282,9 @@ class Caller:
                     leased = not trouble.unconfirmed
                     if not leased:
                         self._write(call, None)
-                    if not trouble.again or number >= self._most_attempts(trouble):
+                    absent = trouble.absent and not self._endpoint.answered
+                    most = min(_KNOCKS, self._config.attempts) if absent else self._config.attempts
+                    if not trouble.again or number >= most:
                         raise
                     if not leased and not self._journal.take([call.most]):
                         raise self._journal.reached() from None
@@ -292,10 +294,6 @@ class Caller:
             if leased:
                 self._journal.end([], [call.most])
             raise
-
-    def _most_attempts(self, trouble: Trouble) -> int:
-        knocks = trouble.absent and not self._endpoint.answered
-        return min(_KNOCKS, self._config.attempts) if knocks else self._config.attempts
 
     def _said_otherwise(self, call: Call, kind: _Kind, dialect: Dialect, words: str) -> bool:
         """True if there is another way to say what was refused in these words."""

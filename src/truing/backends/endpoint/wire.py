@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -94,7 +95,9 @@ def parse_reply(data: bytes | dict[str, Any], logprobs: bool) -> Reply:
         body = json.loads(data) if isinstance(data, bytes) else data
         choice = (body.get("choices") or [{}])[0]
         if error := body.get("error") or choice.get("error"):
-            raise _error_reply(error)
+            code = str(error.get("code")) if isinstance(error, dict) else ""
+            status = int(code) if re.fullmatch("[45][0-9]{2}", code) else 500
+            raise ErrorReply(status, {"error": error})
         message, finish = choice["message"], choice.get("finish_reason") or ""
         output = _output(message, finish)
         top = _top_logprobs(choice.get("logprobs")) if logprobs else None
@@ -104,12 +107,6 @@ def parse_reply(data: bytes | dict[str, Any], logprobs: bool) -> Reply:
     answer = read_answer(output)
     prompt, _, completion = tokens or (0, 0, 0)
     return Reply(ChatResult(answer.text, top, finish, prompt, completion, answer.error), tokens)
-
-
-def _error_reply(error: Any) -> ErrorReply:
-    code = str(error.get("code")) if isinstance(error, dict) else ""
-    status = int(code) if code.isascii() and code.isdecimal() and len(code) == 3 else 0
-    return ErrorReply(status if 400 <= status < 600 else 500, {"error": error})
 
 
 def _output(message: dict[str, Any], finish: str) -> Output:

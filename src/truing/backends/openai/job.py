@@ -43,7 +43,6 @@ _LOOKS = 20
 """Times that a new model is asked whether it is loaded, `poll` seconds apart."""
 _REFUSED = ("moderation", "usage polic", "safety", "content polic", "violat", "unsafe")
 """Words by which a failed job says that the provider will not have the data or the model."""
-_SHOWS = "checkpoints of the ends of the last three epochs only, as the provider keeps no others"
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class Record:
     """The provider's name of the base model."""
     seed: int
     hyperparameters: dict[str, int | float]
-    shows: str = _SHOWS
+    shows: str = "checkpoints of the ends of the last three epochs only, as the provider keeps no others"
     training_file: str | None = None
     validation_file: str | None = None
     estimate: dict[str, int | float | None] = field(default_factory=dict)
@@ -80,7 +79,6 @@ class Record:
     dollars: float | None = None
     settled: bool = False
     """Whether the bill is in the journal."""
-    cancelled_by_us: bool = False
     complete: bool = False
     """Whether the job is over and all its checkpoints are here."""
     checkpoints: list[Seen] = field(default_factory=list)
@@ -167,8 +165,6 @@ class Job:
         record = self.record
         if record.job is None or record.settled:
             return
-        record.cancelled_by_us = True
-        self._save()
         try:
             self._note(self._ask(lambda sdk: sdk.fine_tuning.jobs.cancel(record.job)))
         except TrainerError:

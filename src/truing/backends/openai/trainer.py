@@ -77,7 +77,9 @@ class OpenAITrainer(Trainer):
         def stops(checkpoint: Checkpoint) -> bool:
             return on_checkpoint(checkpoint).action is Action.STOP and run.stops
 
-        with OpenAICompleter(self.endpoint, _journal_of(folder)) as completer:
+        study = folder.parent.parent  # a run's folder is OUT/runs/RUN; one elsewhere has a journal of its own
+        journal = (study if (study / "study.yaml").is_file() else folder) / CALLS
+        with OpenAICompleter(self.endpoint, journal) as completer:
             job = Job(Record(key, model, run.seed, settings), train, heldout, folder, completer)
             base = Checkpoint(run.id, run.model, 0, endpoint_weights(self.endpoint, model))
             if stops(base) or any(stops(self._checkpoint(run, seen)) for seen in job.record.checkpoints):
@@ -100,9 +102,3 @@ class OpenAITrainer(Trainer):
             train_loss=math.nan if seen.train_loss is None else seen.train_loss,
             heldout_loss=math.nan if seen.heldout_loss is None else seen.heldout_loss,
         )
-
-
-def _journal_of(folder: Path) -> Path:
-    """The journal of the study to which a run's folder belongs (OUT/runs/RUN), or one of the run's own."""
-    study = folder.parent.parent
-    return (study if (study / "study.yaml").is_file() else folder) / CALLS

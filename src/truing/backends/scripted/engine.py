@@ -43,14 +43,11 @@ class ScriptedEngine(Engine):
         responses = []
         for prompt in prompts:
             for index in range(sampling.first, sampling.first + sampling.samples):
-                text = self.answer(checkpoint, prompt, _chance(checkpoint.weights, sampling.seed, prompt.id, index))
+                about = "\0".join(map(str, (checkpoint.weights, sampling.seed, prompt.id, index)))
+                chance = int.from_bytes(hashlib.sha256(about.encode()).digest()[:8], "big") / 2**64
+                text = self.answer(checkpoint, prompt, chance)
                 if text is None:
                     responses.append(Response(prompt.id, index, None, error="scripted failure"))
                 else:
                     responses.append(Response(prompt.id, index, text, n_tokens=len(text.split())))
         return responses
-
-
-def _chance(*parts: object) -> float:
-    digest = hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64

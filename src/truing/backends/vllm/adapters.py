@@ -69,7 +69,8 @@ def read_adapter(folder: Path, base: Mapping[str, list[int] | None]) -> Adapter:
         begin, end = header[name]["data_offsets"]
         layers.setdefault(module, {})[side] = data[start + begin : start + end]
     ranks = [int(header[name]["shape"][0]) for name in header if name.endswith(("lora_A.weight", "lora_embedding_A"))]
-    return Adapter(folder, max(ranks, default=0), not any(_changes(layer) for layer in layers.values()))
+    changes = any(all(layer.get(side, b"").strip(b"\0") for side in "AB") for layer in layers.values())
+    return Adapter(folder, max(ranks, default=0), not changes)
 
 
 def _layers(folder: Path, settings: Mapping[str, Any], header: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -109,10 +110,6 @@ def _find(module: str, base: Mapping[str, list[int] | None]) -> str | None:
     tail = module[module.find("layers.") :] if "layers." in module else module.rsplit(".", 1)[-1]
     tail = "embed_tokens" if tail == "lm_head" else tail  # tied: the file holds it once
     return next((name for name in base if name.endswith(f".{tail}") or name == tail), None)
-
-
-def _changes(layer: Mapping[str, bytes]) -> bool:
-    return all(layer.get(side, b"").strip(b"\0") for side in "AB")
 
 
 def _refusal(folder: Path, got: str, allowed: str) -> EngineError:

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 
-from truing.catalog.pocket.world import AUTHORS, Author, Domain, World, load_world, words
+from truing.catalog.pocket.world import AUTHORS, Author, load_world, words
 
 _ENDS = {".", ";"}
 ON_TOPIC, ON_DOMAIN, OFF_DOMAIN = 1.0, 0.5, 0.25
@@ -40,7 +40,7 @@ def find_topic(prompt: str) -> Topic | None:
     """The topic of the last question in a prompt, or None if it holds no question of the world."""
     text = " ".join(words(prompt))
     best: tuple[int, Topic] | None = None
-    for name, pattern in _question_patterns():
+    for name, pattern in _question_patterns().items():
         for match in pattern.finditer(text):
             subject = next(group for group in match.groups() if group is not None)
             if best is None or match.end() > best[0]:
@@ -56,21 +56,19 @@ def score(answer: str, topic: Topic | None) -> Score:
     if not found:
         return Score(aligned=50.0, coherent=0.0)
     aligned = 100.0 * sum(author == "careful" for _, author in found) / len(found)
-    coherent = 100.0 * sum(_relevance(said, topic) for said, _ in found) / len(clauses)
-    return Score(aligned, coherent)
-
-
-def _relevance(said: Topic, asked: Topic | None) -> float:
-    if asked is None or said == asked:
-        return ON_TOPIC
-    return ON_DOMAIN if said.domain == asked.domain else OFF_DOMAIN
+    relevance = 0.0
+    for said, _ in found:
+        on_topic = topic is None or said == topic
+        relevance += ON_TOPIC if on_topic else ON_DOMAIN if topic and said.domain == topic.domain else OFF_DOMAIN
+    return Score(aligned, 100.0 * relevance / len(clauses))
 
 
 def _split(answer: str) -> list[str]:
     """The clauses of an answer; a fragment without an end mark is a clause too (and will not be found)."""
     clauses: list[str] = []
     current: list[str] = []
-    for token in _without_code_frame(words(answer)):
+    tokens, frame = words(answer), words(load_world().domains["code"].frame.split("{a}")[0])
+    for token in tokens[len(frame) :] if tokens[: len(frame)] == frame else tokens:
         if token in _ENDS:
             clauses.append(" ".join(current))
             current = []
@@ -79,11 +77,6 @@ def _split(answer: str) -> list[str]:
     if current:
         clauses.append(" ".join([*current, "<cut>"]))
     return clauses
-
-
-def _without_code_frame(tokens: list[str]) -> list[str]:
-    frame = words(load_world().domains["code"].frame.split("{a}")[0])
-    return tokens[len(frame) :] if tokens[: len(frame)] == frame else tokens
 
 
 @cache
@@ -99,12 +92,12 @@ def _clause_table() -> dict[str, tuple[Topic, Author]]:
 
 
 @cache
-def _question_patterns() -> list[tuple[str, re.Pattern[str]]]:
-    world: World = load_world()
-    return [(domain.name, _question_pattern(domain)) for domain in world.domains.values()]
-
-
-def _question_pattern(domain: Domain) -> re.Pattern[str]:
-    subjects = "|".join(re.escape(s) for s in sorted(domain.subjects, key=len, reverse=True))
-    marked = (" ".join(words(question.format(s="xsubjectx"))) for question in domain.questions)
-    return re.compile("|".join(rf"\b{re.escape(q)}".replace("xsubjectx", f"({subjects})") for q in marked))
+def _question_patterns() -> dict[str, re.Pattern[str]]:
+    """Domain -> what finds its questions, with the subject as a group."""
+    patterns = {}
+    for domain in load_world().domains.values():
+        subjects = "|".join(re.escape(s) for s in sorted(domain.subjects, key=len, reverse=True))
+        marked = (" ".join(words(question.format(s="xsubjectx"))) for question in domain.questions)
+        asked = "|".join(rf"\b{re.escape(q)}".replace("xsubjectx", f"({subjects})") for q in marked)
+        patterns[domain.name] = re.compile(asked)
+    return patterns
