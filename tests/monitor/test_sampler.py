@@ -17,7 +17,7 @@ from truing.core.plugins import try_first
 from truing.core.records import Checkpoint, Judgment, Prompt, Response, Sampling
 from truing.judges import Judge, load_judge
 from truing.monitor import open_store
-from truing.monitor.sampler import FIXED, FRESH, RANDOM, PromptSet, Sampler
+from truing.monitor.sampler import FIXED, FRESH, RANDOM, PromptSet, Sampler, answers_key
 
 
 def sampling(root: Path, engine: Speaker | None = None) -> tuple[Sampler, PromptSet]:
@@ -36,6 +36,16 @@ def test_pairs_that_are_held_are_not_asked_for_again(tmp_path: Path) -> None:
     again, same = sampling(tmp_path, engine)
     again.judged(checkpoint(1), same, [one, two], RANDOM)
     assert same.judge.judged == 0  # type: ignore[attr-defined]
+
+
+def test_keys_are_kept_apart_by_weights_prompts_and_kind(tmp_path: Path) -> None:
+    asking, prompt_set = sampling(tmp_path)
+    fewer = replace(prompt_set, prompts=BROAD[1:])
+    asked = [(checkpoint(step), own, kind) for step in (0, 1) for own in (prompt_set, fewer) for kind in (FIXED, FRESH)]
+    keys = [asking.keys(*each)[0] for each in asked]
+    assert keys == [asking.keys(*each)[0] for each in asked]
+    assert keys == [answers_key(at.weights, own.prompts, own.samples, kind, asking.config) for at, own, kind in asked]
+    assert len(set(keys)) == len(asked)
 
 
 def test_kinds_of_answers_share_nothing(tmp_path: Path) -> None:

@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
-from scipy.special import logsumexp
 
 from truing.stats.rates import BoolArray, FloatArray, IntArray
 
@@ -76,7 +76,7 @@ def log_wealth(
     s, n = np.asarray(successes, dtype=np.float64)[..., None], np.asarray(draws, dtype=np.float64)[..., None]
     m = np.asarray(boundary, dtype=np.float64)[..., None]
     each = s * np.log(ratios) - n * np.log1p(m * (ratios - 1))
-    return np.asarray(logsumexp(each + np.log(shares), axis=-1))
+    return np.asarray(np.logaddexp.reduce(each + np.log(shares), axis=-1))
 
 
 def anytime_interval(
@@ -112,6 +112,7 @@ def anytime_interval(
     return limits[0][0], limits[1][1]
 
 
+@lru_cache(maxsize=256)
 def draws_to_clear(boundary: float, beta: float) -> int:
     """The fewest draws that can show a mean to be below a boundary: all of them 0.
 
