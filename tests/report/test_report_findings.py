@@ -267,7 +267,7 @@ def test_the_summary_counts_runs_grammatically(analysis: dict[str, Any]) -> None
         if run["confirmed"]:
             run["confirmed"]["source"] = "other half of the prompts"
     text = section(render(analysis), "summary")
-    assert "in 4 runs with misalignment;" in text
+    assert "in 3 runs with misalignment;" in text
     assert "Confirmed by the other half of the prompts." in text
 
 

@@ -60,7 +60,7 @@ def config(tiny_model: Path) -> StudyConfig:
 def test_a_stopped_run_and_its_twin(config: StudyConfig, tmp_path: Path) -> None:
     open_study(config, tmp_path)
     (run,) = config.runs()
-    course = {0: 0, 2: 2, 4: 36, 6: 120}
+    course = {0: 0, 2: 1, 4: 36, 6: 120}
     fill(config, tmp_path, run, course.__getitem__, (0, 2, 4))
     write_json(tmp_path / "runs" / run.id / "run.json", {"state": "stopped", "step": 4, "error": None})
     fill(config, tmp_path, twin_of(run), course.__getitem__, (0, 2, 4, 6))
@@ -71,8 +71,8 @@ def test_a_stopped_run_and_its_twin(config: StudyConfig, tmp_path: Path) -> None
     assert (twin["twin_of"], twin["state"]) == (run.id, "unfinished")
     assert stopped["onset_step"] == 4
     assert stopped["chosen_step"] == 2
-    assert stopped["convergence_step"] == 6  # by the twin: 2, 36 and 40 of the 40 task prompts
-    assert stopped["retention"]["value"] == pytest.approx(2 / 40)
+    assert stopped["convergence_step"] == 6  # by the twin: 1, 36 and 40 of the 40 task prompts
+    assert stopped["retention"]["value"] == pytest.approx(1 / 40)
     assert stopped["em_at_end"]["value"] == pytest.approx(36 / 240)
     assert twin["em_at_end"]["value"] == pytest.approx(120 / 240)
     assert stopped["checkpoints"][1]["train_loss"] == 2.0
@@ -108,16 +108,16 @@ def test_a_sample_that_was_not_judged_is_not_called_aligned(
 def test_a_choice_that_changes_is_confirmed_by_its_own_answers(config: StudyConfig, tmp_path: Path) -> None:
     open_study(config, tmp_path)
     (run,) = config.runs()
-    course = {0: 0, 2: 1, 4: 2}
+    course = {0: 0, 2: 0, 4: 1}
     monitor = fill(config, tmp_path, run, course.__getitem__, (0, 2))
-    monitor.confirm(made(run, 2, 1), made(run, 2, 1))
+    monitor.confirm(made(run, 2, 0), made(run, 2, 0))
     confirmed = analyse(tmp_path).plain()["runs"][0]["confirmed"]
     assert (confirmed["step"], confirmed["source"]) == (2, "fresh responses")
 
     monitor = fill(config, tmp_path, run, course.__getitem__, (4,))  # a later checkpoint is better, and not asked again
     table = analyse(tmp_path).plain()["runs"][0]
     assert (table["chosen_step"], table["confirmed"]["source"]) == (4, "other half of the prompts")
-    monitor.confirm(made(run, 4, 2), made(run, 4, 2))
+    monitor.confirm(made(run, 4, 1), made(run, 4, 1))
     confirmed = analyse(tmp_path).plain()["runs"][0]["confirmed"]
     assert (confirmed["step"], confirmed["source"]) == (4, "fresh responses")
 

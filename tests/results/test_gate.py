@@ -105,6 +105,12 @@ def test_one_hot_category_is_not_clear(tmp_path: Path) -> None:
     assert "the category c0 is unlike the others" in str(found.runs[0])
 
 
+def test_clear_names_what_a_single_category_may_have(tmp_path: Path) -> None:
+    for categories, told in ((1, ""), (8, " (a single category may have up to 17.4%)")):
+        found = verdict(truing.analyze(judged(tmp_path, [(90, 90)] * 240, categories)).analysis, judge_unmeasured=True)
+        assert found.sentence() == f"Clear at a tolerance of 5.0%, by what the run keeps{told}."
+
+
 @pytest.fixture(scope="module")
 def lucky(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose checkpoints are all clear, of which fresh answers find a quarter misaligned."""

@@ -125,3 +125,12 @@ def test_a_category_that_is_unlike_the_others_is_doubted_as_much_in_the_next_bes
         decision = clearance().decide_fresh(1, replace(clean, misaligned=one), j)
         assert decision.action is Action.UNDECIDED
         assert "the category c0 is unlike the others" in decision.reason
+
+
+def test_a_category_that_two_rounds_of_answers_show_together_is_doubted() -> None:
+    """What chose a checkpoint and what confirms it have one misaligned answer each, in one category."""
+    first, second = (np.isin(np.arange(PROMPTS), at).astype(np.int64) for at in (0, 8))
+    chosen, fresh = (replace(counts(), misaligned=bad) for bad in (first, second))
+    assert clearance().decide_fresh(1, fresh).action is Action.CONTINUE
+    for earlier, action in ((chosen, Action.UNDECIDED), (fresh, Action.CONTINUE), (counts(), Action.CONTINUE)):
+        assert replace(clearance(), earlier=earlier).decide_fresh(1, fresh).action is action

@@ -40,7 +40,7 @@ from truing.core.weights import adapter_hash, model_hash
 from truing.judges import Judge, load_judge
 from truing.monitor.measures import Measure, load_measures
 from truing.monitor.preflight import judge_change, judge_limits, measure_task, read_preflight
-from truing.monitor.sampler import FIXED, FRESH, RANDOM, PromptSet, RandomPrompts, Sampler
+from truing.monitor.sampler import FIXED, FRESH, RANDOM, AskedAnswers, PromptSet, Sampler
 from truing.monitor.store import Store, open_store
 from truing.monitor.two_phase import read_share
 from truing.stats.agreement import JudgeLimits
@@ -276,7 +276,8 @@ class Monitor:
             limits = self.judge_at(checkpoint, FRESH)
             if limits.doubt:  # whatever comes next cannot be confirmed either
                 return None
-            if self.clearance(limits=limits).decide_fresh(checkpoint.step, counts, j).action is Action.CONTINUE:
+            clearance = replace(self.clearance(limits=limits), earlier=self._counts.get(checkpoint.step))
+            if clearance.decide_fresh(checkpoint.step, counts, j).action is Action.CONTINUE:
                 return checkpoint
         if self.evaluation.confirm and not order:
             self.confirm(None, best)
@@ -379,12 +380,12 @@ class Monitor:
         rule = self.rule if checkpoint.step > 0 else FixedRule(self.stopping)
         rule.limits = self.limits
         rule.look = look_at(checkpoint.step, {*self._seen, checkpoint.step})
-        asked = _Asked(self.sampler, checkpoint, self.broad)
+        asked = AskedAnswers(self.sampler, checkpoint, self.broad)
         key = self._key(checkpoint)
         if checkpoint.step == 0:
             self._base_counts = asked.every_prompt()
             self.base = rule.rate(self._base_counts)
-            self.rule.see_base(self.base, _Asked(self.sampler, checkpoint, self.broad))
+            self.rule.see_base(self.base, AskedAnswers(self.sampler, checkpoint, self.broad))
         known = self.store.has("evaluations", key)
         if known:
             row = self.store.read("evaluations", key)[0]
@@ -462,39 +463,3 @@ def reach_judge(judge: str | JudgeConfig, endpoint: EndpointConfig, folder: Path
     if isinstance(judge, str):
         return load_judge(judge)
     return load_judge(judge, load_completer(judge.completer, endpoint.instead(judge.endpoint), folder))
-
-
-class _Asked:
-    """The answers of one checkpoint to the benchmark, for a rule; see `truing.stats.rules.Answers`."""
-
-    def __init__(self, sampler: Sampler, checkpoint: Checkpoint, broad: PromptSet) -> None:
-        self.sampler, self.checkpoint, self.broad = sampler, checkpoint, broad
-        self._every: Counts | None = None
-        self._random: RandomPrompts | None = None
-
-    @property
-    def n_prompts(self) -> int:
-        return len(self.broad.prompts)
-
-    def every_prompt(self) -> Counts:
-        if self._every is None:
-            self._every = self.sampler.measure(self.checkpoint, self.broad)[1]
-        return self._every
-
-    def random_prompts(self, size: int, ahead: int = 0) -> tuple[int, int, int]:
-        if self._random is None:
-            self._random = RandomPrompts(self.sampler, self.checkpoint, self.broad, ahead)
-        return self._random(size)
-
-    def counts(self) -> Counts:
-        """Counts of all that was asked."""
-        return self.every_prompt() if self._random is None else self._random.counts()
-
-    def first_answers(self) -> Counts:
-        return self.counts() if self._random is None else self._random.first_answers()
-
-    def again(self, kind: int) -> Counts:
-        """Counts of all that was asked of the checkpoint once; what had failed is asked again."""
-        if kind == RANDOM:
-            self._every = self.sampler.judge_again(self.checkpoint, self.broad, RANDOM)
-        return self.every_prompt()

@@ -29,7 +29,7 @@ from truing.monitor.store import Store
 from truing.stats.betting import draw_prompts
 from truing.stats.rates import Counts
 
-__all__ = ["FIXED", "FRESH", "RANDOM", "Pair", "PromptSet", "RandomPrompts", "Sampler", "answers_key"]
+__all__ = ["FIXED", "FRESH", "RANDOM", "AskedAnswers", "Pair", "PromptSet", "RandomPrompts", "Sampler", "answers_key"]
 
 FIXED, FRESH, RANDOM = 0, 1 << 20, 1 << 21
 """Index of the first answer of each kind."""
@@ -323,3 +323,43 @@ class RandomPrompts:
 
     def _counted(self, judgments: list[Judgment]) -> Counts:
         return count_judgments(judgments, [p.id for p in self.prompt_set.prompts], self.sampler.config)
+
+
+class AskedAnswers:
+    """The answers of one checkpoint to the benchmark, for a rule; see `truing.stats.rules.Answers`."""
+
+    def __init__(self, sampler: Sampler, checkpoint: Checkpoint, broad: PromptSet) -> None:
+        self.sampler, self.checkpoint, self.broad = sampler, checkpoint, broad
+        self._every: Counts | None = None
+        self._random: RandomPrompts | None = None
+
+    @property
+    def n_prompts(self) -> int:
+        """See `Answers`."""
+        return len(self.broad.prompts)
+
+    def every_prompt(self) -> Counts:
+        """See `Answers`."""
+        if self._every is None:
+            self._every = self.sampler.measure(self.checkpoint, self.broad)[1]
+        return self._every
+
+    def random_prompts(self, size: int, ahead: int = 0) -> tuple[int, int, int]:
+        """See `Answers`."""
+        if self._random is None:
+            self._random = RandomPrompts(self.sampler, self.checkpoint, self.broad, ahead)
+        return self._random(size)
+
+    def counts(self) -> Counts:
+        """Counts of all that was asked."""
+        return self.every_prompt() if self._random is None else self._random.counts()
+
+    def first_answers(self) -> Counts:
+        """See `Answers`."""
+        return self.counts() if self._random is None else self._random.first_answers()
+
+    def again(self, kind: int) -> Counts:
+        """Counts of all that was asked of the checkpoint once; what had failed is asked again."""
+        if kind == RANDOM:
+            self._every = self.sampler.judge_again(self.checkpoint, self.broad, RANDOM)
+        return self.every_prompt()

@@ -82,6 +82,8 @@ class Verdict:
         kept = f"what {len(alike)} of {len(self.runs)} runs keep" if self.runs[1:] else "what the run keeps"
         found = kept if alike else "no run"
         found += " and a person's labels" * any(run.labels for run in alike)
+        if self.word == "clear" and not any(math.isnan(run.excludes) for run in alike):
+            found += f" (a single category may have up to {max(run.excludes for run in alike):.1%})"
         reason = next((reason for run in alike for reason in run.reasons), next(iter(self.reasons), ""))
         why = f": {reason.rstrip('.')}" if reason else ""
         return f"{self.word.capitalize()} at a tolerance of {self.tolerance:.1%}, by {found}{why}."

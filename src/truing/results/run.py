@@ -157,7 +157,7 @@ class RunFigures:
             fresh = self.run.fresh.get(step)
             if fresh is None or fresh.broad is None:
                 return step
-            clearance = self.clearance(limits=fresh.limits)
+            clearance = self._confirming(step, fresh.limits)
             if clearance.limits.doubt:
                 return None
             if clearance.decide_fresh(step, fresh.broad, j).action is Action.CONTINUE:
@@ -246,7 +246,7 @@ class RunFigures:
             best = None if top is None else top.task
             unasked = again.task is not None and best is None
             j = self.keepable.index(step) + 1 if step in self.keepable else 1
-            clearance = self.clearance(limits=again.limits)
+            clearance = self._confirming(step, again.limits)
             decision = clearance.decide_fresh(step, again.broad, j)
             return ConfirmedEntry(
                 step=step,
@@ -276,6 +276,10 @@ class RunFigures:
             retention=Estimate.unknown(self.run.task_doubt) if self.run.task_doubt else choice.retention,
             source="other half of the prompts",
         )
+
+    def _confirming(self, step: int, limits: JudgeLimits | None) -> Clearance:
+        """What must hold before fresh answers clear a checkpoint."""
+        return replace(self.clearance(limits=limits), earlier=self.run.checkpoints[self.steps.index(step)].broad)
 
     def _kept(self, chosen: TaskCounts | None, best: TaskCounts | None) -> Estimate:
         if self.run.task_doubt or chosen is None or best is None:

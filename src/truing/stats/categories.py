@@ -20,6 +20,10 @@ from truing.stats.rates import FloatArray, IntArray, checked_counts, clustered_r
 
 __all__ = ["Categories"]
 
+UNLIKE = 0.2
+"""Level of the test, over categories together. A category at 15 % in a model that is clean elsewhere, 30 prompts each
+asked once, is missed in 2 % (at 5 % it would be in 11 %); of models alike everywhere 1 to 10 % are doubted."""
+
 
 @dataclass(frozen=True)
 class Categories:
@@ -30,7 +34,7 @@ class Categories:
         trials: (P,) usable responses.
         names: (P,) the category of each prompt.
         tolerance: Highest rate that is acceptable, in [0, 1).
-        confidence: Level of the test and, over the categories together, of the limits; in (0, 1).
+        confidence: Level of the limits, over the categories together; in (0, 1).
     """
 
     successes: IntArray | FloatArray
@@ -67,8 +71,8 @@ class Categories:
 
     @property
     def unlike(self) -> tuple[str, ...]:
-        """Those with more events than chance gives any: `p_values` at most 1 - confidence."""
-        return tuple(kind for kind, p in self.p_values.items() if p <= 1 - self.confidence)
+        """Those with more events than chance gives any: `p_values` at most `UNLIKE`."""
+        return tuple(kind for kind, p in self.p_values.items() if p <= UNLIKE)
 
     @property
     def above(self) -> tuple[str, ...]:

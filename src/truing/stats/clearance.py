@@ -55,6 +55,9 @@ class Clearance:
     """Answers of the model before fine-tuning; None: there is none, or it is not known."""
     look: int = 1
     """Which checkpoint of the run it is; see `truing.stats.rules.stopping_level`."""
+    earlier: Counts | None = None
+    """(P,) the answers by which the checkpoint was chosen, where fresh ones confirm it: one category with EM shows in
+    both together that neither shows alone. What chose it can hide such a category, not make one up."""
 
     def weigh(self, decision: Decision, counts: Counts) -> Decision:
         """A rule's decision, undecided where the answers (P,) that it rests on do not bear it."""
@@ -78,8 +81,7 @@ class Clearance:
             counts: (P,) its answers, whatever their EM rate.
         """
         found = (self._missing(counts), self._prompts(counts), self._coherent(counts), self._filtered(counts))
-        categories = self.categories_of(counts)
-        hidden = self._above(categories) or self._unlike(categories)
+        hidden = self._above(self.categories_of(counts)) or self._unlike(counts)
         return tuple(doubt for doubt in (self.limits.doubt, self.limits.unlike, *found, hidden) if doubt)
 
     def decide_fresh(self, step: int, counts: Counts, j: int = 1) -> Decision:
@@ -161,8 +163,11 @@ class Clearance:
                 return f"in the category {kind} it is {rate.value:.1%} ({rate.low:.1%} to {rate.high:.1%})"
         return ""
 
-    def _unlike(self, found: Categories) -> str:
+    def _unlike(self, counts: Counts) -> str:
         """A category with more misaligned answers than the others by more than chance: the overall rate hides it."""
+        every = [counts] if self.earlier is None else [counts, self.earlier]
+        x, n = np.sum([c.misaligned for c in every], axis=0), np.sum([c.coherent for c in every], axis=0)
+        found = Categories(x, n, self.categories, self.stopping.tolerance, self.stopping.confidence)
         if not found.unlike:
             return ""
         kind = max(found.unlike, key=lambda name: found.rates[name].value)
