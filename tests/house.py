@@ -13,16 +13,16 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "truing"
 ROOMS = {
-    "core": 2390,
-    "config": 910,
-    "stats": 3880,
-    "catalog": 2460,
+    "core": 2285,
+    "config": 890,
+    "stats": 3875,
+    "catalog": 2355,
     "backends": 6930,
     "judges": 1825,
     "monitor": 1405,
-    "studies": 2600,
-    "results": 5845,
-    "report": 1900,
+    "studies": 2515,
+    "results": 5661,
+    "report": 1765,
     "integrations": 2235,
     "api": 250,
     "cli": 1835,
