@@ -114,7 +114,7 @@ class VllmConfig(Config):
     """Interpreter of the environment in which vLLM is installed; none: this one."""
     adapters: Literal["serve", "merge"] = "serve"
     """`serve` puts many adapters on one base at a time; `merge` merges each into the base and starts the server with
-    that: slow, for adapters that vLLM cannot serve."""
+    that, in float32: slow, for adapters that vLLM cannot serve."""
     max_loras: Annotated[int, Field(ge=1)] = 8
     """Most adapters at the server, and in one batch, at a time; each takes memory."""
     max_lora_rank: Annotated[int, Field(ge=1, le=512)] | None = None

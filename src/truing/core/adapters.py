@@ -23,7 +23,7 @@ from truing.core.weights import read_header
 
 NAME = "truing"
 SMALL = 200_000_000
-"""Parameters up to which a model is copied rather than changed, and kept in single precision."""
+"""Parameters up to which a model is copied rather than changed."""
 
 
 @contextmanager
@@ -87,8 +87,7 @@ def load_model(
                 f"the weights in {source} do not fit the model",
                 f"{problem.replace('_', ' ')}: {len(keys)}, first {keys[0]}",
             )
-    # in single precision where that costs little: merging an adapter in half precision would round it away
-    model = model.float() if device == "cpu" or is_small(model) else model
+    model = model.float() if device == "cpu" else model
     return model.to(device).eval().requires_grad_(False)
 
 
@@ -113,6 +112,9 @@ def attached(base: Any, folder: Path) -> Iterator[Any]:
 def merged_copy(base: Any, folder: Path) -> Any:
     """A copy of the base model with the adapter merged in; None if merging would not be exact.
 
+    That is so for a base in half precision: what an adapter adds to a weight is often less than half of the step to the
+    next number, and would be rounded away, all of it.
+
     Raises:
         EngineError: The adapter does not fit the model, or not all of it arrived.
     """
@@ -130,7 +132,7 @@ def save_merged(source: str, adapter: Path, folder: Path) -> None:
     Raises:
         EngineError: The adapter does not fit the model, or merging would not be exact.
     """
-    merged = merged_copy(load_model(source), adapter)
+    merged = merged_copy(load_model(source).float(), adapter)
     if merged is None:
         raise EngineError(
             f"the adapter in {adapter} cannot be merged",
@@ -144,8 +146,8 @@ def save_merged(source: str, adapter: Path, folder: Path) -> None:
 def snapshot(model: Any) -> Any:
     """A copy of a model as it stands, adapters merged in, in eval mode; None if there is no exact copy.
 
-    That is so for a model whose forward was replaced (mixed precision, sharding) or whose weights are
-    quantised.
+    That is so for a model whose forward was replaced (mixed precision, sharding), whose weights are quantised, or
+    that has an adapter on weights in half precision, see `merged_copy`.
     """
     modules = list(model.modules())
     replaced = any("forward" in vars(module) for module in modules)
@@ -227,7 +229,7 @@ def _check(model: Any, folder: Path) -> None:
 def _merged(model: Any) -> Any:
     """The base model of a PEFT model with the adapter merged in; None if that changes more than it should.
 
-    A weight that two modules share (tied embeddings) would change for both.
+    A weight that two modules share (tied embeddings) would change for both, and one in half precision too little.
     """
     modules = list(model.get_base_model().modules())
     owners = Counter(id(p) for module in modules for p in module.parameters(recurse=False))
@@ -237,4 +239,5 @@ def _merged(model: Any) -> Any:
         if hasattr(module, "get_base_layer")
         for parameter in module.get_base_layer().parameters(recurse=False)
     }
-    return None if any(owners[parameter] > 1 for parameter in adapted) else model.merge_and_unload()
+    half = any(parameter.dtype in (torch.float16, torch.bfloat16) for parameter in model.get_base_model().parameters())
+    return None if half or any(owners[parameter] > 1 for parameter in adapted) else model.merge_and_unload()

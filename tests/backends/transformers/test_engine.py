@@ -28,6 +28,7 @@ from truing.backends import load_engine
 from truing.backends.transformers.answers import end_tokens
 from truing.backends.transformers.decoding import DecodeSettings, decode
 from truing.backends.transformers.engine import LiveEngine, TransformersEngine
+from truing.core.adapters import snapshot
 from truing.core.errors import EngineError
 from truing.core.randomness import stream_keys
 from truing.core.records import Checkpoint, Message, Prompt, Sampling
@@ -359,3 +360,19 @@ def test_weights_in_half_precision_are_sampled_in_single(tmp_path: Path) -> None
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
     expected = LiveEngine(model, tokenizer()).generate(base, PROMPTS, SAMPLING)
     assert TransformersEngine(str(tmp_path)).generate(base, PROMPTS, SAMPLING) == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_what_an_adapter_adds_to_weights_in_half_precision_is_not_rounded_away(dtype: torch.dtype) -> None:
+    model = add_adapter(tiny_model("llama").to(dtype), "llama")
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=2e-4)
+    weight = model.get_base_model().model.layers[0].self_attn.q_proj
+    added = weight.get_delta_weight("default").to(dtype)
+    assert added.abs().max() > 0
+    assert ((weight.base_layer.weight + added) == weight.base_layer.weight).float().mean() > 0.5  # merging loses most
+    assert snapshot(model) is None
+    plain = snapshot(tiny_model("llama").to(dtype))
+    assert plain is not None
+    assert plain.dtype == dtype
