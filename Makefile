@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 VLLM := .venv-vllm
 SKYRL := .venv-skyrl
+# Tests of one file share models and servers, so a file stays with one process.
+FAST := $(BIN)/pytest -m "not slow" -n 2 --dist loadfile
 DEEPSPEED := .venv-deepspeed
 READY := $(VENV)/.ready
 
@@ -12,11 +14,12 @@ demo: $(READY)
 	$(BIN)/truing demo
 
 test: check
-	$(BIN)/pytest -m "not slow"
+	$(FAST)
 
 test-all: check real $(VENV)/.references $(VENV)/.trl $(VLLM)/.ready $(SKYRL)/.ready $(DEEPSPEED)/.ready
 	TRUING_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python TRUING_SKYRL_PYTHON=$(CURDIR)/$(SKYRL)/bin/python \
-	TRUING_DEEPSPEED_PYTHON=$(CURDIR)/$(DEEPSPEED)/bin/python $(BIN)/pytest
+	TRUING_DEEPSPEED_PYTHON=$(CURDIR)/$(DEEPSPEED)/bin/python $(BIN)/pytest -m slow
+	$(FAST)
 
 # Inputs that people really meet, where they are: prints case, got, right, verdict.
 CASES ?= ../shared/cases
