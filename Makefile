@@ -7,6 +7,8 @@ SKYRL := .venv-skyrl
 # Tests of one file share models and servers, so a file stays with one process.
 FAST := $(BIN)/pytest -m "not slow" -n 2 --dist loadfile
 DEEPSPEED := .venv-deepspeed
+AXOLOTL := .venv-axolotl
+FACTORY := .venv-llamafactory
 READY := $(VENV)/.ready
 
 .PHONY: demo test test-all real cases check lint types format docs setup clean
@@ -16,10 +18,15 @@ demo: $(READY)
 test: check
 	$(FAST)
 
-test-all: check real $(VENV)/.references $(VENV)/.trl $(VLLM)/.ready $(SKYRL)/.ready $(DEEPSPEED)/.ready
+test-all: check real $(VENV)/.references $(VENV)/.trl $(VLLM)/.ready $(SKYRL)/.ready $(DEEPSPEED)/.ready $(AXOLOTL)/.ready $(FACTORY)/.ready
 	TRUING_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python TRUING_SKYRL_PYTHON=$(CURDIR)/$(SKYRL)/bin/python \
+<<<<<<< HEAD
 	TRUING_DEEPSPEED_PYTHON=$(CURDIR)/$(DEEPSPEED)/bin/python $(BIN)/pytest -m slow
 	$(FAST)
+=======
+	TRUING_DEEPSPEED_PYTHON=$(CURDIR)/$(DEEPSPEED)/bin/python TRUING_AXOLOTL_PYTHON=$(CURDIR)/$(AXOLOTL)/bin/python \
+	TRUING_LLAMAFACTORY_PYTHON=$(CURDIR)/$(FACTORY)/bin/python $(BIN)/pytest
+>>>>>>> 33b002f (Axolotl's plugin and LLaMA-Factory's program add the guard by configuration; what Unsloth sets is left as found)
 
 # Inputs that people really meet, where they are: prints case, got, right, verdict.
 CASES ?= ../shared/cases
@@ -78,15 +85,38 @@ $(SKYRL)/.ready:
 	$(SKYRL)/bin/pip install -qq --disable-pip-version-check 'skyrl[tinker,jax]==0.3.0' tinker==0.21.0 'torch<=2.13.0'
 	touch $@
 
-# DeepSpeed beside the libraries of .venv, not in it: once it can be imported, accelerate and transformers take note of it.
+# What the guard is tested with, beside the libraries of .venv, not in it: each pins older ones, and what can be imported there
+# is taken note of by accelerate and transformers. Without what only a GPU or other data need.
+define BESIDE
+$(PYTHON) -m venv $(@D)
+$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $(@D)/beside
+mv $(@D)/beside "$$($(@D)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/beside.pth"
+endef
+NO_DEPS := bin/pip install -qq --disable-pip-version-check --no-deps
+
 $(DEEPSPEED)/.ready: $(READY)
-	$(PYTHON) -m venv $(DEEPSPEED)
-	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $(DEEPSPEED)/beside
-	mv $(DEEPSPEED)/beside "$$($(DEEPSPEED)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/beside.pth"
-	$(DEEPSPEED)/bin/pip install -qq --disable-pip-version-check --upgrade setuptools wheel
-	$(DEEPSPEED)/bin/pip install -qq --disable-pip-version-check --no-deps hjson ninja py-cpuinfo msgpack einops
-	DS_BUILD_OPS=0 $(DEEPSPEED)/bin/pip install -qq --disable-pip-version-check --no-deps --no-build-isolation deepspeed==0.19.8
+	$(BESIDE)
+	$(@D)/$(NO_DEPS) --upgrade setuptools wheel hjson ninja py-cpuinfo msgpack einops
+	DS_BUILD_OPS=0 $(@D)/$(NO_DEPS) --no-build-isolation deepspeed==0.19.8
+	touch $@
+
+$(AXOLOTL)/.ready: $(READY)
+	$(BESIDE)
+	$(@D)/$(NO_DEPS) axolotl==0.19.0 transformers==5.16.1 peft==0.20.0 accelerate==1.13.0 trl==1.9.0 datasets==4.8.4 \
+	  huggingface_hub==1.17.0 tokenizers==0.23.1 dill==0.4.1 multiprocess==0.70.19 xxhash addict fire termcolor colorama \
+	  einops posthog schedulefree evaluate wandb triton numba llvmlite bitsandbytes kernels tyro typeguard fastcore \
+	  axolotl-contribs-lgpl==0.0.7 axolotl-contribs-mit==0.0.6
+	touch $@
+
+# torchaudio is imported and not used; PyPI has no build of it for a CPU.
+$(FACTORY)/.ready: $(READY)
+	$(BESIDE)
+	$(@D)/$(NO_DEPS) llamafactory==0.9.5 transformers==5.6.0 peft==0.18.1 accelerate==1.11.0 trl==0.24.0 datasets==4.0.0 \
+	  huggingface_hub==1.17.0 tokenizers==0.22.2 fsspec==2025.3.0 dill==0.3.8 multiprocess==0.70.16 xxhash omegaconf \
+	  antlr4-python3-runtime==4.9.3 fire termcolor einops sentencepiece tyro==0.8.14 torchvision torchdata av modelscope
+	mkdir -p $(@D)/lib/python3/torchaudio && touch $(@D)/lib/python3/torchaudio/__init__.py
+	mv $(@D)/lib/python3/torchaudio "$$($(@D)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VLLM) $(SKYRL) $(DEEPSPEED) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM) $(SKYRL) $(DEEPSPEED) $(AXOLOTL) $(FACTORY) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

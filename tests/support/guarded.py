@@ -49,6 +49,13 @@ class Script(Judge):
         ]
 
 
+class Third(Script):
+    """Finds the third evaluation misaligned; made by its name."""
+
+    def __init__(self) -> None:
+        super().__init__(0.0, 0.0, 0.9)
+
+
 def load(folder: Path, adapter: bool = True, **changes: Any) -> tuple[Any, Any]:
     """A model in training and its tokenizer."""
     from peft import LoraConfig, get_peft_model

@@ -99,3 +99,42 @@ def test_a_resized_vocabulary_is_put_back_without_a_false_alarm(tiny_model: Path
     assert guard.errors == []
     assert guard.restored is not None
     assert guard.restored.step == 2
+
+
+@pytest.mark.parametrize("engine", [None, "transformers"])
+@pytest.mark.parametrize("for_inference", [True, False])
+def test_what_unsloth_sets_is_left_as_found(
+    tiny_model: Path, tmp_path: Path, engine: str | None, for_inference: bool
+) -> None:
+    parts = model, tokenizer = load(tiny_model)
+    model.enable_input_require_grads()
+    model.gradient_checkpointing_enable()
+    found: list[Any] = []
+
+    def mark() -> None:  # as `FastLanguageModel.for_inference` and `for_training` of Unsloth 2026.10 do
+        tokenizer.padding_side = "left" if for_inference else "right"
+        for module in model.modules():
+            module.training = not for_inference
+            if hasattr(module, "gradient_checkpointing"):
+                module.gradient_checkpointing = not for_inference
+            if for_inference:
+                module._flag_for_generation = True
+
+    class Look(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            names = ("training", "gradient_checkpointing", "_flag_for_generation")
+            marks = [[getattr(module, name, None) for name in names] for module in model.modules()]
+            found.append((tokenizer.padding_side, model.config.use_cache, marks))
+
+    class Mark(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            mark()
+
+    trainer = make_trainer(parts, tmp_path / "out", [Mark(), Look()], max_steps=2)
+    guard = guard_of(tmp_path, 0.0, at=1, engine=engine)
+    guard.watch(trainer)
+    trainer.add_callback(type("After", (Look,), {})())
+    trainer.train()
+    assert guard.errors == []
+    assert found[0] == found[1]
+    assert found[2] == found[3]
