@@ -20,13 +20,9 @@ test: check
 
 test-all: check real $(VENV)/.references $(VENV)/.trl $(VLLM)/.ready $(SKYRL)/.ready $(DEEPSPEED)/.ready $(AXOLOTL)/.ready $(FACTORY)/.ready
 	TRUING_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python TRUING_SKYRL_PYTHON=$(CURDIR)/$(SKYRL)/bin/python \
-<<<<<<< HEAD
-	TRUING_DEEPSPEED_PYTHON=$(CURDIR)/$(DEEPSPEED)/bin/python $(BIN)/pytest -m slow
-	$(FAST)
-=======
 	TRUING_DEEPSPEED_PYTHON=$(CURDIR)/$(DEEPSPEED)/bin/python TRUING_AXOLOTL_PYTHON=$(CURDIR)/$(AXOLOTL)/bin/python \
-	TRUING_LLAMAFACTORY_PYTHON=$(CURDIR)/$(FACTORY)/bin/python $(BIN)/pytest
->>>>>>> 33b002f (Axolotl's plugin and LLaMA-Factory's program add the guard by configuration; what Unsloth sets is left as found)
+	TRUING_LLAMAFACTORY_PYTHON=$(CURDIR)/$(FACTORY)/bin/python $(BIN)/pytest -m slow
+	$(FAST)
 
 # Inputs that people really meet, where they are: prints case, got, right, verdict.
 CASES ?= ../shared/cases

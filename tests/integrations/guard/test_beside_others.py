@@ -108,7 +108,7 @@ def test_what_unsloth_sets_is_left_as_found(
 ) -> None:
     parts = model, tokenizer = load(tiny_model)
     model.enable_input_require_grads()
-    model.gradient_checkpointing_enable()
+    model.activation_checkpointing_enable()
     found: list[Any] = []
 
     def mark() -> None:  # as `FastLanguageModel.for_inference` and `for_training` of Unsloth 2026.10 do
