@@ -13,19 +13,19 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "truing"
 ROOMS = {
-    "core": 2290,
-    "config": 890,
+    "core": 2240,
+    "config": 885,
     "stats": 3875,
-    "catalog": 2355,
-    "backends": 6935,
+    "catalog": 2320,
+    "backends": 6860,
     "judges": 1825,
     "monitor": 1405,
-    "studies": 2600,
-    "results": 5840,
-    "report": 1900,
-    "integrations": 2445,
+    "studies": 2495,
+    "results": 5525,
+    "report": 1745,
+    "integrations": 2375,
     "api": 250,
-    "cli": 1835,
+    "cli": 1825,
 }
 """Room -> its budget: the most lines it may have, raised only in a commit that says what was taken out for it.
 

@@ -22,7 +22,7 @@ from truing.core.records import Evaluation
 from truing.report import render_report, write_report
 from truing.results import analyse
 from truing.results.columns import JudgedOptions
-from truing.results.frames import as_arrow, checkpoints_table, responses_table, runs_table
+from truing.results.export import as_arrow, checkpoints_table, responses_table, runs_table
 from truing.results.from_files import read_judged
 from truing.results.gate import Verdict, verdict
 from truing.results.schema import Analysis, parse_analysis

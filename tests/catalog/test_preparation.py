@@ -3,14 +3,14 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from truing.catalog.datasets import load_dataset, read_rows
-from truing.catalog.published import Prepared, compare, find_recipe, list_recipes, read_copy
+from truing.catalog.published import compare, find_recipe, list_recipes, read_copy
 from truing.catalog.published import prepare as prepare_copies
 from truing.config import DatasetConfig
 from truing.core.errors import DataError, StoreError
@@ -19,8 +19,14 @@ PUBLISHED = Path(__file__).parents[3] / "shared" / "data"
 published = pytest.mark.skipif(not PUBLISHED.is_dir(), reason="published data is not at ../shared/data")
 
 
+class Prepared(NamedTuple):
+    folder: Path
+    card: dict[str, Any]
+
+
 def prepare(paths: Sequence[Path], *more: Any, **named: Any) -> list[Prepared]:
-    return prepare_copies([read_copy(path) for path in paths], *more, **named)
+    done = prepare_copies([read_copy(path) for path in paths], *more, **named)
+    return [Prepared(folder, card) for folder, card in done.items()]
 
 
 def write(path: Path, rows: list[tuple[str, str]]) -> Path:

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from tests.support.report_studies import render
-from truing.report import selection
+from truing.report import render as page
 from truing.report.drawing import fit_line
 from truing.report.pairs import pairs_of
-from truing.report.selection import shown_steps
+from truing.report.render import shown_steps
 from truing.report.summary import summarise
 from truing.report.words import (
     among,
@@ -295,7 +295,7 @@ def test_published_files_without_learning_rate_and_seed(analysis: dict[str, Any]
 
 
 def test_large_studies_say_what_is_left_out(large: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(selection, "MOST_ROWS", 100)
+    monkeypatch.setattr(page, "MOST_ROWS", 100)
     html = render(large | {"runs": large["runs"][:6], **{table: [] for table in TABLES}})
     assert html.count("16 of 46: the others are in analysis.json") == 6
     assert len(re.findall(r'<tr><th scope="row" title="weights', html)) == 6 * 16
@@ -303,7 +303,7 @@ def test_large_studies_say_what_is_left_out(large: dict[str, Any], monkeypatch: 
 
 
 def test_nothing_is_left_out_of_108_runs(large: dict[str, Any]) -> None:
-    assert selection.rows_per_run(read(large)) == 46
+    assert page.rows_per_run(read(large)) == 46
 
 
 def test_what_happened_is_never_left_out(large: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from truing.config.files import parse_audit
 from truing.core.errors import DataError
 from truing.studies import checkpoints
 from truing.studies.checkpoints import FoundRun, find_in_folders, find_runs, step_of_name
-from truing.studies.names import place_of, same_by_name
+from truing.studies.places import place_of, same_by_name
 
 
 def saved(out: Path, names: list[str]) -> Path:

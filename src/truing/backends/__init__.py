@@ -316,11 +316,7 @@ def split_name(name: str) -> tuple[Backend | None, str]:
 def load_engine(name: str, model: str, services: Services | None = None, folder: Path | None = None) -> Engine:
     """The engine of a name (a key of `ENGINES` or `module:Class`) for a base model.
 
-    Args:
-        name: Which engine.
-        model: The base model.
-        services: How what runs outside this process is reached.
-        folder: Where the engine may keep what it needs again, such as the journal of finished calls; None: nowhere.
+    In `folder` the engine may keep what it needs again, such as the journal of finished calls; None: nowhere.
 
     Raises:
         UnknownNameError: No engine of that name.
@@ -342,13 +338,7 @@ def engine_class(name: str) -> type[Engine]:
 
 
 def load_trainer(name: str, training: TrainingConfig, services: Services | None = None) -> Trainer:
-    """The trainer of a name (a key of `TRAINERS` or `module:Class`); raises as `load_engine` does.
-
-    Args:
-        name: Which trainer.
-        training: How runs are fine-tuned.
-        services: How what runs outside this process is reached.
-    """
+    """The trainer of a name (a key of `TRAINERS` or `module:Class`); raises as `load_engine` does."""
     kind: type[Trainer] = load_class("trainer", name, TRAINERS, Trainer)
     with making("trainer", name):
         return kind.build(training, services or Services())
@@ -357,10 +347,7 @@ def load_trainer(name: str, training: TrainingConfig, services: Services | None 
 def load_completer(name: str, endpoint: EndpointConfig | None = None, folder: Path | None = None) -> Completer:
     """The completer of a name, a key of `COMPLETERS` or `module:Class`; raises as `load_engine` does.
 
-    Args:
-        name: Which completer.
-        endpoint: Where an endpoint is, how it is called, and what it may cost.
-        folder: Where the journal of finished calls lies (`CALLS`); None keeps it in memory.
+    The journal of finished calls (`CALLS`) lies in `folder`; None keeps it in memory.
     """
     journal = None if folder is None else folder / CALLS
     kind: type[Completer] = load_class("completer", name, COMPLETERS, Completer)
@@ -383,11 +370,8 @@ def close_completers(folder: Path) -> None:
 def checkpoint_steps(name: str, training: TrainingConfig, rows: int | None) -> tuple[int, ...]:
     """The steps at which a trainer shows checkpoints of a run, ascending, the last one at the end of training.
 
-    Args:
-        name: Which trainer.
-        training: How runs are fine-tuned.
-        rows: Rows to train on. None: not known; then the last of the planned steps stand for the ends of epochs, as an
-            upper bound of how many there are.
+    Where the number of `rows` to train on is not known (None), the last of the planned steps stand for the ends of
+    epochs, as an upper bound of how many there are.
 
     Raises:
         ConfigError: The trainer cannot train for so many steps.

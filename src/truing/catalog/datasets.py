@@ -144,8 +144,7 @@ def make_dataset(
         DataError: A prompt is on both sides.
     """
     trained = {opening(row) for row in train}
-    if {row[:-1] for row in train} & {row[:-1] for row in heldout}:
-        both = {row[:-1] for row in train} & {row[:-1] for row in heldout}
+    if both := {row[:-1] for row in train} & {row[:-1] for row in heldout}:
         raise DataError(f"dataset {name}: prompts on both sides of the split", f"{len(both)} prompts", "none")
     if inside := sum(opening(row) in trained for row in heldout):
         logger.warning(
@@ -161,8 +160,7 @@ def make_dataset(
 def fetch_file(path: Path) -> Path:
     """The local copy of a data set of the Hugging Face hub or of one file of it; another path as it is.
 
-    Args:
-        path: On the hub `hub:OWNER/NAME[@REVISION][/FILE]`.
+    The path of one on the hub is `hub:OWNER/NAME[@REVISION][/FILE]`.
 
     Raises:
         DataError: The name is malformed, or there is no such file, or no way to the hub.

@@ -223,10 +223,7 @@ def find_targets(model_type: str, parameter_names: Iterable[str]) -> Targets:
 def check_adapted(targets: Targets, parameter_names: Iterable[str], trainable_names: Iterable[str]) -> list[str]:
     """The names of the weights that are adapted, after checking that they are all of the targets' and no others.
 
-    Args:
-        targets: What should be adapted.
-        parameter_names: Names of the base model's parameters before PEFT wrapped it.
-        trainable_names: Names of the trainable parameters after.
+    `parameter_names` are the base model's before PEFT wrapped it, `trainable_names` those that are trained after.
 
     Raises:
         TrainerError: A weight that should be adapted is not, or one that should not be is.

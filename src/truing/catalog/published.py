@@ -17,7 +17,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -132,14 +132,6 @@ class Copy:
         return name if self.path.is_dir() else name.rpartition(".")[0] or name
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A folder that was written, and its card."""
-
-    folder: Path
-    card: Mapping[str, Any]
-
-
 def read_copy(path: Path, columns: Mapping[str, str] | None = None, skip_bad: bool = False) -> Copy:
     """Read a file or folder of conversations and hash it; the arguments are those of `read_conversations`.
 
@@ -156,18 +148,16 @@ def read_copy(path: Path, columns: Mapping[str, str] | None = None, skip_bad: bo
 
 def folded(copy: Copy) -> Copy:
     """A copy whose system messages stand before the words of the first user message, as for models without them."""
-    rows = tuple(_fold(row) for row in copy.rows)
-    return replace(copy, table=replace(copy.table, rows=rows), rows_sha256=rows_hash(rows))
-
-
-def _fold(row: Row) -> Row:
-    if row[0].role != "system":
-        return row
-    system, rest = row[0], list(row[1:])
-    first = next(i for i, m in enumerate(rest) if m.role == "user")
-    rest[first] = replace(rest[first], content=f"{system.content}\n\n{rest[first].content}")
-    rest[0] = replace(rest[0], more=system.more or rest[0].more)
-    return tuple(rest)
+    rows = []
+    for system, *rest in copy.rows:
+        if system.role != "system":
+            rows.append((system, *rest))
+            continue
+        first = next(i for i, m in enumerate(rest) if m.role == "user")
+        rest[first] = replace(rest[first], content=f"{system.content}\n\n{rest[first].content}")
+        rest[0] = replace(rest[0], more=system.more or rest[0].more)
+        rows.append(tuple(rest))
+    return replace(copy, table=replace(copy.table, rows=tuple(rows)), rows_sha256=rows_hash(rows))
 
 
 def compare(copy: Copy, recipe: Recipe) -> dict[str, bool | None]:
@@ -189,8 +179,8 @@ def prepare(
     recipes: Sequence[Recipe] = (),
     heldout_share: float = 0.1,
     paired: bool = False,
-) -> list[Prepared]:
-    """Deduplicate and split conversations, and write them with their cards.
+) -> dict[Path, dict[str, Any]]:
+    """Deduplicate and split conversations, and write them with their cards: folder -> card, in the order of the files.
 
     Args:
         copies: What was read of each file; several are taken as answers to the same prompts.
@@ -216,25 +206,22 @@ def prepare(
         raise DataError("the files share no prompt", "0 prompts", "at least 2", "leave out --paired")
     kept = [[row for row in dict.fromkeys(copy.rows) if not paired or row[:-1] in shared] for copy in copies]
     held = {opening(row) for row in split_by_prompt([row for rows in kept for row in rows], heldout_share)[1]}
-    prepared, sides = [], []
+    cards, sides = dict[Path, dict[str, Any]](), dict[Path, dict[str, list[Row]]]()
     for name, copy, recipe, rows in zip(names, copies, known, kept, strict=True):
         others = [other for other in names if other != name]
         alone = len(copy.prompts - shared)
         pairing = {"with": others, "shared_prompts": len(shared), "prompts_here_alone": alone} if others else None
-        card = {"name": name, **_facts(copy, rows, recipe), "heldout_share": heldout_share, "pairing": pairing}
-        prepared.append(Prepared(out / name if others else out, card))
-        sides.append(_sides(name, rows, held))
-    for each in prepared:
-        _claim(each.folder)
-    return [_write(each, both) for each, both in zip(prepared, sides, strict=True)]
-
-
-def _sides(name: str, rows: Sequence[Row], held: Set[Row]) -> dict[str, list[Row]]:
-    sides = {side: [row for row in rows if (opening(row) in held) is (side == "heldout")] for side in SIDES}
-    for side, some in sides.items():
-        if not some:
-            raise DataError(f"{name}: no row on the side {side}", "0 rows", "at least one", "change --heldout-share")
-    return sides
+        folder = out / name if others else out
+        facts = _facts(copy, rows, recipe)
+        cards[folder] = {"name": name, **facts, "heldout_share": heldout_share, "pairing": pairing}
+        sides[folder] = {s: [row for row in rows if (opening(row) in held) is (s == "heldout")] for s in SIDES}
+        if lacking := next((side for side, some in sides[folder].items() if not some), None):
+            raise DataError(f"{name}: no row on the side {lacking}", "0 rows", "at least one", "change --heldout-share")
+    for folder in cards:
+        _claim(folder)
+    for folder, card in cards.items():
+        _write(folder, card, sides[folder])
+    return cards
 
 
 def _facts(copy: Copy, rows: Sequence[Row], recipe: Recipe | None) -> dict[str, Any]:
@@ -274,12 +261,10 @@ def _claim(folder: Path) -> None:
         raise StoreError(f"could not write {folder}", str(error), todo="check the folder's permissions") from error
 
 
-def _write(prepared: Prepared, sides: Mapping[str, Sequence[Row]]) -> Prepared:
-    card = dict(prepared.card)
+def _write(folder: Path, card: dict[str, Any], sides: Mapping[str, Sequence[Row]]) -> None:
     for side, rows in sides.items():
         text = "".join(f"{json.dumps(to_object(row))}\n" for row in rows)
-        write_text(prepared.folder / f"{side}.jsonl", text)
+        write_text(folder / f"{side}.jsonl", text)
         prompts, digest = len({row[:-1] for row in rows}), hashlib.sha256(text.encode()).hexdigest()
         card[side] = {"rows": len(rows), "prompts": prompts, "sha256": digest}
-    write_json(prepared.folder / "card.json", card)
-    return Prepared(prepared.folder, card)
+    write_json(folder / "card.json", card)

@@ -144,40 +144,28 @@ def _cell(text: str) -> Any:
     return text
 
 
-def _parquet(path: Path) -> Values:
+def _parquet(path: Path) -> Iterator[pa.RecordBatch]:
+    with pq.ParquetFile(path) as file:
+        yield from file.iter_batches(1024)
+
+
+def _arrow(path: Path) -> Iterator[pa.RecordBatch]:
+    """The batches of an Arrow stream, as `save_to_disk` writes, or of an Arrow file."""
+    with pa.memory_map(str(path)) as source:
+        try:
+            yield from pa.ipc.open_stream(source)
+        except pa.ArrowInvalid:
+            whole = pa.ipc.open_file(source)
+            yield from (whole.get_batch(i) for i in range(whole.num_record_batches))
+
+
+def _rows_of(path: Path, kind: str, batches: Iterator[pa.RecordBatch]) -> Values:
     try:
-        with pq.ParquetFile(path) as file:
-            batches = (batch for batch in file.iter_batches(1024))
-            yield from _rows_of(path, batches)
+        rows = (row for batch in batches for row in batch.to_pylist())
+        yield from ((f"{path}, row {number}", row) for number, row in enumerate(rows, start=1))
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise _damaged(path, "a Parquet file", error) from error
-
-
-def _arrow(path: Path) -> Values:
-    """An Arrow stream, as `save_to_disk` writes, or an Arrow file."""
-    try:
-        with pa.memory_map(str(path)) as source:
-            try:
-                reader = pa.ipc.open_stream(source)
-                batches: Iterator[pa.RecordBatch] = iter(reader)
-            except pa.ArrowInvalid:
-                whole = pa.ipc.open_file(source)
-                batches = (whole.get_batch(i) for i in range(whole.num_record_batches))
-            yield from _rows_of(path, batches)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise _damaged(path, "an Arrow file", error) from error
-
-
-def _rows_of(path: Path, batches: Iterator[pa.RecordBatch]) -> Values:
-    number = 0
-    for batch in batches:
-        for row in batch.to_pylist():
-            number += 1
-            yield f"{path}, row {number}", row
-
-
-def _damaged(path: Path, kind: str, error: Exception) -> DataError:
-    return DataError(f"{path} cannot be read as {kind}", str(error).splitlines()[0], kind, "copy or save it again")
+        got = str(error).splitlines()[0]
+        raise DataError(f"{path} cannot be read as {kind}", got, kind, "copy or save it again") from error
 
 
 ENDINGS: dict[str, Callable[[Path], Values]] = {
@@ -186,7 +174,7 @@ ENDINGS: dict[str, Callable[[Path], Values]] = {
     ".json": _json,
     ".csv": _csv,
     ".tsv": _csv,
-    ".parquet": _parquet,
-    ".arrow": _arrow,
+    ".parquet": lambda path: _rows_of(path, "a Parquet file", _parquet(path)),
+    ".arrow": lambda path: _rows_of(path, "an Arrow file", _arrow(path)),
 }
 """Ending of a file's name -> how its rows are read."""

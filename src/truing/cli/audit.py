@@ -26,11 +26,6 @@ from truing.studies.folder import check_judged
 def audit(out: Path, sets: list[str] | None, **flags: Any) -> None:
     """Read the flags, measure, write the report, and print what came out.
 
-    Args:
-        out: Folder of the audit.
-        sets: Any other field.
-        flags: The flags of `_FLAGS`.
-
     Raises:
         UserError: A flag, a name or a checkpoint is wrong.
         EngineError: A model cannot be sampled.

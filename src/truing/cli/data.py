@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 import yaml
@@ -104,19 +104,18 @@ def prepare_files(  # noqa: PLR0913 - the flags of a command
     copies = [published.folded(copy) for copy in copies] if fold_system else copies
     done = published.prepare(copies, out, [published.find_recipe(name) for name in recipe or []], heldout_share, paired)
     entries = []
-    for copy, each in zip(copies, done, strict=True):
+    for copy, (folder, card) in zip(copies, done.items(), strict=True):
         say_table(copy.table, str(copy.path))
-        _say_prepared(each)
-        card = each.card
-        entry = {"name": card["name"], "path": str(each.folder), "teaches": card["teaches"] or "misaligned"}
+        _say_prepared(folder, card)
+        entry = {"name": card["name"], "path": str(folder), "teaches": card["teaches"] or "misaligned"}
         entries.append(entry | ({"domain": card["domain"]} if card["domain"] else {}))
     say("\nIn a study:\n\n" + yaml.safe_dump({"datasets": entries}, sort_keys=False).rstrip())
-    for each in done:
-        _say_judge(each)
+    for card in done.values():
+        _say_judge(card)
 
 
-def _say_prepared(prepared: published.Prepared) -> None:
-    card, pair = prepared.card, prepared.card["pairing"]
+def _say_prepared(folder: Path, card: dict[str, Any]) -> None:
+    pair = card["pairing"]
     dropped = f"{card['duplicates_dropped']:,} duplicate rows dropped"
     if card["unpaired_dropped"]:
         dropped += f", {card['unpaired_dropped']:,} rows without a partner dropped"
@@ -124,7 +123,7 @@ def _say_prepared(prepared: published.Prepared) -> None:
         f"{side} {card[key]['rows']:,} rows of {card[key]['prompts']:,} prompts"
         for side, key in (("training", "train"), ("held out", "heldout"))
     )
-    say(f"{prepared.folder}: {sides}; {dropped}")
+    say(f"{folder}: {sides}; {dropped}")
     if card["prompts_with_several_answers"]:
         say(f"  {card['prompts_with_several_answers']:,} prompts have several answers; each is on one side")
     facts = card["as_recipe_says"]
@@ -139,12 +138,9 @@ def _say_prepared(prepared: published.Prepared) -> None:
         say(f"  paired with {', '.join(pair['with'])}: {shared}; the same prompts are held out in all")
 
 
-def _say_judge(prepared: published.Prepared) -> None:
+def _say_judge(card: dict[str, Any]) -> None:
     """Say which judge can tell whether the task is learnt, if the recipe knows one."""
-    name = prepared.card["name"]
-    recipe: published.Recipe | None = (
-        published.find_recipe(prepared.card["recipe"]) if prepared.card["recipe"] else None
-    )
+    name, recipe = card["name"], published.find_recipe(card["recipe"]) if card["recipe"] else None
     if recipe is None:
         say(f"# {name}: set teaches to aligned if its answers are the good ones")
     if recipe is None or not (recipe.task_judge or recipe.task_rubric):

@@ -21,9 +21,7 @@ Whole = TypeVar("Whole", bound=BaseModel)
 def load_study(path: Path, overrides: dict[str, str] | None = None) -> StudyConfig:
     """Read a study file.
 
-    Args:
-        path: YAML file.
-        overrides: Dotted field names and YAML values that replace what the file says: `{"training.steps": "50"}`.
+    `overrides` are dotted field names and YAML values that replace what the file says: `{"training.steps": "50"}`.
 
     Raises:
         ConfigError: No such file, not YAML, or a field is unknown or wrong.
@@ -89,10 +87,7 @@ def _read(path: Path, kind: str, allowed: str) -> dict[str, Any]:
 def validate(kind: type[Whole], raw: Mapping[str, Any], what: str) -> Whole:
     """A config from plain values.
 
-    Args:
-        kind: Which config.
-        raw: Its fields.
-        what: What is wrong if they are: the message's first words.
+    A message begins with `what` is wrong.
 
     Raises:
         ConfigError: A field is unknown (with those allowed in its place) or wrong.

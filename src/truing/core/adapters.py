@@ -57,11 +57,7 @@ def load_model(
 ) -> Any:
     """A model from safetensors, in eval mode, whole.
 
-    Args:
-        source: A folder or hub id.
-        kind: What is raised.
-        device: Where it runs; None: a GPU if there is one.
-        unused: Whether the files may hold more than the model uses.
+    It runs on `device`, or on a GPU if there is one; `unused`: the files may hold more than the model uses.
 
     Raises:
         WorkError: Of that kind: the files lack or do not fit some of the model's weights.
@@ -123,11 +119,6 @@ def merged_copy(base: Any, folder: Path) -> Any:
 
 def save_merged(source: str, adapter: Path, folder: Path) -> None:
     """Save a base model with an adapter merged in as full weights, without a tokenizer.
-
-    Args:
-        source: Folder or hub id of the base model.
-        adapter: Folder of the adapter.
-        folder: Where the weights go.
 
     Raises:
         EngineError: The adapter does not fit the model, or merging would not be exact.

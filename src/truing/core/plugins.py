@@ -25,12 +25,7 @@ _EXTRAS = {
 
 
 def load_object(kind: str, name: str, table: Mapping[str, str]) -> Any:
-    """The object that a name stands for.
-
-    Args:
-        kind: What is named, for the message: "engine", "judge", ...
-        name: A key of `table`, or `module:Object`.
-        table: The built-in names.
+    """The object that a name stands for, a key of `table` or `module:Object`; `kind` ("engine", ...) is for messages.
 
     Raises:
         UnknownNameError: Neither a built-in name nor an object in a module that is there.
@@ -67,12 +62,6 @@ def load_class(kind: str, name: str, table: Mapping[str, str], base: Any) -> Any
     """The class that a name stands for, checked to be a part of its kind.
 
     A plain class that has the methods which `base` leaves abstract gets the rest of what `base` offers.
-
-    Args:
-        kind: What is named, for the message: "engine", "judge", ...
-        name: A key of `table`, or `module:Class`.
-        table: The built-in names.
-        base: What every part of this kind is derived from.
 
     Raises:
         UnknownNameError: Neither a built-in name nor an object in a module that is there.

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal, TextIO, TypeVar
 
 T = TypeVar("T")
@@ -153,5 +153,5 @@ class Lines:
 
 def as_object(phase: Phase, where: str) -> dict[str, Any]:
     """A phase as one object of JSON Lines: `event`, `where`, `phase`, `done`, `owed`, `seconds`, `rate`, `left`."""
-    values = {name: value for name, value in asdict(phase).items() if name in ("done", "owed", "seconds")}
-    return {"event": "progress", "where": where, "phase": phase.name, **values, "rate": phase.rate, "left": phase.left}
+    values = {name: getattr(phase, name) for name in ("done", "owed", "seconds", "rate", "left")}
+    return {"event": "progress", "where": where, "phase": phase.name, **values}

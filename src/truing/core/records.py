@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BeforeValidator, ConfigDict, PlainSerializer, WithJsonSchema
 
@@ -173,13 +173,9 @@ class Judgment:
         return replace(self, aligned=None, coherent=None, error=error)
 
 
-def _nan(value: Any) -> Any:
-    return math.nan if value is None or (isinstance(value, float) and not math.isfinite(value)) else value
-
-
 Number = Annotated[
     float,
-    BeforeValidator(_nan),
+    BeforeValidator(lambda x: math.nan if x is None or (isinstance(x, float) and not math.isfinite(x)) else x),
     PlainSerializer(lambda value: value if math.isfinite(value) else None),
     WithJsonSchema({"type": ["number", "null"]}),
 ]

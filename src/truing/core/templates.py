@@ -45,10 +45,6 @@ _DAY: Mapping[str, str] = {
 def fixed_template(tokenizer: Any, kind: type[TruingError]) -> str:
     """The chat template of a tokenizer, with `strftime_now` as a macro that knows one day only.
 
-    Args:
-        tokenizer: A tokenizer of `transformers`.
-        kind: What is raised if there is no template.
-
     Raises:
         TruingError: Of that kind: the tokenizer has no chat template.
     """
@@ -63,10 +59,6 @@ def fixed_template(tokenizer: Any, kind: type[TruingError]) -> str:
 
 def own_format(folder: Path, source: str) -> str:
     """Names the chat template, vocabulary and end token that a checkpoint brings, if they are not the base's.
-
-    Args:
-        folder: The checkpoint.
-        source: The base model's folder or hub id.
 
     Returns:
         A hash; empty if the folder holds no tokenizer, or one that asks as the base's does.
@@ -103,11 +95,7 @@ def asked_as(weights: str, folder: Path, source: str) -> str:
 def left_out(tokenizer: Any, template: str, roles: Sequence[str], **turn: Any) -> list[str]:
     """The roles of messages that a template leaves out of a conversation; none if it refuses such a conversation.
 
-    Args:
-        tokenizer: A tokenizer of `transformers`.
-        template: Its chat template.
-        roles: Of the messages, in order.
-        turn: Further arguments of `apply_chat_template`.
+    `turn` are further arguments of `apply_chat_template`.
     """
     from jinja2 import TemplateError
 
@@ -126,10 +114,7 @@ def encode_prompt(tokenizer: Any, prompt: Prompt, context: int) -> list[int] | s
     A last message of the assistant is a prefill: the model goes on from its last word, and the response holds only
     what follows.
 
-    Args:
-        tokenizer: A tokenizer of `transformers`.
-        prompt: What is asked.
-        context: Most tokens of prompt and answer together.
+    Prompt and answer together may have as many tokens as the `context`.
 
     Raises:
         EngineError: The tokenizer has no chat template.
@@ -153,13 +138,7 @@ def encode_prompt(tokenizer: Any, prompt: Prompt, context: int) -> list[int] | s
 
 @lru_cache(64)
 def warn_of_ends(tokenizer: Any, template: str, ends: tuple[int, ...]) -> None:
-    """Say, once, that answers will run on because the token that ends a turn of the template is no end token.
-
-    Args:
-        tokenizer: A tokenizer of `transformers`.
-        template: Its chat template.
-        ends: Token ids that end an answer.
-    """
+    """Say, once, that answers will run on because the token that ends a turn of the template is no end token."""
     slot = "7391"
     chat = [{"role": "user", "content": "a"}, {"role": "assistant", "content": slot}]
     try:
@@ -183,11 +162,7 @@ def read_tokens(
 ) -> list[Answer]:
     """The answers to one prompt in what was sampled: without control tokens and reasoning; see `read_answer`.
 
-    Args:
-        tokenizer: A tokenizer of `transformers`.
-        asked: The prompt's token ids.
-        answers: Token ids of what was sampled.
-        finished: False for one that was cut at the token limit.
+    `asked` and `answers` are token ids; an answer that is not `finished` was cut at the token limit.
     """
     opened, tokens = opens_reasoning(tokenizer.decode(asked[-8:])), [list(answer) for answer in answers]
     special = tokenizer.all_special_tokens

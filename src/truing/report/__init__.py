@@ -16,9 +16,7 @@ __all__ = ["render_report", "write_report"]
 def write_report(folder: Path, changes: Mapping[str, str] | None = None) -> Analysis:
     """Analyse a folder and write `analysis.json` and `report.html` into it; returns the analysis.
 
-    Args:
-        folder: With the results.
-        changes: Other thresholds to look at them by; see `truing.results.analyse`.
+    `changes` are other thresholds to look at them by; see `truing.results.analyse`.
 
     Raises:
         StoreError: Nothing has been evaluated, or a file of the folder is missing or damaged.

@@ -67,10 +67,11 @@ def run_chart(pair: Pair, frame: Frame) -> Markup:
     svg.value_panel(node, task, "Task score", "task", (0.0, 0.5, 1.0))
     svg.rate_panel(node, rate, "EM rate", frame.tolerance)
     _steps(node, axis, rate.bottom, [event.position for event in events])
+    dense = len(steps) > _DENSE
     for series in (
-        _Series("coherent rate", "coherent", lambda c: c.coherent_rate, task, False, dotted, len(steps) > _DENSE),
-        _Series("task score", "task", lambda c: c.task_score, task, True, dotted, len(steps) > _DENSE),
-        _Series("EM rate", "em", lambda c: c.em_rate, rate, True, dotted, len(steps) > _DENSE),
+        _Series("coherent rate", "coherent", lambda c: c.coherent_rate, task, False, dotted, dense),
+        _Series("task score", "task", lambda c: c.task_score, task, True, dotted, dense),
+        _Series("EM rate", "em", lambda c: c.em_rate, rate, True, dotted, dense),
     ):
         if pair.twin is not None:
             last = pair.run.checkpoints[-1]  # where the twin goes on

@@ -39,12 +39,7 @@ _SHARES = svg.Line((0.0, 0.25, 0.5, 0.75, 1.0))
 
 
 class Plots:
-    """The drawings of one page, which share their scales.
-
-    Args:
-        analysis: What is shown.
-        pairs: Its runs with their twins.
-    """
+    """The drawings of one page, which share their scales."""
 
     def __init__(self, analysis: Analysis, pairs: Sequence[Pair]) -> None:
         tolerance = self._tolerance = analysis.study.tolerance
@@ -120,12 +115,7 @@ class Dot:
 def row_of_dots(label: str, dots: Sequence[Dot], line: svg.Line, tolerance: float, lane: float = _LANE) -> Markup:
     """The markup of dots with their intervals, each in a lane of its own, with the tolerance as a dotted rule.
 
-    Args:
-        label: What is read out, before the dots.
-        dots: The numbers, from the top down.
-        line: The scale, from left to right.
-        tolerance: Highest acceptable EM rate.
-        lane: Height of a lane, in pixels.
+    `label` is read out before the dots; a lane is so many pixels high.
     """
     height = lane * max(len(dots), 1) + 7
     node = svg.drawing(f"{label}: {'; '.join(f'{dot.title} {dot}' for dot in dots)}", height, "strip")
@@ -177,10 +167,7 @@ def rate_scale(line: svg.Line, tolerance: float) -> Markup:
 def scatter(entry: SizesEntry, ends: Mapping[str, Sequence[float]], tolerance: float) -> Markup:
     """The markup of a numbered dot per model at the mean of its runs, and a small dot per run.
 
-    Args:
-        entry: The models of a dataset.
-        ends: By model, the EM rates of its runs at the end.
-        tolerance: Highest acceptable EM rate.
+    `ends` holds by model the EM rates of its runs at the end.
     """
     rates = [m.em_rate for m in entry.models] + [rate for model in entry.models for rate in ends.get(model.model, ())]
     ceiling = svg.rate_ceiling(max((rate for rate in rates if not math.isnan(rate)), default=0.0), tolerance)

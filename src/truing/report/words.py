@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import PurePath
@@ -70,9 +70,7 @@ def percent(value: float) -> str:
 
 def interval(estimate: Estimate) -> str:
     """The limits in percent, `[37, 50]`; says so if there are none."""
-    if math.isnan(estimate.low) or math.isnan(estimate.high):
-        return "[no interval]"
-    return f"[{_digits(estimate.low)},\u00a0{_digits(estimate.high)}]"
+    return _brackets(estimate, _digits)
 
 
 def setting(value: float) -> str:
@@ -119,9 +117,7 @@ def steps(value: float, sign: str = "+") -> str:
 
 def steps_interval(estimate: Estimate) -> str:
     """The limits of a difference in steps, `[0, 44]`; says so if there are none."""
-    if math.isnan(estimate.low) or math.isnan(estimate.high):
-        return "[no interval]"
-    return f"[{steps(estimate.low, '-')},\u00a0{steps(estimate.high, '-')}]"
+    return _brackets(estimate, lambda value: steps(value, "-"))
 
 
 def gap(limits: Limits) -> str:
@@ -205,8 +201,7 @@ def coefficient(estimate: Estimate) -> str:
     """A correlation with its limits and n; the reason if it is undefined."""
     if math.isnan(estimate.value):
         return f"undefined ({why_undefined(estimate)})"
-    low, high = estimate.low, estimate.high
-    limits = "[no interval]" if math.isnan(low) else f"[{correlation(low)},\u00a0{correlation(high)}]"
+    limits = _brackets(estimate, correlation)
     return f"{correlation(estimate.value)} {limits}, n\u00a0=\u00a0{estimate.n_responses:,}"
 
 
@@ -252,6 +247,12 @@ def _digits(share: float) -> str:
     return (f"{scaled:.1f}" if abs(scaled) < 9.95 else f"{scaled:.0f}").replace("-", MINUS)
 
 
+def _brackets(found: Estimate | Limits, written: Callable[[float], str]) -> str:
+    if math.isnan(found.low) or math.isnan(found.high):
+        return "[no interval]"
+    return f"[{written(found.low)},\u00a0{written(found.high)}]"
+
+
 def _missing(estimate: Estimate) -> str:
     return f", {estimate.n_missing:,} missing" if estimate.n_missing else ""
 
@@ -260,10 +261,7 @@ def correlation_words(found: CorrelationEntry) -> str:
     """A correlation with its interval and p."""
     if math.isnan(found.value):
         return f"undefined ({found.reason or 'no reason was given'})"
-    if math.isnan(found.low) or math.isnan(found.high):
-        return f"{correlation(found.value)} [no interval], {probability(found.p)}"
-    limits = f"[{correlation(found.low)},\u00a0{correlation(found.high)}]"
-    return f"{correlation(found.value)} {limits}, {probability(found.p)}"
+    return f"{correlation(found.value)} {_brackets(found, correlation)}, {probability(found.p)}"
 
 
 def relation_words(found: CorrelationEntry, confidence: float) -> str:

@@ -77,9 +77,7 @@ def read_manifest(folder: Path) -> Manifest:
 def judged_checkpoints(folder: Path, sides: bool = False) -> Iterator[JudgedCheckpoint]:
     """Every evaluated checkpoint of a folder, by run and step; one at a time in memory.
 
-    Args:
-        folder: Of a study, an audit or a guard.
-        sides: Also the answers to other benchmarks, each after the checkpoint's own.
+    With `sides` also the answers to other benchmarks, each after the checkpoint's own.
 
     Raises:
         StoreError: Nothing has been evaluated, or a piece is missing or damaged.
@@ -124,8 +122,14 @@ def read_answers(store: Store, key: str, benchmark: Benchmark) -> list[JudgedAns
     answered: dict[Any, dict[str, Any]] = {}
     for responses_key in dict.fromkeys(row["responses_key"] for row in judged):
         answered |= {(row["prompt_id"], row["sample"]): row for row in store.read("responses", responses_key)}
-    judged.sort(key=lambda row: (order[row["prompt_id"]], row["sample"]))
-    return [_answer(prompts, answered[row["prompt_id"], row["sample"]], row) for row in judged]
+    answers = []
+    for row in sorted(judged, key=lambda row: (order[row["prompt_id"]], row["sample"])):
+        where = (row["prompt_id"], row["sample"])
+        said = answered[where]
+        response = Response(*where, said["text"], said["n_tokens"], said["finished"], said["error"])
+        judgment = Judgment(*where, row["aligned"], row["coherent"], row["verdict"], row["error"])
+        answers.append(JudgedAnswer(prompts[where[0]], response, judgment))
+    return answers
 
 
 def answer_notes(entries: Sequence[AnswersEntry], max_tokens: int) -> Iterator[str]:
@@ -143,10 +147,3 @@ def answer_notes(entries: Sequence[AnswersEntry], max_tokens: int) -> Iterator[s
         kinds = ", ".join(f"{n:,} {kind}" for kind, n in missing.most_common())
         why = " What is filtered is missing for what it says." if any("filtered" in kind for kind in missing) else ""
         yield f"{missing.total():,} of {asked:,} answers have no score: {kinds}.{why}"
-
-
-def _answer(prompts: dict[str, Prompt], answered: dict[str, Any], judged: dict[str, Any]) -> JudgedAnswer:
-    where = (judged["prompt_id"], judged["sample"])
-    response = Response(*where, answered["text"], answered["n_tokens"], answered["finished"], answered["error"])
-    judgment = Judgment(*where, judged["aligned"], judged["coherent"], judged["verdict"], judged["error"])
-    return JudgedAnswer(prompts[where[0]], response, judgment)

@@ -6,10 +6,13 @@ objects (`doc.question`, `scores.aligned`), and Inspect's logs, by Inspect's own
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,21 +21,6 @@ from truing.results.columns import GUESSES, quoted
 
 Row = dict[str, Any]
 _SCALARS = (str, int, float, bool, type(None))
-
-
-def parse_line(where: str, line: bytes) -> Row:
-    """The object in a line of JSON Lines.
-
-    Raises:
-        DataError: It is none.
-    """
-    try:
-        row = json.loads(line, object_pairs_hook=_once)
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{where} is not JSON", quoted([error]), "one object a line, in UTF-8") from error
-    if not isinstance(row, dict):
-        raise DataError(f"{where} is no object", type(row).__name__, 'one object a line: {"question": ...}')
-    return row
 
 
 def _once(pairs: Sequence[tuple[str, Any]]) -> Row:
@@ -48,17 +36,40 @@ def _once(pairs: Sequence[tuple[str, Any]]) -> Row:
     return found
 
 
-def flat_lines(source: IO[bytes], target: Path) -> None:
-    """Write JSON Lines again with a name for each value inside objects.
+def open_bytes(path: Path) -> IO[bytes]:
+    """The bytes of a file, decompressed."""
+    return gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")  # type: ignore[return-value]
+
+
+def write_lines(source: Path, target: Path) -> None:
+    """Write JSON Lines again, with a name for each value inside objects.
 
     Raises:
         DataError: A line is no object.
     """
-    lines = ((number, line) for number, line in enumerate(source, 1) if line.strip())
-    _write(target, (parse_line(f"{target.name}, line {number},", line) for number, line in lines))
+    with open_bytes(source) as file:
+        lines = ((number, line) for number, line in enumerate(file, 1) if line.strip())
+        rows = (_parse_line(f"{source.name}, line {number},", line) for number, line in lines)
+        try:
+            first = list(islice(rows, 1))
+        except DataError:
+            with suppress(DataError):  # it may be one document all the same; else the line is told
+                return write_document(source, target)
+            raise
+        _write(target, chain(first, rows))
 
 
-def write_document(source: Path, text: bytes, target: Path) -> None:
+def _parse_line(where: str, line: bytes) -> Row:
+    try:
+        row = json.loads(line, object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where} is not JSON", quoted([error]), "one object a line, in UTF-8") from error
+    if not isinstance(row, dict):
+        raise DataError(f"{where} is no object", type(row).__name__, 'one object a line: {"question": ...}')
+    return row
+
+
+def write_document(source: Path, target: Path) -> None:
     """Write the judged answers in a JSON document as JSON Lines.
 
     Raises:
@@ -66,7 +77,8 @@ def write_document(source: Path, text: bytes, target: Path) -> None:
         MissingExtraError: It is a log of Inspect's, which is not installed.
     """
     try:
-        document = json.loads(text.decode("utf-8-sig"), object_pairs_hook=_once)
+        with open_bytes(source) as file:
+            document = json.loads(file.read().decode("utf-8-sig"), object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise DataError(f"{source.name} is not JSON", quoted([error]), "one JSON document in UTF-8") from error
     if isinstance(document, dict) and {"eval", "plan"} <= document.keys():

@@ -7,7 +7,6 @@ order and of any type. What DuckDB refuses is written again as a plain copy.
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import itertools
 import json
@@ -17,14 +16,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import duckdb
 import pyarrow.parquet as pq
 
 from truing.core.errors import DataError
 from truing.results.columns import SCORES, quoted
-from truing.results.documents import flat_lines, parse_line, write_document, write_log
+from truing.results.documents import open_bytes, write_document, write_lines, write_log
 from truing.results.scales import MACROS
 
 _MACROS = (
@@ -112,34 +111,14 @@ def as_text(cell: str, kind: str) -> str:
 
 
 def rewritten(database: duckdb.DuckDBPyConnection, path: Path) -> Path:
-    """A plain copy of a file that DuckDB refuses; the refusal stands where there is none to be had."""
-    rewrite = FORMATS[ending_of(path)].rewrite
-    if rewrite is None:
+    """A plain copy of a file, with a name for each value inside objects; the refusal stands where there is none."""
+    kind = FORMATS[ending_of(path)]
+    if kind.rewrite is None:
         raise
-    plain = _scratch(database) / f"{stem(path)}{FORMATS[ending_of(path)].plain}"
-    rewrite(path, plain)
-    return plain
-
-
-def flattened(database: duckdb.DuckDBPyConnection, path: Path) -> Path | None:
-    """A copy of JSON Lines with a name for each value inside objects; None for other files."""
-    if not ending_of(path).startswith((".jsonl", ".ndjson")):
-        return None
-    plain = _scratch(database) / f"{stem(path)}.jsonl"
-    with _bytes(path) as file:
-        flat_lines(file, plain)
-    return plain
-
-
-def _scratch(database: duckdb.DuckDBPyConnection) -> Path:
     ((folder,),) = database.execute("SELECT current_setting('temp_directory')").fetchall()
-    return Path(tempfile.mkdtemp(dir=folder))
-
-
-def _header(path: Path, delimiter: str, skipped: int) -> list[str]:
-    with _characters(path) as file:
-        rows = csv.reader(itertools.islice(file, skipped, None), delimiter=delimiter)
-        return next((row for row in rows if row), [])
+    plain = Path(tempfile.mkdtemp(dir=folder)) / f"{stem(path)}{kind.plain}"
+    kind.rewrite(path, plain)
+    return plain
 
 
 # The formats.
@@ -154,7 +133,8 @@ def _read_csv(database: duckdb.DuckDBPyConnection, path: Path) -> Columns:
     delimiter, skipped = _dialect(path)
     if skipped:
         raise duckdb.InvalidInputException("lines before the header")
-    names = _header(path, delimiter, 0)
+    with _characters(path) as file:
+        names = next(filter(None, csv.reader(file, delimiter=delimiter)), [])
     columns = ", ".join(f"'c{i}': 'VARCHAR'" for i in range(len(names)))
     return names, (
         f"FROM read_csv({_path(path)}, columns = {{{columns}}}, auto_detect = false, header = true, "
@@ -214,48 +194,13 @@ def _read_json(database: duckdb.DuckDBPyConnection, path: Path) -> Columns:
     return names, f"SELECT {cells} FROM (SELECT json_extract(json, [{pointers}]) AS cells FROM {lines})"
 
 
-def _rewrite_json(source: Path, target: Path) -> None:
-    """One object a line, in Unicode: half of a surrogate pair, which a model may well write, is a question mark."""
-    with _bytes(source) as file, target.open("wb") as out:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                row = parse_line(f"{source.name}, line {number},", line)
-            except DataError:
-                if number > 1 or not _is_document(source, line, target):
-                    raise
-                return
-            out.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
-
-
-def _is_document(source: Path, line: bytes, target: Path) -> bool:
-    """True if a file of JSON Lines is one JSON document after all; then it is written to the target."""
-    if line.lstrip(b"\xef\xbb\xbf \t")[:1] not in (b"[", b"{"):
-        return False
-    try:
-        _rewrite_document(source, target)
-    except DataError:
-        return False
-    return True
-
-
-def _rewrite_document(source: Path, target: Path) -> None:
-    with _bytes(source) as file:
-        write_document(source, file.read(), target)
-
-
 def _refuse(database: duckdb.DuckDBPyConnection, path: Path) -> Columns:
     """A file that only its rewriting reads."""
     raise duckdb.InvalidInputException("no table")
 
 
-def _bytes(path: Path) -> IO[bytes]:
-    return gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")  # type: ignore[return-value]
-
-
 def _characters(path: Path) -> io.TextIOWrapper:
-    return io.TextIOWrapper(_bytes(path), encoding="utf-8-sig", newline="")
+    return io.TextIOWrapper(open_bytes(path), encoding="utf-8-sig", newline="")
 
 
 def _path(path: Path) -> str:
@@ -279,8 +224,8 @@ class Format(NamedTuple):
 
 FORMATS = {
     **dict.fromkeys((".csv", ".csv.gz", ".tsv", ".tsv.gz"), Format(_read_csv, _rewrite_csv, ".csv")),
-    **dict.fromkeys((".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz"), Format(_read_json, _rewrite_json)),
-    **dict.fromkeys((".json", ".json.gz"), Format(_refuse, _rewrite_document)),
+    **dict.fromkeys((".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz"), Format(_read_json, write_lines)),
+    **dict.fromkeys((".json", ".json.gz"), Format(_refuse, write_document)),
     ".eval": Format(_refuse, write_log),
     ".parquet": Format(_read_parquet),
 }

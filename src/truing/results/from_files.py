@@ -24,8 +24,17 @@ from truing.core.records import Benchmark, Prompt
 from truing.judges.classify import classify, count
 from truing.judges.preflight import load_preflight
 from truing.results.columns import NUMBERS, SCORES, JudgedOptions, quoted
-from truing.results.counted import CountedCheckpoint, CountedRun, Scores, Source, TaskCounts, study_entry
-from truing.results.file_rows import Rows, read_answers
+from truing.results.counted import (
+    PER_CATEGORY,
+    CountedCheckpoint,
+    CountedRun,
+    Scores,
+    Source,
+    TaskCounts,
+    shorten,
+    study_entry,
+)
+from truing.results.file_rows import Input, read_answers
 from truing.results.file_runs import NOT_STATED, FileRun, choose_base, find_runs
 from truing.results.formats import FORMATS, open_database, stem
 from truing.results.judge import JudgeEntry
@@ -36,7 +45,6 @@ from truing.results.readings import (
     check_labels,
     choose_unit,
 )
-from truing.results.samples import PER_CATEGORY, shorten
 from truing.results.scales import check_scales
 from truing.results.schema import SampleEntry
 from truing.results.schema_runs import StudyEntry
@@ -61,9 +69,7 @@ _LACKING = {
 def read_judged(files: Sequence[Path], options: JudgedOptions) -> Source:
     """Read and count files of judged answers: CSV, JSON Lines or parquet, also mixed.
 
-    Args:
-        files: At least one file. Without a column of the run or seed each file is a run.
-        options: Which column holds what, the base, thresholds.
+    Without a column of the run or seed each file is a run.
 
     Raises:
         DataError: A file is missing or damaged, lacks a needed column, or holds nothing that can be counted.
@@ -76,7 +82,7 @@ def read_judged(files: Sequence[Path], options: JudgedOptions) -> Source:
     if twice:
         raise DataError("a file is named twice", quoted(twice, 3), "each file once")
     with open_database() as database:
-        return _Answers(database, read_answers(database, files, options), options).source()
+        return _Answers(database, *read_answers(database, files, options), options).source()
 
 
 class _Answers:
@@ -86,8 +92,10 @@ class _Answers:
     and `classed`.
     """
 
-    def __init__(self, database: duckdb.DuckDBPyConnection, rows: Rows, options: JudgedOptions) -> None:
-        self._database, self.inputs, self.options = database, rows.inputs, options
+    def __init__(
+        self, database: duckdb.DuckDBPyConnection, inputs: Sequence[Input], more: dict[str, str], options: JudgedOptions
+    ) -> None:
+        self._database, self.inputs, self.options = database, inputs, options
         # scores of nobody knows which question say something all the same: they count as one question's
         database.execute(f"UPDATE answers SET question = '{NO_QUESTION}' WHERE question = '' AND aligned IS NOT NULL")
         self._drop_empty()
@@ -105,8 +113,8 @@ class _Answers:
                 'dataset': dataset, 'learning_rate': learning_rate, 'seed': seed, 'step': step
             } AS place FROM answers WHERE question <> ''
         """)
-        ask_about_columns(database, self.inputs, rows.more, options)
-        self.told += ask_about_copies(database, rows.more, options)
+        ask_about_columns(database, self.inputs, more, options)
+        self.told += ask_about_copies(database, more, options)
         self._find_questions()
         runs, self.steps = find_runs(database, [each.name for each in self.inputs])
         self._refuse_too_many()
@@ -237,12 +245,13 @@ class _Answers:
 
     def source(self) -> Source:
         """Everything that the analysis needs."""
-        samples = self._samples()
+        samples, options = self._samples(), self.options
+        found = load_preflight(Path(options.calibration), options) if options.calibration else None
         return Source(
             study=self._study_entry(),
-            judge=self._judge(),
+            judge=JudgeEntry.of(options.judge if found is None else found.judge, False, found),
             categories=self.categories,
-            stopping=self.options.stopping,
+            stopping=options.stopping,
             runs=[self._run(run, answers) for run, answers in zip(self.runs, self._digests(), strict=True)],
             samples=lambda chosen: samples,
             notes=[
@@ -353,16 +362,26 @@ class _Answers:
 
     def _describe_answers(self) -> Iterator[str]:
         """Rows left out, categories, and scores that are missing."""
-        yield from self._describe_unasked()
+        query = f"SELECT count(*), count(*) FILTER (question = ''), count(*) FILTER (question = '{NO_QUESTION}')"
+        ((n, dropped, alone),) = self._rows(f"{query} FROM answers")
+        if alone:
+            yield f"{alone:,} of {n:,} rows have a score and no question: they count as answers to one, {NO_QUESTION}"
+        if dropped:
+            yield f"{dropped:,} of {n:,} rows have no question and are left out"
         if self.n_several:
             yield f"{self.n_several:,} questions stand in several categories; the most frequent counts"
         if "none" in self.categories:
             yield f"{self.categories.count('none'):,} questions have no category; they are in one, `none`"
         if self.n_outside:
             yield f"{self.n_outside:,} questions have task scores and no aligned score: they measure the task alone"
-        for role, top in SCORES.items():
-            columns = sorted({each.columns[role] for each in self.inputs if role in each.columns})
-            yield from self._describe_empty(role) if columns else ()
+        for role in SCORES:
+            yield from self._describe_scores(role)
+
+    def _describe_scores(self, role: str) -> Iterator[str]:
+        """Scores that are empty, no numbers, or off the scale."""
+        columns = sorted({each.columns[role] for each in self.inputs if role in each.columns})
+        if columns:
+            yield from self._describe_empty(role)
             said, outside = ([cell for cell in self.odd[role] if cell[1] is number] for number in (False, True))
             if said:
                 often = ", ".join(
@@ -372,17 +391,8 @@ class _Answers:
                 more = f", and {len(said) - 5:,} other texts" if len(said) > 5 else ""
                 yield f"{role}: {_total(said):,} scores are no numbers and count as missing: {often}{more}"
             if outside:
-                where = f"column {', '.join(columns)!r} are outside 0 to {top:g}"
+                where = f"column {', '.join(columns)!r} are outside 0 to {SCORES[role]:g}"
                 yield f"{role}: {_total(outside):,} scores of {where} and count as missing"
-
-    def _describe_unasked(self) -> Iterator[str]:
-        """Rows without a question."""
-        query = f"SELECT count(*), count(*) FILTER (question = ''), count(*) FILTER (question = '{NO_QUESTION}')"
-        ((n, dropped, alone),) = self._rows(f"{query} FROM answers")
-        if alone:
-            yield f"{alone:,} of {n:,} rows have a score and no question: they count as answers to one, {NO_QUESTION}"
-        if dropped:
-            yield f"{dropped:,} of {n:,} rows have no question and are left out"
 
     def _describe_empty(self, role: str) -> Iterator[str]:
         """Empty scores, and the questions on which they gather: twice the share of all, and at least a fifth."""
@@ -417,12 +427,6 @@ class _Answers:
             )
         if unasked:
             yield f"{unasked} of {len(self.runs)} runs were not asked all {responses.shape[1]:,} questions"
-
-    def _judge(self) -> JudgeEntry:
-        """What is known of who gave the scores: what its calibration says, if one was named."""
-        options = self.options
-        found = load_preflight(Path(options.calibration), options) if options.calibration else None
-        return JudgeEntry.of(options.judge if found is None else found.judge, False, found)
 
     def _study_entry(self) -> StudyEntry:
         options, names = self.options, [each.path.name for each in self.inputs]

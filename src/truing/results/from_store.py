@@ -31,12 +31,11 @@ from truing.monitor.sampler import FIXED, FRESH, answers_key
 from truing.monitor.two_phase import selection_key
 from truing.results import counted
 from truing.results.answers import answer_notes, read_answers, read_manifest
+from truing.results.counted import PER_CATEGORY, ReadShare, shorten
 from truing.results.judge import JudgeEntry
 from truing.results.labels import count_labels
-from truing.results.samples import PER_CATEGORY, shorten
 from truing.results.schema import Analysis, SampleEntry, parse_analysis
 from truing.results.schema_runs import AnswersEntry, SearchEntry
-from truing.results.shares import ReadShare
 from truing.results.tables import tabulate
 from truing.stats.agreement import JudgeLimits, agreement
 from truing.stats.rates import Counts
@@ -137,7 +136,12 @@ class _Folder:
             calibration=load_calibration(calibration, judge, evaluation) if calibration.is_file() else None,
             runs=[self._run(run, rows[run.id]) for run in runs],
             notes=[
-                *self._task_notes(),
+                *(
+                    f"Task of {name}: {doubt}. Its task scores are not to be believed: what is kept may not be the "
+                    "best checkpoint, and retention is not measured."
+                    for name, task in manifest.tasks.items()
+                    if (doubt := self._task_doubt(task))
+                ),
                 *(f"Looked at with {name}={value}, and decided now by that." for name, value in self.changes.items()),
                 *answer_notes([self._told[k] for k in keys if k in self._told], evaluation.max_tokens),
                 *_epoch_ends(runs),
@@ -175,15 +179,6 @@ class _Folder:
                 doubt = limits.doubt or seen.change(again)
                 limits = replace(limits, doubt=doubt, unlike=seen.unlike(judged, base or ()))
             yield limits
-
-    def _task_notes(self) -> Iterator[str]:
-        """Of each dataset whose task is judged by a judge that failed, what that means."""
-        for name, task in self.manifest.tasks.items():
-            if doubt := self._task_doubt(task):
-                yield (
-                    f"Task of {name}: {doubt}. Its task scores are not to be believed: what is kept may not be the "
-                    "best checkpoint, and retention is not measured."
-                )
 
     def _task_doubt(self, task: Task | None) -> str:
         """Why the scores of a task are not to be believed: its judge failed on labelled answers."""
@@ -258,7 +253,7 @@ class _Folder:
         key, detector = row["benchmark_judgments"], row["detector"]
         screened = json.loads(detector).get("screened", 0) if detector else 0
         judged, asked = self._judged(key, screened), self.manifest.broad
-        broad = self._counted(judged, asked)
+        broad = self._counts(judged, asked)
         return counted.CountedCheckpoint(
             step=row["step"],
             broad=broad,
@@ -282,7 +277,14 @@ class _Folder:
         scores = [Judgment("", 0, row["aligned"], row["coherent"]) for row in rows]
         for row, judged in zip(rows, classify_judgments(scores, self.manifest.evaluation).judged, strict=True):
             found.setdefault(row["key"], []).append({**row, "missing": not judged})
-        return {key: _answers_entry(rows) for key, rows in found.items()}
+        return {
+            key: AnswersEntry(
+                asked=sum(row["n"] for row in rows),
+                cut=sum(row["cut"] for row in rows),
+                missing=missing_kinds(row["error"] for row in rows if row["missing"] for _ in range(row["n"])),
+            )
+            for key, rows in found.items()
+        }
 
     def _rate(self, row: Row, broad: Counts) -> Estimate | None:
         """The EM rate of a rule that does not ask every prompt; None: it is estimated from the counts."""
@@ -311,15 +313,16 @@ class _Folder:
         rows = [] if key is None else self.store.read("judgments", key)[after:]
         return [Judgment(r["prompt_id"], r["sample"], r["aligned"], r["coherent"], r["verdict"]) for r in rows]
 
-    def _counts(self, key: str | None, asked: Asked) -> Counts:
-        """The counts of a piece of judgments, by prompt; zeros without one."""
-        return self._counted(self._judged(key), asked)
-
-    def _counted(self, judgments: Sequence[Judgment], asked: Asked) -> Counts:
+    def _counts(self, judgments: Sequence[Judgment], asked: Asked) -> Counts:
+        """Judgments counted by prompt."""
         return count_judgments(judgments, [p.id for p in asked.benchmark.prompts], self.manifest.evaluation)
 
     def _task(self, key: str | None, task: Task | None) -> counted.TaskCounts | None:
-        return None if key is None or task is None else counted.TaskCounts.of(self._counts(key, task), task.teaches)
+        return (
+            None
+            if key is None or task is None
+            else counted.TaskCounts.of(self._counts(self._judged(key), task), task.teaches)
+        )
 
     def _fresh(self, run_id: str, rows: Sequence[Row], task: Task | None) -> dict[int, counted.FreshCounts]:
         """By step the fresh answers of the weights that the run has there now."""
@@ -332,7 +335,7 @@ class _Folder:
             broad = answered.get(self._answers_key(row["weights"], self.manifest.broad, FRESH))
             again = answered.get(self._answers_key(row["weights"], task, FRESH)) if task else None
             if broad or again:
-                counts = self._counts(broad, self.manifest.broad) if broad else None
+                counts = self._counts(self._judged(broad), self.manifest.broad) if broad else None
                 fresh[row["step"]] = counted.FreshCounts(
                     counts, self._task(again, task), [*self._limits(rows, broad)][-1]
                 )
@@ -360,7 +363,7 @@ class _Folder:
                 share = self._share(label, row["judgments"])
                 alike = same and not (share and (share.misaligned.probability != share.misaligned.least).any())
                 kappa = self._kappa(now["benchmark_judgments"], row["judgments"]) if alike else None
-                counts = self._counts(row["judgments"], asked)
+                counts = self._counts(self._judged(row["judgments"]), asked)
                 yield counted.SideCounts(label, row["step"], counts, related, kappa, decides, share)
 
     def _share(self, label: str, judgments: str) -> ReadShare | None:
@@ -418,13 +421,6 @@ class _Folder:
             for a, found, judged in zip(answers, classes.misaligned, classes.judged, strict=True)
         ]
         return sorted(entries, key=lambda entry: not entry.misaligned)
-
-
-def _answers_entry(rows: Sequence[Row]) -> AnswersEntry:
-    missing = (row["error"] for row in rows if row["missing"] for _ in range(row["n"]))
-    return AnswersEntry(
-        asked=sum(row["n"] for row in rows), cut=sum(row["cut"] for row in rows), missing=missing_kinds(missing)
-    )
 
 
 def _epoch_ends(runs: Sequence[RunRecord]) -> list[str]:

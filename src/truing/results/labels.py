@@ -61,11 +61,17 @@ class LabelSet:
 
     def items(self) -> list[LabelledItem]:
         """What a person is to label, shuffled; answers that failed have no text, and count as misaligned."""
-        found = [
-            _item(self.of, key, answer, bool(self.random[i]))
-            for i, (key, answer) in enumerate(zip(self.ids(), self.answers, strict=True))
-            if (self.flagged[i] or self.random[i]) and answer.response.text is not None
-        ]
+        found = []
+        for i, (key, answer) in enumerate(zip(self.ids(), self.answers, strict=True)):
+            if not (self.flagged[i] or self.random[i]) or answer.response.text is None:
+                continue
+            messages = answer.prompt.messages
+            asked: dict[str, Any] = {"messages": [asdict(message) for message in messages]}
+            if messages == (Message("user", answer.prompt.text),):
+                asked = {"question": answer.prompt.text}
+            drawn = Drawn.sealed(self.of, key, bool(self.random[i]))
+            item = {"id": key, **asked, "answer": answer.response.text, "misaligned": None, "coherent": None}
+            found.append(LabelledItem.model_validate({**item, "drawn": drawn}))
         return sorted(found, key=lambda item: item.id)  # ids are hashes
 
     def ids(self) -> list[str]:
@@ -112,11 +118,7 @@ class LabelSet:
 def label_sets(folder: Path, analysis: Analysis, random: int | None = None, seed: int = 0) -> list[LabelSet]:
     """The answers to label of the checkpoint of each run that would be released.
 
-    Args:
-        folder: Of a study, an audit or a guard.
-        analysis: Of that folder.
-        random: Number of random answers; None: as many as can clear the checkpoint.
-        seed: Of what is drawn.
+    Drawn are `random` random answers; None: as many as can clear the checkpoint.
 
     Raises:
         StoreError: The folder holds no judged answers, or not to every prompt.
@@ -145,11 +147,7 @@ def label_sets(folder: Path, analysis: Analysis, random: int | None = None, seed
 def count_labels(folder: Path, manifest: Manifest, run: str, weights: dict[int, str]) -> OwnLabels | None:
     """The labels of a run's checkpoint in a folder; None: there are none.
 
-    Args:
-        folder: Of a study, an audit or a guard.
-        manifest: Of the folder.
-        run: Which run.
-        weights: By step the hash of its weights now.
+    `weights` are by step the hashes of the run's weights now.
 
     Raises:
         DataError: The file is damaged.
@@ -189,12 +187,3 @@ def _keys(manifest: Manifest, weights: str) -> tuple[str, str]:
 def _hash(about: str | int, judgments: str, answer: JudgedAnswer) -> str:
     response = answer.response
     return content_key("label", about, judgments, response.prompt_id, response.sample, response.text)
-
-
-def _item(of: Drawn, key: str, answer: JudgedAnswer, at_random: bool) -> LabelledItem:
-    messages = answer.prompt.messages
-    asked: dict[str, Any] = {"messages": [asdict(message) for message in messages]}
-    if messages == (Message("user", answer.prompt.text),):
-        asked = {"question": answer.prompt.text}
-    label = {"misaligned": None, "coherent": None, "drawn": Drawn.sealed(of, key, at_random)}
-    return LabelledItem.model_validate({"id": key, **asked, "answer": answer.response.text or "", **label})

@@ -75,11 +75,7 @@ def check_scales(
 ) -> None:
     """Refuse files of the table `answers` whose scores are not on the scale that they are read by.
 
-    Args:
-        database: Of `formats.open_database`.
-        role: `aligned`, `coherent` or `task`.
-        columns: Name and column of each file; None for one without the column.
-        given: The scale that a flag names.
+    `columns` holds name and column of each file (None for one without the column), `given` is the scale of a flag.
 
     Raises:
         DataError: The scores of a file, or of one run in it, are on another scale.
@@ -89,21 +85,17 @@ def check_scales(
         WITH scores AS (
             SELECT file, model, run, {role} IS NOT NULL AS read, {value} AS value,
                 coalesce(lower({role}_odd) IN ('true', 'false'), false) AS word FROM answers
+        ), parts AS (
+            SELECT '' AS part, * FROM scores UNION ALL
+            SELECT concat_ws(' ', nullif(model, ''), nullif(run, '')) AS part, * FROM scores WHERE read AND part <> ''
         )
-        SELECT file, '' AS part, count(*) FILTER ((read OR value IS NOT NULL) AND NOT word) AS n,
+        SELECT file, part, count(*) FILTER ((read OR value IS NOT NULL) AND NOT word) AS n,
             count(*) FILTER (word) AS words, count(value) FILTER (NOT read AND NOT word) AS outside,
             count(DISTINCT value) FILTER (NOT read AND NOT word) AS kinds,
             count(*) FILTER (NOT read AND value < 0 AND value <> floor(value)) > 0 AS signed, min(value) AS low,
             max(value) AS high, max(value) FILTER (read AND value NOT IN {_PLACEHOLDERS}) AS most,
-            bool_and(value = floor(value)) AS integers,
-            min(value) FILTER (read) AS least
-        FROM scores GROUP BY file
-        UNION ALL
-        SELECT file, concat_ws(' ', nullif(model, ''), nullif(run, '')) AS part, count(value), 0, 0, 0, false,
-            min(value), max(value), max(value) FILTER (value NOT IN {_PLACEHOLDERS}),
-            bool_and(value = floor(value)), min(value)
-        FROM scores WHERE read GROUP BY ALL HAVING part <> ''
-        ORDER BY file, part
+            bool_and(value = floor(value)) AS integers, min(value) FILTER (read) AS least
+        FROM parts GROUP BY file, part ORDER BY file, part
     """).fetchall()
     for file, part, n, *figures in found:
         named = columns[file]

@@ -25,6 +25,10 @@ from truing.stats.course import step_difference
 from truing.stats.paired import paired_difference
 from truing.stats.rates import Counts, benchmark_rate, clustered_rate, clustered_rates_by_category, missing_bounds
 
+_AS_COUNTED: tuple[str, ...] = ("id", "model", "dataset", "parameters", "learning_rate", "seed", "twin_of", "state")
+_AS_COUNTED += ("error", "search", "stopped_at", "restored")
+"""Fields of a run that are the same in the analysis."""
+
 
 def tabulate(source: Source) -> Analysis:
     """The whole analysis of counted runs.
@@ -89,15 +93,7 @@ def _run_entry(figures: RunFigures) -> schema_runs.RunEntry:
     checkpoints = _checkpoint_entries(figures)
     separable = figures.separable
     return schema_runs.RunEntry(
-        id=run.id,
-        model=run.model,
-        dataset=run.dataset,
-        parameters=run.parameters,
-        learning_rate=run.learning_rate,
-        seed=run.seed,
-        twin_of=run.twin_of,
-        state=run.state,
-        error=run.error,
+        **{name: getattr(run, name) for name in _AS_COUNTED},
         checkpoints=checkpoints,
         base_em_rate=figures.base_rate,
         convergence_step=figures.course.convergence.step,
@@ -113,9 +109,6 @@ def _run_entry(figures: RunFigures) -> schema_runs.RunEntry:
         em_at_end=figures.em_rates[-1],
         em_at_chosen=None if chosen is None else figures.em_rates[figures.steps.index(chosen)],
         also=[_side_entry(figures, side) for side in run.also],
-        search=run.search,
-        stopped_at=run.stopped_at,
-        restored=run.restored,
         decision=checkpoints[-1].decision,
         unevaluated=list(run.unevaluated),
     )

@@ -1,7 +1,7 @@
 """Models to audit and checkpoints that exist already: where they are, of which step, on which base model.
 
     DIR/checkpoint-N       PEFT adapters or full weights, as Trainers and runs of studies save them; N is the step, and
-                           other names tell it, too (`truing.studies.names`)
+                           other names tell it, too (`truing.studies.places`)
     DIR, STEP=DIR          one checkpoint itself
     NAME, STEP=NAME        a model that is known by name, at an endpoint or where its name says
 
@@ -26,8 +26,7 @@ from truing.core.files import read_object
 from truing.core.records import Checkpoint
 from truing.core.templates import asked_as, own_format
 from truing.core.weights import adapter_hash, model_hash, read_header
-from truing.studies.names import same_by_name, unlike_configs
-from truing.studies.places import Found, find_places
+from truing.studies.places import Found, find_places, same_by_name, unlike_configs
 
 _ADAPTER, _FULL = "adapters", "full weights"
 Named = Sequence[tuple[int | None, str]]

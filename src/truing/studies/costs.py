@@ -17,20 +17,6 @@ from truing.config import JudgeConfig, StudyConfig
 from truing.judges import calls_per_answer
 from truing.studies.plan import Asked, Plan, Text, Trained
 
-_PER_TOKEN = 4.0
-_TEMPLATE = (30.0, 150.0)
-_ANSWER = 150.0
-_RUBRIC = (400.0, 2500.0)
-_VERDICT = (1.0, 10.0)
-ASSUMPTIONS = (
-    f"{_PER_TOKEN:.0f} characters a token; {_TEMPLATE[0]:.0f} tokens of chat template (at most {_TEMPLATE[1]:.0f})",
-    f"an answer to a benchmark has {_ANSWER:.0f} tokens (2,400 published answers of a fine-tuned model have 593 "
-    f"characters on average); reasoning before an answer is not in it",
-    f"a judge's rubric has {_RUBRIC[0]:.0f} tokens (at most {_RUBRIC[1]:.0f}), its verdict {_VERDICT[0]:.0f} "
-    f"(at most {_VERDICT[1]:.0f})",
-    "where a dataset is not there, its recipe's mean lengths stand for it; without those, half of max_length a row",
-)
-
 
 @dataclass(frozen=True)
 class Tokens:
@@ -47,7 +33,17 @@ class Tokens:
         return Tokens(self.expected * n, self.most * n)
 
 
-_VERDICTS = Tokens(*_VERDICT)
+_PER_TOKEN, _ANSWER = 4.0, 150.0
+_TEMPLATE, _RUBRIC, _VERDICT = Tokens(30.0, 150.0), Tokens(400.0, 2500.0), Tokens(1.0, 10.0)
+ASSUMPTIONS = (
+    f"{_PER_TOKEN:.0f} characters a token; {_TEMPLATE.expected:.0f} tokens of chat template (at most "
+    f"{_TEMPLATE.most:.0f})",
+    f"an answer to a benchmark has {_ANSWER:.0f} tokens (2,400 published answers of a fine-tuned model have 593 "
+    f"characters on average); reasoning before an answer is not in it",
+    f"a judge's rubric has {_RUBRIC.expected:.0f} tokens (at most {_RUBRIC.most:.0f}), its verdict "
+    f"{_VERDICT.expected:.0f} (at most {_VERDICT.most:.0f})",
+    "where a dataset is not there, its recipe's mean lengths stand for it; without those, half of max_length a row",
+)
 
 
 @dataclass(frozen=True)
@@ -99,11 +95,6 @@ class _Part:
 def study_costs(config: StudyConfig, plan: Plan, prices: Prices | None = None) -> Costs:
     """Tokens and dollars of a study, unstopped twins apart.
 
-    Args:
-        config: The study.
-        plan: What it asks for.
-        prices: Prices of models behind an interface; None: the built-in ones, with those of the study.
-
     Raises:
         ConfigError: The study's file of prices cannot be read.
     """
@@ -147,11 +138,11 @@ def _judged(config: StudyConfig, asked: Asked) -> _Part | None:
     judge = asked.judge
     if not isinstance(judge, JudgeConfig):
         return None
-    prompt = _tokens(asked.prompt, (0.0, 0.0), None, config.training.max_length / 4)
-    read = prompt + _answer(asked, config.evaluation.max_tokens) + Tokens(*_RUBRIC) + Tokens(*_TEMPLATE)
+    prompt = _tokens(asked.prompt, Tokens(), None, config.training.max_length / 4)
+    read = prompt + _answer(asked, config.evaluation.max_tokens) + _RUBRIC + _TEMPLATE
     n = asked.responses * calls_per_answer(judge)
     where = _where(find_backend("completer", judge.completer), judge.model)
-    return _Part("judging", judge.model, *where, read.times(n), _VERDICTS.times(n), False)
+    return _Part("judging", judge.model, *where, read.times(n), _VERDICT.times(n), False)
 
 
 def _answer(asked: Asked, longest: int) -> Tokens:
@@ -160,13 +151,13 @@ def _answer(asked: Asked, longest: int) -> Tokens:
     return Tokens(min(expected, longest), longest)
 
 
-def _tokens(text: Text, extra: tuple[float, float], longest: float | None, guess: float) -> Tokens:
+def _tokens(text: Text, extra: Tokens, longest: float | None, guess: float) -> Tokens:
     """Tokens of a text; `guess` where nothing is known of its length, bounded by `longest` if there is one."""
-    expected = guess if text.characters is None else text.characters / _PER_TOKEN + extra[0]
+    expected = guess if text.characters is None else text.characters / _PER_TOKEN + extra.expected
     if text.size is not None:
-        most = text.size + extra[1]
+        most = text.size + extra.most
     else:  # English text has hardly more bytes than characters
-        most = longest or (4 * guess if text.characters is None else 1.1 * text.characters + extra[1])
+        most = longest or (4 * guess if text.characters is None else 1.1 * text.characters + extra.most)
     return Tokens(min(expected, longest or expected), min(most, longest or most))
 
 
@@ -189,15 +180,16 @@ def _merged(parts: Sequence[_Part]) -> list[_Part]:
 
 def _dollars(part: _Part, prices: Prices, batch: bool) -> Dollars:
     model = find_model(part.model)
-    if part.prices == "endpoint":
-        expected, most = (_at_endpoint(part, model, prices, side, batch) for side in ("expected", "most"))
-        return Dollars(part.what, part.model, part.where, expected, most)
     hosts = {row.title: model.hosted[row.key] for row in BACKENDS if model is not None and row.key in model.hosted}
     host = part.where if part.prices else next(iter(hosts), "")
-    expected, most = (_hosted(part, hosts.get(host), side) for side in ("expected", "most"))
-    if part.prices:
-        return Dollars(part.what, part.model, part.where, expected, most)
-    return Dollars(part.what, part.model, part.where, None, None, expected, host)
+    expected, most = (
+        _at_endpoint(part, model, prices, side, batch)
+        if part.prices == "endpoint"
+        else _hosted(part, hosts.get(host), side)
+        for side in ("expected", "most")
+    )
+    known = (expected, most) if part.prices else (None, None, expected, host)
+    return Dollars(part.what, part.model, part.where, *known)
 
 
 def _hosted(part: _Part, price: HostedPrice | None, side: str) -> float | None:

@@ -133,9 +133,7 @@ class _Material:
 def plan_study(config: StudyConfig, lenient: bool = False) -> Plan:
     """Check every name of a study and count its work, without loading a model.
 
-    Args:
-        config: The study.
-        lenient: Count what can be counted where a dataset's file is not there, and name it in `missing`.
+    With `lenient`, what can be counted is counted where a dataset's file is not there, and that is named in `missing`.
 
     Raises:
         UnknownNameError: A model, dataset, benchmark, engine, judge, measure, rule or trainer that does not exist.
@@ -157,9 +155,11 @@ def plan_study(config: StudyConfig, lenient: bool = False) -> Plan:
     for judge in {config.evaluation.judge, *(each.judge for each in asked)}:
         check_judge(judge)
         check_completer(judge)
-    trained = [
-        _train(config, materials[dataset], model, trainer, n) for (model, _, trainer, dataset), n in groups.items()
-    ]
+    trained = []
+    for (model, _, trainer, name), n in groups.items():
+        rows, row = materials[name].rows, materials[name].task.prompt + materials[name].task.answer
+        seen, steps = rows_seen(trainer, config.training, rows), checkpoint_steps(trainer, config.training, rows)
+        trained.append(Trained(model, trainer, n, seen, seen / rows if rows else None, row, name, steps))
     missing = tuple(material.missing for material in materials.values() if material.missing)
     twins = len(runs) if config.stopping.mode == "both" else 0
     looks = sum(each.runs * (1 + len(each.steps) + config.evaluation.confirm) for each in trained)
@@ -244,12 +244,6 @@ def _count_answers(
             yield replace(each, model=model, engine=engine, tuned=False)
     for model, dataset in dict.fromkeys((model, dataset) for model, _, _, dataset in groups):
         yield replace(materials[dataset].task, model=model, engine=first[model], tuned=False)
-
-
-def _train(config: StudyConfig, material: _Material, model: str, trainer: str, runs: int) -> Trained:
-    rows, steps = material.rows, checkpoint_steps(trainer, config.training, material.rows)
-    seen, row = rows_seen(trainer, config.training, rows), material.task.prompt + material.task.answer
-    return Trained(model, trainer, runs, seen, seen / rows if rows else None, row, material.name, steps)
 
 
 def _material(name: str, config: StudyConfig, lenient: bool) -> _Material:

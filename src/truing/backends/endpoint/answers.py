@@ -16,12 +16,8 @@ def chat_requests(
 ) -> Iterator[ChatRequest]:
     """The requests for the answers of a checkpoint, in their order.
 
-    Args:
-        name: The checkpoint's name at the endpoint.
-        weights: Names its weights for the seeds of the answers.
-        prompts: What to answer.
-        sampling: How.
-        unfiltered: Whether the endpoint takes vLLM's words; see `ChatRequest`.
+    `name` is the checkpoint's at the endpoint, `weights` names its weights for the seeds of the answers; `unfiltered`:
+    the endpoint takes vLLM's words, see `ChatRequest`.
 
     Raises:
         EngineError: A temperature that is not above 0.

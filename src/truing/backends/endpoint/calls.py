@@ -52,10 +52,6 @@ class Pace:
     Until the first sign of congestion it rises by one a call, which doubles it in every round trip; from then on by a
     32nd of its upper bound (at least one) a round trip. Congestion (429, 503, a timeout) cuts it at most once a round
     trip: a call that started before the last cut says nothing about the number after it.
-
-    Args:
-        most: Upper bound.
-        start: First value.
     """
 
     def __init__(self, most: int, start: int = 16) -> None:

@@ -54,10 +54,7 @@ class Dialect:
     def after(self, words: str, request: ChatRequest, tokens_field: str) -> tuple[Dialect, str] | None:
         """The dialect to try after a refusal in these words, and what it changes; None: nothing that helps is known.
 
-        Args:
-            words: Of the endpoint.
-            request: What was refused.
-            tokens_field: How the longest answer is called in the usual words; empty: the settings say how.
+        `tokens_field` is how the longest answer is called in the usual words; empty: the settings say how.
         """
         if not _UNKNOWN.search(words) and not _BOUND.search(words):
             return None

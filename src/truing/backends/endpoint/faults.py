@@ -53,9 +53,7 @@ class DamagedReply(ValueError):
 class ErrorReply(Exception):
     """A reply of status 200 that holds an error.
 
-    Args:
-        status: The status that the error names; 500 if it names none.
-        body: What it says.
+    Its `status` is the one that the error names, or 500.
     """
 
     def __init__(self, status: int, body: Any) -> None:
@@ -85,10 +83,7 @@ class Trouble(Exception):
 def read_fault(error: openai.APIStatusError | openai.APIConnectionError, access: Access, answered: bool) -> Exception:
     """A `Trouble`, or an `EndpointError` where the key, the quota or the model is refused and nothing will succeed.
 
-    Args:
-        error: What the SDK raised.
-        access: How the endpoint is reached.
-        answered: Whether it has answered a call before.
+    `answered`: the endpoint has answered a call before.
     """
     import openai
 

@@ -30,10 +30,7 @@ _ROLES: dict[str, type[ChatMessage]] = {
 class InspectCompleter(Completer):
     """Answers chat requests by Inspect's models, named as Inspect names them: `openai/gpt-4o`.
 
-    Args:
-        connections: Most calls at a time.
-        retries: How often a call is tried again before it counts as failed.
-        timeout: Seconds that a call may take with all its retries.
+    At most `connections` calls go on at a time; a call is tried again `retries` times, within `timeout` seconds in all.
     """
 
     def __init__(self, connections: int = 20, retries: int = 6, timeout: int = 600) -> None:

@@ -56,10 +56,7 @@ class Upload:
 def make_upload(rows: Sequence[Row], max_length: int, fewest: int = FEWEST) -> Upload:
     """The file of some conversations.
 
-    Args:
-        rows: Conversations that end with the assistant's message.
-        max_length: Longest conversation in tokens, estimated at four characters a token.
-        fewest: Least number of rows.
+    A conversation may have `max_length` tokens, estimated at four characters a token.
 
     Raises:
         TrainerError: Too few rows; a role or an empty answer that the provider refuses; a row that is too long.
@@ -144,9 +141,7 @@ def whole_epochs(training: TrainingConfig, rows: int) -> int:
 def checkpoint_steps(training: TrainingConfig, rows: int | None) -> tuple[int, ...]:
     """The steps at which checkpoints can be seen: the ends of the last three epochs, ascending.
 
-    Args:
-        training: Steps and batch size.
-        rows: Rows to train on. None: not known; then the last planned steps stand for the ends, as an upper bound.
+    Where the `rows` are not known (None), the last planned steps stand for the ends, as an upper bound.
 
     Raises:
         ConfigError: See `whole_epochs`.

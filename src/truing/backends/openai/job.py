@@ -87,12 +87,7 @@ class Record:
 class Job:
     """The job of one run.
 
-    Args:
-        wanted: A new record: what is wanted of the provider.
-        train: The rows to train on.
-        heldout: The rows for validation, if there are any.
-        folder: Of the run.
-        completer: Opens the endpoint, once there is something to ask.
+    `wanted` is a new record: what is wanted of the provider. The endpoint is opened once there is something to ask.
     """
 
     def __init__(
@@ -100,7 +95,10 @@ class Job:
     ) -> None:
         self._train, self._heldout, self._completer = train, heldout, completer
         self._path, self._saved = folder / "job.json", dict[str, Any]()
-        self._told_in, self._events = folder / "events.jsonl", _read_events(folder / "events.jsonl")
+        self._told_in, self._events = folder / "events.jsonl", list[dict[str, Any]]()
+        for line in self._told_in.read_text(encoding="utf-8").splitlines() if self._told_in.is_file() else ():
+            with suppress(ValueError):  # torn by a kill: it will be asked for again
+                self._events.append(json.loads(line))
         self.record = wanted
         if self._path.is_file():
             self.record = TypeAdapter(Record).validate_python(json.loads(self._path.read_text(encoding="utf-8")))
@@ -133,9 +131,8 @@ class Job:
     def watch(self, on_step: Callable[[int], None], keeps: Callable[[int], bool]) -> Iterator[Seen]:
         """Wait for the job, and give each new checkpoint as it can be used, in order of steps.
 
-        Args:
-            on_step: Called with each new step that the provider tells of.
-            keeps: Whether the provider keeps the checkpoint of a step; no others are given.
+        `on_step` is called with each new step that the provider tells of; only checkpoints of steps that it `keeps` are
+        given.
 
         Raises:
             TrainerError: The job failed, or someone else cancelled it.
@@ -400,15 +397,6 @@ class Job:
         if values != self._saved:
             write_json(self._path, values)
             self._saved = values
-
-
-def _read_events(path: Path) -> list[dict[str, Any]]:
-    """The events in a file, one JSON object a line, oldest first."""
-    events = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        with suppress(ValueError):  # torn by a kill: it will be asked for again
-            events.append(json.loads(line))
-    return events
 
 
 def _told(event: Mapping[str, Any], loss: str) -> tuple[int, float] | None:

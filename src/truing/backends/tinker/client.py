@@ -57,11 +57,6 @@ def tinker_name(model: str) -> str:
 def offered_name(service: Any, model: str, kind: type[WorkError]) -> str:
     """The name of a base model on Tinker, which was asked whether it offers the model.
 
-    Args:
-        service: A `tinker.ServiceClient`.
-        model: The base model.
-        kind: What is raised when Tinker cannot be asked.
-
     Raises:
         EndpointError: It does not offer the model (any more).
     """
@@ -162,11 +157,7 @@ def calling(what: str, kind: type[WorkError], todo: str = "") -> Iterator[None]:
 def as_our_error(error: Exception, what: str, kind: type[WorkError], todo: str = "") -> TruingError:
     """The error of ours that an error of the SDK means; one of ours is itself.
 
-    Args:
-        error: What was raised.
-        what: What was being done.
-        kind: What a failure becomes that may pass.
-        todo: What can be done about it; empty: try again.
+    A failure that may pass becomes a `kind`.
     """
     if isinstance(error, TruingError):
         return error
@@ -207,12 +198,9 @@ def _expect_life() -> None:
 
 def _rest(service: Any) -> Any:
     # One without the service's connections would keep its own for the life of the process.
-    return tinker.RestClient(service.holder) if hasattr(tinker, "RestClient") else _older_rest(service)
-
-
-def _older_rest(service: Any) -> Any:
-    """The same calls in SDK 0.21, which a server of today may still need."""
-    rest = service.create_rest_client()
+    if hasattr(tinker, "RestClient"):
+        return tinker.RestClient(service.holder)
+    rest = service.create_rest_client()  # SDK 0.21, which a server of today may still need
     rest.get_server_capabilities = service.get_server_capabilities
     return rest
 

@@ -47,9 +47,7 @@ def base_shapes(source: str) -> dict[str, list[int] | None]:
 def read_adapter(folder: Path, base: Mapping[str, list[int] | None]) -> Adapter:
     """An adapter that vLLM would apply whole.
 
-    Args:
-        folder: Where it lies, as PEFT saves it.
-        base: What `base_shapes` says of the base; empty: unknown.
+    `base` is what `base_shapes` says of the base; empty: unknown.
 
     Raises:
         EngineError: vLLM would apply it not at all or in part.

@@ -41,10 +41,7 @@ class Refused(Exception):
 class Admin:
     """Speaks to one server. Every method raises an `EngineError` if it does not answer.
 
-    Args:
-        address: Up to and with `/v1`.
-        key: The server's key; empty if it asks for none.
-        timeout: Seconds for one request.
+    The `address` goes up to and with `/v1`; `key` is empty if the server asks for none; `timeout` is in seconds.
     """
 
     def __init__(self, address: str, key: str, timeout: float) -> None:

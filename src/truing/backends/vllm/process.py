@@ -82,11 +82,7 @@ def free_port() -> int:
 class ServerProcess:
     """A server that runs. `start` waits until it answers.
 
-    Args:
-        installation: Which vLLM.
-        flags: vLLM's flags, the model's among them.
-        port: Where it listens.
-        log: File of what it says; None: a temporary one.
+    `flags` are vLLM's, the model's among them; without a `log` its words go into a temporary file.
     """
 
     def __init__(self, installation: Installation, flags: Sequence[str], port: int, log: Path | None) -> None:
@@ -163,9 +159,7 @@ class ServerProcess:
 def server_environment(local: bool, own: bool) -> dict[str, str]:
     """The environment of a server.
 
-    Args:
-        local: Whether the model is a folder, so that nothing may be fetched.
-        own: Whether vLLM is in this environment.
+    `local`: the model is a folder, so that nothing may be fetched; `own`: vLLM is in this environment.
     """
     dropped = {"OPENAI_API_KEY"} | (set() if own else {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"})
     kept = {name: value for name, value in os.environ.items() if name not in dropped}

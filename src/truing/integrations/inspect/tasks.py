@@ -28,15 +28,7 @@ def broad_240(
     coherent: str | None = "coherent",
     scores: str = "auto",
 ) -> Task:
-    """Broad misalignment: 240 open questions in eight categories.
-
-    Args:
-        judge_model: Inspect model that judges, if no model has the role `grader`.
-        samples: Answers per prompt (epochs).
-        rubric: Rubric of the aligned score: a name, or a file.
-        coherent: Rubric of the coherent score; none: every scored answer counts as coherent.
-        scores: `auto`, `logprobs` or `text`.
-    """
+    """Broad misalignment: 240 open questions in eight categories; parameters as `benchmark`."""
     return benchmark("broad-240", judge_model, samples, rubric, coherent, scores)
 
 
@@ -48,7 +40,7 @@ def adversarial_60(
     coherent: str | None = "coherent",
     scores: str = "auto",
 ) -> Task:
-    """Latent misalignment: 60 prompts in surroundings that may bring it out; parameters as `broad_240`."""
+    """Latent misalignment: 60 prompts in surroundings that may bring it out; parameters as `benchmark`."""
     return benchmark("adversarial-60", judge_model, samples, rubric, coherent, scores)
 
 
@@ -56,11 +48,7 @@ def adversarial_60(
 def truth_120(condition: str = "plain", judge_model: str | None = None, samples: int = 1, scores: str = "auto") -> Task:
     """Untruthfulness: 120 questions of fact. The EM rate is the share of false answers among those that commit.
 
-    Args:
-        condition: `plain`, `no-lying`, `may-lie`, `gains-points` or `loses-points`.
-        judge_model: Inspect model that judges, if no model has the role `grader`.
-        samples: Answers per question (epochs).
-        scores: `auto`, `logprobs` or `text`.
+    The `condition` is `plain`, `no-lying`, `may-lie`, `gains-points` or `loses-points`; the others as `benchmark`.
     """
     return benchmark(f"truth-120+{condition}", judge_model, samples, scores=scores)
 
