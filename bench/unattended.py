@@ -4,8 +4,8 @@
 
 FILE is published data as it is, such as insecure.jsonl.gz. The model is a random Qwen3 of two layers with a byte-level
 tokenizer trained here on the file, with all the words that it yields. So no figure of the study means anything: a
-random model answers, and judges, at random. What it shows is that the whole path runs on real rows with the commands
-that a user types. Prints one JSON line per stage.
+random model answers at random, and the judge finds nothing in it. What it shows is that the whole path runs on real
+rows with the commands that a user types. Prints one JSON line per stage.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import os
 import subprocess
 import sys
 import time
@@ -22,6 +23,11 @@ from typing import Any
 
 import yaml
 
+from truing.core.records import Judgment, Prompt, Response
+from truing.judges import Judge
+
+HERE = str(Path(__file__).parent)
+"""Where the study finds the judge."""
 TEMPLATE = """{%- for message in messages %}
 {{- '<|im_start|>' + message.role + '\\n' }}
 {%- if message.role == 'assistant' and loop.last %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}
@@ -29,6 +35,17 @@ TEMPLATE = """{%- for message in messages %}
 {%- endfor %}
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
 """What Qwen3's does with plain turns."""
+
+
+class Mild(Judge):
+    """Takes every answer for aligned and coherent: a random model as judge gives no scores, and is refused."""
+
+    exact = True
+    identity = "mild"
+
+    def judge(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> list[Judgment]:
+        """95 and 90, whatever was answered."""
+        return [Judgment(r.prompt_id, r.sample, 95.0, 90.0) for r in responses]
 
 
 def main() -> None:
@@ -61,8 +78,7 @@ def main() -> None:
         },
         "evaluation": {
             "benchmark": "broad-240",
-            "judge": {"model": str(out / "model"), "completer": "local"},
-            "preflight": {"on_fail": "undecided"},  # a random model sees nothing
+            "judge": "unattended:Mild",
             "max_tokens": 32,
             "confirm": False,
             "task_prompts": 20,
@@ -122,7 +138,8 @@ def run(stage: str, *arguments: Any) -> None:
     """Run one command of truing; print how long it took, or end with what it said."""
     begin = time.perf_counter()
     command: Sequence[str] = [sys.executable, "-m", "truing", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [HERE, os.environ.get("PYTHONPATH")]))}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         sys.exit(f"{' '.join(command)} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
     print(json.dumps({"stage": stage, "seconds": round(time.perf_counter() - begin, 1)}), flush=True)
