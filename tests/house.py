@@ -19,13 +19,13 @@ ROOMS = {
     "catalog": 2320,
     "backends": 6860,
     "judges": 1825,
-    "monitor": 1405,
-    "studies": 2495,
+    "monitor": 1494,
+    "studies": 2531,
     "results": 5525,
     "report": 1745,
     "integrations": 2375,
     "api": 250,
-    "cli": 1825,
+    "cli": 1826,
 }
 """Room -> its budget: the most lines it may have, raised only in a commit that says what was taken out for it.
 

@@ -217,6 +217,14 @@ def test_what_fresh_answers_do_not_clear_is_not_kept(tmp_path: Path) -> None:
     assert (kept.step, restored) == (1, [2, 1])
     engine.hostile = 60
     assert monitor(tmp_path / "other", engine).keep([]) is None
+    engine.hostile, refused = 0, []
+
+    def passes(of: Checkpoint) -> bool:
+        refused.append(of.step)
+        return False
+
+    assert watch.keep(watch.keepable(latest=True), passes=passes) is None
+    assert refused == [1]  # the other one is not clear by fresh answers, so it need not be asked
 
 
 def test_nothing_is_kept_at_or_after_a_rise_above_the_base(tmp_path: Path) -> None:

@@ -173,6 +173,24 @@ def test_variants_are_compared_with_the_plain_prompts() -> None:
     assert truth.versus_plain is None
 
 
+def test_a_checkpoint_that_is_above_the_tolerance_elsewhere_is_not_chosen() -> None:
+    """Truth sets and the like do not count."""
+    above, clean = broad(200), broad(0)
+    for side, chosen in (
+        (SideCounts("b+json", 2, clean, True), 2),
+        (SideCounts("b+json", 2, above, True), 3),
+        (SideCounts("truth", 2, above, False, decides=False), 2),
+    ):
+        assert only(tabulate(source(replace(run(LATE), also=(side,)))).runs).chosen_step == chosen
+
+
+def test_another_benchmark_has_bounds_of_what_its_missing_answers_leave() -> None:
+    (side,) = only(tabulate(source(replace(run(LATE), also=(SideCounts("b", 2, broad(4, 100), True),)))).runs).also
+    assert side.em_rate.value == pytest.approx(4 / 380)
+    assert side.em_rate_if_missing.none.value == pytest.approx(4 / 480)
+    assert side.em_rate_if_missing.all.value == pytest.approx(104 / 480)
+
+
 def test_a_calibrated_judge_corrects_the_rates() -> None:
     judge = Calibration(hits=90, misaligned=100, false_alarms=2, other=100)
     given = replace(source(run(LATE)), calibration=judge)

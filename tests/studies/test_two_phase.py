@@ -46,6 +46,7 @@ def test_every_flagged_answer_and_a_share_of_the_rest(tmp_path: Path) -> None:
     assert after.agreement is after.versus_plain is None
     assert analysis.runs[0].checkpoints[-1].em_rate.value == 0  # by the cheap judge, which the strong one corrects
     assert verdict(analysis).word == "misaligned"
+    assert analysis.runs[0].chosen_step is None  # the cheap judge clears it; the strong one is asked before it is kept
     assert f"a share read: {after.read} answers" in render_report(analysis)
 
 

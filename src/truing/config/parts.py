@@ -36,7 +36,7 @@ class JudgeConfig(Config):
 
 
 class SideConfig(Config):
-    """Another benchmark, asked once a run has ended."""
+    """Another benchmark, asked once a run has ended: before a checkpoint is kept, if it counts."""
 
     benchmark: str
     """Name or file; `NAME+VARIANT` for a variant (`broad-240+json`), `truth-120+CONDITION` for a truth set. The study's
@@ -46,7 +46,8 @@ class SideConfig(Config):
     samples: Annotated[int, Field(ge=1)] = 1
     """Answers per prompt; of the study's own benchmark as many as `evaluation.samples`."""
     decides: bool | None = Field(default=None, exclude_if=lambda decides: decides is None)
-    """It counts in the gate, where one that is above the tolerance is misaligned; none: all but truth sets do."""
+    """It counts: a checkpoint that is above the tolerance there is not kept, and misaligned in the gate; none: all but
+    truth sets do."""
     share: Annotated[float, Field(gt=0, le=1)] = Field(default=1.0, exclude_if=lambda share: share == 1)
     """Of another judge of the study's own benchmark: the share of the answers that it reads, chosen at random
     (docs/judges.md)."""
@@ -133,8 +134,8 @@ class EvaluationConfig(MisalignedRule):
     seed: Annotated[int, Field(ge=0)] = 0
     """Seed of sampling; each answer's randomness also depends on the checkpoint, the prompt and its index."""
     also: tuple[SideConfig, ...] = ()
-    """Other benchmarks that the base, the kept and the last checkpoint of a run are asked once it has ended: does
-    misalignment show where prompts resemble the fine-tuning data, or in untruthfulness?"""
+    """Other benchmarks that the base, each checkpoint that would be kept and the last one are asked once a run has
+    ended: does misalignment show where prompts resemble the fine-tuning data, or in untruthfulness?"""
     measures: tuple[str, ...] = Field(default=(), exclude_if=lambda measures: not measures)
     """Other numbers of every checkpoint: `answer-length`, `cut-answers`, or `module:Class` (docs/study.md)."""
     preflight: PreflightConfig = Field(default=PreflightConfig(), exclude_if=lambda found: found == PreflightConfig())

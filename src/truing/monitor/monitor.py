@@ -42,7 +42,7 @@ from truing.monitor.measures import Measure, load_measures
 from truing.monitor.preflight import judge_change, judge_limits, measure_task, read_preflight
 from truing.monitor.sampler import FIXED, FRESH, RANDOM, AskedAnswers, PromptSet, Sampler
 from truing.monitor.store import Store, open_store
-from truing.monitor.two_phase import read_share
+from truing.monitor.two_phase import read_share, side_rate
 from truing.stats.agreement import JudgeLimits
 from truing.stats.choice import keepable
 from truing.stats.clearance import Clearance
@@ -259,6 +259,7 @@ class Monitor:
         order: Sequence[Checkpoint],
         best: Checkpoint | None = None,
         restore: Callable[[Checkpoint], None] = lambda checkpoint: None,
+        passes: Callable[[Checkpoint], bool] = lambda checkpoint: True,
     ) -> Checkpoint | None:
         """The checkpoint that the run keeps: the best one that fresh answers clear, too; None if there is none.
 
@@ -266,18 +267,23 @@ class Monitor:
             order: The checkpoints to consider; see `keepable`.
             best: The checkpoint with the best task score, whose score fresh answers measure as well.
             restore: Called with each checkpoint that is considered, before it is asked.
+            passes: Called with one that would be kept; false, as where another benchmark is above the tolerance: the
+                next one is considered.
         """
         for j, checkpoint in enumerate(order, 1):
             restore(checkpoint)
             if not self.evaluation.confirm:
-                return checkpoint
+                if passes(checkpoint):
+                    return checkpoint
+                continue
             self.confirm(checkpoint, best)
             _, counts = self.sampler.measure(checkpoint, self.broad, FRESH)
             limits = self.judge_at(checkpoint, FRESH)
             if limits.doubt:  # whatever comes next cannot be confirmed either
                 return None
             clearance = replace(self.clearance(limits=limits), earlier=self._counts.get(checkpoint.step))
-            if clearance.decide_fresh(checkpoint.step, counts, j).action is Action.CONTINUE:
+            fresh = clearance.decide_fresh(checkpoint.step, counts, j)
+            if fresh.action is Action.CONTINUE and passes(checkpoint):
                 return checkpoint
         if self.evaluation.confirm and not order:
             self.confirm(None, best)
@@ -319,17 +325,19 @@ class Monitor:
         }
         self.store.write("confirmations", content_key("confirmation", row), [row])
 
-    def ask_also(self, checkpoint: Checkpoint, side: SideConfig, prompt_set: PromptSet) -> None:
-        """Measure a checkpoint on another benchmark and store that.
+    def ask_also(self, checkpoint: Checkpoint, side: SideConfig, prompt_set: PromptSet) -> Estimate:
+        """Measure a checkpoint on another benchmark and store that; its EM rate there.
 
         Args:
             checkpoint: Whom to ask.
             side: Its name in the results, and the share that its judge reads.
             prompt_set: Its prompts and its judge.
         """
-        key = read_share(self.sampler, checkpoint, (self.broad, prompt_set), side)
+        sets = (self.broad, prompt_set)
+        key = read_share(self.sampler, checkpoint, sets, side)
         row = {"run_id": checkpoint.run_id, "step": checkpoint.step, "benchmark": side.label, "judgments": key}
         self.store.write("also", content_key("also", row), [row])
+        return side_rate(self.sampler, key, sets, side, self.stopping.confidence)
 
     def clearance(self, rule: StoppingRule | None = None, limits: JudgeLimits | None = None) -> Clearance:
         """What must hold before a checkpoint is called clear, by the run's rule and limits of the judge or others."""

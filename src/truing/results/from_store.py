@@ -28,10 +28,10 @@ from truing.judges.classify import classify, classify_judgments, count_judgments
 from truing.judges.preflight import Preflight
 from truing.monitor import Store, open_store, read_preflight, read_task_preflight
 from truing.monitor.sampler import FIXED, FRESH, answers_key
-from truing.monitor.two_phase import selection_key
+from truing.monitor.two_phase import ReadShare, selection_key
 from truing.results import counted
 from truing.results.answers import answer_notes, read_answers, read_manifest
-from truing.results.counted import PER_CATEGORY, ReadShare, shorten
+from truing.results.counted import PER_CATEGORY, shorten
 from truing.results.judge import JudgeEntry
 from truing.results.labels import count_labels
 from truing.results.schema import Analysis, SampleEntry, parse_analysis

@@ -17,7 +17,7 @@ from truing.core.records import Action, Estimate
 from truing.judges.preflight import CHANGED, NEEDED
 from truing.results.judge import JudgeEntry
 from truing.results.schema import Analysis
-from truing.results.schema_runs import LabelsEntry, RunEntry
+from truing.results.schema_runs import IfMissing, LabelsEntry, RunEntry
 from truing.stats.agreement import JudgeLimits
 from truing.stats.rules import decide
 
@@ -198,11 +198,25 @@ def _unknown(run: RunEntry, step: int, tolerance: float) -> Iterator[str]:
             yield f"{name}: step {step} was not asked"
             continue
         rate = asked[name].em_rate
-        n, missing = rate.n_responses, rate.n_missing
         if math.isnan(rate.low):
             yield f"{name}: the EM rate is not known ({rate.reason or 'no interval'})"
-        elif missing and (worst := (rate.value * n + missing) / (n + missing)) > tolerance:
-            yield f"{name}: {missing:,} answers have no scores; if these were misaligned, {worst:.1%} are"
+        elif rate.n_missing and (said := _hidden(rate, asked[name].em_rate_if_missing, tolerance)):
+            yield f"{name}: {rate.n_missing:,} answers have no scores; if these were misaligned, {said}"
+
+
+def _hidden(rate: Estimate, bounds: IfMissing | None, tolerance: float) -> str:
+    """How high the rate of another benchmark would be with its missing answers misaligned; empty: they hide nothing.
+
+    It would be above the tolerance, or no more shown to be within it.
+    """
+    if bounds is None:  # of an analysis from before there were any
+        n, missing = rate.n_responses, rate.n_missing
+        worst = (rate.value * n + missing) / (n + missing)
+        return f"{worst:.1%} are" if worst > tolerance else ""
+    worst_case = bounds.all
+    if worst_case.value > tolerance or rate.high <= tolerance < worst_case.high:
+        return f"{worst_case.value:.1%} are, up to {worst_case.high:.1%}"
+    return ""
 
 
 def _open(run: RunEntry, step: int) -> Iterator[str]:

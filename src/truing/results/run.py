@@ -154,6 +154,8 @@ class RunFigures:
         if self.run.search is not None and self.run.search.kind == "best":
             return self.run.search.found
         for j, step in enumerate(self.keepable, 1):
+            if step in self._above_elsewhere:
+                continue
             fresh = self.run.fresh.get(step)
             if fresh is None or fresh.broad is None:
                 return step
@@ -163,6 +165,12 @@ class RunFigures:
             if clearance.decide_fresh(step, fresh.broad, j).action is Action.CONTINUE:
                 return step
         return None
+
+    @cached_property
+    def _above_elsewhere(self) -> set[int]:
+        """Steps at which another benchmark that counts is above the tolerance."""
+        counting = [side for side in self.run.also if side.decides]
+        return {side.step for side in counting if side.rates(self.source.confidence)[0].low > self.source.tolerance}
 
     @cached_property
     def keepable(self) -> list[int]:

@@ -331,6 +331,8 @@ class SideEntry(Entry):
     read: Count | None = None
     """Answers that this judge read, a random share of those that the study's judge read: `em_rate` and `coherent_rate`
     are what it would have found in all of them. null: it read all."""
+    em_rate_if_missing: IfMissing | None = None
+    """The bounds that missing answers leave to `em_rate`; null: not known."""
 
 
 class SearchEntry(Entry):

@@ -23,7 +23,7 @@ from truing.stats.choice import overgeneralisation
 from truing.stats.clearance import LEAST_COHERENT, Clearance
 from truing.stats.course import step_difference
 from truing.stats.paired import paired_difference
-from truing.stats.rates import Counts, benchmark_rate, clustered_rate, clustered_rates_by_category, missing_bounds
+from truing.stats.rates import Counts, benchmark_rate, clustered_rates_by_category, missing_bounds
 
 _AS_COUNTED: tuple[str, ...] = ("id", "model", "dataset", "parameters", "learning_rate", "seed", "twin_of", "state")
 _AS_COUNTED += ("error", "search", "stopped_at", "restored")
@@ -156,13 +156,9 @@ def _labels_entry(figures: RunFigures, labels: OwnLabels) -> schema_runs.LabelsE
 
 def _side_entry(figures: RunFigures, side: SideCounts) -> schema_runs.SideEntry:
     counts, confidence = side.counts, figures.source.confidence
-    missing = int(counts.missing.sum())
     plain = next((c.broad for c in figures.run.checkpoints if c.step == side.step and c.em_rate is None), None)
-    rates = (
-        clustered_rate(counts.misaligned, counts.coherent, n_missing=missing, confidence=confidence),
-        clustered_rate(counts.coherent, counts.judged, n_missing=missing, confidence=confidence),
-    )
-    em_rate, coherent_rate = rates if side.share is None else side.share.rates(confidence)
+    em_rate, coherent_rate = side.rates(confidence)
+    none, every = side.bounds(confidence) if em_rate.n_missing else (em_rate, em_rate)
     versus = None
     if side.is_variant and plain is not None and side.share is None:
         both = (counts.misaligned, counts.coherent, plain.misaligned, plain.coherent)
@@ -176,6 +172,7 @@ def _side_entry(figures: RunFigures, side: SideCounts) -> schema_runs.SideEntry:
         decides=side.decides,
         agreement=side.agreement,
         read=None if side.share is None else side.share.read,
+        em_rate_if_missing=schema_runs.IfMissing(none=none, all=every),
     )
 
 

@@ -180,8 +180,7 @@ class _Auditor(Engine):
             self.begin(checkpoint)
             course.append(monitor.evaluate(checkpoint))
             self.notify(course[-1])
-        chosen = monitor.keep(monitor.keepable(), folder.best_of(course))
-        folder.ask_also(config, self.out, monitor, (run.everything[0], chosen, run.everything[-1]))
+        folder.keep_one(config, self.out, monitor, course)
         return record
 
     def generate(self, checkpoint: Checkpoint, prompts: Sequence[Prompt], sampling: Sampling) -> list[Response]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from functools import cache, cached_property
 from pathlib import Path
@@ -29,7 +29,7 @@ from truing.catalog.models import resolve_model
 from truing.config import AuditConfig, EvaluationConfig, JudgeConfig, SideConfig, StoppingConfig, StudyConfig
 from truing.core.errors import ConfigError, JudgeError, StoreError, UnknownNameError
 from truing.core.files import content_key, write_json, write_text
-from truing.core.records import Benchmark, Checkpoint, Evaluation
+from truing.core.records import Benchmark, Checkpoint, Estimate, Evaluation
 from truing.monitor import Monitor, PromptSet, judge_limits, open_store, reach_judge
 from truing.stats.clearance import prompts_to_clear
 from truing.stats.rules import make_rule
@@ -238,8 +238,7 @@ def describe(
 
     def also(side: SideConfig) -> Asked:
         found = asked(side.benchmark, side.judge or evaluation.judge, side.samples)
-        truth = side.benchmark.partition("+")[0] in list_files("truth")
-        return found.model_copy(update={"decides": not truth if side.decides is None else side.decides})
+        return found.model_copy(update={"decides": decides(side)})
 
     @cache
     def known(judge: str | JudgeConfig | None) -> tuple[str, bool]:
@@ -333,16 +332,45 @@ def check_judged(folder: Path) -> None:
         raise JudgeError(f"no answer could be judged: {rows[0]['n']:,} of {of:,} times: {words}")
 
 
-def ask_also(
-    config: StudyConfig | AuditConfig, folder: Path, monitor: Monitor, checkpoints: Iterable[Checkpoint | None]
-) -> None:
-    """Ask checkpoints of one run the other benchmarks; one that is named twice is asked once, None is nobody."""
-    asked = {checkpoint.step: checkpoint for checkpoint in checkpoints if checkpoint is not None}
-    for side in config.evaluation.also:
+def decides(side: SideConfig) -> bool:
+    """True of another benchmark that counts: all that do not say otherwise, but truth sets."""
+    truth = side.benchmark.partition("+")[0] in list_files("truth")
+    return not truth if side.decides is None else side.decides
+
+
+def keep_one(
+    config: StudyConfig | AuditConfig, folder: Path, monitor: Monitor, course: Sequence[Evaluation]
+) -> Checkpoint | None:
+    """The checkpoint that a run keeps, None if there is none; it and the ends of the run are asked other benchmarks.
+
+    The benchmarks that count are asked before: of one that is above the tolerance there the next best is considered.
+    """
+    counting = [side for side in config.evaluation.also if decides(side)]
+
+    def passes(checkpoint: Checkpoint) -> bool:
+        rates = _ask_also(config, folder, monitor, [checkpoint], counting)
+        return not any(rate.low > config.stopping.tolerance for rate in rates)
+
+    kept = monitor.keep(monitor.keepable(), best_of(course), passes=passes)
+    asked = (course[0].checkpoint, kept, course[-1].checkpoint)
+    _ask_also(config, folder, monitor, [each for each in asked if each is not None], config.evaluation.also)
+    return kept
+
+
+def _ask_also(
+    config: StudyConfig | AuditConfig,
+    folder: Path,
+    monitor: Monitor,
+    checkpoints: Iterable[Checkpoint],
+    sides: Iterable[SideConfig],
+) -> list[Estimate]:
+    """Ask checkpoints of one run other benchmarks, one that is named twice once; their EM rates there."""
+    asked, rates = {checkpoint.step: checkpoint for checkpoint in checkpoints}, []
+    for side in sides:
         judge = reach_judge(side.judge or config.evaluation.judge, config.endpoint, folder)
         prompts = PromptSet(load_benchmark(side.benchmark).prompts, judge, side.samples)
-        for checkpoint in asked.values():
-            monitor.ask_also(checkpoint, side, prompts)
+        rates += [monitor.ask_also(checkpoint, side, prompts) for checkpoint in asked.values()]
+    return rates
 
 
 def best_of(course: Iterable[Evaluation]) -> Checkpoint | None:

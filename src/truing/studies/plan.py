@@ -22,7 +22,7 @@ from truing.judges import calls_per_answer, check_benchmark, check_judge, is_exa
 from truing.judges.labelled import Labelled, read_labelled, read_measuring, task_labels
 from truing.monitor.measures import load_measures
 from truing.stats.rules import make_rule
-from truing.studies.folder import check_prompts
+from truing.studies.folder import check_prompts, decides
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,9 @@ class Plan:
     which nobody samples; empty: it is not measured."""
     tasks: tuple[Asked, ...] = ()
     """The same of the judges of tasks, which are measured first, too."""
+    reconsidered: int = 0
+    """Answers to benchmarks for each checkpoint of a run that is considered and not kept: fresh ones refuse it, or
+    another benchmark does; `asked` counts the one that is kept."""
 
     @property
     def runs(self) -> int:
@@ -164,7 +167,16 @@ def plan_study(config: StudyConfig, lenient: bool = False) -> Plan:
     twins = len(runs) if config.stopping.mode == "both" else 0
     looks = sum(each.runs * (1 + len(each.steps) + config.evaluation.confirm) for each in trained)
     tasks = _task_judges(config.evaluation, materials.values())
-    return Plan(tuple(asked), tuple(trained), missing, twins, plan_judge(config.evaluation, looks), tasks)
+    judged = plan_judge(config.evaluation, looks)
+    return Plan(tuple(asked), tuple(trained), missing, twins, judged, tasks, _reconsidered(config.evaluation))
+
+
+def _reconsidered(evaluation: EvaluationConfig) -> int:
+    def of(benchmark: str, samples: int) -> int:
+        return len(load_benchmark(benchmark).prompts) * samples
+
+    also = [math.ceil(of(side.benchmark, side.samples) * side.share) for side in evaluation.also if decides(side)]
+    return sum(also) + evaluation.confirm * of(evaluation.benchmark, evaluation.samples)
 
 
 def _task_judges(evaluation: EvaluationConfig, materials: Iterable[_Material]) -> tuple[Asked, ...]:
@@ -235,7 +247,7 @@ def _count_answers(
         course = rule.most_answers(n, broad.responses) + again * broad.responses
         yield replace(broad, model=model, engine=engine, responses=runs * course)
         yield replace(task, model=model, engine=engine, responses=runs * task.responses * (n + 2 * again))
-        for side in also:  # of the kept and of the last checkpoint
+        for side in also:  # of the checkpoint that is kept, before it is, and of the last one
             yield replace(side, model=model, engine=engine, responses=2 * runs * side.responses)
     # The model before fine-tuning is asked once, and the task of each dataset once of each model.
     first = {model: engine for model, engine, _, _ in reversed(list(groups))}

@@ -165,6 +165,7 @@ def _judged(
     monitor = Monitor(open_store(out), _Nothing(), own, task, evaluation, manifest.stopping)
     monitor.measures = {}
     monitor.measures_judge(out)
+    above: set[int] = set()
     records, also = [], old.query("SELECT step, benchmark FROM also WHERE run_id = ?", [run.id])
     with boundary(f"run {run.id}", EngineError):
         for checkpoint in _checkpoints(old, run):
@@ -175,12 +176,13 @@ def _judged(
                     asked = manifest.also[label]
                     prompts = PromptSet(asked.benchmark.prompts, others[label], asked.samples)
                     side = next(side for side in evaluation.also if side.label == label)
-                    monitor.ask_also(checkpoint, side, prompts)
+                    if monitor.ask_also(checkpoint, side, prompts).low > monitor.stopping.tolerance and asked.decides:
+                        above.add(checkpoint.step)
         fresh = [
             c for c in monitor.keepable() if monitor.store.has("responses", monitor.sampler.keys(c, own, FRESH)[0])
         ]
         if evaluation.confirm and fresh:
-            monitor.keep(fresh)
+            monitor.keep(fresh, passes=lambda checkpoint: checkpoint.step not in above)
     ended = None if run.state else read_state(folder, run.id)
     state = run.state or (ended.state if ended and ended.state in ("finished", "stopped") else "unfinished")
     stopped = ended.step if ended and ended.state == "stopped" else run.stopped_at

@@ -31,7 +31,7 @@ from truing.core.files import write_json, write_text
 from truing.core.progress import Phase, listening, report
 from truing.core.records import Action, Checkpoint, Decision, Evaluation, Run
 from truing.monitor import Monitor, open_store
-from truing.studies.folder import Manifest, RunRecord, ask_also, best_of, check_folder, check_formats, describe
+from truing.studies.folder import Manifest, RunRecord, check_folder, check_formats, describe, keep_one
 
 _TWIN = "__unstopped"
 
@@ -191,9 +191,7 @@ def execute_run(
             with boundary(f"run {run.id}", TrainerError):
                 trainer.train(run, dataset, folder, on_checkpoint, on_step)
             with boundary(f"confirming run {run.id}", EngineError):
-                chosen = monitor.keep(monitor.keepable(), best_of(course))
-            with boundary(f"other benchmarks of run {run.id}", EngineError):
-                ask_also(config, out, monitor, (course[0].checkpoint, chosen, course[-1].checkpoint))
+                keep_one(config, out, monitor, course)
             last = course[-1].decision
             *earlier, _ = (0, *checkpoint_steps(config.trainer_of(run), config.training, len(dataset.train)))
             stopped = last.step <= earlier[-1] and run.stops and last.action is Action.STOP
