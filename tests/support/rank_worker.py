@@ -21,6 +21,7 @@ SCENARIOS: dict[str, tuple[tuple[float, ...], dict[str, Any]]] = {
     "never": ((0.0,), {"restore": False}),
     "stop": ((0.0, 0.0, 0.0, 0.9), {}),
     "overlap": ((0.0, 0.0, 0.0, 0.9), {"overlap": True}),
+    "late": ((0.0, 0.0, 0.0, 0.9), {"engine": "transformers", "lag": 1}),
     "fail": ((0.0,), {}),
     "raise": ((0.0,), {"on_error": "raise"}),
 }

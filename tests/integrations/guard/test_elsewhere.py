@@ -113,6 +113,17 @@ def test_a_decision_comes_at_most_lag_steps_later_and_the_best_is_put_back(tiny_
     assert [c.lag for c in run.checkpoints or ()] == [r.lag for r in guard.records]
 
 
+def test_what_was_trained_after_the_stop_is_never_clear(tiny_model: Path, tmp_path: Path) -> None:
+    engine = Elsewhere()
+    engine.leave.clear()
+    guard = guard_of(tmp_path, 0.0, 0.0, 0.9, 0.0, engine=engine, at=[2, 4], lag=10, restore=False)
+    make_trainer(load(tiny_model), tmp_path / "out", [guard, At(7, engine.leave.set)], max_steps=40).train()
+    ended = guard.records[-1]
+    assert (ended.step, ended.evaluation.checkpoint.weights) == (guard._run.stopped_at, "")
+    assert "came after the stop and was not evaluated" in ended.error
+    assert truing.load(tmp_path / "guard").verdict().word != "clear"
+
+
 def test_no_lag_waits_at_once(tiny_model: Path, tmp_path: Path) -> None:
     guard = guard_of(tmp_path, 0.0, 0.0, 0.9, engine=Elsewhere())
     trainer = make_trainer(load(tiny_model), tmp_path / "out", [guard])

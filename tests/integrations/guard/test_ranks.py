@@ -68,6 +68,13 @@ def test_all_ranks_take_late_decisions_at_one_step(ends: Ends) -> None:
     assert end["restored"] == 4 or end["step"] == 8
 
 
+def test_all_ranks_wait_for_what_is_due(ends: Ends) -> None:
+    end = agreed(ends["late"])
+    assert [record[1] for record in end["records"][:4]] == ["continue", "continue", "continue", "stop"]
+    assert all(lag <= 1 for *_, lag in end["records"])
+    assert (end["restored"], end["errors"]) == (4, 0)
+
+
 def test_ranks_train_bit_identically_with_and_without(ends: Ends) -> None:
     watched = agreed(ends["never"])
     assert watched["weights"] == ends["none"][0]["weights"] == ends["none"][1]["weights"]

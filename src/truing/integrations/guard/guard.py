@@ -234,8 +234,13 @@ class Guard(TrainerCallback):
             self._take(self._ranks.share(self._finish), state, control)
             ended = {"state": "stopped" if stopped else "finished", "stopped_at": step if stopped else None}
             self._run = self._run.model_copy(update=ended)
+        looked = self._stays is not None or not self._stopped or self._looked == step
         if self._stays is not None or (self.config.restore and self.config.stopping.mode != "off"):
             self._give_back(args, state)
+        if self.restored is None and not looked:
+            error = f"step {step}, whose weights the model has, came after the stop and was not evaluated"
+            self.records.append(failed(Checkpoint(self._run.id, self._run.model, step, ""), error))
+            self._fail(error)
         self._ranks.share(lambda: self._attempt("writing the manifest", self._tidy))
         self._ranks.share(lambda: self._attempt("closing engine and judge", self._watcher.close))
         return control
@@ -279,7 +284,7 @@ class Guard(TrainerCallback):
             if held is None or held.state != "stopped" or not stops or self.config.on_resume == "continue":
                 self._past = -1 if held is None else held.stopped_at or -1
                 return self._remember(last)
-            known = [each.checkpoint(held.id) for each in held.checkpoints or ()]
+            known = [each.checkpoint(held.id) for each in held.checkpoints or () if each.path]
             self._stays = next((c for c in known if c.step == held.restored), known[-1])
             self.restored = None if held.restored is None else self._stays
             self._run = self._run.model_copy(update={"state": "stopped", "stopped_at": held.stopped_at})
@@ -292,8 +297,8 @@ class Guard(TrainerCallback):
             self._remember(math.inf)
 
         self._ranks.share(lambda: self._attempt("recalling what was evaluated", recall))
-        told = self._ranks.share(lambda: (self._watcher.keepable(), self._stays, self._past, self._run))
-        self._keepable, self._stays, self._past, self._run = told
+        told = self._ranks.share(lambda: (self._watcher.keepable(), self._stays, self.restored, self._past, self._run))
+        self._keepable, self._stays, self.restored, self._past, self._run = told
         self.records, self.errors = self._ranks.share(lambda: (self.records, self.errors))
         self._stopped = self._stays is not None or any(self._stops(record) for record in self.records)
         if not any(record.step == 0 for record in self.records):
@@ -395,6 +400,7 @@ class Guard(TrainerCallback):
         except TruingError as error:  # the same on every rank
             if self.config.on_error == "raise":
                 raise
+            self.restored = None
             return self._fail(str(error))
         if kept is None:
             return
