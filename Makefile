@@ -100,7 +100,7 @@ $(AXOLOTL)/.ready: $(READY)
 	$(BESIDE)
 	$(@D)/$(NO_DEPS) axolotl==0.19.0 transformers==5.16.1 peft==0.20.0 accelerate==1.13.0 trl==1.9.0 datasets==4.8.4 \
 	  huggingface_hub==1.17.0 tokenizers==0.23.1 dill==0.4.1 multiprocess==0.70.19 xxhash addict fire termcolor colorama \
-	  einops posthog schedulefree evaluate wandb triton numba llvmlite bitsandbytes kernels tyro typeguard fastcore \
+	  einops posthog schedulefree evaluate wandb triton numba llvmlite bitsandbytes kernels tyro typeguard fastcore pillow \
 	  axolotl-contribs-lgpl==0.0.7 axolotl-contribs-mit==0.0.6
 	touch $@
 

@@ -59,7 +59,8 @@ def train(model: Path, out: Path, scenario: str, adapter: bool, deepspeed: str |
     arguments: Any = make_trainer
     parts = load(model, adapter)
     keep, (rates, settings) = Keep(), SCENARIOS[scenario]
-    trainer = arguments(parts, out / f"out-{rank}", [keep], use_cpu=True, ddp_backend="gloo", max_steps=8, **more)
+    callbacks = [keep] if scenario in ("stop", "wait") else []
+    trainer = arguments(parts, out / f"out-{rank}", callbacks, use_cpu=True, ddp_backend="gloo", max_steps=8, **more)
     judge, engine = Script(*(rates if rank == "0" else (0.5,))), Elsewhere()
     judge.careless = False  # nothing isolates a thread's judge that draws from the global generators
     engine.dead = set(range(99)) if scenario == "dead" else set()

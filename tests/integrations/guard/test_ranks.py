@@ -30,7 +30,7 @@ def run_ranks(worker: str, out: Path, arguments: list[str], environment: dict[st
             ranks.append(subprocess.Popen(command, cwd=ROOT, env=own, stdout=said, stderr=said))
     try:
         for number, process in enumerate(ranks):
-            code = process.wait(timeout=300)
+            code = process.wait(timeout=600)
             assert code == 0, (out / f"rank-{number}.txt").read_text()[-3000:]
     finally:
         for process in ranks:
