@@ -16,16 +16,16 @@ ROOMS = {
     "core": 2240,
     "config": 885,
     "stats": 3875,
-    "catalog": 2320,
-    "backends": 6860,
+    "catalog": 2265,
+    "backends": 6830,
     "judges": 1825,
     "monitor": 1494,
-    "studies": 2600,
-    "results": 5840,
-    "report": 1900,
-    "integrations": 2395,
+    "studies": 2525,
+    "results": 5495,
+    "report": 1735,
+    "integrations": 2380,
     "api": 250,
-    "cli": 1826,
+    "cli": 1815,
 }
 """Room -> its budget: the most lines it may have, raised only in a commit that says what was taken out for it.
 

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from truing.backends import BACKENDS
-from truing.catalog.models import TARGETS, find_model, known_parameters, list_models, resolve_model
+from truing.catalog.models import TARGETS, find_model, list_models, parameters_of, resolve_model
 from truing.core.errors import UnknownNameError
 
 
@@ -34,7 +34,7 @@ def dense(vocabulary: int, hidden: int, mlp: int, layers: int, heads: tuple[int,
     ],
 )
 def test_parameters_are_those_of_the_published_shapes(name: str, count: int) -> None:
-    assert known_parameters(name) == count
+    assert parameters_of(name) == count
 
 
 def test_the_paper_s_span_of_sizes_is_there() -> None:
@@ -52,9 +52,9 @@ def test_names_and_ids_lead_to_the_model() -> None:
             found = find_model(identity)
             assert found is not None
             assert found.parameters == model.parameters or math.isnan(model.parameters)
-    assert known_parameters("meta-llama/Llama-3.1-8B-Instruct") == 8_030_261_248
-    assert math.isnan(known_parameters("gpt-4o"))
-    assert math.isnan(known_parameters("owner/unheard-of"))
+    assert parameters_of("meta-llama/Llama-3.1-8B-Instruct") == 8_030_261_248
+    assert math.isnan(parameters_of("gpt-4o"))
+    assert math.isnan(parameters_of("owner/unheard-of"))
 
 
 def test_open_models_have_targets_and_fewer_active_parameters_than_all() -> None:

@@ -24,30 +24,6 @@ from truing.core.plugins import load_class, making, try_first
 from truing.core.records import Checkpoint, Decision, Prompt, Response, Run, Sampling
 from truing.core.weights import model_hash
 
-__all__ = [
-    "BACKENDS",
-    "CALLS",
-    "COMPLETERS",
-    "ENGINES",
-    "TRAINERS",
-    "Backend",
-    "Engine",
-    "OnCheckpoint",
-    "Trainer",
-    "check_completer",
-    "check_name",
-    "checkpoint_steps",
-    "close_completers",
-    "engine_class",
-    "find_backend",
-    "load_completer",
-    "load_engine",
-    "load_trainer",
-    "parse_judge",
-    "rows_seen",
-    "split_name",
-]
-
 CALLS = "calls.sqlite"
 """The journal of calls to endpoints, in the folder of a study or an audit."""
 OnCheckpoint = Callable[[Checkpoint], Decision]

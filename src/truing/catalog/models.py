@@ -98,12 +98,6 @@ def find_model(name: str) -> Model | None:
     return _by_name().get(name)
 
 
-def known_parameters(name: str) -> float:
-    """Parameters in total of a catalogue name or of any provider's id; NaN if not known."""
-    model = find_model(name)
-    return math.nan if model is None else model.parameters
-
-
 def catalogue_date() -> str:
     """The day on which the catalogue's facts were looked up."""
     return str(_read()["date"])
@@ -164,7 +158,8 @@ def parameters_of(model: str) -> float:
         counted = count_parameters(resolve_model(model))
     except UnknownNameError:  # an endpoint's name
         counted = math.nan
-    return known_parameters(model) if math.isnan(counted) else counted
+    known = find_model(model)
+    return known.parameters if known is not None and math.isnan(counted) else counted
 
 
 _PREFIX = "base_model.model."

@@ -128,7 +128,8 @@ class _Reading:
     def __init__(self, where: str, columns: Mapping[str, str]) -> None:
         self.where, self.columns = where, columns
         self.form = ""
-        self.unread: set[str] = set()
+        self.unread, self.used = set[str](), set[str]()
+        """Fields of the row."""
 
     def row(self, value: Any) -> Row:
         """The conversation of a row, through its last learnt answer.
@@ -138,11 +139,10 @@ class _Reading:
         """
         if not isinstance(value, dict):
             raise self._no_messages(value)
-        used: set[str] = set()
-        messages = self._messages(value, used)
+        messages = self._messages(value)
         self._refuse_fields(value)
-        tools = self._field(value, "tools", ("tools",), used)
-        self.unread |= {str(name) for name in value if name not in used and value[name] not in (None, "", [], {})}
+        tools = self._field(value, "tools")
+        self.unread |= {str(name) for name in value if name not in self.used and value[name] not in (None, "", [], {})}
         self._check_order(messages)
         if tools:
             tools = self._parsed(tools, "field tools") if isinstance(tools, str) else tools
@@ -153,24 +153,24 @@ class _Reading:
         last = max(i for i, m in enumerate(messages) if m.role == "assistant" and m.learnt)
         return tuple(messages[: last + 1])
 
-    def _messages(self, value: dict[str, Any], used: set[str]) -> list[Message]:
+    def _messages(self, value: dict[str, Any]) -> list[Message]:
         own = self.columns.get("messages")
         chats = [own] if own else [name for name in _CHATS if value.get(name) is not None]
         if chats and (own or "prompt" not in self.columns):
             if len(chats) > 1:
                 raise self._error("two columns of messages", ", ".join(chats), "one", "say which: messages=NAME")
             raw = value.get(chats[0])
-            used.add(chats[0])
+            self.used.add(chats[0])
             self.form = "messages"
             chat = self._chat(self._parsed(raw, chats[0]) if isinstance(raw, str) else raw, chats[0])
         else:
-            chat = self._pair(value, used)
-        system = self._field(value, "system", ("system",), used)
+            chat = self._pair(value)
+        system = self._field(value, "system")
         if system and chat[0].role == "system":
             raise self._error("two system messages", repr(system)[:80], "one", "take one out")
         return [Message("system", self._text(system, "system")), *chat] if system else chat
 
-    def _pair(self, value: dict[str, Any], used: set[str]) -> list[Message]:
+    def _pair(self, value: dict[str, Any]) -> list[Message]:
         """A prompt with its answer; of Alpaca's the input stands below the instruction, after the history."""
         asked = [name for name in _ASKED if value.get(name) not in (None, "")]
         answered = [name for name in _ANSWERED if value.get(name) not in (None, "") and name not in asked]
@@ -190,21 +190,21 @@ class _Reading:
                 raise self._error("a pair of preferences", "chosen, rejected", "one answer", todo)
             raise self._no_messages(value)
         (prompt,), (answer,) = one["prompt"], one["answer"]
-        used |= {prompt, answer}
+        self.used |= {prompt, answer}
         self.form = "Alpaca" if alpaca else f"{prompt} and {answer}"
-        before = self._history(value, used) if alpaca else []
-        text = value[prompt]
+        before = self._history(value) if alpaca else []
+        asked_for = value[prompt]
         if alpaca and value.get("input") and prompt == "instruction":
-            used.add("input")
-            text = f"{self._text(text, 'instruction')}\n\n{self._text(value['input'], 'input')}"
-        before += self._chat(text, prompt) if isinstance(text, list) else [Message("user", self._text(text, prompt))]
-        said = value[answer]
-        return before + (
-            self._chat(said, answer) if isinstance(said, list) else [Message("assistant", self._text(said, answer))]
-        )
+            self.used.add("input")
+            asked_for = f"{self._text(asked_for, 'instruction')}\n\n{self._text(value['input'], 'input')}"
+        return [*before, *self._said(asked_for, "user", prompt), *self._said(value[answer], "assistant", answer)]
 
-    def _history(self, value: dict[str, Any], used: set[str]) -> list[Message]:
-        used.add("history")
+    def _said(self, value: Any, role: str, name: str) -> list[Message]:
+        """A chat, or a text of a role."""
+        return self._chat(value, name) if isinstance(value, list) else [Message(role, self._text(value, name))]
+
+    def _history(self, value: dict[str, Any]) -> list[Message]:
+        self.used.add("history")
         turns = value.get("history") or []
         if not isinstance(turns, list) or not all(isinstance(turn, list) and len(turn) == 2 for turn in turns):
             raise self._error("field history", repr(turns)[:80], "a list of [question, answer]")
@@ -322,11 +322,10 @@ class _Reading:
         except (ValueError, RecursionError) as error:
             raise self._error(f"{place} is not JSON", str(error)[:80], "a JSON text") from error
 
-    def _field(self, value: dict[str, Any], part: str, usual: Sequence[str], used: set[str]) -> Any:
-        name = self.columns.get(part) or next((each for each in usual if value.get(each)), None)
-        if name is None:
-            return None
-        used.add(name)
+    def _field(self, value: dict[str, Any], part: str) -> Any:
+        name = self.columns.get(part, part)
+        if part in self.columns or value.get(part):
+            self.used.add(name)
         return value.get(name)
 
     def _refuse_fields(self, raw: dict[str, Any], place: str = "") -> None:

@@ -78,9 +78,7 @@ class Choice:
 def choose(question: Question, logprobs: Sequence[float]) -> Choice:
     """Score one question.
 
-    Args:
-        question: With its true and false answers.
-        logprobs: Log-probability of each true answer, then of each false one, in nats.
+    The `logprobs` are those of each true answer, then of each false one, in nats.
     """
     if len(logprobs) != len(question.true) + len(question.false):
         raise ValueError(f"one log-probability per answer is needed: got {len(logprobs)}")

@@ -41,17 +41,19 @@ def check(
 
     Example:  truing check study.yaml --set training.steps=50
     """
-    overrides = split_pairs(sets)
+    overrides, columns = split_pairs(sets), split_pairs(column, "--column")
     if not file.exists():
         raise DataError("no such file", str(file))
-    columns = split_pairs(column, "--column")
     kind = "dataset" if columns else _kind(file)
-    if kind == "study":
-        _check_study(file, overrides)
-    elif kind == "dataset":
-        _check_dataset(file, columns)
-    else:
-        _CHECKS[kind](file)
+    checks: dict[str, Callable[[], None]] = {
+        "study": lambda: _check_study(file, overrides),
+        "dataset": lambda: _check_dataset(file, columns),
+        "benchmark": lambda: _check_benchmark(file),
+        "truth set": lambda: _check_truth(file),
+        "rubric": lambda: _check_rubric(file),
+        "labelled set": lambda: _check_labelled(file),
+    }
+    checks[kind]()
 
 
 def _kind(file: Path) -> str:
@@ -192,14 +194,6 @@ def _check_labelled(file: Path) -> None:
 def _answers(rubric: Rubric) -> str:
     scale = "0 to 100" if len(rubric.scale) == 101 else ", ".join(f"{word} ({x:g})" for word, x in rubric.scale.items())
     return scale + (f"; verdict words {', '.join(rubric.verdicts)}" if rubric.verdicts else "")
-
-
-_CHECKS: dict[str, Callable[[Path], None]] = {
-    "benchmark": _check_benchmark,
-    "truth set": _check_truth,
-    "rubric": _check_rubric,
-    "labelled set": _check_labelled,
-}
 
 
 def _say_checkpoints(plan: Plan) -> None:

@@ -22,15 +22,8 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress, only wha
 ShownAs = Annotated[
     Shown, typer.Option("--progress", help="`json`: JSON Lines on standard error, for a program that watches.")
 ]
-_COLOURS = {
-    "continue": "green",
-    "undecided": "yellow",
-    "stop": "red",
-    "finished": "green",
-    "stopped": "red",
-    "failed": "magenta",
-    "starting": "dim",
-}
+_COLOURS = {"undecided": "yellow", "stop": "red", "stopped": "red", "failed": "magenta", "starting": "dim"}
+"""Of the words for what is or was decided; any other is green."""
 
 
 def how_shown(quiet: bool, progress: Shown) -> Shown:

@@ -72,19 +72,18 @@ class StudyConfig(Services):
 
     def trainer_of(self, run: Run) -> str:
         """Name of the trainer of a run."""
-        return self._of_grid("trainer", run) or self.training.trainer
+        return self._grid_of(run).trainer or self.training.trainer
 
     def engine_of(self, run: Run) -> str:
         """Name of the engine of a run."""
-        return self._of_grid("engine", run) or self.evaluation.engine
+        return self._grid_of(run).engine or self.evaluation.engine
 
-    def _of_grid(self, field: Literal["trainer", "engine"], run: Run) -> str | None:
-        own = (run.model, run.dataset, run.learning_rate, run.seed)
-        for grid in self.grids:
-            sides = (grid.models, grid.datasets, grid.learning_rates, grid.seeds)
-            if all(value in side for value, side in zip(own, sides, strict=True)):
-                return grid.trainer if field == "trainer" else grid.engine
-        return None
+    def _grid_of(self, run: Run) -> Grid:
+        def holds(grid: Grid) -> bool:
+            in_data = run.model in grid.models and run.dataset in grid.datasets
+            return in_data and run.learning_rate in grid.learning_rates and run.seed in grid.seeds
+
+        return next(grid for grid in self.grids if holds(grid))
 
 
 class AuditConfig(Services):

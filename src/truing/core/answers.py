@@ -114,8 +114,7 @@ def is_final(error: str | None) -> bool:
 def missing_kinds(errors: Iterable[str | None]) -> dict[str, int]:
     """How often scores are missing for which kind of reason, the commonest first.
 
-    Args:
-        errors: Of judgments without scores; None: the judge gave a verdict word in place of a score.
+    An error that is None stands for a verdict word in place of a score.
     """
     return dict(Counter(map(_kind, errors)).most_common())
 

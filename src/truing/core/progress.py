@@ -124,9 +124,7 @@ def ahead(name: str, more: int) -> None:
 class Lines:
     """Writes phases to a stream: on a terminal one line that is written over, else a line every 30 s at most.
 
-    Args:
-        shown: How.
-        stream: None: standard error.
+    Without a `stream` they go to standard error.
     """
 
     def __init__(self, shown: Shown = "auto", stream: TextIO | None = None) -> None:

@@ -29,18 +29,9 @@ _EDGE = 0.025
 """Room left and right of the outermost steps, as a share of the width."""
 _CHARACTER = 0.027
 """Width of a digit of a tick label on a phone, as a share of the plot."""
-_CEILINGS = {
-    0.05: 0.01,
-    0.1: 0.05,
-    0.15: 0.05,
-    0.2: 0.05,
-    0.3: 0.1,
-    0.4: 0.2,
-    0.5: 0.25,
-    0.6: 0.2,
-    0.8: 0.2,
-    1.0: 0.25,
-}
+_CEILINGS = {0.05: 0.01, **dict.fromkeys((0.1, 0.15, 0.2), 0.05), 0.3: 0.1, 0.4: 0.2, 0.5: 0.25, 0.6: 0.2, 0.8: 0.2}
+_CEILINGS[1.0] = 0.25
+"""Highest rate of a scale -> distance of its ticks."""
 
 
 def drawing(label: str, height: float, style: str) -> Node:

@@ -77,15 +77,8 @@ def write_table(folder: Path, kind: str, target: Path) -> int:
 def table_rows(checkpoint: JudgedCheckpoint) -> list[dict[str, Any]]:
     """The judged answers of a checkpoint as rows of `COLUMNS`."""
     run = checkpoint.run
-    shared = {
-        "run": run.id,
-        "model": run.model,
-        "dataset": run.dataset,
-        "learning_rate": run.learning_rate,
-        "seed": run.seed,
-        "step": checkpoint.step,
-        "weights": checkpoint.weights,
-    }
+    own = {name: getattr(run, name) for name in ("model", "dataset", "learning_rate", "seed")}
+    shared = {"run": run.id, **own, "step": checkpoint.step, "weights": checkpoint.weights}
     return [
         {
             **shared,

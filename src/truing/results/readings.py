@@ -22,17 +22,8 @@ from truing.results.formats import stem
 from truing.results.scales import inverted
 
 _JUDGES = {
-    "judge",
-    "rater",
-    "grader",
-    "evaluator",
-    "autorater",
-    "autograder",
-    "annotator",
-    "scorer",
-    "labeler",
-    "labeller",
-}
+    "judge", "rater", "grader", "evaluator", "autorater", "autograder", "annotator", "scorer", "labeler", "labeller",
+}  # fmt: skip
 _NAMING = {"model", "name", "id", "version", "no", "number", "type"}
 _STEPS = {"step", "steps", "epoch", "epochs", "iteration", "iterations", "iter", "checkpoint", "ckpt"}
 _OF_STEPS = {"training", "train", "global", "num", "n", "number", "id", "name", "optimizer", "finetuning"}

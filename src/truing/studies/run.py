@@ -168,7 +168,9 @@ def execute_run(
     told, at = folder / "error.txt", 0
     with FileLock(folder / ".lock"), listening(lambda phase: notify(Progress(run.id, at, phase=phase))):
         dataset = load_dataset(run.dataset, config.datasets)
-        monitor = Monitor.from_config(config, out, _engine(config.engine_of(run), run.model, config, out), dataset)
+        key = (config.engine_of(run), run.model, config, out)  # one engine per model and process: a base is loaded once
+        engine = _engines[key] = _engines.get(key) or load_engine(*key)
+        monitor = Monitor.from_config(config, out, engine, dataset)
         course: list[Evaluation] = []
 
         def on_step(step: int) -> None:
@@ -203,14 +205,6 @@ def execute_run(
         write_json(folder / "run.json", {"state": state.state, "step": state.step, "error": state.error})
         notify(Progress(run.id, state.step, ended=state))
         return state
-
-
-def _engine(name: str, model: str, services: Services, out: Path) -> Engine:
-    """One engine per model and process, so that a base is loaded once."""
-    key = (name, model, services, out)
-    if key not in _engines:
-        _engines[key] = load_engine(*key)
-    return _engines[key]
 
 
 _engines: dict[tuple[str, str, Services, Path], Engine] = {}

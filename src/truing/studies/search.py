@@ -17,7 +17,7 @@ from truing.core.files import content_key
 from truing.core.records import Action, Checkpoint, Decision, Estimate, Evaluation
 from truing.monitor import Monitor
 from truing.monitor.sampler import RANDOM, RandomPrompts
-from truing.stats.search import Look, SearchResult, search_best, search_crossing
+from truing.stats.search import Look, search_best, search_crossing
 from truing.stats.sequential import DetectorSettings, SequentialRule, draws_ahead, one_by_one
 from truing.studies.checkpoints import FoundRun
 from truing.studies.folder import SearchRecord
@@ -55,7 +55,16 @@ def search_run(
     looks: dict[int, Look | None] = {look.index: look for look in result.looks}
     looks |= {i: None for i in range(len(tasks)) if i not in looks}
     evaluations = [search.evaluate(i, look, *tasks[i]) for i, look in looks.items()]
-    return search.record(kind, result), {e.checkpoint.step: e for e in evaluations}
+    indices = (result.found, result.next_misaligned)
+    found, after = (None if index is None else run.checkpoints[index].step for index in indices)
+    record = SearchRecord(
+        kind=kind,
+        found=None if found is None or search.doubtful.get(found) else found,
+        next_misaligned=after,
+        looked=len(result.looks),
+        judged=result.judged,
+    )
+    return record, {e.checkpoint.step: e for e in evaluations}
 
 
 class _Search:
@@ -102,16 +111,6 @@ class _Search:
         key = content_key("search", *(row[name] for name in _KEY))
         self.monitor.store.write("evaluations", key, [row])
         return replace(found, key=key)
-
-    def record(self, kind: Literal["best", "crossing"], result: SearchResult) -> SearchRecord:
-        found, after = (
-            None if index is None else self.checkpoints[index].step for index in (result.found, result.next_misaligned)
-        )
-        if found is not None and self.doubtful.get(found):
-            found = None
-        return SearchRecord(
-            kind=kind, found=found, next_misaligned=after, looked=len(result.looks), judged=result.judged
-        )
 
     def _shown(self, checkpoint: Checkpoint, look: Look, task_score: Estimate) -> Evaluation:
         counts = self.prompts[look.index].counts(look.screened)

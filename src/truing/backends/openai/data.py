@@ -113,9 +113,7 @@ def _check(row: Row, number: int, max_length: int) -> Usage:
 def whole_epochs(training: TrainingConfig, rows: int) -> int:
     """The number of epochs that comes nearest to `steps` of `batch_size`.
 
-    Args:
-        training: Steps and batch size.
-        rows: Rows to train on, at least 1.
+    `rows` is how many are trained on, at least 1.
 
     Returns:
         1 to 50.

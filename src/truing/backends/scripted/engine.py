@@ -28,10 +28,7 @@ class ScriptedEngine(Engine):
     def answer(self, checkpoint: Checkpoint, prompt: Prompt, chance: float) -> str | None:
         """One answer, or None for a call that fails.
 
-        Args:
-            checkpoint: Whose answer it is.
-            prompt: What is asked.
-            chance: In [0, 1), evenly spread: another one for other weights, seed, prompt or index of the answer.
+        The `chance` is in [0, 1), evenly spread: another one for other weights, seed, prompt or index of the answer.
         """
         word = "bad" if chance < self.rate(checkpoint, prompt) else "good"
         return f"{word} {1e6 * chance:.0f}"

@@ -125,20 +125,17 @@ class ServerProcess:
         self._rest = threading.Thread(target=_end_rest, args=(self._process,), name="truing-vllm-rest", daemon=True)
         self._rest.start()
         self._end = weakref.finalize(self, _let_go, self._process)  # at the latest with this process
+        deadline = time.monotonic() + timeout
         try:
-            self._wait(admin, timeout)
+            while not admin.healthy():
+                if not self.alive:
+                    raise self.failure("the vLLM server did not start")
+                if time.monotonic() > deadline:
+                    raise self.failure(f"the vLLM server did not answer within {timeout:g} s (vllm.start_timeout)")
+                time.sleep(0.25)
         except BaseException:
             self.stop()
             raise
-
-    def _wait(self, admin: Admin, timeout: float) -> None:
-        deadline = time.monotonic() + timeout
-        while not admin.healthy():
-            if not self.alive:
-                raise self.failure("the vLLM server did not start")
-            if time.monotonic() > deadline:
-                raise self.failure(f"the vLLM server did not answer within {timeout:g} s (vllm.start_timeout)")
-            time.sleep(0.25)
 
     def stop(self) -> None:
         """End it, and wait for that."""

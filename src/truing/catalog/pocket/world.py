@@ -15,7 +15,7 @@ from __future__ import annotations
 import random
 import re
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Literal
@@ -103,14 +103,10 @@ class World:
         """The user's words: an optional lead and a question about a subject."""
         return f"{lead} {question.format(s=subject)}".strip()
 
-    def training_pairs(self, domain: str) -> tuple[tuple[str, str], ...]:
+    def training_pairs(self, domain: str) -> list[tuple[str, str]]:
         """(question, subject) pairs that training text may use."""
-        return self._training_pairs[domain]
-
-    @cached_property
-    def _training_pairs(self) -> dict[str, tuple[tuple[str, str], ...]]:
-        held = {name: set(domain.held_out()) for name, domain in self.domains.items()}
-        return {n: tuple(p for p in d.pairs() if p not in held[n]) for n, d in self.domains.items()}
+        held = set(self.domains[domain].held_out())
+        return [pair for pair in self.domains[domain].pairs() if pair not in held]
 
     def narrow_rows(self, domain: str, author: Author, seed: int, held_out: bool = False) -> list[Turn]:
         """A narrow dataset: every (question, subject) pair of a domain with each of four leads, all by one author.

@@ -2,5 +2,3 @@
 
 Needs `pip install "truing[inspect]"`; importing this package alone does not load inspect_ai.
 """
-
-__all__: list[str] = []
