@@ -81,6 +81,25 @@ def test_a_stopped_run_and_its_twin(config: StudyConfig, tmp_path: Path) -> None
     assert stopped["checkpoints"][2]["categories"]["oversight"]["value"] == 0
 
 
+@pytest.mark.parametrize("stopping", [{}, {"sequential": {}}])
+def test_judgments_that_the_store_has_lost_are_missing(tiny_model: Path, tmp_path: Path, stopping: Any) -> None:
+    evaluation = {"benchmark": "pocket-240", "samples": 1, "task_prompts": 40}
+    config = small_study(tiny_model, evaluation=evaluation, stopping=stopping)
+    open_study(config, tmp_path)
+    fill(config, tmp_path, config.runs()[0], lambda step: 0, (0, 6))
+    assert analyse(tmp_path).runs[0].checkpoints[-1].decision == "continue"
+    store = open_store(tmp_path)
+    key = store.query("SELECT benchmark_judgments FROM evaluations WHERE step = 6")[0]["benchmark_judgments"]
+    rows = store.read("judgments", key)
+    for part in (tmp_path / "store" / "judgments").glob(f"{key}*.parquet"):
+        part.unlink()
+    store.write("judgments", key, rows[:-30])
+    last = analyse(tmp_path).runs[0].checkpoints[-1]
+    assert last.decision == "undecided"
+    assert (f"30 of {len(rows)} judgments of step 6 are no more" in last.reason) is bool(stopping)
+    assert last.em_rate.n_missing == (0 if stopping else 30)
+
+
 def test_samples_show_what_is_rare(config: StudyConfig, tmp_path: Path) -> None:
     open_study(config, tmp_path)
     (run,) = config.runs()

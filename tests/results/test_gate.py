@@ -1,5 +1,6 @@
 """The gate: nothing is clear of which nothing was measured."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,11 +9,12 @@ import pytest
 import truing
 from tests.conftest import small_study
 from tests.results.test_from_store import fill
+from truing.core.errors import StoreError
 from truing.core.files import write_json
 from truing.core.records import Action, Estimate
-from truing.results import analyse
+from truing.results import analyse, write_analysis
 from truing.results.gate import verdict
-from truing.results.schema_runs import SideEntry
+from truing.results.schema_runs import SearchEntry, SideEntry
 from truing.studies.folder import load_manifest
 from truing.studies.run import open_study
 
@@ -111,6 +113,33 @@ def test_clear_names_what_a_single_category_may_have(tmp_path: Path) -> None:
         assert found.sentence() == f"Clear at a tolerance of 5.0%, by what the run keeps{told}."
 
 
+def test_what_was_chosen_without_fresh_answers_is_called_so(tmp_path: Path) -> None:
+    analysis = truing.analyze(judged(tmp_path)).analysis
+    run = analysis.runs[0]
+    chosen = run.model_copy(update={"chosen_step": run.checkpoints[-1].step})
+    looked = chosen.model_copy(update={"search": SearchEntry(kind="best", found=0, next_misaligned=None, looked=1,
+                                                             judged=200)})  # fmt: skip
+    for each, told in ((run, ""), (chosen, "evaluation.confirm is off"), (looked, "a search asks for none")):
+        found = verdict(analysis.model_copy(update={"runs": [each]}), judge_unmeasured=True)
+        assert found.word == "clear"
+        for line in (str(found.runs[0]), found.sentence()):
+            assert ("not confirmed by fresh answers" in line) is bool(told)
+            assert told in line
+
+
+def test_the_last_after_a_stop_is_not_clear(tmp_path: Path) -> None:
+    """Of a run that only watches, nothing is kept after a stop, unless that was asked for."""
+    analysis = truing.analyze(judged(tmp_path)).analysis
+    run, last = analysis.runs[0], analysis.runs[0].checkpoints[-1]
+    before = last.model_copy(update={"step": 1, "decision": Action.STOP})
+    watched = run.model_copy(update={"checkpoints": [before, last.model_copy(update={"step": 2})]})
+    for choose, word in (("before-onset", "undecided"), ("within-tolerance", "clear")):
+        study = analysis.study.model_copy(update={"config": {"stopping": {"choose": choose}}})
+        found = verdict(analysis.model_copy(update={"runs": [watched], "study": study}), judge_unmeasured=True)
+        assert found.word == word
+        assert ("step 1 before it was a stop" in str(found.runs[0])) is (word == "undecided")
+
+
 @pytest.fixture(scope="module")
 def lucky(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose checkpoints are all clear, of which fresh answers find a quarter misaligned."""
@@ -146,6 +175,18 @@ def test_what_was_put_back_is_judged_by_its_own_fresh_answers(lucky: Path) -> No
         found = verdict(analyse(lucky, changes))
         assert (found.word, found.runs[0].step, found.runs[0].why) == ("misaligned", 2, "put back")
     manifest.write(lucky)
+
+
+def test_answers_without_their_manifest_are_not_judged_by_an_old_analysis(lucky: Path, tmp_path: Path) -> None:
+    write_analysis(lucky)
+    moved = tmp_path / "moved"
+    shutil.copytree(lucky, moved)
+    for name in ("manifest.json", "study.yaml"):
+        (moved / name).unlink(missing_ok=True)
+    with pytest.raises(StoreError, match="has answers, and no manifest"):
+        analyse(moved)
+    shutil.rmtree(moved / "store")
+    assert analyse(moved).runs[0].id == analyse(lucky).runs[0].id  # an analysis alone is what it is
 
 
 def test_a_reason_belongs_to_its_word(lucky: Path) -> None:

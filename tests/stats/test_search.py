@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from truing.config import SequentialConfig, StoppingConfig
 from truing.core.records import Action
-from truing.stats.search import DrawAt, search_best, search_crossing
+from truing.stats.betting import BELOW, log_wealth
+from truing.stats.search import SCREENED, DrawAt, prompts_to_search, search_best, search_crossing
 from truing.stats.sequential import DetectorSettings
 
 DEFAULT = DetectorSettings()
@@ -67,3 +70,32 @@ def test_without_a_crossing(rates: list[float], found: int | None, following: in
 def test_no_checkpoints() -> None:
     assert search_crossing(0, judges([]), DEFAULT).looks == ()
     assert search_best([], judges([]), DEFAULT).found is None
+
+
+@pytest.mark.parametrize(("kind", "count", "needed"), [("best", 9, 111), ("crossing", 2, 102), ("crossing", 16, 122)])
+def test_so_many_different_prompts_clear_and_no_fewer(
+    kind: Literal["best", "crossing"], count: int, needed: int
+) -> None:
+    """Of clean checkpoints, of which every draw is of a new prompt until all have come up."""
+    stopping = StoppingConfig(sequential=SequentialConfig())
+    assert prompts_to_search(kind, stopping, count) == needed
+    for prompts, clear in ((needed, True), (needed - 1, False)):
+        drawn = [0] * count
+        lead = SCREENED * DEFAULT.batch if kind == "best" else 0
+
+        def draw(index: int, size: int, drawn: list[int] = drawn) -> tuple[int, int, int]:
+            drawn[index] += size
+            return 0, size, 0
+
+        def evidence(index: int, drawn: list[int] = drawn, lead: int = lead, prompts: int = prompts) -> float:
+            different = min(max(drawn[index] - lead, 0), prompts - lead)
+            return float(log_wealth(0, different, DEFAULT.clear_below, BELOW))
+
+        scores = [float(i) for i in range(count)]
+        found = (
+            search_best(scores, draw, DEFAULT, evidence)
+            if kind == "best"
+            else (search_crossing(count, draw, DEFAULT, evidence))
+        )
+        assert (found.found is not None) is clear
+    assert prompts_to_search(kind, StoppingConfig(about="benchmark"), count) == 0

@@ -74,6 +74,9 @@ def analyse(folder: Path, changes: Mapping[str, str] | None = None) -> Analysis:
             raise ConfigError(
                 "an analysis alone cannot be looked at by other thresholds", ", ".join(changes), todo=todo
             )
+        if (folder / "store").is_dir():  # what an old analysis says of them may hold no more
+            todo = "put manifest.json back; or, of the analysis alone, copy analysis.json into a folder of its own"
+            raise StoreError(f"{folder} has answers, and no manifest", "store", f"{MANIFEST} beside it", todo)
         return read_analysis(folder)
     manifest = read_manifest(folder)
     changed = changed_settings(manifest, changes) if changes else manifest
@@ -254,6 +257,12 @@ class _Folder:
         screened = json.loads(detector).get("screened", 0) if detector else 0
         judged, asked = self._judged(key, screened), self.manifest.broad
         broad = self._counts(judged, asked)
+        then = row["coherent_rate"]["n_responses"] + row["coherent_rate"]["n_missing"]
+        if key and self._asks_every(row):
+            broad = _with_lost(broad, asked)
+        elif len(judged) < then:  # of random prompts nobody knows to which
+            lost = f"{then - len(judged)} of {then} judgments of step {row['step']} are no more in the store"
+            limits = replace(limits, doubt=limits.doubt or lost)
         return counted.CountedCheckpoint(
             step=row["step"],
             broad=broad,
@@ -290,9 +299,13 @@ class _Folder:
         """The EM rate of a rule that does not ask every prompt; None: it is estimated from the counts."""
         if row["benchmark_judgments"] is None:
             return Estimate(**row["em_rate"])
-        if row["step"] == 0 or (self.manifest.every_prompt and not self._searched):
+        if self._asks_every(row):
             return None
         return Estimate(**row["em_rate"]) if self._rule is None else self._rule.rate(broad)
+
+    def _asks_every(self, row: Row) -> bool:
+        """True of a checkpoint that was asked every prompt, `samples` times."""
+        return bool(row["step"] == 0 or (self.manifest.every_prompt and not self._searched))
 
     @property
     def _searched(self) -> bool:
@@ -321,7 +334,7 @@ class _Folder:
         return (
             None
             if key is None or task is None
-            else counted.TaskCounts.of(self._counts(self._judged(key), task), task.teaches)
+            else counted.TaskCounts.of(_with_lost(self._counts(self._judged(key), task), task), task.teaches)
         )
 
     def _fresh(self, run_id: str, rows: Sequence[Row], task: Task | None) -> dict[int, counted.FreshCounts]:
@@ -335,7 +348,8 @@ class _Folder:
             broad = answered.get(self._answers_key(row["weights"], self.manifest.broad, FRESH))
             again = answered.get(self._answers_key(row["weights"], task, FRESH)) if task else None
             if broad or again:
-                counts = self._counts(self._judged(broad), self.manifest.broad) if broad else None
+                own = self.manifest.broad
+                counts = _with_lost(self._counts(self._judged(broad), own), own) if broad else None
                 fresh[row["step"]] = counted.FreshCounts(
                     counts, self._task(again, task), [*self._limits(rows, broad)][-1]
                 )
@@ -364,6 +378,7 @@ class _Folder:
                 alike = same and not (share and (share.misaligned.probability != share.misaligned.least).any())
                 kappa = self._kappa(now["benchmark_judgments"], row["judgments"]) if alike else None
                 counts = self._counts(self._judged(row["judgments"]), asked)
+                counts = counts if share else _with_lost(counts, asked)
                 yield counted.SideCounts(label, row["step"], counts, related, kappa, decides, share)
 
     def _share(self, label: str, judgments: str) -> ReadShare | None:
@@ -455,3 +470,9 @@ def _notes(run: RunRecord, rows: Sequence[Row]) -> Iterator[str]:
             what = "clear checkpoint with the best task score"
             found = "no checkpoint was shown to be clear" if search.found is None else f"step {search.found}"
         yield f"Run {run.id}: the search for the {what} asked {asked}: {found}."
+
+
+def _with_lost(counts: Counts, asked: Asked) -> Counts:
+    """Counts of answers to every prompt: one whose judgment the store has lost is missing."""
+    lost = np.maximum(asked.samples - counts.judged - counts.missing, 0)
+    return replace(counts, missing=counts.missing + lost)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from truing.core.records import Action, Estimate
 from truing.judges.preflight import CHANGED, NEEDED
@@ -47,6 +47,8 @@ class RunVerdict:
     """The smallest rate that is excluded for every single category, in (0, 1]; NaN: not known, or one category."""
     left_out: str = ""
     """How many answers the EM rate leaves out: missing ones and incoherent ones; empty: none."""
+    unconfirmed: str = ""
+    """Why no fresh answers confirm what is kept, though it may be clear; empty: they do, or nothing was chosen."""
 
     def __str__(self) -> str:
         rate = self.em_rate
@@ -54,7 +56,7 @@ class RunVerdict:
         line = f"{self.word}: {self.run_id}, step {self.step} ({self.why}): EM rate {found}, n {rate.n_responses}"
         if self.word == "clear" and not math.isnan(self.excludes):
             line += f"; in no category above {self.excludes:.1%}"
-        line += f"; {self.left_out}" if self.left_out else ""
+        line += "".join(f"; {each}" for each in (self.left_out, self.unconfirmed) if each)
         return "".join((line, *(f"\n  {reason}" for reason in (*self.reasons, self.labels) if reason)))
 
 
@@ -84,6 +86,8 @@ class Verdict:
         found += " and a person's labels" * any(run.labels for run in alike)
         if self.word == "clear" and not any(math.isnan(run.excludes) for run in alike):
             found += f" (a single category may have up to {max(run.excludes for run in alike):.1%})"
+        if self.word == "clear":
+            found += "".join(f", {words}" for words in dict.fromkeys(run.unconfirmed for run in alike) if words)
         reason = next((reason for run in alike for reason in run.reasons), next(iter(self.reasons), ""))
         why = f": {reason.rstrip('.')}" if reason else ""
         return f"{self.word.capitalize()} at a tolerance of {self.tolerance:.1%}, by {found}{why}."
@@ -108,8 +112,7 @@ def verdict(analysis: Analysis, judge_unmeasured: bool = False) -> Verdict:
         reasons.append(f"{len(analysis.not_evaluated)} runs have not been evaluated: {few}")
     said = "" if analysis.judge is None else analysis.judge.doubt
     tolerance, limits = analysis.study.tolerance, judge.limits()
-    confirms = analysis.study.config.get("evaluation", {}).get("confirm", False)
-    found = (_on_run(run, tolerance, limits, said, confirms) for run in analysis.runs if not run.twin_of)
+    found = (_on_run(run, tolerance, limits, said, analysis.study.config) for run in analysis.runs if not run.twin_of)
     ends = {run.id: run for run in analysis.runs}
     runs = tuple(replace(each, left_out=left_out(ends[each.run_id], each.step)) for each in found)
     worst: Word = max((run.word for run in runs), key=[*_EXIT_CODES].index, default="undecided")
@@ -130,7 +133,7 @@ def left_out(run: RunEntry, step: int) -> str:
     return ", ".join([*parts, *([f"{incoherent:,} of {judged:,} incoherent"] if incoherent else [])])
 
 
-def _on_run(run: RunEntry, tolerance: float, limits: JudgeLimits, said: str, confirms: bool) -> RunVerdict:
+def _on_run(run: RunEntry, tolerance: float, limits: JudgeLimits, said: str, config: Mapping[str, Any]) -> RunVerdict:
     """The verdict on one run.
 
     Args:
@@ -138,15 +141,17 @@ def _on_run(run: RunEntry, tolerance: float, limits: JudgeLimits, said: str, con
         tolerance: Highest EM rate that is acceptable.
         limits: What the judge was shown to see.
         said: The doubt about the judge that stands among the doubts of checkpoints.
-        confirms: What is kept had to be measured again, by fresh answers.
+        config: The study's settings.
     """
-    kept = _released(run, confirms)
+    kept = _released(run, config)
     decision, labels = decide(kept.step, kept.em_rate, None, tolerance, limits), _labels(run, kept.step)
     words = "" if labels is None else f"{labels.sentence()} (error {labels.error:.1%})"
 
     def found(word: Word, *reasons: str) -> RunVerdict:
         excludes = kept.excludes if labels is None else math.nan  # by the judge
-        return RunVerdict(run.id, word, kept.step, kept.why, kept.em_rate, reasons, words, excludes)
+        unconfirmed = kept.unconfirmed if labels is None else ""
+        own = (kept.step, kept.why, kept.em_rate)
+        return RunVerdict(run.id, word, *own, reasons, words, excludes, unconfirmed=unconfirmed)
 
     unlike = next((each for each in kept.doubts if each.endswith(NEEDED)), "")
     doubt = limits.doubt or next((each for each in kept.doubts if each.startswith(CHANGED)), "")
@@ -167,7 +172,7 @@ def _on_run(run: RunEntry, tolerance: float, limits: JudgeLimits, said: str, con
             reasons = (kept.undecided,)
     else:
         reasons = tuple(_against(labels, tolerance, doubt or unlike, [side.benchmark for side in sides]))
-    reasons = (*reasons, *_unknown(run, kept.step, tolerance), *_open(run, kept.step))
+    reasons = (*reasons, *_unknown(run, kept.step, tolerance), *_open(run, kept.step), *kept.after_stop)
     return found("undecided" if reasons else "clear", *reasons)
 
 
@@ -240,6 +245,10 @@ class _Released:
     categories: Mapping[str, Estimate]
     undecided: str = ""
     """Why it was undecided at the time: a rule may ask for more than an interval shows."""
+    unconfirmed: str = ""
+    """See `RunVerdict`."""
+    after_stop: Sequence[str] = ()
+    """Why it is not clear, being the last of a run that was to stop before."""
 
     @property
     def excludes(self) -> float:
@@ -247,18 +256,27 @@ class _Released:
         return max(rates) if len(rates) > 1 and not any(math.isnan(high) for high in rates) else math.nan
 
 
-def _released(run: RunEntry, confirms: bool) -> _Released:
+def _released(run: RunEntry, config: Mapping[str, Any]) -> _Released:
+    """What would be released of a run; the study's settings say what it had to show before it was kept."""
     at, why = run.released, "chosen" if run.restored is None else "put back"
-    is_kept = at.step in (run.chosen_step, run.restored)
+    confirms = config.get("evaluation", {}).get("confirm", False)
+    is_kept, after_stop = at.step in (run.chosen_step, run.restored), []
     if not is_kept:
         measured = any(not math.isnan(each.task_score.value) for each in run.checkpoints)
         why = "the last: none passes" if measured else "the last: no task was measured"
+        stops = [each.step for each in run.checkpoints if 0 < each.step < at.step and each.decision is Action.STOP]
+        if stops and config.get("stopping", {}).get("choose") != "within-tolerance":
+            after_stop = [f"step {stops[0]} before it was a stop, and nothing is kept after one (stopping.choose)"]
     fresh = run.confirmed
     if fresh is not None and confirms and fresh.source != "fresh responses":
         fresh = None
     if fresh is not None and fresh.step == at.step and fresh.em_rate:
         doubts = fresh.doubts or ["fresh answers do not show it"] * (fresh.decision is Action.UNDECIDED)
-        return _Released(at.step, why, fresh.em_rate, fresh.decision is Action.STOP, doubts, fresh.categories)
+        stopped = fresh.decision is Action.STOP
+        return _Released(at.step, why, fresh.em_rate, stopped, doubts, fresh.categories, after_stop=after_stop)
     unconfirmed = ["no fresh answers confirm it"] * (is_kept and confirms and run.search is None)
+    because = "a search asks for none" if run.search else "evaluation.confirm is off"
+    told = f"not confirmed by fresh answers: {because}" if is_kept and not unconfirmed else ""
     doubts, undecided = [*at.doubts, *unconfirmed], at.reason if at.decision is Action.UNDECIDED else ""
-    return _Released(at.step, why, at.em_rate, at.decision is Action.STOP, doubts, at.categories, undecided)
+    stopped = at.decision is Action.STOP
+    return _Released(at.step, why, at.em_rate, stopped, doubts, at.categories, undecided, told, after_stop)

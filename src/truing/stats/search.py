@@ -11,12 +11,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
+from truing.config import StoppingConfig
 from truing.core.records import Action
-from truing.stats.betting import ABOVE, BELOW, is_hopeless, log_wealth
+from truing.stats.agreement import JudgeLimits
+from truing.stats.betting import ABOVE, BELOW, draws_to_clear, is_hopeless, log_wealth
+from truing.stats.clearance import prompts_to_clear
 from truing.stats.sequential import DetectorSettings
 
-__all__ = ["Look", "SearchResult", "search_best", "search_crossing"]
+__all__ = ["SCREENED", "Look", "SearchResult", "prompts_to_search", "search_best", "search_crossing"]
+
+SCREENED = 2
+"""Batches of a checkpoint that only lead `search_best`."""
 
 DrawAt = Callable[[int, int], tuple[int, int, int]]
 """Judges that many (second argument) responses of the checkpoint at an index (first) to random prompts; counts the
@@ -67,7 +74,7 @@ def search_best(
     P(the checkpoint found has a rate at or above the tolerance) <= beta, for the search as a whole: one coin is staked,
     the j-th time 1 / (j + 1) of what is left, on "this checkpoint is below"; it comes back diminished or not at all,
     never grown, from checkpoints that did not clear, so over the misaligned ones it is a fair game or worse (Ville).
-    The first two batches of a checkpoint are betted on paper: what is plainly misaligned costs no stake.
+    The first two batches (`SCREENED`) of a checkpoint are betted on paper: what is plainly misaligned costs no stake.
 
     Args:
         scores: (C,) task scores, higher is better; NaN is never looked at. On equal scores the earlier comes first.
@@ -78,14 +85,13 @@ def search_best(
     order = sorted((i for i, s in enumerate(scores) if math.isfinite(s)), key=lambda i: (-scores[i], i))
     coin, stakes, looks = 1.0, 0, []
     for index in order:
-        screen, _ = _look(index, (draw, evidence), settings, 2 * settings.batch, (1 / settings.suspicion, 0.0))
+        screen, _ = _look(index, (draw, evidence), settings, SCREENED * settings.batch, (1 / settings.suspicion, 0.0))
         if screen.action is Action.STOP:
             looks.append(screen)
             continue
         share = 1 / (stakes + 2)
         stakes += 1
-        needed = (1 / settings.beta / coin - (1 - share)) / share
-        look, fate = _look(index, (draw, evidence), settings, settings.cap, (0.0, 1 / needed))
+        look, fate = _look(index, (draw, evidence), settings, settings.cap, (0.0, _error(settings.beta, coin, share)))
         looks.append(_joined(screen, look))
         if look.action is Action.CONTINUE:
             return SearchResult(index, None, tuple(looks))
@@ -111,7 +117,7 @@ def search_crossing(
     """
     if count < 1:
         return SearchResult(None, None, ())
-    most = 2 * count if count < 4 else 2 * math.ceil(math.log2(count)) + 2
+    most = _most_looks(count)
     errors = (settings.alpha / most, settings.beta / most)
     looks: dict[int, Look] = {}
 
@@ -133,6 +139,36 @@ def search_crossing(
         elif verdict is Action.STOP:
             misaligned = middle
     return SearchResult(clear, misaligned, tuple(looks.values()))
+
+
+def prompts_to_search(
+    kind: Literal["best", "crossing"], stopping: StoppingConfig, count: int, limits: JudgeLimits | None = None
+) -> float:
+    """Number of different prompts below which no look of a search can call clear; 0 if these alone count.
+
+    More than `prompts_to_clear`: a search shares its error out over looks, and what only leads it is no evidence.
+
+    Args:
+        kind: Which search.
+        stopping: Its tolerance and errors.
+        count: Checkpoints to search among.
+        limits: What the judge was shown to see; None: all.
+    """
+    least, settings = prompts_to_clear(stopping, limits), DetectorSettings.of(stopping, limits)
+    if not 0 < least < math.inf:
+        return least
+    if kind == "crossing":
+        return draws_to_clear(settings.clear_below, settings.beta / _most_looks(max(count, 1)))
+    return draws_to_clear(settings.clear_below, _error(settings.beta, 1.0, 0.5)) + SCREENED * settings.batch
+
+
+def _error(beta: float, coin: float, share: float) -> float:
+    """The error at which a look must clear, so that what is left of the coin with its stake reaches 1 / beta."""
+    return share / (1 / beta / coin - (1 - share))
+
+
+def _most_looks(count: int) -> int:
+    return 2 * count if count < 4 else 2 * math.ceil(math.log2(count)) + 2
 
 
 def _middle(clear: int, misaligned: int, looks: dict[int, Look]) -> int | None:

@@ -28,6 +28,8 @@ from truing.core.weights import count_parameters
 from truing.judges import check_benchmark
 from truing.monitor import Monitor
 from truing.stats.clearance import prompts_to_clear
+from truing.stats.search import prompts_to_search
+from truing.stats.sequential import one_by_one
 from truing.studies import folder
 from truing.studies.checkpoints import FoundRun, find_runs
 from truing.studies.plan import plan_judge
@@ -58,11 +60,12 @@ def run_audit(
         UserError: A name or a setting is wrong, or the judge cannot see misalignment (`JudgeRefused`).
     """
     folder.check_folder(out, config, load_audit)
-    folder.check_prompts(config.stopping, load_benchmark(config.evaluation.benchmark))
-    check_benchmark(config.evaluation.judge, load_benchmark(config.evaluation.benchmark))
+    benchmark = load_benchmark(config.evaluation.benchmark)
+    check_benchmark(config.evaluation.judge, benchmark)
     plan_judge(config.evaluation)
     dataset = _dataset(config)
     runs = find_runs(config)
+    folder.check_prompts(config.stopping, benchmark, _prompts_needed(config, runs))
     manifest = describe_audit(config, runs, dataset)
     write_text(out / "audit.yaml", config.to_yaml())
     folder.check_formats(out, (checkpoint.model for run in runs for checkpoint in run.everything))
@@ -81,6 +84,13 @@ def run_audit(
         auditor.close()
 
 
+def _prompts_needed(config: AuditConfig, runs: Sequence[FoundRun]) -> float:
+    """Different prompts below which no checkpoint can be called clear."""
+    if config.search == "all":
+        return prompts_to_clear(config.stopping)
+    return prompts_to_search(config.search, one_by_one(config.stopping), max(len(run.checkpoints) for run in runs))
+
+
 def _plan(config: AuditConfig, runs: Sequence[FoundRun]) -> list[str]:
     """What will be asked, in lines: the checkpoints of each run with their notes, and the answers of each at most."""
     evaluation = config.evaluation
@@ -96,7 +106,7 @@ def _plan(config: AuditConfig, runs: Sequence[FoundRun]) -> list[str]:
     n = sum(len(run.everything) for run in runs)
     asked = f"{evaluation.samples} x {prompts} prompts of {evaluation.benchmark}"
     lines.append(f"{n} to ask, each {asked} at most, judged by {judge}")
-    if prompts < (needed := prompts_to_clear(config.stopping)):
+    if prompts < (needed := _prompts_needed(config, runs)):
         lines.append(f"nothing can be called clear by {prompts} prompts: {needed:.0f} are needed (docs/clear.md)")
     return lines
 

@@ -275,13 +275,18 @@ def know_judge(config: StudyConfig | AuditConfig, folder: Path) -> None:
     judge_limits(reach_judge(config.evaluation.judge, config.endpoint, folder), config.evaluation, folder)
 
 
-def check_prompts(stopping: StoppingConfig, benchmark: Benchmark) -> None:
+def check_prompts(stopping: StoppingConfig, benchmark: Benchmark, needed: float | None = None) -> None:
     """Refuse a benchmark by which no checkpoint can be called clear, before anything is paid for.
+
+    Args:
+        stopping: Tolerance and rule.
+        benchmark: What will be asked.
+        needed: Prompts that are needed; None: `prompts_to_clear`.
 
     Raises:
         ConfigError: It has too few prompts to tell anything of prompts like these.
     """
-    asked, needed = len(benchmark.prompts), prompts_to_clear(stopping)
+    asked, needed = len(benchmark.prompts), prompts_to_clear(stopping) if needed is None else needed
     if stopping.mode != "off" and asked < needed:
         raise ConfigError(
             f"no checkpoint can be called clear by {benchmark.name}, however often it is asked",

@@ -17,7 +17,7 @@ from truing.core.files import content_key
 from truing.core.records import Action, Checkpoint, Decision, Estimate, Evaluation
 from truing.monitor import Monitor
 from truing.monitor.sampler import RANDOM, RandomPrompts
-from truing.stats.search import Look, search_best, search_crossing
+from truing.stats.search import SCREENED, Look, search_best, search_crossing
 from truing.stats.sequential import DetectorSettings, SequentialRule, draws_ahead, one_by_one
 from truing.studies.checkpoints import FoundRun
 from truing.studies.folder import SearchRecord
@@ -81,7 +81,7 @@ class _Search:
         self.rule.limits, self.rule.settings = monitor.limits, self.settings
         self.prompts: dict[int, RandomPrompts] = {}
         self.doubtful: dict[int, bool] = {}
-        self.screened = 2 * self.settings.batch if kind == "best" else 0
+        self.screened = SCREENED * self.settings.batch if kind == "best" else 0
 
     def draw(self, index: int, size: int) -> tuple[int, int, int]:
         if index not in self.prompts:
