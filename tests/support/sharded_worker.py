@@ -1,6 +1,7 @@
-"""One rank of guarded trainings whose weights are spread: `python -m tests.support.sharded_worker MODEL OUT [ZERO]`.
+"""One rank of guarded trainings with spread weights: `python -m tests.support.sharded_worker MODEL OUT [ZERO|URL]`.
 
-By FSDP2, or by DeepSpeed's ZeRO-3 where a file of its settings is named. Writes OUT/SCENARIO-RANK.json.
+By FSDP2, or by DeepSpeed's ZeRO-3 where a file of its settings is named; a URL is that of a vLLM server, which samples.
+Writes OUT/SCENARIO-RANK.json.
 """
 
 from __future__ import annotations
@@ -52,20 +53,22 @@ def alike(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(tensor, b[name].to(tensor.dtype)) for name, tensor in a.items())
 
 
-def train(model: Path, out: Path, scenario: str, adapter: bool, deepspeed: str | None) -> None:
+def train(model: Path, out: Path, scenario: str, adapter: bool, more: str) -> None:
     """Train, and write down what this rank has."""
+    deepspeed, server = (more, "") if more.endswith(".json") else ("", more)
     rank, name = os.environ["RANK"], f"{scenario}-{'adapter' if adapter else 'full'}"
-    more: dict[str, Any] = {"deepspeed": deepspeed} if deepspeed else {}
+    zero: dict[str, Any] = {"deepspeed": deepspeed} if deepspeed else {}
     arguments: Any = make_trainer
     parts = load(model, adapter)
     keep, (rates, settings) = Keep(), SCENARIOS[scenario]
     callbacks = [keep] if scenario in ("stop", "wait") else []
-    trainer = arguments(parts, out / f"out-{rank}", callbacks, use_cpu=True, ddp_backend="gloo", max_steps=8, **more)
+    trainer = arguments(parts, out / f"out-{rank}", callbacks, use_cpu=True, ddp_backend="gloo", max_steps=8, **zero)
     judge, engine = Script(*(rates if rank == "0" else (0.5,))), Elsewhere()
     judge.careless = False  # nothing isolates a thread's judge that draws from the global generators
     engine.dead = set(range(99)) if scenario == "dead" else set()
     own = engine if deepspeed or scenario == "dead" else "transformers"
     given = {"judge": judge, "at": 2, "engine": own, **SMALL, **settings}
+    given |= {"engine": "vllm", "vllm": {"base_url": server, "max_loras": 3}} if server else {}
     error, guard = "", truing.Guard(out / name, **given)
     if rates:
         guard.watch(trainer)
@@ -94,6 +97,7 @@ def train(model: Path, out: Path, scenario: str, adapter: bool, deepspeed: str |
 
 if __name__ == "__main__":
     fsdp_on_cpu.allow()
-    for scenario in SCENARIOS:
-        for adapter in (True, False):
-            train(Path(sys.argv[1]), Path(sys.argv[2]), scenario, adapter, next(iter(sys.argv[3:]), None))
+    place, more = (Path(sys.argv[1]), Path(sys.argv[2])), next(iter(sys.argv[3:]), "")
+    for scenario in ("stop",) if more.startswith("http") else SCENARIOS:
+        for adapter in (True,) if more.startswith("http") else (True, False):
+            train(*place, scenario, adapter, more)

@@ -80,9 +80,23 @@ def test_beside_load_best_model_at_end_it_is_said_which_weights_the_model_has(
     else:
         assert guard.restored is None
         assert f"has the weights of {state.best_model_checkpoint} by load_best_model_at_end" in caplog.text
-        held = load_file(Path(state.best_model_checkpoint) / "adapter_model.safetensors")
-        now = get_peft_model_state_dict(trainer.model)
-        assert all(torch.equal(tensor, now[name]) for name, tensor in held.items())
+        assert_has(trainer.model, state.best_model_checkpoint)
+
+
+def test_where_fresh_answers_clear_nothing_the_model_has_the_trainer_s_choice(tiny_model: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(load(tiny_model), tmp_path / "out", **EVERY, load_best_model_at_end=True)
+    guard = guard_of(tmp_path, 0.0, 0.0, 0.0, 0.9, at=3, confirm=True)
+    guard.watch(trainer)
+    trainer.train()
+    assert (guard.restored, guard.errors) == (None, [])
+    assert guard.best is not None
+    assert_has(trainer.model, str(trainer.state.best_model_checkpoint))
+
+
+def assert_has(model: Any, folder: str) -> None:
+    """The model has the weights that lie there."""
+    held, now = load_file(Path(folder) / "adapter_model.safetensors"), get_peft_model_state_dict(model)
+    assert all(torch.equal(tensor, now[name]) for name, tensor in held.items())
 
 
 @pytest.mark.parametrize("extra", [3, 8])

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 
 import truing
 from tests.integrations.guard.test_elsewhere import At
+from tests.integrations.guard.test_ranks import FSDP, agreed, run_ranks
 from tests.support.engine_models import save_organism
 from tests.support.guarded import SMALL, Keep, Script, load, make_trainer, same, weights_of
 from tests.support.vllm_environment import PYTHON, needs_vllm
@@ -65,6 +67,14 @@ def test_adapters_are_served_elsewhere_and_the_best_is_put_back(
     served = {e.checkpoint.weights for e in guard.evaluations}
     assert len(served) == len(guard.records)
     assert {f"truing-{weights}" for weights in served} & elsewhere.admin.models().keys()
+
+
+def test_adapters_of_a_sharded_model_are_served(model: Path, elsewhere: StartedServer, tmp_path: Path) -> None:
+    ends = run_ranks("sharded_worker", tmp_path, [str(model), str(tmp_path), elsewhere.address], FSDP, sys.executable)
+    end = agreed(ends["stop-adapter"])
+    assert (end["errors"], end["error"], end["restored"]) == ([], "", 4)
+    assert (end["as_kept"], end["as_saved"]) == (True, True)
+    assert end["records"][3][:2] == [6, "stop"]
 
 
 def test_a_server_that_is_killed_is_told_and_training_goes_on(
