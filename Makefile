@@ -63,9 +63,9 @@ $(VENV)/.references: $(READY)
 	$(BIN)/pip install -qq --disable-pip-version-check --no-deps --no-build-isolation confseq==0.0.11
 	touch $@
 
-# TRL's trainers, in which the guard is tested.
+# TRL's trainers, in which the guard is tested, and Ray.
 $(VENV)/.trl: $(READY)
-	$(BIN)/pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[hf,trl]'
+	$(BIN)/pip install -qq --disable-pip-version-check --constraint constraints.txt --editable '.[hf,trl,ray]'
 	touch $@
 
 # A real open server: vLLM's CPU build pins older libraries, so it has an environment of its own (3.5 GB).

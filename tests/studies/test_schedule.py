@@ -13,9 +13,10 @@ import pytest
 
 from tests.conftest import small_study
 from truing.config import StudyConfig
+from truing.core.errors import ConfigError
 from truing.monitor import open_store
 from truing.studies.run import owed_runs
-from truing.studies.schedule import run_study
+from truing.studies.schedule import Place, run_study
 
 
 def two_runs(model: Path, steps: int = 6) -> StudyConfig:
@@ -113,3 +114,14 @@ def test_a_finished_study_owes_nothing(tiny_model: Path, undisturbed: Path) -> N
     before = stamps(undisturbed)
     assert run_study(two_runs(tiny_model), undisturbed) == []
     assert stamps(undisturbed) == before
+
+
+def test_runs_one_by_one_as_an_array_of_tasks_does(tiny_model: Path, undisturbed: Path, tmp_path: Path) -> None:
+    config = two_runs(tiny_model)
+    for run in config.runs():
+        states = run_study(config, tmp_path / "out", place=Place(runs=(run.id,)))
+        assert [state.state for state in states] == ["finished"]
+    assert results(tmp_path / "out") == results(undisturbed)
+    assert run_study(config, tmp_path / "out") == []
+    with pytest.raises(ConfigError, match="the study has no such run"):
+        run_study(config, tmp_path / "out", place=Place(runs=("another",)))

@@ -34,6 +34,7 @@ def check(
     file: Annotated[Path, typer.Argument(help="A study, benchmark, dataset, truth set, rubric or labelled set.")],
     sets: Sets = None,
     column: Columns = None,
+    runs: Annotated[bool, typer.Option("--runs", help="Of a study: print the names of its runs alone.")] = False,
 ) -> None:
     """Check a file without running anything, and count what is in it or what it would do.
 
@@ -45,6 +46,10 @@ def check(
     if not file.exists():
         raise DataError("no such file", str(file))
     kind = "dataset" if columns else _kind(file)
+    if runs:
+        for run in load_study(file, overrides).runs():
+            say(run.id)
+        return
     checks: dict[str, Callable[[], None]] = {
         "study": lambda: _check_study(file, overrides),
         "dataset": lambda: _check_dataset(file, columns),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from pathlib import Path
 from typing import Annotated
@@ -15,18 +16,29 @@ from truing.cli.shared import Sets, going_on, say, say_costs, split_pairs
 from truing.config import StudyConfig
 from truing.config.files import load_study
 from truing.core.distributed import rank_and_world
+from truing.core.errors import ConfigError
 from truing.core.progress import Shown
 from truing.studies.folder import check_judged
 from truing.studies.plan import plan_study
-from truing.studies.schedule import run_study
+from truing.studies.schedule import Place, run_study
 
 
-def run(
+def run(  # noqa: PLR0913 - the flags of a command
     study: Annotated[Path, typer.Argument(help="Study file (YAML); see docs/study.md.")],
     out: Annotated[
         Path | None, typer.Option(help="Folder of the study; by default runs/NAME.", show_default=False)
     ] = None,
     sets: Sets = None,
+    on: Annotated[
+        str, typer.Option(help="ray, or ray://HOST:PORT: runs go to a Ray cluster (docs/scale.md).", show_default=False)
+    ] = "",
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--run", help="This run alone, while others may be run elsewhere; may be given again."),
+    ] = None,
+    resources: Annotated[
+        str, typer.Option(help="What one run takes of a Ray cluster, such as CPU=1,GPU=0.25,judge=1.")
+    ] = "CPU=1",
     quiet: Quiet = False,
     progress: ShownAs = "auto",
 ) -> None:
@@ -37,10 +49,35 @@ def run(
     config = load_study(study, split_pairs(sets))
     folder = out or Path("runs") / config.name
     words = [str(study), "--out", str(folder), *(word for each in sets or () for word in ("--set", each))]
-    run_here(config, folder, f"truing run {shlex.join(words)}", how_shown(quiet, progress))
+    words += ["--on", on, "--resources", resources] if on else []
+    words += [word for each in only or () for word in ("--run", each)]
+    place = Place(_cluster(on), _amounts(resources), tuple(only or ()))
+    run_here(config, folder, f"truing run {shlex.join(words)}", how_shown(quiet, progress), place)
 
 
-def run_here(config: StudyConfig, out: Path, again: str, shown: Shown = "auto") -> None:
+def _cluster(on: str) -> str:
+    if on and on != "ray" and not on.startswith("ray://"):
+        raise ConfigError("runs cannot go there", on, "ray, or ray://HOST:PORT", "leave --on out to run here")
+    return on
+
+
+def _amounts(resources: str) -> dict[str, float]:
+    try:
+        amounts = {name.strip(): float(n) for name, n in (part.split("=") for part in resources.split(","))}
+    except ValueError:
+        amounts = {}
+    if not amounts or not all(0 <= n < math.inf for n in amounts.values()):
+        raise ConfigError("--resources cannot be read", resources, "NAME=NUMBER,NAME=NUMBER: CPU=1,GPU=0.25")
+    return amounts
+
+
+def run_here(
+    config: StudyConfig,
+    out: Path,
+    again: str,
+    shown: Shown = "auto",
+    place: Place = Place(),  # noqa: B008 - it cannot be changed
+) -> None:
     """Run a study, show how it goes, and report; `again` is the command that goes on.
 
     Raises:
@@ -55,7 +92,7 @@ def run_here(config: StudyConfig, out: Path, again: str, shown: Shown = "auto") 
         twins = f", up to {plan.twins} unstopped twins" if plan.twins else ""
         say(f"{config.name}: {counts}{twins}")
         with Display(config, shown) as display:
-            states = run_study(config, out, display.update)
+            states = run_study(config, out, display.update, place)
         failed = [s for s in states if s.state == "failed"]
         if not failed or len(failed) < len(states):
             show_report(out, notes=True)

@@ -33,7 +33,7 @@ from truing.core.records import Action, Checkpoint, Decision, Evaluation, Run
 from truing.monitor import Monitor, open_store
 from truing.studies.folder import Manifest, RunRecord, check_folder, check_formats, describe, keep_one
 
-_TWIN = "__unstopped"
+TWIN = "__unstopped"
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,10 @@ class RunState:
     error: str | None = None
 
 
-def open_study(config: StudyConfig, out: Path) -> FileLock:
+def open_study(config: StudyConfig, out: Path, wait: float = 0) -> FileLock:
     """Make or reopen a study's folder, and take its lock; release it by `.release()` or by ending the process.
+
+    For the lock it waits so many seconds, -1: until it is free.
 
     Raises:
         StoreError: The folder holds another study, another process is running this one, or a model is asked otherwise.
@@ -66,7 +68,7 @@ def open_study(config: StudyConfig, out: Path) -> FileLock:
     manifest = describe_study(config)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(out / ".lock", timeout=0)
+        lock = FileLock(out / ".lock", timeout=wait)
         lock.acquire()
     except Timeout:
         raise StoreError(
@@ -134,7 +136,7 @@ def owed_runs(config: StudyConfig, out: Path) -> list[Run]:
 
 def twin_of(run: Run) -> Run:
     """The same run without stopping."""
-    return replace(run, id=run.id + _TWIN, stops=False)
+    return replace(run, id=run.id + TWIN, stops=False)
 
 
 def read_state(out: Path, run_id: str) -> RunState | None:

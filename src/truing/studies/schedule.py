@@ -1,4 +1,4 @@
-"""A study's runs in processes: workers of this machine, one run in each, or all processes of a launcher on each run.
+"""A study's runs in processes: workers here or of a Ray cluster, one run in each, or all of a launcher on each run.
 
 Workers ignore Ctrl-C (the parent kills them: every file they write appears whole or not at all). Under a launcher
 (`torchrun --nproc-per-node N -m truing run STUDY`, `accelerate launch`) rank 0 holds the study's lock, writes and
@@ -13,10 +13,11 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from multiprocessing.queues import Queue
 from pathlib import Path
 
@@ -30,19 +31,42 @@ from truing.core.errors import ConfigError, TrainerError, WorkError, boundary
 from truing.core.progress import listening
 from truing.core.records import Checkpoint, Decision, Run
 from truing.studies.folder import know_judge
+from truing.studies.on_ray import ray_tasks
 from truing.studies.plan import plan_study
-from truing.studies.run import Progress, RunState, close_engines, execute_run, open_study, owed_runs, twin_of
+from truing.studies.run import TWIN, Progress, RunState, close_engines, execute_run, open_study, owed_runs, twin_of
 
 _events: Queue[Progress] | None = None
 
 
-def run_study(config: StudyConfig, out: Path, notify: Callable[[Progress], None] = lambda news: None) -> list[RunState]:
+Submit = Callable[[Run], Future[RunState]]
+"""Begins a run somewhere."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where runs go, and which."""
+
+    on: str = ""
+    """`ray` or `ray://...`: a Ray cluster (`on_ray`); empty: processes of this machine."""
+    resources: Mapping[str, float] = field(default_factory=lambda: {"CPU": 1.0})
+    """With Ray, what one run takes of it: `{"CPU": 1, "GPU": 0.25}`."""
+    runs: tuple[str, ...] = ()
+    """These runs alone, one after the other in this process, while other processes may be at others; empty: all."""
+
+
+def run_study(
+    config: StudyConfig,
+    out: Path,
+    notify: Callable[[Progress], None] = lambda news: None,
+    place: Place = Place(),
+) -> list[RunState]:
     """Run what a study owes; `truing.results.analyse` makes the figures of the folder.
 
     Args:
         config: The study; `config.workers` runs go on at a time. Under a launcher each process calls this.
         out: The study's folder.
         notify: Called with news, from a thread of this process.
+        place: Where runs go, and which.
 
     Returns:
         How each run that was owed ended.
@@ -55,15 +79,23 @@ def run_study(config: StudyConfig, out: Path, notify: Callable[[Progress], None]
         KeyboardInterrupt: Ctrl-C; everything finished is kept.
     """
     plan_study(config)
+    if place.runs:
+        return _run_some(config, place.runs, out, notify)
     if rank_and_world()[1] > 1:
         return _run_together(config, out, notify)
     lock = open_study(config, out)
     try:
         owed = owed_runs(config, out)
-        if owed:
-            _know_judge(config, out, notify)
-            close_completers(out)  # the workers open their own
-        return _run_all(config, owed, out, notify) if owed else []
+        if not owed:
+            return []
+        if place.on:
+            with ray_tasks(place.on, place.resources, config, out, notify) as (measure_judge, submit):
+                measure_judge()
+                return _collect(submit, config, owed)
+        _know_judge(config, out, notify)
+        close_completers(out)  # the workers open their own
+        with _workers(config, out, notify) as submit:
+            return _collect(submit, config, owed)
     finally:
         lock.release()
 
@@ -82,10 +114,35 @@ def _twin(config: StudyConfig, run: Run, state: RunState, known: set[str]) -> li
     return [twin]
 
 
+def _run_some(config: StudyConfig, ids: Sequence[str], out: Path, notify: Callable[[Progress], None]) -> list[RunState]:
+    """Some runs, as tasks of a scheduler's array do: the study is locked while its judge is measured and no longer."""
+    known = {run.id for run in config.runs()}
+    if unknown := [each for each in ids if each not in known]:
+        raise ConfigError("the study has no such run", ", ".join(unknown), ", ".join(sorted(known)))
+    lock = open_study(config, out, wait=-1)
+    try:
+        owed = [run for run in owed_runs(config, out) if run.id.removesuffix(TWIN) in ids]
+        if owed:
+            _know_judge(config, out, notify)
+    finally:
+        lock.release()
+    states: list[RunState] = []
+    seen = {run.id for run in owed}
+    try:
+        while owed:
+            run = owed.pop(0)
+            states.append(execute_run(config, run, out, notify))
+            owed += _twin(config, run, states[-1], seen)
+    finally:
+        close_engines(out)
+    return states
+
+
 # Workers, one run in each.
 
 
-def _run_all(config: StudyConfig, owed: list[Run], out: Path, notify: Callable[[Progress], None]) -> list[RunState]:
+@contextmanager
+def _workers(config: StudyConfig, out: Path, notify: Callable[[Progress], None]) -> Iterator[Submit]:
     context = multiprocessing.get_context("spawn")
     events: Queue[Progress] = context.Queue()
     # By the study's workers, however few runs are left: sums in another number of threads end in other bits.
@@ -95,14 +152,13 @@ def _run_all(config: StudyConfig, owed: list[Run], out: Path, notify: Callable[[
     )
     with _listening(events, notify):
         try:
-            states = _collect(pool, config, owed, out)
+            yield lambda run: pool.submit(_execute, config, run, out)
             pool.shutdown()
         except BaseException:
             for child in multiprocessing.active_children():
                 child.kill()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return states
 
 
 @contextmanager
@@ -125,8 +181,8 @@ def _listening(events: Queue[Progress], notify: Callable[[Progress], None]) -> I
             events.join_thread()
 
 
-def _collect(pool: ProcessPoolExecutor, config: StudyConfig, owed: list[Run], out: Path) -> list[RunState]:
-    waiting: dict[Future[RunState], Run] = {pool.submit(_execute, config, run, out): run for run in owed}
+def _collect(submit: Submit, config: StudyConfig, owed: list[Run]) -> list[RunState]:
+    waiting: dict[Future[RunState], Run] = {submit(run): run for run in owed}
     known = {run.id for run in owed}
     states = []
     while waiting:
@@ -141,7 +197,7 @@ def _collect(pool: ProcessPoolExecutor, config: StudyConfig, owed: list[Run], ou
                     todo="run again (finished work is kept), with fewer workers if memory is short",
                 ) from error
             for twin in _twin(config, run, states[-1], known):
-                waiting[pool.submit(_execute, config, twin, out)] = twin
+                waiting[submit(twin)] = twin
     return states
 
 

@@ -1,0 +1,117 @@
+"""Studies on a Ray cluster of two nodes: the same results, also when a node or the driver is killed."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.studies.test_schedule import results, two_runs
+from truing.config import StudyConfig
+from truing.studies.run import owed_runs
+from truing.studies.schedule import run_study
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray: pip install 'truing[ray]'"),
+]
+ROOT = Path(__file__).parents[2]
+
+
+class Nodes:
+    """A cluster of two nodes that take one run each, and drivers of studies on it."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, str(ROOT / "tests/support/ray_cluster.py")]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._environment = {**os.environ, "RAY_ADDRESS": self._read()}
+
+    def _read(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+    def kill_one(self) -> None:
+        assert self._process.stdin is not None
+        print(file=self._process.stdin, flush=True)
+        assert self._read() == "killed"
+
+    def start(self, config: StudyConfig, out: Path, *flags: str) -> subprocess.Popen[str]:
+        study = out.with_suffix(".yaml")
+        study.write_text(config.to_yaml())
+        command = [sys.executable, "-m", "truing", "run", str(study), "--out", str(out), "--on", "ray", *flags]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        return subprocess.Popen(command, env=self._environment, **pipes)  # type: ignore[call-overload, no-any-return]
+
+    def close(self) -> None:
+        self._process.communicate()
+        assert self._process.returncode == 0
+
+
+@pytest.fixture
+def nodes() -> Iterator[Nodes]:
+    made = Nodes()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    run_study(two_runs(tiny_model), out)
+    return out
+
+
+def wait_for_an_evaluation(driver: subprocess.Popen[str], out: Path) -> None:
+    while not list((out / "store").glob("evaluations/*.parquet")):
+        assert driver.poll() is None, driver.communicate()[0]
+        time.sleep(0.05)
+
+
+def end(driver: subprocess.Popen[str]) -> str:
+    output, _ = driver.communicate(timeout=300)
+    assert driver.returncode == 0, output
+    return output
+
+
+def test_the_store_is_that_of_local_workers(nodes: Nodes, tiny_model: Path, undisturbed: Path, tmp_path: Path) -> None:
+    config, out = two_runs(tiny_model), tmp_path / "out"
+    output = end(nodes.start(config, out))
+    assert all(run.id in output for run in config.runs())  # news of each have come here
+    assert results(out) == results(undisturbed)
+    assert owed_runs(config, out) == []
+
+
+def test_a_node_that_is_killed_costs_what_was_in_flight(
+    nodes: Nodes, tiny_model: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    config, out = two_runs(tiny_model), tmp_path / "out"
+    driver = nodes.start(config, out)
+    wait_for_an_evaluation(driver, out)
+    done = {file: file.stat().st_mtime_ns for file in (out / "store").rglob("*.parquet")}
+    nodes.kill_one()
+    end(driver)
+    assert results(out) == results(undisturbed)
+    assert done == {file: file.stat().st_mtime_ns for file in done}  # nothing was done twice
+
+
+def test_a_driver_that_is_killed_goes_on(nodes: Nodes, tiny_model: Path, undisturbed: Path, tmp_path: Path) -> None:
+    config, out = two_runs(tiny_model), tmp_path / "out"
+    driver = nodes.start(config, out)
+    wait_for_an_evaluation(driver, out)
+    driver.kill()
+    driver.communicate()
+    end(nodes.start(config, out))
+    assert owed_runs(config, out) == []
+    assert results(out) == results(undisturbed)
+
+
+def test_what_no_node_has_is_said(nodes: Nodes, tiny_model: Path, tmp_path: Path) -> None:
+    driver = nodes.start(two_runs(tiny_model), tmp_path / "out", "--resources", "CPU=1,judge=1")
+    output, _ = driver.communicate(timeout=300)
+    assert driver.returncode == 2
+    assert "no node of the Ray cluster can take a run" in output
+    assert "CPU=1, judge=1; nodes have" in output
