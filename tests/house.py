@@ -15,17 +15,17 @@ SOURCE = ROOT / "src" / "truing"
 ROOMS = {
     "core": 2240,
     "config": 885,
-    "stats": 3911,
+    "stats": 3915,
     "catalog": 2265,
     "backends": 6830,
     "judges": 1825,
     "monitor": 1494,
-    "studies": 2539,
-    "results": 5534,
+    "studies": 2790,
+    "results": 5535,
     "report": 1735,
     "integrations": 2380,
     "api": 250,
-    "cli": 1815,
+    "cli": 1855,
 }
 """Room -> its budget: the most lines it may have, raised only in a commit that says what was taken out for it.
 

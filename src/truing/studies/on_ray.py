@@ -65,7 +65,7 @@ def ray_tasks(
             "cannot reach a Ray cluster", f"{address}: {str(error).splitlines()[0]}", todo=todo
         ) from error
     try:
-        _check_resources(ray.nodes(), resources)  # type: ignore[no-untyped-call, unused-ignore]
+        _check_resources(ray.nodes(), resources)
         options = {
             "num_cpus": resources.get("CPU", 1),
             "num_gpus": resources.get("GPU", 0),
