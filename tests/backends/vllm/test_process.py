@@ -14,7 +14,7 @@ import pytest
 
 from truing.backends.vllm import keeper
 from truing.backends.vllm.admin import Admin
-from truing.backends.vllm.process import Installation, ServerProcess, free_port
+from truing.backends.vllm.process import Installation, ServerProcess, free_port, server_environment
 from truing.config import VllmConfig
 from truing.core.errors import EngineError
 
@@ -110,3 +110,13 @@ def test_a_server_that_nobody_holds_any_more_ends(tmp_path: Path) -> None:
     assert running(keeper)
     del process
     assert not running(keeper)
+
+
+def test_a_server_is_no_process_of_the_training_that_starts_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = "RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT TORCHELASTIC_RUN_ID FSDP_VERSION"
+    kept = {"CUDA_VISIBLE_DEVICES": "3", "VLLM_PORT": "1", "HOME": "/h"}
+    for name, value in {**dict.fromkeys(told.split(), "1"), "ACCELERATE_USE_FSDP": "true", **kept}.items():
+        monkeypatch.setenv(name, value)
+    given = server_environment(local=True, own=True)
+    assert not {*told.split(), "ACCELERATE_USE_FSDP"} & given.keys()
+    assert kept.items() <= given.items()

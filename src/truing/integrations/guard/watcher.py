@@ -73,7 +73,7 @@ class Watcher:
         self.monitor = Monitor(self.store, self._elsewhere or self.door, self.broad, self.task, *settings)
         self.monitor.measures_judge(folder)
         self._owed: list[Checkpoint] = []
-        self._late = Late(self.config.patience, self.config.on_error == "raise")
+        self._late = Late(self.config.most_patience, self.config.on_error == "raise")
 
     @property
     def waiting(self) -> list[Checkpoint]:
