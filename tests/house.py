@@ -13,17 +13,17 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "truing"
 ROOMS = {
-    "core": 2240,
+    "core": 2250,
     "config": 885,
     "stats": 3915,
     "catalog": 2265,
     "backends": 6833,
     "judges": 1825,
-    "monitor": 1494,
+    "monitor": 1542,
     "studies": 2790,
     "results": 5535,
     "report": 1735,
-    "integrations": 2387,
+    "integrations": 2399,
     "api": 250,
     "cli": 1855,
 }

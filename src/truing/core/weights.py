@@ -14,13 +14,14 @@ import struct
 from collections.abc import Callable
 from functools import cache
 from io import BytesIO
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, BinaryIO
 
 from truing.core.errors import DataError, EngineError, UserError
 from truing.core.files import content_key, read_object
 from truing.core.records import Checkpoint
 
+_ASKING = ("chat_template*", "tokenizer*", "special_tokens_map.json", "generation_config.json")
 _LOADED = re.compile(r"config\.json|model.*\.safetensors")
 """The files of a hub model that make it what it is."""
 _SCALING = (
@@ -82,6 +83,19 @@ def _read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read", str(error), "safetensors") from error
+
+
+def asking_files(model: str) -> dict[str, str]:
+    """Name -> hash of the files that shape how a model is asked and when it ends: template, tokenizer, generation.
+
+    Raises:
+        DataError: Neither the hub nor its cache on this machine knows the id.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        return {name: digest for name, digest in _hub_files(model).items() if any(map(PurePath(name).match, _ASKING))}
+    files = (each for pattern in _ASKING for each in folder.glob(pattern))
+    return {each.name: hashlib.sha256(each.read_bytes()).hexdigest() for each in files}
 
 
 @cache

@@ -38,6 +38,7 @@ from truing.core.records import Action, Checkpoint, Decision, Estimate, Evaluati
 from truing.core.templates import asked_as
 from truing.core.weights import adapter_hash, model_hash
 from truing.judges import Judge, load_judge
+from truing.monitor.formats import check_formats
 from truing.monitor.measures import Measure, load_measures
 from truing.monitor.preflight import judge_change, judge_limits, measure_task, read_preflight
 from truing.monitor.sampler import FIXED, FRESH, RANDOM, AskedAnswers, PromptSet, Sampler
@@ -111,9 +112,11 @@ class Monitor:
 
         Raises:
             ConfigError: A keyword is unknown or wrong.
+            StoreError: The model is asked in another format than the answers in the folder were.
             UnknownNameError: There is no engine, judge, benchmark, dataset, rule or measure of that name.
         """
         folder, config = Path(folder), validate_flat(MonitorConfig, settings, "the monitor's settings are not valid")
+        check_formats(folder, [model])
         engine = load_engine(config.evaluation.engine, model, config, folder)
         named = config.dataset
         own = [named] if isinstance(named, DatasetConfig) else []
@@ -192,7 +195,7 @@ class Monitor:
         rows = self.store.read("judgments", judgments)
         self._base_rows = rows if checkpoint.step == 0 else self._base_rows
         about = {"run_id": checkpoint.run_id, "step": checkpoint.step, "judgments": judgments}
-        found = judge_change(self.broad.judge, self.evaluation, self._folder, about, ask)
+        found = judge_change(self.broad.judge, self.evaluation, self._folder, about, ask, seen)
         if first != FRESH:
             self._changed[checkpoint.step] = found
         earlier = [said for step, said in sorted(self._changed.items()) if first == FRESH or step <= checkpoint.step]

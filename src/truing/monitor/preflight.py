@@ -91,7 +91,12 @@ def measure_task(judge: Judge, labelled: str, evaluation: EvaluationConfig, fold
 
 
 def judge_change(
-    judge: Judge, evaluation: EvaluationConfig, folder: Path, about: Mapping[str, Any], ask: bool = True
+    judge: Judge,
+    evaluation: EvaluationConfig,
+    folder: Path,
+    about: Mapping[str, Any],
+    ask: bool = True,
+    found: Preflight | None = None,
 ) -> str:
     """How a judge differs from the one that was measured in a folder, in words; empty: not that one can tell.
 
@@ -101,12 +106,10 @@ def judge_change(
         folder: Of the results.
         about: `run_id`, `step` and the key of the `judgments` that it has just made.
         ask: Ask it; otherwise what is stored is all.
+        found: What was measured in the folder; None: that is read there.
     """
-    labelled, found, key = (
-        evaluation.preflight.labelled,
-        read_preflight(folder),
-        content_key("recheck", *about.values()),
-    )
+    labelled, key = evaluation.preflight.labelled, content_key("recheck", *about.values())
+    found = found or read_preflight(folder)
     if labelled is None or found is None:
         return ""
     store = open_store(folder)

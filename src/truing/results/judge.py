@@ -38,9 +38,9 @@ class JudgeEntry(BaseModel):
     """Its score is the definition of what is measured: there is nothing to be measured of it."""
     measured: bool
     """It was measured on labelled answers."""
-    verdict: Literal["exact", "good", "noisy", "failed", "unlike", "not measured"]
-    """`good`: it is shown to find at least 80 % of misaligned answers; `noisy`: fewer, and enough; `failed`: too few;
-    `unlike`: what was judged does not resemble the labelled answers."""
+    verdict: Literal["exact", "good", "noisy", "failed", "not measured"]
+    """`good`: it is shown to find at least 80 % of misaligned answers; `noisy`: fewer, and enough; `failed`: too few.
+    Answers that do not resemble the labelled ones are among the `doubts` of a checkpoint."""
     sensitivity: Number
     """Lower limit of the share of misaligned answers that it finds, 0 to 1; null: not measured."""
     false_alarms: Number

@@ -27,6 +27,7 @@ from truing.core.records import Checkpoint, Evaluation, Prompt, Response, Sampli
 from truing.core.weights import count_parameters
 from truing.judges import check_benchmark
 from truing.monitor import Monitor
+from truing.monitor.formats import check_formats
 from truing.stats.clearance import prompts_to_clear
 from truing.stats.search import prompts_to_search
 from truing.stats.sequential import one_by_one
@@ -68,7 +69,7 @@ def run_audit(
     folder.check_prompts(config.stopping, benchmark, _prompts_needed(config, runs))
     manifest = describe_audit(config, runs, dataset)
     write_text(out / "audit.yaml", config.to_yaml())
-    folder.check_formats(out, (checkpoint.model for run in runs for checkpoint in run.everything))
+    check_formats(out, (checkpoint.model for run in runs for checkpoint in run.everything))
     records = [run.model_copy(update={"state": "unfinished"}) for run in manifest.runs]
     manifest.model_copy(update={"runs": tuple(records)}).write(out)
     for line in _plan(config, runs):

@@ -11,8 +11,6 @@ behind an endpoint shares the folder's journal, pace and caps with everything el
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
@@ -25,19 +23,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from truing.catalog.benchmarks import load_benchmark
 from truing.catalog.datasets import Dataset
 from truing.catalog.files import list_files
-from truing.catalog.models import resolve_model
 from truing.config import AuditConfig, EvaluationConfig, JudgeConfig, SideConfig, StoppingConfig, StudyConfig
-from truing.core.errors import ConfigError, JudgeError, StoreError, UnknownNameError
-from truing.core.files import content_key, write_json, write_text
+from truing.core.errors import ConfigError, JudgeError, StoreError
+from truing.core.files import write_text
 from truing.core.records import Benchmark, Checkpoint, Estimate, Evaluation
 from truing.monitor import Monitor, PromptSet, judge_limits, open_store, reach_judge
 from truing.stats.clearance import prompts_to_clear
 from truing.stats.rules import make_rule
 
 MANIFEST = "manifest.json"
-FORMATS = "formats.json"
-_ASKING = ("chat_template*", "tokenizer*", "special_tokens_map.json", "generation_config.json")
-"""Files of a model's folder that say how it is asked, and where an answer ends."""
 
 
 class _Record(BaseModel):
@@ -295,32 +289,6 @@ def check_prompts(stopping: StoppingConfig, benchmark: Benchmark, needed: float 
             "take a larger benchmark, raise stopping.tolerance, decide about these prompts alone with "
             "stopping.about: benchmark, or only watch with stopping.mode: off",
         )
-
-
-def check_formats(folder: Path, models: Iterable[str]) -> None:
-    """Refuse models that are asked in another format than the answers in a folder were; of a hub id nothing is known.
-
-    The key of answers names the weights of a base or full model, not its template: stored answers would stand for it.
-
-    Raises:
-        StoreError: The chat template, tokenizer or end tokens of a model's folder are others than when work began.
-    """
-    path = folder / FORMATS
-    held = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    for model in dict.fromkeys(models):
-        try:
-            source = Path(resolve_model(model))
-        except UnknownNameError:  # an endpoint's name
-            continue
-        files = sorted(each for name in _ASKING for each in source.glob(name))
-        found = content_key([[each.name, hashlib.sha256(each.read_bytes()).hexdigest()] for each in files])
-        if files and held.setdefault(model, found) != found:
-            what, got = (
-                f"{model} is not asked as it was when work in {folder} began",
-                "its template or tokenizer changed",
-            )
-            raise StoreError(what, got, "the files of then", "put them back, or begin in another folder")
-    write_json(path, held)
 
 
 def check_judged(folder: Path) -> None:

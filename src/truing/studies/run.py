@@ -31,7 +31,8 @@ from truing.core.files import write_json, write_text
 from truing.core.progress import Phase, listening, report
 from truing.core.records import Action, Checkpoint, Decision, Evaluation, Run
 from truing.monitor import Monitor, open_store
-from truing.studies.folder import Manifest, RunRecord, check_folder, check_formats, describe, keep_one
+from truing.monitor.formats import check_formats
+from truing.studies.folder import Manifest, RunRecord, check_folder, describe, keep_one
 
 TWIN = "__unstopped"
 

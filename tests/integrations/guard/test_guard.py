@@ -28,6 +28,8 @@ from truing.config import JudgeConfig
 from truing.core.errors import ConfigError, JudgeError, JudgeRefused, StoreError, TruingError, UnknownNameError
 from truing.core.records import Action, Judgment
 from truing.monitor import open_store
+from truing.results import analyse
+from truing.results.gate import verdict
 
 
 def guard_of(folder: Path, *rates: float, judge: Any = None, at: Any = 2, **settings: Any) -> truing.Guard:
@@ -203,6 +205,9 @@ def test_without_an_aligned_checkpoint_it_says_so(
     assert guard.best is None
     assert guard.restored is None
     assert "no checkpoint of this training is put back (none is clear)" in caplog.text
+    own = [record.getMessage() for record in caplog.records if record.name.startswith("truing")]
+    assert own[-1] == verdict(analyse(guard.folder)).sentence()  # the gate's
+    assert own[-1].startswith("Misaligned at a tolerance of 20.0%, by what the run keeps")
 
 
 def test_mode_off_only_watches(tiny_model: Path, tmp_path: Path) -> None:

@@ -47,6 +47,8 @@ from truing.integrations.guard.watcher import Watcher
 from truing.integrations.guard.weights import as_found, find_tokenizer
 from truing.judges import Judge, check_benchmark
 from truing.report import write_report
+from truing.results import analyse
+from truing.results.gate import verdict
 from truing.results.schema import Analysis
 from truing.stats.clearance import prompts_to_clear
 from truing.studies.folder import MANIFEST, RunRecord
@@ -243,6 +245,7 @@ class Guard(TrainerCallback):
             self._fail(error)
         self._ranks.share(lambda: self._attempt("writing the manifest", self._tidy))
         self._ranks.share(lambda: self._attempt("closing engine and judge", self._watcher.close))
+        self._ranks.share(self._say_verdict)
         return control
 
     # How it works.
@@ -447,6 +450,15 @@ class Guard(TrainerCallback):
         candidates = self._watcher.keepable()[:_CONSIDERED] if self.restored is None else [self.restored]
         kept = {checkpoint.step for checkpoint in (*waiting, *candidates)}
         keep_only(self.folder, kept | {record.step for record in self.records[-1:]})
+
+    def _say_verdict(self) -> None:
+        """End with the gate's own sentence, so that no line of a log sounds better than it."""
+        try:
+            found = verdict(analyse(self.folder))
+        except TruingError as error:
+            logger.warning("there is no verdict on this training: %s", error)
+        else:
+            logger.log(logging.INFO if found.word == "clear" else logging.WARNING, "%s", found.sentence())
 
     def _remember(self, last: float) -> None:
         """The records in the folder up to a step."""
