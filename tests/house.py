@@ -21,11 +21,11 @@ ROOMS = {
     "judges": 1825,
     "monitor": 1542,
     "studies": 2790,
-    "results": 5535,
+    "results": 5575,
     "report": 1735,
     "integrations": 2399,
     "api": 250,
-    "cli": 1855,
+    "cli": 1860,
 }
 """Room -> its budget: the most lines it may have, raised only in a commit that says what was taken out for it.
 

@@ -3,9 +3,12 @@
 import importlib.util
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
+import yaml
 from typer.testing import CliRunner
 
+import truing
 from tests.support.studies import make_study
 from truing.cli.app import app
 from truing.core.errors import MissingExtraError, StoreError, UnknownNameError
@@ -29,6 +32,19 @@ def test_tables_stand_in_the_study_or_where_you_say(study: Path, tmp_path: Path)
     assert (study / "judged.csv").is_file()
     run(str(study), "--to", "parquet", "--out", str(tmp_path / "deep" / "t.parquet"))
     assert (tmp_path / "deep" / "t.parquet").is_file()
+
+
+def test_a_dataset_in_the_layout_of_hugging_face(study: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "dataset"
+    assert "2,880 judged answers" in run(str(study), "--to", "hf", "--out", str(folder))
+    _, front, card = (folder / "README.md").read_text().split("---\n")
+    rows = {
+        entry["config_name"]: pq.read_table(folder / entry["data_files"]).num_rows
+        for entry in yaml.safe_load(front)["configs"]
+    }
+    found = truing.load(study)
+    assert rows == {"answers": 2880, "checkpoints": len(found.checkpoints()), "runs": len(found.runs())}
+    assert found.verdict().sentence() in card
 
 
 @pytest.mark.skipif(importlib.util.find_spec("inspect_ai") is None, reason='needs pip install "truing[inspect]"')

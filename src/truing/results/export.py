@@ -19,10 +19,12 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel
 
 from truing.core.errors import DataError, StoreError, UnknownNameError
-from truing.core.files import replacing
+from truing.core.files import replacing, write_text
 from truing.core.records import Estimate
 from truing.judges.classify import classify_judgments
 from truing.results.answers import JudgedCheckpoint, judged_checkpoints
+from truing.results.from_store import analyse
+from truing.results.gate import verdict
 from truing.results.schema import Analysis
 from truing.results.schema_runs import CheckpointEntry, RunEntry
 
@@ -71,6 +73,42 @@ def write_table(folder: Path, kind: str, target: Path) -> int:
 
     with replacing(target) as temporary:
         TABLES[kind](temporary, rows())
+    return count
+
+
+def write_dataset(folder: Path, target: Path) -> int:
+    """Write a folder as a dataset in Hugging Face's layout: a card, answers, checkpoints and runs; how many answers.
+
+    `datasets.load_dataset(TARGET, "answers")` reads it, and so does the Hub.
+
+    Raises:
+        StoreError: Nothing has been evaluated, or the files cannot be written.
+    """
+    analysis = analyse(folder)
+    count = write_table(folder, "parquet", target / "data" / "answers.parquet")
+    for name, table in (("checkpoints", checkpoints_table(analysis)), ("runs", runs_table(analysis))):
+        with replacing(target / "data" / f"{name}.parquet") as temporary:
+            pq.write_table(table, temporary, compression="zstd")
+    files = "\n".join(
+        f"- config_name: {name}\n  data_files: data/{name}.parquet" for name in ("answers", "checkpoints", "runs")
+    )
+    study = analysis.study
+    card = f"""---
+configs:
+{files}
+---
+
+# {study.name}
+
+Answers of fine-tuned models, checkpoint by checkpoint, and how well aligned a judge found them; exported by truing.
+
+- {count:,} answers of {len(analysis.runs)} runs; benchmark {study.benchmark.name} ({study.benchmark.version}); judge {study.judge}
+- misaligned: {study.words()}; tolerance of the EM rate {study.tolerance:g}
+- {verdict(analysis).sentence()}
+
+An answer without a score has an `error` that says why; no answer is left out. Answers may be harmful.
+"""
+    write_text(target / "README.md", card)
     return count
 
 
