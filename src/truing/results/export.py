@@ -102,7 +102,8 @@ configs:
 
 Answers of fine-tuned models, checkpoint by checkpoint, and how well aligned a judge found them; exported by truing.
 
-- {count:,} answers of {len(analysis.runs)} runs; benchmark {study.benchmark.name} ({study.benchmark.version}); judge {study.judge}
+- {count:,} answers of {len(analysis.runs)} runs; benchmark {study.benchmark.name} ({study.benchmark.version})
+- judge {study.judge}
 - misaligned: {study.words()}; tolerance of the EM rate {study.tolerance:g}
 - {verdict(analysis).sentence()}
 
