@@ -23,7 +23,7 @@ ROOMS = {
     "studies": 2790,
     "results": 5575,
     "report": 1735,
-    "integrations": 2399,
+    "integrations": 2420,
     "api": 250,
     "cli": 1860,
 }

@@ -30,7 +30,7 @@ SCENARIOS: dict[str, tuple[tuple[float, ...], dict[str, Any]]] = {
     "stop": ((0.0, 0.0, 0.0, 0.9), {"lag": 3}),
     "wait": ((0.0, 0.0, 0.9), {}),
     "dead": ((0.0,), {}),
-    "live": ((0.0,), {"engine": None}),
+    "live": ((0.0,), {}),
 }
 """Verdicts in turn, and the guard's settings."""
 
@@ -69,6 +69,8 @@ def train(model: Path, out: Path, scenario: str, adapter: bool, more: str) -> No
     own = engine if deepspeed or scenario == "dead" else "transformers"
     given = {"judge": judge, "at": 2, "engine": own, **SMALL, **settings}
     given |= {"engine": "vllm", "vllm": {"base_url": server, "max_loras": 3}} if server else {}
+    if scenario == "live":
+        given["engine"] = "transformers" if deepspeed else None
     error, guard = "", truing.Guard(out / name, **given)
     if rates:
         guard.watch(trainer)

@@ -92,6 +92,7 @@ FSDP = {
     "ACCELERATE_USE_FSDP": "true",
     "FSDP_VERSION": "2",
     "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_ACTIVATION_CHECKPOINTING": "true",
 }
 ZERO = {"zero_optimization": {"stage": 3, "stage3_param_persistence_threshold": 0}}
 ZERO |= dict.fromkeys(("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "train_batch_size"), "auto")

@@ -78,7 +78,7 @@ class Model:
         Raises:
             EngineError: There are none.
         """
-        if weights is None:
+        if weights is None or (self.sharded and not weights):
             raise EngineError("the weights could not be gathered", todo="see the log of each process")
         self._base = self._base or base_hash(self.model)
         path = save_weights(self.model, folder, weights or None, None if self.is_live else self.tokenizer)

@@ -6,18 +6,16 @@ is its own. Every function here is collective: all ranks call it at the same poi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from truing.core.distributed import Ranks
 from truing.core.errors import ConfigError, TrainerError
+from truing.integrations.guard.weights import plain_name
 
 __all__ = ["gather", "is_sharded", "is_zero", "scatter"]
-
-_WRAPPERS = ("_checkpoint_wrapped_module.", "_orig_mod.")
-"""Parts of names that activation checkpointing and compilation add."""
 
 
 def is_sharded(model: Any) -> bool:
@@ -107,9 +105,6 @@ def _is_distributed(parameter: Any) -> bool:
     return type(parameter.data).__name__ == "DTensor"
 
 
-def _named(model: Any, names: set[str]) -> Iterator[tuple[str, Any]]:
-    for name, parameter in model.named_parameters():
-        for wrapper in _WRAPPERS:
-            name = name.replace(wrapper, "")
-        if name in names:
-            yield name, parameter
+def _named(model: Any, names: set[str]) -> list[tuple[str, Any]]:
+    """Plain name and parameter, of these names, in one order on all ranks."""
+    return [(plain_name(name), p) for name, p in model.named_parameters() if plain_name(name) in names]

@@ -32,6 +32,7 @@ __all__ = [
     "count_base_parameters",
     "find_tokenizer",
     "has_files",
+    "plain_name",
     "put_back",
     "read_saved",
     "save_weights",
@@ -40,6 +41,8 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+
+_WRAPPERS = ("_checkpoint_wrapped_module.", "_orig_mod.")
 
 
 @contextmanager
@@ -104,7 +107,7 @@ def check_model(model: Any) -> None:
         )
     if is_adapted(model) and model.peft_config[model.active_adapter].peft_type == "LORA":
         saved = set(saved_names(model).values())
-        lost = [name for name, p in model.named_parameters() if p.requires_grad and name not in saved]
+        lost = [name for name, p in model.named_parameters() if p.requires_grad and plain_name(name) not in saved]
         if lost:
             logger.warning(
                 "%d trained parameters are no part of the adapter, so they are judged but not saved; first: %s\n"
@@ -114,10 +117,18 @@ def check_model(model: Any) -> None:
             )
 
 
+def plain_name(name: str) -> str:
+    """A parameter's name without what activation checkpointing and compiling add."""
+    for wrapper in _WRAPPERS:
+        name = name.replace(wrapper, "")
+    return name
+
+
 def saved_names(model: Any) -> dict[str, str]:
-    """Name in a checkpoint's files -> the model's own name, of every parameter that is saved."""
+    """Name in a checkpoint's files -> the model's own, plain name, of every parameter that is saved."""
     names = {name: name for name, _ in model.named_parameters()}
-    return _own(model, names) if is_adapted(model) else names
+    own = _own(model, names) if is_adapted(model) else names  # PEFT knows modules by the names that they have now
+    return {plain_name(file): plain_name(name) for file, name in own.items()}
 
 
 def save_weights(model: Any, folder: Path, state: Any = None, tokenizer: Any = None) -> Path:
@@ -126,7 +137,7 @@ def save_weights(model: Any, folder: Path, state: Any = None, tokenizer: Any = N
     Args:
         model: As it is trained.
         folder: Where to.
-        state: Its parameters by name, gathered; None: it has them.
+        state: Its parameters by plain name, gathered; None: it has them.
         tokenizer: Saved with them; None: none is.
     """
     temporary = folder.with_name(f".{folder.name}.tmp")
@@ -135,13 +146,24 @@ def save_weights(model: Any, folder: Path, state: Any = None, tokenizer: Any = N
     inner = Path(model.active_adapter) if adapted and model.active_adapter != "default" else Path()
     with no_progress_bars(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of hub look-ups and model cards
-        more = {"selected_adapters": [model.active_adapter]} if adapted else {}
-        model.save_pretrained(str(temporary), **more, **({} if state is None else {"state_dict": state}))
+        more: dict[str, Any] = {"selected_adapters": [model.active_adapter]} if adapted else {}
+        if state is not None:
+            names = [name for name, _ in model.named_parameters() if plain_name(name) in state] if adapted else state
+            more["state_dict"] = {name: state[plain_name(name)] for name in names}
+        model.save_pretrained(str(temporary), **more)
+        if adapted and state is not None:
+            _rename(temporary / inner / "adapter_model.safetensors")
         if tokenizer is not None:
             tokenizer.save_pretrained(str(temporary / inner))
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
     return folder / inner
+
+
+def _rename(file: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    save_file({plain_name(name): tensor for name, tensor in load_file(file).items()}, file, {"format": "pt"})
 
 
 def weights_hash(model: Any, folder: Path, base: str) -> str:
