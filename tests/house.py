@@ -17,15 +17,15 @@ ROOMS = {
     "config": 885,
     "stats": 3915,
     "catalog": 2265,
-    "backends": 6833,
+    "backends": 6852,
     "judges": 1825,
-    "monitor": 1542,
-    "studies": 2790,
+    "monitor": 1545,
+    "studies": 3456,
     "results": 5575,
     "report": 1735,
     "integrations": 2420,
     "api": 250,
-    "cli": 1860,
+    "cli": 2075,
 }
 """Room -> its budget: the most lines it may have, raised only in a commit that says what was taken out for it.
 

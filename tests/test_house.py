@@ -28,6 +28,7 @@ ENTERED = {
     ("integrations/inspect", "inspect"): "both speak Inspect's words",
     ("studies/costs.py", "endpoint"): "prices of models at endpoints",
     ("cli/shared.py", "endpoint"): "the journal of calls holds what they cost",
+    ("cli/status.py", "endpoint"): "the journal of calls holds what they cost",
 }
 """Folders of backends/ that somebody outside enters, and why; all others go through the table."""
 PLUG_INS = re.compile(r"engine|trainer|judge|completer")

@@ -21,7 +21,9 @@ from truing.cli.rejudge import rejudge
 from truing.cli.report import report
 from truing.cli.run import run
 from truing.cli.shared import console
+from truing.cli.status import status
 from truing.cli.truth import truth
+from truing.cli.watch import watch
 
 app = typer.Typer(
     name="truing",
@@ -32,7 +34,22 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.command(name="list")(list_names)
-for command in (check, analyze, audit, gate, label, truth, calibrate, export, demo, run, report, rejudge):
+for command in (
+    check,
+    analyze,
+    audit,
+    watch,
+    status,
+    gate,
+    label,
+    truth,
+    calibrate,
+    export,
+    demo,
+    run,
+    report,
+    rejudge,
+):
     app.command()(command)
 
 

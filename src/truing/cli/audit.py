@@ -30,14 +30,14 @@ def audit(out: Path, sets: list[str] | None, **flags: Any) -> None:
         UserError: A flag, a name or a checkpoint is wrong.
         EngineError: A model cannot be sampled.
     """
-    raw = _read(flags) | {"name": out.name}
+    raw = read_flags(flags) | {"name": out.name}
     override(raw, split_pairs(sets))
     config = parse_audit(raw, "the audit")
-    with going_on("the same command again"), _status(how_shown(flags["quiet"], flags["progress"])) as update:
+    with going_on("the same command again"), show_status(how_shown(flags["quiet"], flags["progress"])) as update:
         run_audit(
             config,
             out,
-            lambda e: _show(e, bool(config.models)),
+            lambda e: show_evaluation(e, bool(config.models)),
             lambda c: update(f"step {c.step} of {c.run_id}"),
             tell=say,
         )
@@ -46,7 +46,7 @@ def audit(out: Path, sets: list[str] | None, **flags: Any) -> None:
     check_judged(out)
 
 
-_FLAGS = {
+FLAGS = {
     "model": flag(
         list[str] | None, None, "Organism, folder or hub id; `openai:NAME` at an endpoint. Repeatable.", metavar="NAME"
     ),
@@ -82,10 +82,10 @@ _HELP = """Measure models as they are, or checkpoints that exist already, withou
     Checkpoints of a Trainer:  truing audit --checkpoints runs/output --base meta-llama/Llama-3.1-8B-Instruct --judge
     openai:gpt-4o
     """
-take_flags(audit, _FLAGS, _HELP)
+take_flags(audit, FLAGS, _HELP)
 
 
-def _read(flags: dict[str, Any]) -> dict[str, Any]:
+def read_flags(flags: dict[str, Any]) -> dict[str, Any]:
     """The flags as plain values of an audit.
 
     Raises:
@@ -128,7 +128,7 @@ def _engine(row: Backend | None) -> str:
 
 
 @contextmanager
-def _status(shown: Shown) -> Iterator[Callable[[str], None]]:
+def show_status(shown: Shown) -> Iterator[Callable[[str], None]]:
     """Say who is being asked, and how far that is: on a terminal in one line, else in a line every half a minute."""
     where, lines = [""], Lines(shown)
     if shown != "auto" or not console.is_terminal:
@@ -145,7 +145,8 @@ def _status(shown: Shown) -> Iterator[Callable[[str], None]]:
             yield update
 
 
-def _show(evaluation: Evaluation, models: bool) -> None:
+def show_evaluation(evaluation: Evaluation, models: bool) -> None:
+    """Print what was measured of a checkpoint, or of one of several models."""
     checkpoint, rate, task = evaluation.checkpoint, evaluation.em_rate, evaluation.task_score
     found = rate.reason or f"EM rate {rate.value:.1%} ({rate.low:.1%} to {rate.high:.1%}), n {rate.n_responses}"
     learnt = "" if task.reason else f", task {task.value:.1%}"

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from truing.backends.endpoint.journal import Account, read_accounts
 from truing.catalog import rows
 from truing.core.errors import ConfigError
 from truing.core.records import Estimate
@@ -110,16 +111,12 @@ def split_pairs(sets: list[str] | None, flag: str = "--set") -> dict[str, str]:
 
 
 def say_costs(journal: Path) -> None:
-    """Print what calls to endpoints cost, one line per model and mode; nothing if no endpoint was called."""
-    if not journal.is_file():
-        return
-    from truing.backends.endpoint.journal import Journal
+    """Print what the calls in a journal cost; nothing if no endpoint was called."""
+    say_accounts(read_accounts(journal))
 
-    opened = Journal(journal)
-    try:
-        accounts = list(opened.accounts())
-    finally:
-        opened.close()
+
+def say_accounts(accounts: Iterable[Account]) -> None:
+    """Print what calls to endpoints cost, one line per model and mode."""
     for each in accounts:
         training = each.mode == "training"
         parts = [f"{each.calls:,} {'jobs' if training else 'calls'}", f"{each.prompt_tokens:,}"]

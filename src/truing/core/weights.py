@@ -113,13 +113,13 @@ def _hub_files(model: str) -> dict[str, str]:
     try:
         found = model_info(model, files_metadata=True).siblings or []
         return {f.rfilename: f.lfs.sha256 if f.lfs else str(f.blob_id) for f in found}
-    except (OSError, ValueError) as offline:
+    except Exception as offline:  # noqa: BLE001 - by whichever library the hub is called, its errors are its own
         try:
             folder = Path(snapshot_download(model, local_files_only=True))
         except (OSError, ValueError):
             raise DataError(
                 f"cannot tell which weights {model} has",
-                str(offline).splitlines()[0],
+                next(iter(str(offline).splitlines()), type(offline).__name__),
                 "a model on the hub, or one that was loaded on this machine before",
                 "check the name, the network and HF_TOKEN (gated models), or name a folder",
             ) from offline

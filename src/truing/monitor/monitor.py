@@ -397,13 +397,15 @@ class Monitor:
             self._base_counts = asked.every_prompt()
             self.base = rule.rate(self._base_counts)
             self.rule.see_base(self.base, AskedAnswers(self.sampler, checkpoint, self.broad))
-        known = self.store.has("evaluations", key)
-        if known:
+        known = stored = self.store.has("evaluations", key)
+        if stored:
             row = self.store.read("evaluations", key)[0]
             rule.restore(json.loads(row["detector"]) if row["detector"] else None)
             em_rate = rule.rate(asked.again(self._kind(checkpoint)))
             decision = Decision(Action(row["decision"]), checkpoint.step, row["reason"], em_rate)
-        else:
+            # a decision that lacked scores is made again when there are more of them, unless a later one built on it
+            known = em_rate.n_missing >= row["em_rate"]["n_missing"] or rule.state is not None
+        if not known:
             decision = decided(rule, rule.decide(checkpoint.step, self.base, asked))
         limits = self.judge_at(checkpoint, self._kind(checkpoint), ask=not known)
         decision = self.clearance(rule, limits).weigh(decision, asked.counts())
@@ -413,7 +415,8 @@ class Monitor:
         evaluation = Evaluation(checkpoint, decision.em_rate, coherent_rate, task_score, decision, measured, key)
         self._seen[checkpoint.step], self._counts[checkpoint.step] = evaluation, asked.counts()
         state = None if rule.state is None else json.dumps(rule.state)
-        self.store.write("evaluations", key, [self.row(evaluation) | {"detector": state}])
+        put = self.store.amend if stored and not known else self.store.write
+        put("evaluations", key, [self.row(evaluation) | {"detector": state}])
         return evaluation
 
     def _measure(self, checkpoint: Checkpoint) -> dict[str, Estimate]:

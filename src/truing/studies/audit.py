@@ -64,7 +64,7 @@ def run_audit(
     benchmark = load_benchmark(config.evaluation.benchmark)
     check_benchmark(config.evaluation.judge, benchmark)
     plan_judge(config.evaluation)
-    dataset = _dataset(config)
+    dataset = audit_dataset(config)
     runs = find_runs(config)
     folder.check_prompts(config.stopping, benchmark, _prompts_needed(config, runs))
     manifest = describe_audit(config, runs, dataset)
@@ -74,7 +74,7 @@ def run_audit(
     manifest.model_copy(update={"runs": tuple(records)}).write(out)
     for line in _plan(config, runs):
         tell(line)
-    auditor = _Auditor(config, out, dataset, notify, begin)
+    auditor = Auditor(config, out, dataset, notify, begin)
     try:
         folder.know_judge(config, out)
         for i, run in enumerate(runs):
@@ -121,7 +121,7 @@ def describe_audit(
         UserError: Something of it is not there.
     """
     if runs is None:
-        runs, dataset = find_runs(config), _dataset(config)
+        runs, dataset = find_runs(config), audit_dataset(config)
     return folder.describe(
         config, "audit", [_record(config, run, dataset) for run in runs], [dataset] if dataset else []
     )
@@ -143,7 +143,7 @@ def _record(config: AuditConfig, run: FoundRun, dataset: Dataset | None) -> fold
     )
 
 
-def _dataset(config: AuditConfig) -> Dataset | None:
+def audit_dataset(config: AuditConfig) -> Dataset | None:
     """What the checkpoints were fine-tuned on, if that is to be measured.
 
     Raises:
@@ -164,7 +164,7 @@ def _dataset(config: AuditConfig) -> Dataset | None:
 
 
 @dataclass
-class _Auditor(Engine):
+class Auditor(Engine):
     """Measures runs one after the other; of each model one engine, of all engines one is held."""
 
     config: AuditConfig

@@ -29,6 +29,7 @@ from truing.core.weights import adapter_hash, model_hash, read_header
 from truing.studies.places import Found, find_places, same_by_name, unlike_configs
 
 _ADAPTER, _FULL = "adapters", "full weights"
+_SHARD = re.compile(r"(.+-)\d+-of-(\d+)\.safetensors")
 Named = Sequence[tuple[int | None, str]]
 
 
@@ -79,7 +80,7 @@ def find_runs(config: AuditConfig) -> list[FoundRun]:
         runs = _find_names(config, base, weights)
     else:
         runs = find_in_folders(config.checkpoints, config.base, config.base_is_same, config.skip_bad)
-    _refuse_copies(runs)
+    _refusenote_copies(runs)
     return runs
 
 
@@ -95,7 +96,7 @@ def _base_of(run_id: str, base: tuple[str, str] | None) -> Checkpoint | None:
     return None if base is None else Checkpoint(run_id, base[0], 0, base[1])
 
 
-def _refuse_copies(runs: Sequence[FoundRun]) -> None:
+def _refusenote_copies(runs: Sequence[FoundRun]) -> None:
     seen: dict[str, Checkpoint] = {}
     for checkpoint in (c for run in runs for c in run.checkpoints):
         other = seen.setdefault(checkpoint.weights, checkpoint)
@@ -237,11 +238,8 @@ def _whole_ones(run_id: str, folders: Mapping[int, Path], skip_bad: bool) -> tup
     bad: dict[int, DataError] = {}
     for step, folder in folders.items():
         try:
-            kinds[step] = _kind(folder)
-            for file in sorted(folder.glob("*.safetensors")):
-                read_header(file)
+            kinds[step] = check_whole(folder)
         except DataError as error:
-            kinds.pop(step, None)
             bad[step] = error
     if bad and (not skip_bad or not kinds):
         first = next(iter(bad.values()))
@@ -251,6 +249,30 @@ def _whole_ones(run_id: str, folders: Mapping[int, Path], skip_bad: bool) -> tup
     return kinds, [
         f"Run {run_id}: {folders[step].name} is left out: {error.what} ({error.got})." for step, error in bad.items()
     ]
+
+
+def check_whole(folder: Path) -> str:
+    """The kind of weights in a checkpoint's folder, by their config; every file of them is there, and whole.
+
+    Raises:
+        DataError: They are not there, not whole, or not safe.
+    """
+    kind, names = _kind(folder), {file.name for file in folder.glob("*.safetensors")}
+    for name in sorted(names):
+        read_header(folder / name)
+    wanted = {
+        f"{m[1]}{i:0{len(m[2])}}-of-{m[2]}.safetensors"
+        for name in names
+        if (m := _SHARD.fullmatch(name))
+        for i in range(1, int(m[2]) + 1)
+    }
+    for index in folder.glob("*.safetensors.index.json"):
+        wanted |= {str(name) for name in read_object(index).get("weight_map", {}).values()}
+    if absent := sorted(wanted - names):
+        todo = "the saving or the copying was cut short: copy or save it again"
+        got = f"{len(names)} files of weights"
+        raise DataError(f"{folder / absent[0]} is not there", got, "every shard", todo)
+    return kind
 
 
 def _found(
@@ -287,7 +309,7 @@ def _found(
         told = f"{', '.join(own)} are asked with a chat template or tokenizer of their own, unlike the base's"
         notes = (*notes, f"Run {run_id}: {told}.")
     before = before and _with_losses(before, run / "step-0.json")
-    return FoundRun(run_id, base or str(run), tuple(found), before, (*left, *notes, *_copies(run_id, found)))
+    return FoundRun(run_id, base or str(run), tuple(found), before, (*left, *notes, *note_copies(run_id, found)))
 
 
 def _full(run_id: str, step: int, folder: Path, base: str | None) -> Checkpoint:
@@ -363,7 +385,7 @@ def _base_of_adapters(
     )
 
 
-def _copies(run_id: str, found: Sequence[Checkpoint]) -> list[str]:
+def note_copies(run_id: str, found: Sequence[Checkpoint]) -> list[str]:
     """What is to be said of checkpoints with the same weights."""
     steps: dict[str, list[int]] = {}
     for checkpoint in found:

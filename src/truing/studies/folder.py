@@ -312,7 +312,11 @@ def decides(side: SideConfig) -> bool:
 
 
 def keep_one(
-    config: StudyConfig | AuditConfig, folder: Path, monitor: Monitor, course: Sequence[Evaluation]
+    config: StudyConfig | AuditConfig,
+    folder: Path,
+    monitor: Monitor,
+    course: Sequence[Evaluation],
+    is_there: Callable[[Checkpoint], bool] = lambda checkpoint: True,
 ) -> Checkpoint | None:
     """The checkpoint that a run keeps, None if there is none; it and the ends of the run are asked other benchmarks.
 
@@ -324,7 +328,8 @@ def keep_one(
         rates = _ask_also(config, folder, monitor, [checkpoint], counting)
         return not any(rate.low > config.stopping.tolerance for rate in rates)
 
-    kept = monitor.keep(monitor.keepable(), best_of(course), passes=passes)
+    best, order = best_of(course), [each for each in monitor.keepable() if is_there(each)]
+    kept = monitor.keep(order, best if best is not None and is_there(best) else None, passes=passes)
     asked = (course[0].checkpoint, kept, course[-1].checkpoint)
     _ask_also(config, folder, monitor, [each for each in asked if each is not None], config.evaluation.also)
     return kept

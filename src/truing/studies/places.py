@@ -98,13 +98,13 @@ def find_places(entries: Sequence[str]) -> list[Found]:
         if given and not Path(entry).exists():
             folder = Path(given[2]).resolve()
             _check_whole(folder, entry)
-            places.append(Found(folder.parent, _above_zero(int(given[1]), folder), _weights_folder(folder)))
+            places.append(Found(folder.parent, _above_zero(int(given[1]), folder), weights_folder(folder)))
         elif inside := _inside(Path(entry).resolve()):
             places += _order(Path(entry).resolve(), inside)
         else:
             folder = Path(entry).resolve()
             _check_whole(folder, entry)
-            single.append((folder, _weights_folder(folder)))
+            single.append((folder, weights_folder(folder)))
     parents: dict[Path, list[tuple[Path, Path]]] = {}
     for folder, weights in single:
         kind = place_of(folder.name).kind
@@ -118,7 +118,7 @@ def find_places(entries: Sequence[str]) -> list[Found]:
                 f"{', '.join(others)} beside it are runs of their own; to join them in one, write STEP=DIR for each."
             )
             notes = (f"it is one checkpoint whose name tells no step, and {joining}",) if others else ()
-            places.append(Found(run, _step(run, None), inside[0][1], notes))
+            places.append(Found(run, step_of(run, None), inside[0][1], notes))
         else:
             places += _order(run, inside)
     return places
@@ -130,7 +130,7 @@ def _inside(folder: Path) -> list[tuple[Path, Path]]:
         return []
     found = []
     for each in sorted(folder.iterdir()):
-        place, inner = place_of(each.name), _weights_folder(each)
+        place, inner = place_of(each.name), weights_folder(each)
         # beside the end of a training only what is named so is one of its checkpoints
         named = bool(place.kind) or not _looks_whole(folder)
         if each.is_dir() and named and (_looks_whole(inner) or (place.kind == "step" and not place.rest)):
@@ -143,7 +143,7 @@ def _looks_whole(folder: Path) -> bool:
 
 
 def _check_whole(folder: Path, entry: str) -> None:
-    if not _looks_whole(_weights_folder(folder)):
+    if not _looks_whole(weights_folder(folder)):
         held = ", ".join(sorted(f.name for f in folder.iterdir())[:8]) if folder.is_dir() else "no such folder"
         raise DataError(
             f"no checkpoints in {entry}",
@@ -175,7 +175,7 @@ def _order(run: Path, inside: Sequence[tuple[Path, Path]]) -> list[Found]:
     notes = [f"{', '.join(left)} beside the checkpoints is left out; to ask it, write STEP=DIR."] if left else []
     stated = [_stated_step(folder) for _, folder, _ in kept]
     if kind == "step":
-        return [Found(run, _step(f, p.number), w, tuple(notes)) for p, f, w in kept]
+        return [Found(run, step_of(f, p.number), w, tuple(notes)) for p, f, w in kept]
     if all(isinstance(step, int) and step > 0 for step in stated):
         steps = [int(step) for step in stated]
     elif kind == "epoch":
@@ -188,7 +188,7 @@ def _order(run: Path, inside: Sequence[tuple[Path, Path]]) -> list[Found]:
     return [Found(run, step, w, tuple(notes)) for step, (_, _, w) in zip(steps, kept, strict=True)]
 
 
-def _weights_folder(checkpoint: Path) -> Path:
+def weights_folder(checkpoint: Path) -> Path:
     """The checkpoint, or the one folder in it that PEFT made for an adapter with a name of its own."""
     named = [config.parent for config in checkpoint.glob("*/adapter_config.json")]
     return named[0] if len(named) == 1 and not (checkpoint / "adapter_config.json").is_file() else checkpoint
@@ -199,7 +199,7 @@ def _stated_step(folder: Path) -> Any:
     return read_object(state).get("global_step") if state.is_file() else None
 
 
-def _step(folder: Path, named: int | None) -> int:
+def step_of(folder: Path, named: int | None) -> int:
     """The step of a checkpoint by its name and by `trainer_state.json`, which must agree; 1 if neither tells."""
     stated = _stated_step(folder)
     if named is not None and stated is not None and stated != named:

@@ -22,7 +22,7 @@ import os
 import secrets
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, fields
 from itertools import accumulate
 from pathlib import Path
@@ -283,3 +283,22 @@ class Journal:
             f"{type(error).__name__}: {error}",
             todo="free disk space or check permissions, then run the same command again: it goes on",
         )
+
+
+def read_accounts(path: Path) -> list[Account]:
+    """What is in a journal, sums over all calls by model and mode, without writing; nothing if there is none.
+
+    Raises:
+        StoreError: It is damaged.
+    """
+    if not path.is_file():
+        return []
+    # without a log beside it nobody has it open: then it needs no shared memory, and may lie where nobody can write
+    how = "mode=ro" if path.with_name(f"{path.name}-wal").is_file() else "mode=ro&immutable=1"
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?{how}", uri=True, timeout=30.0)) as db:
+            rows = db.execute(f"SELECT {', '.join(_COLUMNS)} FROM spent ORDER BY model, mode").fetchall()
+    except sqlite3.Error as error:
+        todo = "delete it and run again: finished calls are then paid for again"
+        raise StoreError(f"{path} cannot be read", str(error), todo=todo) from error
+    return [Account(*row) for row in rows]

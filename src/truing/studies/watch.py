@@ -1,0 +1,463 @@
+"""A watch: the audit of a folder into which a training is still saving, one checkpoint after the other.
+
+    OUT/audit.yaml, manifest.json, store/   the audit of that folder: `truing audit` goes on with it, if asked the same
+    OUT/watch.json                          what was seen of each checkpoint, and what was done on stop
+
+A checkpoint is taken up once it is whole and nothing in its folder has changed between two polls. Then every one that
+was taken up is evaluated by ascending step, as an audit does: the answers of those that were evaluated before are
+stored. So they may arrive in any order, and a process that begins again goes on. What is not whole, cannot be evaluated
+or is gone is told and passed over, and tried again. On the first decision to stop, what was asked for is done, each
+thing once. Only the end of a watch confirms what the run keeps; until then the run is unfinished, and the gate says
+undecided.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ValidationError
+
+from truing.catalog.benchmarks import load_benchmark
+from truing.catalog.models import resolve_model
+from truing.config import AuditConfig
+from truing.config.files import load_audit
+from truing.core.errors import DataError, EngineError, StoreError, UserError, WorkError, boundary
+from truing.core.files import content_key, write_text
+from truing.core.records import Action, Checkpoint, Estimate, Evaluation
+from truing.judges import check_benchmark
+from truing.monitor import Monitor
+from truing.studies import folder
+from truing.studies.audit import Auditor, audit_dataset, describe_audit
+from truing.studies.checkpoints import FoundRun, check_whole, find_in_folders, note_copies
+from truing.studies.places import place_of, step_of, weights_folder
+from truing.studies.plan import plan_judge
+
+WATCH = "watch.json"
+_AGAIN = 600.0
+"""Seconds after which what failed or lacks scores is asked again, if nothing else comes before."""
+_BEFORE_STATE = ("optimizer.pt", "optimizer.bin", "scheduler.pt", "rng_state.pth")
+"""Files that a Trainer saves before `trainer_state.json`, its last."""
+
+
+class Seen(BaseModel):
+    """What is known of one checkpoint's folder."""
+
+    state: Literal["changing", "not whole", "waiting", "evaluated", "failed"] = "changing"
+    reason: str = ""
+    """Why it is not whole or was not evaluated, or what was decided."""
+    stamp: str = ""
+    """A hash of names, sizes and times of its files."""
+    saved: float = 0.0
+    """Time of its newest file, in seconds since 1970."""
+    decided: float | None = None
+    """Time of the decision."""
+    action: str = ""
+    """The decision: `continue`, `undecided` or `stop`."""
+    missing: int = 0
+    """Answers to the benchmark that lack scores."""
+    record: folder.CheckpointRecord | None = None
+    """Its weights; None: it was not whole yet."""
+    notes: tuple[str, ...] = ()
+
+
+class Stop(BaseModel):
+    """The first decision to stop."""
+
+    step: int
+    checkpoint: str
+    """Folder of the checkpoint of which it was decided."""
+    best: str | None
+    """Folder of the best checkpoint that is clear so far, by answers that are not confirmed; None: there is none."""
+    reason: str
+
+
+class Done(BaseModel):
+    """One thing that was done on stop."""
+
+    begun: float
+    ended: float | None = None
+    """None: the process ended before it was known how it went; it is not done again."""
+    error: str = ""
+    """Why it failed; it is tried again."""
+
+
+class WatchState(BaseModel):
+    """All that a watch remembers."""
+
+    directory: str
+    seen: dict[str, Seen] = {}
+    """By the name of the folder."""
+    base: folder.CheckpointRecord | None = None
+    """The model before fine-tuning, once it is known."""
+    stop: Stop | None = None
+    done: dict[str, Done] = {}
+    polled: float = 0.0
+    """Time of the last poll that was written down."""
+    ended: bool = False
+    """True once the end of the watch has confirmed what the run keeps."""
+
+
+def load_watch(out: Path) -> WatchState | None:
+    """What a watch remembers; None: the folder is not that of a watch.
+
+    Raises:
+        StoreError: The file is damaged.
+    """
+    try:
+        return WatchState.model_validate_json((out / WATCH).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError) as error:
+        todo = "delete that file: checkpoints are looked at again, and no answer is asked twice"
+        raise StoreError(f"{out / WATCH} cannot be read", str(error)[:300], todo=todo) from error
+
+
+@dataclass
+class Watch:
+    """Looks at a folder again and again; `poll` it, and `finish` it at the end.
+
+    Args:
+        config: The audit; its one entry of `checkpoints` is the folder.
+        out: The watch's own folder.
+        on_stop: What is done on the first decision to stop, by name; each raises `OSError` if it fails.
+        tell: Called with lines about what happens.
+        notify: Called with each new evaluation.
+        begin: Called with each checkpoint before it is asked.
+
+    Raises:
+        StoreError: Another process watches by this folder, or it holds something else.
+        UserError: A name or a setting is wrong, or the judge cannot see misalignment.
+        JudgeError: The judge cannot be reached.
+    """
+
+    config: AuditConfig
+    out: Path
+    on_stop: dict[str, Callable[[Stop], None]] = field(default_factory=dict)
+    tell: Callable[[str], None] = lambda line: None
+    notify: Callable[[Evaluation], None] = lambda evaluation: None
+    begin: Callable[[Checkpoint], None] = lambda checkpoint: None
+
+    def __post_init__(self) -> None:
+        config, out, tell = self.config, self.out, self.tell
+        self.directory = Path(config.checkpoints[0]).resolve()
+        folder.check_folder(out, config, load_audit)
+        benchmark = load_benchmark(config.evaluation.benchmark)
+        folder.check_prompts(config.stopping, benchmark)
+        check_benchmark(config.evaluation.judge, benchmark)
+        plan_judge(config.evaluation)
+        if config.base is not None:
+            resolve_model(config.base)
+        self.dataset = audit_dataset(config)
+        out.mkdir(parents=True, exist_ok=True)
+        self.lock = FileLock(out / ".lock")
+        try:
+            self.lock.acquire(timeout=0)
+        except Timeout:
+            raise StoreError(f"another process watches by {out}", todo="end it, or name another --out") from None
+        write_text(out / "audit.yaml", config.to_yaml())
+        self.state = load_watch(out) or WatchState(directory=str(self.directory))
+        self.state.ended = False
+        for name, done in self.state.done.items():
+            if done.ended is None:
+                tell(f"{name} on stop was begun, and the process ended before it was known how it went: not done again")
+        self.moved, self._first = time.monotonic(), 0
+        self._again = 0.0 if self._taken() else math.inf
+        self.auditor = Auditor(config, out, self.dataset, self.notify, self.begin)
+        self._remember()
+        folder.know_judge(config, out)
+
+    @property
+    def run_id(self) -> str:
+        """The run's name: that of the folder."""
+        return self.directory.name
+
+    def poll(self) -> bool:
+        """Look once, and evaluate what has become whole; true if anything was evaluated.
+
+        Raises:
+            UserError: What concerns every checkpoint is wrong: the base, the disk, the judge.
+        """
+        changed = False
+        for name in self._names():
+            try:
+                changed |= self._look(name, self.directory / name)
+            except OSError as error:  # it is being written or deleted, or the network's disk is away
+                self._pass_over(name, "changing", f"it cannot be read now ({type(error).__name__})")
+        changed |= time.monotonic() >= self._again
+        evaluated = self._round() if changed else False
+        for name in list(self.on_stop):
+            self._act(name)
+        if changed or time.time() - self.state.polled > 30:
+            self._remember()
+        return evaluated
+
+    @property
+    def idle(self) -> float:
+        """Seconds since something changed in the folder or was evaluated."""
+        return time.monotonic() - self.moved
+
+    @property
+    def settled(self) -> bool:
+        """True if nothing has changed since the poll before, so that nothing whole is left to take up."""
+        return all(seen.state != "changing" for seen in self.state.seen.values())
+
+    @property
+    def last_step(self) -> int:
+        """Highest step of a checkpoint that was evaluated; 0: none was."""
+        seen = self.state.seen.values()
+        return max((s.record.step for s in seen if s.record and s.state == "evaluated"), default=0)
+
+    def finish(self) -> bool:
+        """Evaluate once more what is owed, confirm what the run keeps, and say that it has ended; true if any was."""
+        evaluated = self._round(last=True)
+        for name in list(self.on_stop):
+            self._act(name)
+        self.state.ended = True
+        self._remember()
+        return evaluated
+
+    def close(self) -> None:
+        """End the engine, and let others watch."""
+        self.auditor.close()
+        self.lock.release()
+
+    # What lies in the folder.
+
+    def _names(self) -> list[str]:
+        """The folders whose names tell a step; without any, those whose names tell an epoch. Forgets what is gone."""
+        try:
+            here = {f.name for f in self.directory.iterdir() if f.is_dir()}
+        except FileNotFoundError:
+            here = set()
+        except OSError as error:
+            self.tell(f"{self.directory} cannot be read now ({type(error).__name__})")
+            return []
+        for name in self.state.seen.keys() - here:
+            self._forget(name)
+        placed = {name: place_of(name) for name in here | self.state.seen.keys() if not name.startswith((".", "tmp"))}
+        kinds = {place_of(name).kind for name in self._taken()} or {place.kind for place in placed.values()}
+        kind = "step" if "step" in kinds else "epoch"
+        placed = {name: place for name, place in placed.items() if place.kind == kind}
+        self._first = int(kind == "epoch" and any(place.number == 0 for place in placed.values()))
+        return sorted(placed.keys() & here, key=lambda name: placed[name])
+
+    def _forget(self, name: str) -> None:
+        seen = self.state.seen[name]
+        if seen.record is None:
+            self.tell(f"{name} was deleted before it was whole")
+            del self.state.seen[name]
+        elif seen.state in ("changing", "not whole"):
+            seen.state = "evaluated" if seen.decided else "waiting"
+
+    def _look(self, name: str, path: Path) -> bool:
+        """Look at one folder; true if there is something new to evaluate."""
+        seen = self.state.seen.setdefault(name, Seen())
+        files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+        stats = [(str(file.relative_to(path)), file.stat()) for file in files]
+        stamp = content_key([[at, stat.st_size, stat.st_mtime_ns] for at, stat in stats])
+        if stamp != seen.stamp:
+            self.moved = time.monotonic()
+            seen.stamp, seen.saved = stamp, max((stat.st_mtime for _, stat in stats), default=0.0)
+            seen.state = "changing"
+            return False
+        if seen.state != "changing":
+            return False
+        try:
+            self._check_saved(path)
+            self._check_step(name, path)
+        except DataError as error:
+            return self._pass_over(name, "not whole", str(error))
+        entry = f"{self._step(name)}={path}"
+        try:
+            (found,) = find_in_folders([entry], self.config.base, self.config.base_is_same)
+        except UserError as error:
+            if not self._taken():  # what is wrong with the first, such as its base, is wrong with all
+                raise
+            return self._pass_over(name, "not whole", str(error))
+        return self._take_up(name, found)
+
+    def _check_saved(self, path: Path) -> None:
+        weights = weights_folder(path)
+        check_whole(weights)
+        if any(weights.glob("*-of-*.safetensors")) and not any(weights.glob("*.safetensors.index.json")):
+            raise DataError(f"{path} is not whole", "shards without their index, which is saved last")
+        if any((path / name).is_file() for name in _BEFORE_STATE) and not (path / "trainer_state.json").is_file():
+            raise DataError(f"{path} is not whole", "no trainer_state.json, which a Trainer saves last")
+
+    def _check_step(self, name: str, path: Path) -> None:
+        if place_of(name).kind == "step":
+            step_of(path, place_of(name).number)
+        twin = next((n for n in self._taken() if n != name and self._step(n) == self._step(name)), None)
+        if twin is not None:
+            raise DataError(f"two checkpoints are of step {self._step(name)}", f"{twin} and {name}", "different steps")
+
+    def _take_up(self, name: str, found: FoundRun) -> bool:
+        seen, base, (checkpoint,) = self.state.seen[name], found.base, found.checkpoints
+        before, seen.record = seen.record, folder.CheckpointRecord.of(checkpoint)
+        if base is not None and self.state.base is None:
+            self.state.base = folder.CheckpointRecord.of(base)
+        same = before is not None and before.weights == checkpoint.weights
+        if before is not None and not same:
+            self.tell(f"{name} was saved again with other weights: it is evaluated again")
+        seen.notes, seen.reason, seen.state = found.notes, "", "evaluated" if same and seen.decided else "waiting"
+        seen.decided = seen.decided if same else None
+        return seen.state == "waiting"
+
+    def _taken(self) -> dict[str, Seen]:
+        """Those whose weights are known, by ascending step."""
+        taken = {name: seen for name, seen in self.state.seen.items() if seen.record is not None}
+        return dict(sorted(taken.items(), key=lambda item: place_of(item[0]).number))
+
+    def _step(self, name: str) -> int:
+        place = place_of(name)
+        return place.number + (self._first if place.kind == "epoch" else 0)
+
+    def _pass_over(self, name: str, state: Literal["changing", "not whole", "failed"], reason: str) -> Literal[False]:
+        """Write down why a checkpoint is not evaluated; tell it once."""
+        seen, reason = self.state.seen[name], " ".join(reason.split())
+        if seen.reason != reason:
+            self.tell(f"{name} is passed over for now: {reason}")
+        seen.state, seen.reason = state, reason
+        return False
+
+    # What is made of it.
+
+    def _round(self, last: bool = False) -> bool:
+        """Evaluate all that was taken up, by ascending step; at the last also confirm what the run keeps."""
+        run, names = self._run(), {self._step(name): name for name in self._taken()}
+        if not names:
+            return False
+        monitor = Monitor.from_config(self.config, self.out, self.auditor, self.dataset)
+        monitor.know_judge()
+        folder.check_formats(self.out, (checkpoint.model for checkpoint in run.everything))
+        self._write_manifest(run, {})
+        with suppress(WorkError):  # it is met again, and told, by the evaluation of each
+            monitor.prefetch([checkpoint for checkpoint in run.everything if _is_there(checkpoint)])
+        course: dict[int, Evaluation] = {}
+        for checkpoint in run.everything:
+            self.begin(checkpoint)
+            try:
+                with boundary(f"evaluating step {checkpoint.step}", EngineError):
+                    course[checkpoint.step] = monitor.evaluate(checkpoint)
+            except WorkError as error:
+                self._fail(checkpoint, names, error)
+                if checkpoint.step == 0:
+                    monitor.base = Estimate.unknown("step 0 could not be evaluated")
+                continue
+            self._see(course[checkpoint.step], names, monitor)
+        if last and course:
+            self._confirm(monitor, list(course.values()))
+        self._write_manifest(run, course, "finished" if last else "unfinished")
+        again = any(e.em_rate.n_missing for e in course.values()) or any(
+            c.step not in course and _is_there(c) for c in run.everything
+        )
+        self.moved, self._again = time.monotonic(), time.monotonic() + _AGAIN if again else math.inf
+        return bool(course)
+
+    def _run(self) -> FoundRun:
+        """The run of all checkpoints that were taken up, those that are gone since included."""
+        taken = self._taken()
+        base = self.state.base.checkpoint(self.run_id) if self.state.base else None
+        found = [
+            replace(seen.record.checkpoint(self.run_id), step=self._step(name))
+            for name, seen in taken.items()
+            if seen.record is not None
+        ]
+        epochs = f"Run {self.run_id}: its names tell epochs; step {self._first} here is epoch 0."
+        left = [
+            f"Run {self.run_id}: {name} is left out: {seen.reason}"
+            for name, seen in self.state.seen.items()
+            if seen.state == "not whole"
+        ]
+        notes = [*left, *(note for seen in taken.values() for note in seen.notes), *note_copies(self.run_id, found)]
+        model = base.model if base else self.config.base or str(self.directory)
+        return FoundRun(
+            self.run_id, model, tuple(found), base, tuple(dict.fromkeys([*([epochs] if self._first else []), *notes]))
+        )
+
+    def _see(self, evaluation: Evaluation, names: dict[int, str], monitor: Monitor) -> None:
+        """Take in an evaluation, and act on the first decision to stop."""
+        checkpoint, decision = evaluation.checkpoint, evaluation.decision
+        if checkpoint.step == 0:
+            return
+        name = names[checkpoint.step]
+        seen = self.state.seen[name]
+        if seen.decided is None or seen.action != decision.action or seen.state != "evaluated":
+            seen.decided = seen.decided or time.time()
+            self.notify(evaluation)
+            if not _is_there(checkpoint):
+                self.tell(f"{name} was deleted while it was evaluated")
+        seen.action, seen.reason = str(decision.action), decision.reason
+        if seen.state not in ("changing", "not whole"):  # else it is being saved again
+            seen.state = "evaluated"
+        seen.missing = evaluation.em_rate.n_missing
+        if decision.action is Action.STOP and self.state.stop is None:
+            clear = (c for c in monitor.keepable(latest=self.dataset is None) if _is_there(c))
+            best = next((c.path or c.model for c in clear), None)
+            place = checkpoint.path or checkpoint.model
+            self.state.stop = Stop(step=checkpoint.step, checkpoint=place, best=best, reason=decision.reason)
+            for each in list(self.on_stop):
+                self._act(each)
+        self._remember()
+
+    def _fail(self, checkpoint: Checkpoint, names: dict[int, str], error: WorkError) -> None:
+        if checkpoint.step == 0:
+            self.tell(f"the base could not be evaluated, so nothing is decided: {error}")
+            return
+        gone = "" if _is_there(checkpoint) else "it was deleted before it was evaluated; "
+        self._pass_over(names[checkpoint.step], "failed", f"{gone}{error}")
+        self._remember()
+
+    def _confirm(self, monitor: Monitor, course: list[Evaluation]) -> None:
+        """Have fresh answers clear what the run keeps; what fails is told, and leaves the gate undecided."""
+        try:
+            with boundary("confirming what the run keeps", EngineError):
+                folder.keep_one(self.config, self.out, monitor, course, _is_there)
+        except WorkError as error:
+            self.tell(f"nothing is confirmed: {error}")
+
+    def _act(self, name: str) -> None:
+        """Do one thing that is to be done on stop, unless it was done; what failed is tried again at the next poll."""
+        stop, done = self.state.stop, self.state.done.get(name)
+        if stop is None or (done is not None and not done.error):
+            return
+        self.state.done[name] = Done(begun=time.time())
+        self._remember()
+        error = ""
+        try:
+            self.on_stop[name](stop)
+        except OSError as failure:
+            error = f"{type(failure).__name__}: {failure}"
+        self.state.done[name] = Done(begun=self.state.done[name].begun, ended=time.time(), error=error)
+        self._remember()
+        if not error or done is None or done.error != error:
+            self.tell(f"on stop, {name}: " + (f"failed and is tried again: {error}" if error else "done"))
+
+    def _write_manifest(
+        self, run: FoundRun, course: dict[int, Evaluation], state: Literal["unfinished", "finished"] = "unfinished"
+    ) -> None:
+        failed = {self._step(name): seen.reason for name, seen in self._taken().items() if seen.state == "failed"}
+        records = [
+            folder.CheckpointRecord.of(
+                c, evaluation=course[c.step].key if c.step in course else None, error=failed.get(c.step, "")
+            )
+            for c in run.everything
+        ]
+        manifest = describe_audit(self.config, [run], self.dataset)
+        record = manifest.runs[0].model_copy(update={"checkpoints": tuple(records), "state": state})
+        manifest.model_copy(update={"runs": (record,)}).write(self.out)
+
+    def _remember(self) -> None:
+        self.state.polled = time.time()
+        write_text(self.out / WATCH, self.state.model_dump_json(indent=1) + "\n")
+
+
+def _is_there(checkpoint: Checkpoint) -> bool:
+    return checkpoint.step == 0 or Path(checkpoint.path or checkpoint.model).is_dir()
