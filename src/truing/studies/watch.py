@@ -33,6 +33,7 @@ from truing.core.files import content_key, write_text
 from truing.core.records import Action, Checkpoint, Estimate, Evaluation
 from truing.judges import check_benchmark
 from truing.monitor import Monitor
+from truing.monitor.formats import check_formats
 from truing.studies import folder
 from truing.studies.audit import Auditor, audit_dataset, describe_audit
 from truing.studies.checkpoints import FoundRun, check_whole, find_in_folders, note_copies
@@ -336,7 +337,7 @@ class Watch:
             return False
         monitor = Monitor.from_config(self.config, self.out, self.auditor, self.dataset)
         monitor.know_judge()
-        folder.check_formats(self.out, (checkpoint.model for checkpoint in run.everything))
+        check_formats(self.out, (checkpoint.model for checkpoint in run.everything))
         self._write_manifest(run, {})
         with suppress(WorkError):  # it is met again, and told, by the evaluation of each
             monitor.prefetch([checkpoint for checkpoint in run.everything if _is_there(checkpoint)])
