@@ -153,10 +153,11 @@ def _arrow(path: Path) -> Iterator[pa.RecordBatch]:
     """The batches of an Arrow stream, as `save_to_disk` writes, or of an Arrow file."""
     with pa.memory_map(str(path)) as source:
         try:
-            yield from pa.ipc.open_stream(source)
+            batches: Iterator[pa.RecordBatch] = iter(pa.ipc.open_stream(source))
         except pa.ArrowInvalid:
             whole = pa.ipc.open_file(source)
-            yield from (whole.get_batch(i) for i in range(whole.num_record_batches))
+            batches = (whole.get_batch(i) for i in range(whole.num_record_batches))
+        yield from batches
 
 
 def _rows_of(path: Path, kind: str, batches: Iterator[pa.RecordBatch]) -> Values:

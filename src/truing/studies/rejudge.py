@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from truing.backends import Engine, check_completer, close_completers
-from truing.config import EndpointConfig, EvaluationConfig, JudgeConfig, StoppingConfig
+from truing.config import EndpointConfig, EvaluationConfig, JudgeConfig, MisalignedRule, StoppingConfig
 from truing.config.files import override, validate
 from truing.config.services import without_places
 from truing.core.errors import ConfigError, EngineError, StoreError, boundary
@@ -32,18 +32,8 @@ from truing.stats.rules import make_rule
 from truing.studies.folder import Asked, CheckpointRecord, Manifest, RunRecord, load_manifest
 from truing.studies.run import read_state
 
-_SAMPLED = (
-    "benchmark",
-    "engine",
-    "samples",
-    "task_samples",
-    "task_prompts",
-    "temperature",
-    "max_tokens",
-    "seed",
-    "also",
-)
-"""Settings of an evaluation that only other answers could tell of."""
+_JUDGED = {"judge", "measures", "preflight", "confirm", *MisalignedRule.model_fields}
+"""Settings of an evaluation that may change; only other answers could tell of any other."""
 
 
 def changed_settings(manifest: Manifest, changes: Mapping[str, Any]) -> Manifest:
@@ -69,8 +59,8 @@ def changed_settings(manifest: Manifest, changes: Mapping[str, Any]) -> Manifest
         raise ConfigError("that cannot be changed afterwards", strange[0], allowed, "run it again in another folder")
     evaluation = validate(EvaluationConfig, raw["evaluation"], "the settings are not valid")
     stopping = validate(StoppingConfig, raw["stopping"], "the settings are not valid")
-    for name in _SAMPLED:
-        if getattr(evaluation, name) != getattr(manifest.evaluation, name):
+    for name in EvaluationConfig.model_fields:
+        if name not in _JUDGED and getattr(evaluation, name) != getattr(manifest.evaluation, name):
             todo = "run or audit it again in another folder"
             raise ConfigError(f"evaluation.{name} needs other answers", str(getattr(evaluation, name)), allowed, todo)
     if not (manifest.every_prompt and make_rule(stopping).every_prompt):

@@ -172,7 +172,7 @@ def execute_run(
     with FileLock(folder / ".lock"), listening(lambda phase: notify(Progress(run.id, at, phase=phase))):
         dataset = load_dataset(run.dataset, config.datasets)
         key = (config.engine_of(run), run.model, config, out)  # one engine per model and process: a base is loaded once
-        engine = _engines[key] = _engines.get(key) or load_engine(*key)
+        engine = _engines[key] = _engines[key] if key in _engines else load_engine(*key)
         monitor = Monitor.from_config(config, out, engine, dataset)
         course: list[Evaluation] = []
 
