@@ -83,7 +83,7 @@ def run_chart(pair: Pair, frame: Frame) -> Markup:
 
 def _steps(node: svg.Node, axis: svg.StepAxis, bottom: float, wanted: Sequence[int]) -> None:
     for step in axis.steps:
-        svg.draw(node, "line", "notch", x1=svg.at(axis.at(step)), x2=svg.at(axis.at(step)), y1=bottom, y2=bottom + 4)
+        svg.upright(node, "notch", axis.at(step), bottom, bottom + 4)
     for step in axis.ticks(wanted):
         svg.draw(node, "text", "tick", f"{step}", x=svg.at(axis.at(step)), y=bottom + 17, text_anchor="middle")
     svg.draw(node, "text", "tick", "optimiser step", x="50%", y=bottom + 35, text_anchor="middle")
@@ -93,7 +93,7 @@ def _event(node: svg.Node, event: Event, axis: svg.StepAxis, y: float, bottom: f
     x, between = axis.at(event.position), event.between
     wide = between is not None and between.low is not None
     if event.step is not None:
-        svg.draw(node, "line", f"rule {event.kind}", x1=svg.at(x), x2=svg.at(x), y1=y, y2=bottom)
+        svg.upright(node, f"rule {event.kind}", x, y, bottom)
     if between is not None and between.low is not None:
         _whisker(node, event.kind, between, axis, y)
     holder = svg.draw(node, "svg", "holder", x=svg.at(x), y=y)
@@ -113,9 +113,9 @@ def _whisker(node: svg.Node, kind: str, between: StepBounds, axis: svg.StepAxis,
     right = 1.0 if between.high is None else axis.at(between.high)
     line = svg.draw(node, "line", f"span {kind}", x1=svg.at(left), x2=svg.at(right), y1=y, y2=y)
     svg.tooltip(line, f"the true step lies {bounds_words(between)}")
-    svg.draw(node, "line", f"span {kind}", x1=svg.at(left), x2=svg.at(left), y1=y - 4, y2=y + 4)
+    svg.upright(node, f"span {kind}", left, y - 4, y + 4)
     if between.high is not None:
-        svg.draw(node, "line", f"span {kind}", x1=svg.at(right), x2=svg.at(right), y1=y - 4, y2=y + 4)
+        svg.upright(node, f"span {kind}", right, y - 4, y + 4)
         return
     holder = svg.draw(node, "svg", "holder", x=svg.at(right), y=y)
     svg.draw(holder, "path", f"arrow {kind}", d="M-5-4 0 0-5 4")

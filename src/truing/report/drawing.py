@@ -55,6 +55,11 @@ def at(fraction: float) -> str:
     return f"{100 * fraction:.2f}%"
 
 
+def upright(parent: Node, style: str, x: float, top: float, bottom: float) -> None:
+    """Draw an upright line at a horizontal position, 0 (left) to 1 (right)."""
+    draw(parent, "line", style, x1=at(x), x2=at(x), y1=top, y2=bottom)
+
+
 def stretched(parent: Node, top: float, height: float) -> Node:
     """An inner drawing 1000 wide, whatever the real width, and `height` high."""
     return draw(

@@ -120,16 +120,8 @@ def row_of_dots(label: str, dots: Sequence[Dot], line: svg.Line, tolerance: floa
     height = lane * max(len(dots), 1) + 7
     node = svg.drawing(f"{label}: {'; '.join(f'{dot.title} {dot}' for dot in dots)}", height, "strip")
     for tick in line.ticks:
-        svg.draw(
-            node,
-            "line",
-            "grid" if tick else "grid zero",
-            x1=svg.at(line.at(tick)),
-            x2=svg.at(line.at(tick)),
-            y1=0,
-            y2=height,
-        )
-    svg.draw(node, "line", "tolerance", x1=svg.at(line.at(tolerance)), x2=svg.at(line.at(tolerance)), y1=0, y2=height)
+        svg.upright(node, "grid" if tick else "grid zero", line.at(tick), 0, height)
+    svg.upright(node, "tolerance", line.at(tolerance), 0, height)
     for index, dot in enumerate(dots):
         estimate, y = dot.estimate, lane * (index + 0.5) + 3.5
         if estimate is None or not is_known(estimate):

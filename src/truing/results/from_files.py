@@ -23,28 +23,12 @@ from truing.core.files import content_key
 from truing.core.records import Benchmark, Prompt
 from truing.judges.classify import classify, count
 from truing.judges.preflight import load_preflight
+from truing.results import counted, readings
 from truing.results.columns import NUMBERS, SCORES, JudgedOptions, quoted
-from truing.results.counted import (
-    PER_CATEGORY,
-    CountedCheckpoint,
-    CountedRun,
-    Scores,
-    Source,
-    TaskCounts,
-    shorten,
-    study_entry,
-)
 from truing.results.file_rows import Input, read_answers
 from truing.results.file_runs import NOT_STATED, FileRun, choose_base, find_runs
 from truing.results.formats import FORMATS, open_database, stem
 from truing.results.judge import JudgeEntry
-from truing.results.readings import (
-    ask_about_columns,
-    ask_about_copies,
-    ask_about_files,
-    check_labels,
-    choose_unit,
-)
 from truing.results.scales import check_scales
 from truing.results.schema import SampleEntry
 from truing.results.schema_runs import StudyEntry
@@ -66,7 +50,7 @@ _LACKING = {
 }
 
 
-def read_judged(files: Sequence[Path], options: JudgedOptions) -> Source:
+def read_judged(files: Sequence[Path], options: JudgedOptions) -> counted.Source:
     """Read and count files of judged answers: CSV, JSON Lines or parquet, also mixed.
 
     Without a column of the run or seed each file is a run.
@@ -100,21 +84,21 @@ class _Answers:
         database.execute(f"UPDATE answers SET question = '{NO_QUESTION}' WHERE question = '' AND aligned IS NOT NULL")
         self._drop_empty()
         self.odd = {role: self._odd_cells(role) for role in NUMBERS}
-        check_labels(database, self.inputs, self.odd)
+        readings.check_labels(database, self.inputs, self.odd)
         self._refuse_no_scores()
         for role in SCORES:
             columns = [(each.path.name, each.columns[role]) if role in each.columns else None for each in self.inputs]
             check_scales(database, role, columns, options.scale(role))
-        ask_about_files(self.inputs, options)
-        self.told = [*self._describe_left_out(), *choose_unit(database, self.inputs, options)]
+        readings.ask_about_files(self.inputs, options)
+        self.told = [*self._describe_left_out(), *readings.choose_unit(database, self.inputs, options)]
         self._rows("""
             CREATE VIEW asked AS SELECT rowid AS row, *, {
                 'file': CASE WHEN run = '' AND seed IS NULL THEN file END, 'run': run, 'model': model,
                 'dataset': dataset, 'learning_rate': learning_rate, 'seed': seed, 'step': step
             } AS place FROM answers WHERE question <> ''
         """)
-        ask_about_columns(database, self.inputs, more, options)
-        self.told += ask_about_copies(database, more, options)
+        readings.ask_about_columns(database, self.inputs, more, options)
+        self.told += readings.ask_about_copies(database, more, options)
         self._find_questions()
         runs, self.steps = find_runs(database, [each.name for each in self.inputs])
         self._refuse_too_many()
@@ -243,11 +227,11 @@ class _Answers:
         classed = {"misaligned": classes.misaligned, "judged": classes.judged}
         self._database.register("classed", pa.table(columns | classed))
 
-    def source(self) -> Source:
+    def source(self) -> counted.Source:
         """Everything that the analysis needs."""
         samples, options = self._samples(), self.options
         found = load_preflight(Path(options.calibration), options) if options.calibration else None
-        return Source(
+        return counted.Source(
             study=self._study_entry(),
             judge=JudgeEntry.of(options.judge if found is None else found.judge, False, found),
             categories=self.categories,
@@ -263,24 +247,26 @@ class _Answers:
             ],
         )
 
-    def _checkpoint(self, step: int, pooled: Sequence[int], answers: str = "") -> CountedCheckpoint:
+    def _checkpoint(self, step: int, pooled: Sequence[int], answers: str = "") -> counted.CountedCheckpoint:
         """One checkpoint, pooled from several (base models measured more than once)."""
         rows = list(pooled)
         broad = Counts(**{name: counts[rows].sum(axis=0) for name, counts in self._counts.items()})
         hits, judged, missing = (a[rows].sum(axis=0) for a in (self._hits, self._judged, self._missing))
-        task = TaskCounts(hits, judged, int(missing)) if judged.sum() + missing > 0 else None
+        task = counted.TaskCounts(hits, judged, int(missing)) if judged.sum() + missing > 0 else None
         parts = [slice(self._ends[i], self._ends[i + 1]) for i in rows]
-        scores = Scores(*(np.concatenate([values[part] for part in parts]) for values in self._scores))
-        return CountedCheckpoint(step, broad, task, answers=answers, scores=scores)
+        scores = counted.Scores(*(np.concatenate([values[part] for part in parts]) for values in self._scores))
+        return counted.CountedCheckpoint(step, broad, task, answers=answers, scores=scores)
 
-    def _run(self, run: FileRun, answers: str) -> CountedRun:
+    def _run(self, run: FileRun, answers: str) -> counted.CountedRun:
         last, base, labels = run.checkpoints[-1], self.based.get(run.id), run.labels
         own = [self._checkpoint(self.steps[i], [i], answers if i == last else "") for i in run.checkpoints]
         if base and own[0].step > 0:
             own.insert(0, self._checkpoint(0, base))
         rate, size = (math.nan if labels[r] is None else labels[r] for r in ("learning_rate", "parameters"))
         dataset = labels["dataset"] or NOT_STATED
-        return CountedRun(run.id, run.model, dataset, own, learning_rate=rate, seed=labels["seed"], parameters=size)
+        return counted.CountedRun(
+            run.id, run.model, dataset, own, learning_rate=rate, seed=labels["seed"], parameters=size
+        )
 
     def _digests(self) -> list[str]:
         """A hash of the questions and answers at each run's last checkpoint; empty where there are no answers."""
@@ -310,7 +296,7 @@ class _Answers:
                 SELECT *, row_number() OVER (PARTITION BY checkpoint, category ORDER BY NOT misaligned, row) AS n
                 FROM classed JOIN prompts USING (prompt) WHERE checkpoint IN (SELECT checkpoint FROM shown)
             ), few AS (
-                SELECT * FROM ranked JOIN shown USING (checkpoint) WHERE n <= {PER_CATEGORY}
+                SELECT * FROM ranked JOIN shown USING (checkpoint) WHERE n <= {counted.PER_CATEGORY}
                 ORDER BY n, NOT misaligned, shown.place, first LIMIT {_MOST_SAMPLES}
             )
             SELECT run_id, few.step, few.category, coalesce(nullif(text, ''), answers.question) AS prompt, answer,
@@ -320,7 +306,9 @@ class _Answers:
         """)
         names = [column[0] for column in found.description]
         rows = [dict(zip(names, row, strict=True)) for row in found.fetchall()]
-        return [SampleEntry(**row | {name: shorten(row[name]) for name in ("prompt", "answer")}) for row in rows]
+        return [
+            SampleEntry(**row | {name: counted.shorten(row[name]) for name in ("prompt", "answer")}) for row in rows
+        ]
 
     # The notes.
 
@@ -434,7 +422,7 @@ class _Answers:
         pairs = list(zip(self.prompts, self.categories, strict=True))
         key = content_key([[text.encode("utf-8", "replace").decode() for text in pair] for pair in pairs])
         columns = {each.name: each.columns for each in self.inputs}
-        return study_entry(
+        return counted.study_entry(
             Benchmark("judged files", "", "", tuple(Prompt(*pair, ()) for pair in pairs), key),
             options.judge,
             options,

@@ -13,17 +13,10 @@ import numpy as np
 from truing.core.records import Action, Decision, Estimate
 from truing.results.counted import CountedCheckpoint, CountedRun, Source, TaskCounts
 from truing.results.schema_runs import Answer, ConfirmedEntry
+from truing.stats import course as courses
 from truing.stats.agreement import JudgeLimits
 from truing.stats.choice import Separability, choose_with_report, keepable, separability
 from truing.stats.clearance import Clearance
-from truing.stats.course import (
-    Course,
-    RunCounts,
-    StepInterval,
-    crossing_of_limits,
-    describe_course,
-    find_onset,
-)
 from truing.stats.paired import paired_quotient
 from truing.stats.rates import clustered_rates
 from truing.stats.rules import FixedRule, look_at
@@ -128,16 +121,16 @@ class RunFigures:
         return self.course_of or self
 
     @cached_property
-    def onset(self) -> StepInterval:
+    def onset(self) -> courses.StepInterval:
         """The first checkpoint above the base; with random prompts by limits that do not overlap, else paired."""
         whole, base = self.whole, self.base
         if base is None or not whole.trained:
-            return StepInterval(None, None, None)
+            return courses.StepInterval(None, None, None)
         if base.em_rate or self._is_looked_at:
             return self._crossing_of_looks((self.base_rate.low, self.base_rate.high))
         counts, base_counts = whole.counts, (base.broad.misaligned, base.broad.coherent)
         own = list(zip(counts.misaligned, counts.coherent, strict=True))
-        return find_onset(counts.steps, own, base_counts, confidence=self.source.confidence)
+        return courses.find_onset(counts.steps, own, base_counts, confidence=self.source.confidence)
 
     @cached_property
     def has_onset(self) -> Answer:
@@ -181,12 +174,12 @@ class RunFigures:
         return keepable(self._trained(self.steps), actions, scores, self.source.stopping, own.onset.step)
 
     @cached_property
-    def counts(self) -> RunCounts:
+    def counts(self) -> courses.RunCounts:
         """Counts of the checkpoints after step 0."""
         checkpoints = [self.run.checkpoints[i] for i in self.trained]
         width = max((c.task.hits.size for c in checkpoints if c.task is not None), default=1)
         tasks = [c.task or TaskCounts(np.zeros(width), np.zeros(width)) for c in checkpoints]
-        return RunCounts(
+        return courses.RunCounts(
             tuple(c.step for c in checkpoints),
             np.array([c.broad.misaligned for c in checkpoints]),
             np.array([c.broad.coherent for c in checkpoints]),
@@ -195,17 +188,17 @@ class RunFigures:
         )
 
     @cached_property
-    def course(self) -> Course:
+    def course(self) -> courses.Course:
         """Steps at which the EM rate passed the boundary and the task was learnt."""
         whole = self.whole
         if not whole.trained:
-            nothing = StepInterval(None, None, None)
-            return Course(nothing, nothing, "cannot tell", "No checkpoint after step 0 was judged.")
+            nothing = courses.StepInterval(None, None, None)
+            return courses.Course(nothing, nothing, "cannot tell", "No checkpoint after step 0 was judged.")
         high = self.base_rate.high
         boundary = max(self.source.tolerance, high) if math.isfinite(high) else self.source.tolerance
         crossing = self._crossing_of_looks((boundary, boundary)) if self._is_looked_at else None
         rng, confidence = np.random.default_rng(0), self.source.confidence
-        return describe_course(whole.counts, boundary, rng, confidence=confidence, crossing=crossing)
+        return courses.describe_course(whole.counts, boundary, rng, confidence=confidence, crossing=crossing)
 
     @cached_property
     def best(self) -> int | None:
@@ -304,9 +297,9 @@ class RunFigures:
         """True of checkpoints judged in sequence: limits that hold at any time already hold over the whole run."""
         return any(c.em_rate for c in self.whole.run.checkpoints)
 
-    def _crossing_of_looks(self, boundary: tuple[float, float]) -> StepInterval:
+    def _crossing_of_looks(self, boundary: tuple[float, float]) -> courses.StepInterval:
         whole = self.whole
-        return crossing_of_limits(whole._trained(whole.steps), whole._trained(whole.em_rates), boundary)
+        return courses.crossing_of_limits(whole._trained(whole.steps), whole._trained(whole.em_rates), boundary)
 
 
 def _score(task: TaskCounts | None, confidence: float) -> Estimate:

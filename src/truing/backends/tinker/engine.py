@@ -21,19 +21,7 @@ import tinker
 from transformers import AutoTokenizer
 
 from truing.backends import Engine
-from truing.backends.tinker.client import (
-    SCHEME,
-    as_our_error,
-    calling,
-    close_service,
-    drop_service,
-    finished,
-    offered_name,
-    open_service,
-    take_back,
-    tinker_name,
-    tinker_weights,
-)
+from truing.backends.tinker import client as tinkering
 from truing.catalog.models import resolve_model
 from truing.config import Services
 from truing.core.answers import is_final
@@ -78,7 +66,7 @@ class TinkerEngine(Engine):
     @classmethod
     def weights_of(cls, model: str, services: Services) -> str:
         """Address and name of a base model or of saved weights."""
-        return tinker_weights(tinker_name(model))
+        return tinkering.tinker_weights(tinkering.tinker_name(model))
 
     def generate(self, checkpoint: Checkpoint, prompts: Sequence[Prompt], sampling: Sampling) -> list[Response]:
         """Sample answers; see `truing.backends.Engine`.
@@ -102,29 +90,34 @@ class TinkerEngine(Engine):
         service, self._service, self._client = self._service, None, ("", None)
         if service is not None:
             self._drop.detach()
-            close_service(service)
+            tinkering.close_service(service)
 
     def _client_of(self, checkpoint: Checkpoint) -> Any:
         """A sampling client for what a checkpoint names, checked to be that."""
         saved = checkpoint.path or checkpoint.model
-        if checkpoint.path and not saved.startswith(SCHEME):
+        if checkpoint.path and not saved.startswith(tinkering.SCHEME):
             raise EngineError(
-                "not a checkpoint on Tinker", saved, f"{SCHEME}...", "use the engine `tinker` with the trainer `tinker`"
+                "not a checkpoint on Tinker",
+                saved,
+                f"{tinkering.SCHEME}...",
+                "use the engine `tinker` with the trainer `tinker`",
             )
         if self._service is None:
-            self._service = open_service(EngineError)
-            self._drop = weakref.finalize(self, drop_service, self._service)  # at the latest with the process
-        if not saved.startswith(SCHEME):
-            saved = offered_name(self._service, checkpoint.model, EngineError)
+            self._service = tinkering.open_service(EngineError)
+            self._drop = weakref.finalize(self, tinkering.drop_service, self._service)  # at the latest with the process
+        if not saved.startswith(tinkering.SCHEME):
+            saved = tinkering.offered_name(self._service, checkpoint.model, EngineError)
         check_weights(
-            checkpoint, tinker_weights(saved), "set TINKER_BASE_URL to the server on which the run was trained"
+            checkpoint,
+            tinkering.tinker_weights(saved),
+            "set TINKER_BASE_URL to the server on which the run was trained",
         )
         if self._client[0] != saved:
-            kind = "model_path" if saved.startswith(SCHEME) else "base_model"
-            with calling(f"opening {saved}", EngineError):
-                self._client = (saved, finished(self._service.create_sampling_client(**{kind: saved})))
+            kind = "model_path" if saved.startswith(tinkering.SCHEME) else "base_model"
+            with tinkering.calling(f"opening {saved}", EngineError):
+                self._client = (saved, tinkering.finished(self._service.create_sampling_client(**{kind: saved})))
         if self._tokenizer is None:
-            base = self._client[1].get_base_model() if self.model.startswith(SCHEME) else self.model
+            base = self._client[1].get_base_model() if self.model.startswith(tinkering.SCHEME) else self.model
             with boundary(f"loading the tokenizer of {base}", EngineError):
                 self._tokenizer = AutoTokenizer.from_pretrained(resolve_model(base), trust_remote_code=False)
         return self._client[1]
@@ -150,7 +143,7 @@ class TinkerEngine(Engine):
         finally:
             for each in under_way:
                 if not isinstance(each.answer, str):
-                    take_back(each.answer)
+                    tinkering.take_back(each.answer)
 
     def _send(self, client: Any, weights: str, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[_Sent]:
         """The requests, each sent when it is drawn."""
@@ -168,7 +161,7 @@ class TinkerEngine(Engine):
                     seed=answer_seed(sampling.seed, weights, prompt.id, index),
                     stop=None if end is None else [end],
                 )
-                with calling("sampling", EngineError):
+                with tinkering.calling("sampling", EngineError):
                     sent = client.sample(tinker.ModelInput.from_ints(tokens), 1, params)
                 yield _Sent(prompt.id, index, tokens, sent)
 
@@ -179,7 +172,7 @@ class TinkerEngine(Engine):
         try:
             answer = sent.answer.result().sequences[0]
         except Exception as error:  # noqa: BLE001 - the SDK raises anything
-            problem = as_our_error(error, "sampling", EngineError)
+            problem = tinkering.as_our_error(error, "sampling", EngineError)
             if isinstance(problem, UserError) or isinstance(error, tinker.APIConnectionError):
                 raise problem from None
             return Response(*place, None, 0, False, problem.got)

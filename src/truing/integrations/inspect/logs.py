@@ -10,20 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from inspect_ai.log import (
-    EvalConfig,
-    EvalDataset,
-    EvalError,
-    EvalLog,
-    EvalPlan,
-    EvalPlanStep,
-    EvalSample,
-    EvalSpec,
-    EvalStats,
-    HeadlineMetric,
-    recompute_metrics,
-    write_eval_log,
-)
+from inspect_ai import log as inspect
 from inspect_ai.model import ChatMessageAssistant, GenerateConfig, ModelOutput, ModelUsage
 
 from truing import __version__
@@ -47,7 +34,7 @@ def write_logs(folder: Path, target: Path) -> list[Path]:
         name = re.sub(r"[^\w.+-]", "_", checkpoint.label)
         path = target / f"{checkpoint.run.id}__step{checkpoint.step:06d}__{name}.eval"
         with replacing(path) as temporary:
-            write_eval_log(exporter.log(checkpoint), temporary, format="eval")
+            inspect.write_eval_log(exporter.log(checkpoint), temporary, format="eval")
         files.append(path)
     return files
 
@@ -62,26 +49,26 @@ class _Exporter:
             temperature=evaluation.temperature, max_tokens=evaluation.max_tokens, seed=evaluation.seed
         )
 
-    def log(self, checkpoint: JudgedCheckpoint) -> EvalLog:
+    def log(self, checkpoint: JudgedCheckpoint) -> inspect.EvalLog:
         """The log of one checkpoint, with its figures."""
         when = checkpoint.judged_at.isoformat(timespec="seconds")
-        log = EvalLog(
+        log = inspect.EvalLog(
             status="success",
             eval=self._spec(checkpoint, when),
-            plan=EvalPlan(steps=[EvalPlanStep(solver="generate")], config=self.sampling),
-            stats=EvalStats(started_at=when, completed_at=when),
+            plan=inspect.EvalPlan(steps=[inspect.EvalPlanStep(solver="generate")], config=self.sampling),
+            stats=inspect.EvalStats(started_at=when, completed_at=when),
             samples=[self._sample(checkpoint, answer) for answer in checkpoint.answers],
         )
-        recompute_metrics(log)
+        inspect.recompute_metrics(log)
         return log
 
-    def _spec(self, checkpoint: JudgedCheckpoint, when: str) -> EvalSpec:
+    def _spec(self, checkpoint: JudgedCheckpoint, when: str) -> inspect.EvalSpec:
         run, step, found = checkpoint.run, checkpoint.step, checkpoint.asked.benchmark
         evaluation, study_hash = self.manifest.evaluation, self.manifest.hash
         about = {"run": run.id, "step": step, "weights": checkpoint.weights}
         setting = {"dataset": run.dataset, "learning_rate": run.learning_rate, "seed": run.seed}
         ids = list(dict.fromkeys(answer.prompt.id for answer in checkpoint.answers))
-        return EvalSpec(
+        return inspect.EvalSpec(
             eval_id=content_key("eval", run.id, step, checkpoint.key)[:22],
             run_id=study_hash[:22],
             task_id=content_key("task", run.id, step, found.name)[:22],  # logs of one task are retries of one another
@@ -91,11 +78,11 @@ class _Exporter:
             task_display_name=f"{found.name}, {run.id}, step {step}",
             task_args={"step": step, **setting},
             tags=[f"step {step}", run.id],
-            dataset=EvalDataset(name=found.name, samples=len(ids), sample_ids=ids),
+            dataset=inspect.EvalDataset(name=found.name, samples=len(ids), sample_ids=ids),
             model=run.model,
             model_args=about,
             model_generate_config=self.sampling,
-            config=EvalConfig(epochs=max((_epoch(a) for a in checkpoint.answers), default=1)),
+            config=inspect.EvalConfig(epochs=max((_epoch(a) for a in checkpoint.answers), default=1)),
             packages={"truing": __version__},
             metadata={
                 **about,
@@ -108,10 +95,10 @@ class _Exporter:
                 **evaluation.thresholds(),
             },
             scorers=[describe_metrics()],
-            headline_metric=HeadlineMetric(metric="em_rate"),
+            headline_metric=inspect.HeadlineMetric(metric="em_rate"),
         )
 
-    def _sample(self, checkpoint: JudgedCheckpoint, answer: JudgedAnswer) -> EvalSample:
+    def _sample(self, checkpoint: JudgedCheckpoint, answer: JudgedAnswer) -> inspect.EvalSample:
         prompt, response = answer.prompt, answer.response
         asked = [to_chat(message) for message in prompt.messages]
         more: dict[str, Any] = {"output": ModelOutput(model=checkpoint.run.model), "messages": asked}
@@ -121,8 +108,8 @@ class _Exporter:
             output.usage = ModelUsage(output_tokens=response.n_tokens, total_tokens=response.n_tokens)
             more = {"output": output, "messages": [*asked, ChatMessageAssistant(content=response.text)]}
         if why := response.error:
-            more["error"] = EvalError(message=why, traceback=why, traceback_ansi=why)
-        return EvalSample(
+            more["error"] = inspect.EvalError(message=why, traceback=why, traceback_ansi=why)
+        return inspect.EvalSample(
             id=prompt.id,
             epoch=_epoch(answer),
             input=asked,
