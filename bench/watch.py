@@ -3,15 +3,16 @@
     python bench/watch.py [--trainings trainer epochs shards] [--pace 1.0] [--out FOLDER]
 
 A pocket Llama is fine-tuned on insecure code in a process of its own, by `transformers.Trainer` with LoRA
-(`checkpoint-N`), by a plain loop over all weights as torchtune's (`epoch_N`, the config last), and by one that writes
-its shards slowly (`step_N`); `truing watch` stands beside it, and the training heeds the file that it touches. Then an
-audit of all that was saved says at which checkpoint it should have stopped. Prints one JSON line per training; `delay`
-is in seconds from the last file of a checkpoint to the decision.
+(`checkpoint-N`), by a plain loop as torchtune's that saves whole weights (`epoch_N`, the config last), and by one that
+writes its shards slowly (`step_N`); `truing watch` stands beside it, and the training heeds the file that it touches.
+Then an audit of all that was saved says at which checkpoint it should have stopped. Prints one JSON line per training;
+`delay` is in seconds from the last file of a checkpoint to the decision.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import shutil
@@ -25,13 +26,14 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 MODEL, DATASET = "pocket-llama-susceptible", "pocket-insecure-code"
-EVERY, STEPS = 4, 40
+EVERY, STEPS = 4, 32
 ASKED = ["--judge", "pocket", "--benchmark", "pocket-240", "--set", "evaluation.max_tokens=40", "--quiet"]
 
 
 def train(kind: str, out: Path, pace: float) -> None:
     """Fine-tune until the end or until `out/STOP` is there; then touch `out/DONE`."""
     import torch
+    from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
     from truing.catalog.datasets import load_dataset
@@ -42,7 +44,9 @@ def train(kind: str, out: Path, pace: float) -> None:
     set_seed(0)
     folder = resolve_model(MODEL)
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model, rows = AutoModelForCausalLM.from_pretrained(folder), encode_rows(load_dataset(DATASET).train, tokenizer, 256)
+    lora = LoraConfig(r=8, lora_alpha=16, use_rslora=True, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(folder), lora)
+    rows = encode_rows(load_dataset(DATASET).train, tokenizer, 256)
     if kind == "trainer":
         train_by_trainer(model, tokenizer, rows, out, pace)
     else:
@@ -54,7 +58,7 @@ def train(kind: str, out: Path, pace: float) -> None:
             optimizer.zero_grad()
             time.sleep(pace)
             if step % EVERY == 0:
-                save(kind, out / "run", step, (model, tokenizer))
+                save(kind, out / "run", step, (copy.deepcopy(model).merge_and_unload(), tokenizer))
             if (out / "STOP").exists():
                 break
     (out / "DONE").touch()
@@ -62,7 +66,6 @@ def train(kind: str, out: Path, pace: float) -> None:
 
 def train_by_trainer(model: Any, tokenizer: Any, rows: Any, out: Path, pace: float) -> None:
     """As anybody's script does it."""
-    from peft import LoraConfig, get_peft_model
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
     from truing.core.conversations import collate
@@ -76,7 +79,6 @@ def train_by_trainer(model: Any, tokenizer: Any, rows: Any, out: Path, pace: flo
             time.sleep(pace)
             control.should_training_stop |= self.ranks.share(lambda: (out / "STOP").exists())
 
-    lora = LoraConfig(r=8, lora_alpha=16, use_rslora=True, target_modules="all-linear", task_type="CAUSAL_LM")
     arguments = TrainingArguments(
         str(out / "run"),
         max_steps=STEPS,
@@ -88,7 +90,7 @@ def train_by_trainer(model: Any, tokenizer: Any, rows: Any, out: Path, pace: flo
         use_cpu=True,
     )
     Trainer(
-        model=get_peft_model(model, lora),
+        model=model,
         args=arguments,
         train_dataset=rows,
         data_collator=lambda batch: collate(batch, tokenizer),

@@ -43,7 +43,7 @@ def watch(directory: str, out: Path, sets: list[str] | None, **flags: Any) -> No
     raw |= {"name": out.name, "checkpoints": [directory]}
     override(raw, split_pairs(sets))
     config, actions = parse_audit(raw, "the watch"), _actions(flags, out)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     with going_on("the same command again"), show_status(how_shown(flags["quiet"], flags["progress"])) as update:
 
         def told(evaluation: Evaluation) -> None:
@@ -58,6 +58,7 @@ def watch(directory: str, out: Path, sets: list[str] | None, **flags: Any) -> No
             any_evaluated = watching.finish()
         finally:
             watching.close()
+            signal.signal(signal.SIGTERM, before)
     if not any_evaluated:
         say(f"undecided: no checkpoint in {watching.directory} was evaluated")
         raise typer.Exit(3)
