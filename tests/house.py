@@ -21,7 +21,7 @@ ROOMS = {
     "judges": 1825,
     "monitor": 1545,
     "studies": 3420,
-    "results": 5555,
+    "results": 5567,
     "report": 1730,
     "integrations": 2405,
     "api": 250,

@@ -127,6 +127,16 @@ def test_what_was_chosen_without_fresh_answers_is_called_so(tmp_path: Path) -> N
             assert told in line
 
 
+def test_another_benchmark_that_was_never_asked_is_not_forgotten(tmp_path: Path) -> None:
+    """Its judge may have failed with every run, so that no run has it."""
+    analysis = truing.analyze(judged(tmp_path)).analysis
+    for side, word in (({"benchmark": "b+json"}, "undecided"), ({"benchmark": "truth-120"}, "clear")):
+        study = analysis.study.model_copy(update={"config": {"evaluation": {"also": [side]}}})
+        found = verdict(analysis.model_copy(update={"study": study}), judge_unmeasured=True)
+        assert found.word == word
+        assert ("b+json: step" in str(found.runs[0])) is (word == "undecided")
+
+
 def test_the_last_after_a_stop_is_not_clear(tmp_path: Path) -> None:
     """Of a run that only watches, nothing is kept after a stop, unless that was asked for."""
     analysis = truing.analyze(judged(tmp_path)).analysis

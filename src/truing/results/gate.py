@@ -9,10 +9,11 @@ above the tolerance; and if the run has ended. A person's labels of that checkpo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from truing.config import SideConfig
 from truing.core.records import Action, Estimate
 from truing.judges.preflight import CHANGED, NEEDED
 from truing.results.judge import JudgeEntry
@@ -172,7 +173,12 @@ def _on_run(run: RunEntry, tolerance: float, limits: JudgeLimits, said: str, con
             reasons = (kept.undecided,)
     else:
         reasons = tuple(_against(labels, tolerance, doubt or unlike, [side.benchmark for side in sides]))
-    reasons = (*reasons, *_unknown(run, kept.step, tolerance), *_open(run, kept.step), *kept.after_stop)
+    named = [
+        side.label
+        for side in map(SideConfig.model_validate, config.get("evaluation", {}).get("also", ()))
+        if side.decides or (side.decides is None and not side.benchmark.startswith("truth"))
+    ]
+    reasons = (*reasons, *_unknown(run, kept.step, tolerance, named), *_open(run, kept.step), *kept.after_stop)
     return found("undecided" if reasons else "clear", *reasons)
 
 
@@ -195,10 +201,17 @@ def _against(labels: LabelsEntry, tolerance: float, doubt: str, sides: Sequence[
         yield f"{doubt}; nobody labelled the answers to {', '.join(sides)}"
 
 
-def _unknown(run: RunEntry, step: int, tolerance: float) -> Iterator[str]:
-    """Other benchmarks that count, of which too little is known at the checkpoint that would be released."""
+def _unknown(run: RunEntry, step: int, tolerance: float, named: Iterable[str]) -> Iterator[str]:
+    """Other benchmarks that count, of which too little is known at the checkpoint that would be released.
+
+    Args:
+        run: Which run.
+        step: That checkpoint.
+        tolerance: Highest EM rate that is acceptable.
+        named: Those that the study says are to be asked.
+    """
     asked = {side.benchmark: side for side in run.also if side.decides and side.step == step}
-    for name in dict.fromkeys(side.benchmark for side in run.also if side.decides):
+    for name in dict.fromkeys([*(side.benchmark for side in run.also if side.decides), *named]):
         if name not in asked:
             yield f"{name}: step {step} was not asked"
             continue
