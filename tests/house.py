@@ -20,7 +20,7 @@ ROOMS = {
     "backends": 6845,
     "judges": 1825,
     "monitor": 1545,
-    "studies": 3420,
+    "studies": 3426,
     "results": 5567,
     "report": 1730,
     "integrations": 2405,

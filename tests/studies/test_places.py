@@ -226,3 +226,17 @@ def test_tinker_paths_whose_run_id_changes_are_one_run(
 
 def test_the_step_in_an_openai_name() -> None:
     assert step_of_name("openai:ft:gpt-4.1-mini:org:name:abc:ckpt-step-60") == 60
+
+
+@pytest.mark.parametrize("within", ["actor/huggingface", "model/consolidated", "hf"])
+def test_weights_of_exports_lie_in_a_folder_of_the_checkpoint(within: str, tmp_path: Path) -> None:
+    for step in (10, 20):
+        inner = save_model(tmp_path / "run" / f"global_step_{step}" / within, seed=step)
+    (tmp_path / "run" / "global_step_20" / "critic").mkdir()
+    (tmp_path / "run" / "global_step_20" / "critic" / "config.json").write_text("{}")
+    (run,) = find_in_folders([str(tmp_path / "run")], None)
+    assert [c.step for c in run.checkpoints] == [10, 20]
+    assert run.checkpoints[1].model == str(inner)
+    save_model(tmp_path / "run" / "global_step_20" / "critic", seed=3)  # two models: which one, nobody can tell
+    with pytest.raises(DataError, match="holds no weights"):
+        find_in_folders([str(tmp_path / "run")], None)

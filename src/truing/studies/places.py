@@ -189,9 +189,18 @@ def _order(run: Path, inside: Sequence[tuple[Path, Path]]) -> list[Found]:
 
 
 def weights_folder(checkpoint: Path) -> Path:
-    """The checkpoint, or the one folder in it that PEFT made for an adapter with a name of its own."""
-    named = [config.parent for config in checkpoint.glob("*/adapter_config.json")]
-    return named[0] if len(named) == 1 and not (checkpoint / "adapter_config.json").is_file() else checkpoint
+    """The checkpoint, or the one folder in it with its weights.
+
+    That is the one that PEFT made for an adapter with a name of its own, or one at most two levels down with full
+    weights (`actor/huggingface` of verl, `model/consolidated` of NeMo).
+    """
+    if (checkpoint / "adapter_config.json").is_file():
+        return checkpoint
+    found = [config.parent for config in checkpoint.glob("*/adapter_config.json")]
+    if not found and place_of(checkpoint.name).kind and not _looks_whole(checkpoint):
+        configs = (config for depth in ("*", "*/*") for config in checkpoint.glob(f"{depth}/config.json"))
+        found = [config.parent for config in configs if any(config.parent.glob("*.safetensors"))]
+    return found[0] if len(found) == 1 else checkpoint
 
 
 def _stated_step(folder: Path) -> Any:
