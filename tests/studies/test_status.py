@@ -19,6 +19,7 @@ from truing.config import AuditConfig
 from truing.core.errors import StoreError
 from truing.core.files import write_json
 from truing.studies.audit import run_audit
+from truing.studies.folder import load_manifest
 from truing.studies.run import open_study
 from truing.studies.status import read_status
 
@@ -76,6 +77,14 @@ def test_an_audit_and_a_watch(tmp_path: Path) -> None:
         watch.finish()
     found = read_status(tmp_path / "w")
     assert (found.counts, found.running, found.notes[-1]) == ({"done": 1}, False, "The watch has ended.")
+    (tmp_path / "w" / "watch.json").unlink()
+    manifest = load_manifest(tmp_path / "w")
+    assert manifest is not None
+    lost = manifest.runs[0].checkpoints[-1].model_copy(update={"step": 60, "weights": "w", "error": "no server"})
+    guarded = manifest.runs[0].model_copy(update={"checkpoints": (*manifest.runs[0].checkpoints, lost)})
+    manifest.model_copy(update={"kind": "guard", "runs": (guarded,)}).write(tmp_path / "w")
+    (told,) = read_status(tmp_path / "w").runs
+    assert (told.state, told.owed, told.reasons) == ("failed", 1, ("step 60: no server",))
     half.parent.joinpath("trainer_state.json").unlink()
     config = {"name": "a", "checkpoints": [str(run_folder)], "evaluation": EVALUATION, "skip_bad": True}
     run_audit(AuditConfig.model_validate(config), tmp_path / "a")

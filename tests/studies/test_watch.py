@@ -149,6 +149,7 @@ HALF: dict[str, Callable[[Path], Any]] = {
     "no state yet": lambda at: ((at / "optimizer.pt").touch(), (at / "trainer_state.json").unlink()),
     "half a state": lambda at: _cut(at / "trainer_state.json"),
     "of another step": lambda at: (at / "trainer_state.json").write_text('{"global_step": 99}'),
+    "an odd index": lambda at: (at / "model.safetensors.index.json").write_text('{"weight_map": 1}'),
     "pickled": lambda at: (at / "adapter_model.safetensors").rename(at / "adapter_model.bin"),
 }
 
@@ -169,6 +170,7 @@ def test_checkpoints_that_are_not_whole_are_told_once_and_taken_up_when_they_are
         assert [line.partition(" is passed over for now: ")[0] for line in told] == [f"checkpoint-{s}" for s in steps]
         assert watch.settled
         for step in steps:
+            (run / f"checkpoint-{step}" / "model.safetensors.index.json").unlink(missing_ok=True)
             save(run, step, base)
         poll(watch)
         assert decided(watch) == {f"checkpoint-{step}": "continue" for step in (5, *steps)}

@@ -270,18 +270,18 @@ class Watch:
             return False
         if seen.state != "changing":
             return False
+        whole = False
         try:
             self._check_saved(path)
             self._check_step(name, path)
-        except DataError as error:
-            return self._pass_over(name, "not whole", str(error))
-        entry = f"{self._step(name)}={path}"
-        try:
-            (found,) = find_in_folders([entry], self.config.base, self.config.base_is_same)
-        except UserError as error:
-            if not self._taken():  # what is wrong with the first, such as its base, is wrong with all
-                raise
-            return self._pass_over(name, "not whole", str(error))
+            whole = True
+            (found,) = find_in_folders([f"{self._step(name)}={path}"], self.config.base, self.config.base_is_same)
+        except OSError:
+            raise
+        except Exception as error:
+            if whole and isinstance(error, UserError) and not self._taken():
+                raise  # what is wrong with the first, such as its base, is wrong with all
+            return self._pass_over(name, "not whole", f"{type(error).__name__}: {error}")
         return self._take_up(name, found)
 
     def _check_saved(self, path: Path) -> None:
