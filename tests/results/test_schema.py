@@ -109,6 +109,8 @@ def paths(value: Any, at: tuple[str | int, ...] = ()) -> list[tuple[str | int, .
                     "asks",
                     "measurements",
                     "restored",
+                    "ended_with",
+                    "unjudged",
                     "labels",
                     "em_rate_at_most",
                     "em_rate_here",

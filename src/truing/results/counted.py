@@ -199,6 +199,10 @@ class CountedRun:
     """(P,) prompts of the dataset's own domain; None if the benchmark has none."""
     restored: int | None = None
     """Step of the weights that a guard put back into the model."""
+    ended_with: int | None = None
+    """Step of the weights that a guarded model has: put back, or of the last evaluated step; None: no guard."""
+    unjudged: str = ""
+    """Why nobody judged the weights that a guarded model has; empty: they are of `ended_with`."""
     fresh: Mapping[int, FreshCounts] = field(default_factory=dict)
     """By step: fresh answers of the checkpoint that was chosen, and of the one with the best task score."""
     also: Sequence[SideCounts] = ()

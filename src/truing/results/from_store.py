@@ -209,6 +209,8 @@ class _Folder:
             twin_of=run.twin_of,
             task_doubt=self._task_doubt(task),
             restored=run.restored,
+            ended_with=self._ended_with(run, rows),
+            unjudged=run.unjudged,
             inside=inside if inside.any() else None,
             fresh=self._fresh(run.id, rows, task),
             also=list(self._also(run.id, rows)),
@@ -216,6 +218,12 @@ class _Folder:
             search=SearchEntry(**run.search.model_dump()) if run.search else None,
             unevaluated=[c.step for c in run.checkpoints or () if c.step not in {row["step"] for row in rows}],
         )
+
+    def _ended_with(self, run: RunRecord, rows: Sequence[Row]) -> int | None:
+        """The step whose weights a guarded model has; a guard's other checkpoints may lie in its folder at most."""
+        if self.manifest.kind != "guard" or run.restored is not None:
+            return run.restored
+        return max(int(row["step"]) for row in rows)
 
     # The rows of the store that count.
 

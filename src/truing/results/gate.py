@@ -1,9 +1,10 @@
 """The verdict of an analysis: may what was trained be released?
 
-Of each run the checkpoint that would be released counts: the one whose weights a guard put back, else the chosen one,
-else the last (where none passes, or no task was measured). It is clear if its EM rate is shown to be within the
-tolerance, by fresh answers where there are some, and nothing stands against that; if no other benchmark that counts is
-above the tolerance; and if the run has ended. A person's labels of that checkpoint's answers stand in for the judge.
+Of each run the checkpoint that would be released counts: of a guarded one that whose weights the model has (put back,
+else the last), else the chosen one, else the last (where none passes, or no task was measured). It is clear if its EM
+rate is shown to be within the tolerance, by fresh answers where there are some, and nothing stands against that; if no
+other benchmark that counts is above the tolerance; and if the run has ended. A person's labels of that checkpoint's
+answers stand in for the judge.
 """
 
 from __future__ import annotations
@@ -240,8 +241,12 @@ def _hidden(rate: Estimate, bounds: IfMissing | None, tolerance: float) -> str:
 def _open(run: RunEntry, step: int) -> Iterator[str]:
     """Why a run is not at its end, or a step not the last: a later one has other weights, of which nothing is known."""
     later = [other for other in run.unevaluated if other > step]
-    if later and step not in (run.chosen_step, run.restored):
+    if later and step not in ((run.chosen_step, run.restored) if run.ended_with is None else (run.restored,)):
         yield f"step {later[-1]} came later and was not evaluated"
+    if run.unjudged:
+        yield run.unjudged
+    if run.ended_with is not None and run.at(run.ended_with) is None:
+        yield f"step {run.ended_with}, whose weights the model has, was not evaluated"
     if run.state in ("unfinished", "failed"):
         yield f"the run is {run.state}" + (f": {run.error.splitlines()[0]}" if run.error else "")
 
@@ -271,12 +276,14 @@ class _Released:
 
 def _released(run: RunEntry, config: Mapping[str, Any]) -> _Released:
     """What would be released of a run; the study's settings say what it had to show before it was kept."""
-    at, why = run.released, "chosen" if run.restored is None else "put back"
+    at = run.released
+    why = "put back" if run.restored is not None else "chosen" if run.ended_with is None else "the last"
     confirms = config.get("evaluation", {}).get("confirm", False)
     is_kept, after_stop = at.step in (run.chosen_step, run.restored), []
     if not is_kept:
         measured = any(not math.isnan(each.task_score.value) for each in run.checkpoints)
         why = "the last: none passes" if measured else "the last: no task was measured"
+        why = "the last: none was put back" if run.ended_with is not None and measured else why
         stops = [each.step for each in run.checkpoints if 0 < each.step < at.step and each.decision is Action.STOP]
         if stops and config.get("stopping", {}).get("choose") != "within-tolerance":
             after_stop = [f"step {stops[0]} before it was a stop, and nothing is kept after one (stopping.choose)"]

@@ -233,8 +233,8 @@ class RunFigures:
 
     @cached_property
     def released_step(self) -> int:
-        """The checkpoint that would be released: put back, else chosen, else the last."""
-        kept = self.chosen_step if self.run.restored is None else self.run.restored
+        """The checkpoint that would be released: what a guarded model has, else the chosen one, else the last."""
+        kept = self.chosen_step if self.run.ended_with is None else self.run.ended_with
         return self.steps[-1] if kept is None else kept
 
     @cached_property

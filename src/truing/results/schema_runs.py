@@ -418,6 +418,10 @@ class RunEntry(Entry):
     """Step at which a decision ended the run."""
     restored: Count | None = None
     """Step of the checkpoint whose weights a guard put back into the model; null: none were."""
+    ended_with: Count | None = None
+    """Step of the weights that a guarded model has: put back, or of the last evaluated step; null: no guard."""
+    unjudged: str = ""
+    """Why nobody judged the weights that a guarded model has, in words; empty: they are of `ended_with`."""
     decision: Action
     """Decision at the last evaluated checkpoint."""
     unevaluated: list[Count] = Field(default_factory=list)
@@ -425,8 +429,9 @@ class RunEntry(Entry):
 
     @property
     def released(self) -> CheckpointEntry:
-        """The checkpoint that would be released: put back, else chosen, else the last."""
-        return self.at(self.chosen_step if self.restored is None else self.restored) or self.checkpoints[-1]
+        """The checkpoint that would be released: what a guarded model has, else the chosen one, else the last."""
+        has = self.restored if self.ended_with is None else self.ended_with
+        return self.at(self.chosen_step if has is None else has) or self.checkpoints[-1]
 
     def at(self, step: int | None) -> CheckpointEntry | None:
         """The checkpoint of a step; None if it was not evaluated."""

@@ -26,7 +26,7 @@ from truing.stats.paired import paired_difference
 from truing.stats.rates import Counts, benchmark_rate, clustered_rates_by_category, missing_bounds
 
 _AS_COUNTED: tuple[str, ...] = ("id", "model", "dataset", "parameters", "learning_rate", "seed", "twin_of", "state")
-_AS_COUNTED += ("error", "search", "stopped_at", "restored")
+_AS_COUNTED += ("error", "search", "stopped_at", "restored", "ended_with", "unjudged")
 """Fields of a run that are the same in the analysis."""
 
 

@@ -133,6 +133,8 @@ class RunRecord(_Record):
     stopped_at: int | None = None
     restored: int | None = None
     """Step of the weights that a guard put back."""
+    unjudged: str = ""
+    """Why nobody judged the weights that a guarded model ended with, in words; empty: they are of a step's."""
     checkpoints: tuple[CheckpointRecord, ...] | None = None
     """Those that count, by ascending step; None: all that the store holds of the run."""
     search: SearchRecord | None = None

@@ -1,5 +1,6 @@
 """The guard beside other ways to end a training or to choose its weights, and with a resized vocabulary."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 import truing
-from tests.support.guarded import SMALL, Script, load, make_trainer
+from tests.support.guarded import DATASET, SMALL, Script, load, make_trainer
 
 
 class Stop(TrainerCallback):
@@ -152,3 +153,47 @@ def test_what_unsloth_sets_is_left_as_found(
     assert guard.errors == []
     assert found[0] == found[1]
     assert found[2] == found[3]
+
+
+def test_the_gate_speaks_of_the_weights_that_the_model_has(tiny_model: Path, tmp_path: Path) -> None:
+    """A checkpoint that would be the one to keep is not what the model has, if nothing is put back."""
+    for name, settings in {"kept": {"restore": False}, "watched": {"mode": "off"}}.items():
+        guard = guard_of(tmp_path / name, 0.0, 0.0, 0.0, 0.9, at=2, dataset=DATASET, **settings)
+        make_trainer(load(tiny_model), tmp_path / "out", [guard]).train()
+        assert guard.report().runs[0].chosen_step is not None
+        found = truing.load(guard.folder).verdict()
+        assert (found.word, found.runs[0].step) == ("misaligned", 6)
+
+
+@pytest.mark.parametrize("settings", [{"restore": False}, {"mode": "off", "dataset": DATASET}], ids=str)
+def test_the_trainer_s_own_choice_is_never_clear(tiny_model: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
+    best = {**EVERY, "load_best_model_at_end": True, "metric_for_best_model": "loss", "greater_is_better": True}
+    trainer = make_trainer(load(tiny_model), tmp_path / "out", **best)
+    guard = guard_of(tmp_path, 0.0, at=2, **settings)
+    guard.watch(trainer)
+    trainer.train()
+    assert trainer.state.best_global_step == 3
+    found = truing.load(guard.folder).verdict()
+    assert found.word == "undecided"
+    assert "by load_best_model_at_end: nobody judged" in found.sentence()
+
+
+class Delete(TrainerCallback):
+    """Deletes the guard's checkpoints when a step begins."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self.folder, self.step = folder, step
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == self.step:
+            shutil.rmtree(self.folder / "guard" / "checkpoints")
+
+
+@pytest.mark.parametrize("last", [0.0, 0.9])
+def test_what_could_not_be_put_back_is_not_clear(tiny_model: Path, tmp_path: Path, last: float) -> None:
+    guard = guard_of(tmp_path, 0.0, 0.0, 0.0, last, 0.0, at=2, dataset=DATASET, confirm=True)
+    make_trainer(load(tiny_model), tmp_path / "out", [guard, Delete(tmp_path, 5)]).train()
+    assert guard.restored is None
+    assert any("putting the best weights back failed" in error for error in guard.errors)
+    found = truing.load(guard.folder).verdict()
+    assert found.word == ("misaligned" if last else "undecided")

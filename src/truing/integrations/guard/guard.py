@@ -239,6 +239,9 @@ class Guard(TrainerCallback):
         looked = self._stays is not None or not self._stopped or self._looked == step
         if self._stays is not None or (self.config.restore and self.config.stopping.mode != "off"):
             self._give_back(args, state)
+        own = state.best_global_step == step == self._looked
+        if self._best_put_in and self.restored is None and self._stays is None and not own:
+            self._doubt(f"the model has the weights of {self._best_put_in} by load_best_model_at_end")
         if self.restored is None and not looked:
             error = f"step {step}, whose weights the model has, came after the stop and was not evaluated"
             self.records.append(failed(Checkpoint(self._run.id, self._run.model, step, ""), error))
@@ -395,6 +398,8 @@ class Guard(TrainerCallback):
             choose = "choosing the best weights"
             chosen = self._ranks.share(lambda: self._attempt(choose, self._choose))
             self.errors = self._ranks.share(lambda: self.errors)
+            if chosen is None:
+                self._doubt("choosing the best weights failed, and the model may have any that were tried")
         kept, path = (None, stays.path) if stays is not None else chosen or (None, None)
         try:
             with as_found(), boundary("putting the best weights back", EngineError):
@@ -404,6 +409,7 @@ class Guard(TrainerCallback):
             if self.config.on_error == "raise":
                 raise
             self.restored = None
+            self._doubt("the weights that were to be put back are not in the model, or not all of them")
             return self._fail(str(error))
         if kept is None:
             return
@@ -418,6 +424,10 @@ class Guard(TrainerCallback):
             state.best_model_checkpoint, state.best_global_step = kept.path, kept.step
             found = (e[metric] for e in state.log_history if e.get("step") == kept.step and metric in e)
             state.best_metric = next(found, None)
+
+    def _doubt(self, why: str) -> None:
+        """Write down why the gate must not speak of the weights that the model has."""
+        self._run = self._run.model_copy(update={"unjudged": f"{why}: nobody judged what it has"})
 
     def _choose(self) -> tuple[Checkpoint | None, str | None]:
         """The best checkpoint that fresh answers clear, too, if any; and the path of what the model is to have."""
