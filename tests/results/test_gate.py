@@ -187,6 +187,16 @@ def test_what_was_put_back_is_judged_by_its_own_fresh_answers(lucky: Path) -> No
     manifest.write(lucky)
 
 
+def test_a_last_step_whose_evaluation_is_lost_is_missed(tmp_path: Path) -> None:
+    """As of a folder that was copied in part: the step before is not the last."""
+    config = small_study("pocket-llama-late")
+    open_study(config, tmp_path).release()
+    (run,) = config.runs()
+    fill(config, tmp_path, run, lambda step: 0, (0, 2))
+    write_json(tmp_path / "runs" / run.id / "run.json", {"state": "finished", "step": 6, "error": None})
+    assert analyse(tmp_path).runs[0].unevaluated == [6]
+
+
 def test_answers_without_their_manifest_are_not_judged_by_an_old_analysis(lucky: Path, tmp_path: Path) -> None:
     write_analysis(lucky)
     moved = tmp_path / "moved"

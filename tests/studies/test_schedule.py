@@ -120,8 +120,11 @@ def test_runs_one_by_one_as_an_array_of_tasks_does(tiny_model: Path, undisturbed
     config = two_runs(tiny_model)
     for run in config.runs():
         states = run_study(config, tmp_path / "out", place=Place(runs=(run.id,)))
+        (writing := tmp_path / "out" / ".row.1.ab.tmp").touch()  # by another task, of another machine perhaps
         assert [state.state for state in states] == ["finished"]
     assert results(tmp_path / "out") == results(undisturbed)
+    assert writing.exists()
     assert run_study(config, tmp_path / "out") == []
+    assert not writing.exists()
     with pytest.raises(ConfigError, match="the study has no such run"):
         run_study(config, tmp_path / "out", place=Place(runs=("another",)))

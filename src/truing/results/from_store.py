@@ -43,7 +43,7 @@ from truing.stats.rules import StoppingRule, make_rule
 from truing.stats.sequential import SequentialRule
 from truing.studies.folder import MANIFEST, Asked, Manifest, RunRecord, Task
 from truing.studies.rejudge import changed_settings
-from truing.studies.run import read_state
+from truing.studies.run import RunState, read_state
 
 Row = dict[str, Any]
 _TOLD = """
@@ -216,8 +216,12 @@ class _Folder:
             also=list(self._also(run.id, rows)),
             labels=count_labels(self.path, self.manifest, run.id, {row["step"]: row["weights"] for row in rows}),
             search=SearchEntry(**run.search.model_dump()) if run.search else None,
-            unevaluated=[c.step for c in run.checkpoints or () if c.step not in {row["step"] for row in rows}],
+            unevaluated=sorted(self._due(run, ended) - {row["step"] for row in rows}),
         )
+
+    def _due(self, run: RunRecord, ended: RunState | None) -> set[int]:
+        """Steps that were evaluated when the run ended, as far as that is known."""
+        return {c.step for c in run.checkpoints or ()} | ({ended.step} if ended and ended.state != "failed" else set())
 
     def _ended_with(self, run: RunRecord, rows: Sequence[Row]) -> int | None:
         """The step whose weights a guarded model has; a guard's other checkpoints may lie in its folder at most."""

@@ -77,7 +77,7 @@ def open_study(config: StudyConfig, out: Path, wait: float = 0) -> FileLock:
         ) from None
     except OSError as error:
         raise StoreError(f"could not write {out}", str(error), todo="check the path and its permissions") from error
-    for left in out.rglob(".*.tmp"):  # what a killed process was writing
+    for left in () if wait else out.rglob(".*.tmp"):  # what a killed process was writing; one that waits is not alone
         left.unlink(missing_ok=True)
     check_formats(out, (run.model for run in config.runs()))
     if not (out / "study.yaml").is_file():
