@@ -1,0 +1,98 @@
+"""One study in one process, in two, and on a Ray cluster of two CPUs: seconds, processor seconds, and equal stores.
+
+    python bench/places.py [--runs 4] [--steps 24] [--repeats 1]
+
+The study fine-tunes a pocket organism with as many seeds as there are runs, evaluates six checkpoints of each, and
+stops none. Every place begins with an empty folder, in turn. Processor seconds are those of the whole machine
+(/proc/stat), so nothing else should be at work. Ray is started anew for each turn, and that counts. Prints one JSON
+line per turn; needs `pip install 'truing[ray]'` for the third place.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import yaml
+
+from truing.monitor import open_store
+
+PLACES = {"one process": ("workers=1", ""), "two processes": ("workers=2", ""), "Ray, two CPUs": ("workers=1", "ray")}
+"""Name -> setting, and where the runs go."""
+COMPARED = "SELECT key, prompt_id, sample, text FROM responses ORDER BY ALL"
+
+
+def busy() -> float:
+    """Processor seconds of the machine since it started."""
+    user, nice, system, *_ = map(float, Path("/proc/stat").read_text(encoding="utf-8").splitlines()[0].split()[1:])
+    return (user + nice + system) / os.sysconf("SC_CLK_TCK")
+
+
+def main() -> None:
+    """Run the study in each place, in turn."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="pocket-llama-susceptible")
+    parser.add_argument("--runs", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--repeats", type=int, default=1)
+    arguments = parser.parse_args()
+    seeds = list(range(arguments.runs))
+    study = {
+        "name": "places",
+        "grids": [
+            {
+                "models": [arguments.model],
+                "datasets": ["pocket-insecure-code"],
+                "learning_rates": [1e-3],
+                "seeds": seeds,
+            }
+        ],
+        "training": {"steps": arguments.steps, "checkpoints": [arguments.steps * k // 6 for k in range(1, 7)]},
+        "stopping": {"mode": "off"},
+        "evaluation": {"judge": "pocket", "max_tokens": 40, "task_prompts": 40, "task_samples": 1, "confirm": False},
+    }
+    stores = set()
+    for turn in range(arguments.repeats):
+        for name, (setting, on) in PLACES.items():
+            if on and importlib.util.find_spec("ray") is None:
+                print(json.dumps({"place": name, "skipped": "Ray is not installed"}))
+                continue
+            with tempfile.TemporaryDirectory() as folder:
+                file, out = Path(folder) / "study.yaml", Path(folder) / "out"
+                file.write_text(yaml.safe_dump(study), encoding="utf-8")
+                command = [
+                    sys.executable,
+                    "-m",
+                    "truing",
+                    "run",
+                    str(file),
+                    "--out",
+                    str(out),
+                    "--set",
+                    setting,
+                    "--quiet",
+                ]
+                environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_ADDRESS": ""}
+                start, cpu = time.perf_counter(), busy()
+                flags = ["--on", on, "--resources", "CPU=1"] if on else []
+                done = subprocess.run([*command, *flags], env=environment, capture_output=True, text=True, check=False)
+                if done.returncode:
+                    sys.exit(done.stdout + done.stderr)
+                wall, cpu = time.perf_counter() - start, busy() - cpu
+                stores.add(json.dumps(open_store(out).query(COMPARED)))
+            line = {"bench": "places", "date": datetime.now(UTC).date().isoformat(), "place": name, "turn": turn}
+            figures = {"wall_s": round(wall, 1), "cpu_s": round(cpu, 1), "wall_s_per_run": round(wall / len(seeds), 2)}
+            print(json.dumps({**line, "runs": len(seeds), **figures}), flush=True)
+    print(json.dumps({"bench": "places", "stores_equal": len(stores) == 1}))
+
+
+if __name__ == "__main__":
+    main()
