@@ -20,10 +20,10 @@ ROOMS = {
     "backends": 6845,
     "judges": 1825,
     "monitor": 1545,
-    "studies": 3430,
+    "studies": 3445,
     "results": 5595,
     "report": 1730,
-    "integrations": 2413,
+    "integrations": 2415,
     "api": 250,
     "cli": 2075,
 }

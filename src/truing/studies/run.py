@@ -77,13 +77,24 @@ def open_study(config: StudyConfig, out: Path, wait: float = 0) -> FileLock:
         ) from None
     except OSError as error:
         raise StoreError(f"could not write {out}", str(error), todo="check the path and its permissions") from error
-    for left in () if wait else out.rglob(".*.tmp"):  # what a killed process was writing; one that waits is not alone
-        left.unlink(missing_ok=True)
+    if not wait and _is_alone(out):
+        for left in out.rglob(".*.tmp"):  # what a killed process was writing
+            left.unlink(missing_ok=True)
     check_formats(out, (run.model for run in config.runs()))
     if not (out / "study.yaml").is_file():
         write_text(out / "study.yaml", config.to_yaml())
     manifest.write(out)
     return lock
+
+
+def _is_alone(out: Path) -> bool:
+    """True if no process is at a run of the study: tasks of a scheduler's array hold the locks of their runs alone."""
+    try:
+        for file in out.glob("runs/*/.lock"):
+            FileLock(file, timeout=0).acquire().lock.release()
+    except Timeout:
+        return False
+    return True
 
 
 def describe_study(config: StudyConfig) -> Manifest:

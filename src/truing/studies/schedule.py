@@ -114,12 +114,16 @@ def _twin(config: StudyConfig, run: Run, state: RunState, known: set[str]) -> li
     return [twin]
 
 
+_PATIENCE = 3600.0
+"""Seconds that one of an array's tasks waits while another measures the judge."""
+
+
 def _run_some(config: StudyConfig, ids: Sequence[str], out: Path, notify: Callable[[Progress], None]) -> list[RunState]:
     """Some runs, as tasks of a scheduler's array do: the study is locked while its judge is measured and no longer."""
     known = {run.id for run in config.runs()}
     if unknown := [each for each in ids if each not in known]:
         raise ConfigError("the study has no such run", ", ".join(unknown), ", ".join(sorted(known)))
-    lock = open_study(config, out, wait=-1)
+    lock = open_study(config, out, wait=_PATIENCE)
     try:
         owed = [run for run in owed_runs(config, out) if run.id.removesuffix(TWIN) in ids]
         if owed:

@@ -1,5 +1,6 @@
 """A guard whose checkpoints are saved and sampled by an engine, while training goes on."""
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -241,6 +242,23 @@ def test_a_stopped_training_stays_stopped_unless_asked(
     went_on, trainer, _ = again(0.0, on_resume="continue")
     assert trainer.state.global_step == 12  # what stopped it once does not stop it again
     assert [d.step for d in went_on.decisions] == [0, 2, 4, 6, 8, 10, 12]
+
+
+def test_a_stopped_training_of_which_no_weights_are_kept_stays_stopped(tiny_model: Path, tmp_path: Path) -> None:
+    saving = {"save_strategy": "steps", "save_steps": 3, "max_steps": 12}
+    guard = guard_of(tmp_path, 0.0, 0.0, 0.9, engine=None)
+    make_trainer(load(tiny_model), tmp_path / "out", [guard], **saving).train()
+    file = guard.folder / "manifest.json"
+    manifest = json.loads(file.read_text())
+    for checkpoint in manifest["runs"][0]["checkpoints"]:
+        checkpoint["path"] = None
+    file.write_text(json.dumps(manifest))
+    guard = guard_of(tmp_path, 0.0, engine=None)
+    trainer = make_trainer(load(tiny_model), tmp_path / "out", [guard], **saving)
+    trainer.train(resume_from_checkpoint=True)
+    assert trainer.state.global_step == 4
+    assert "came after the stop and was not evaluated" in guard.errors[-1]
+    assert truing.load(guard.folder).verdict().word != "clear"
 
 
 def test_what_cannot_be_done_is_refused_with_reasons(tiny_model: Path, tmp_path: Path) -> None:

@@ -291,14 +291,15 @@ class Guard(TrainerCallback):
                 self._past = -1 if held is None else held.stopped_at or -1
                 return self._remember(last)
             known = [each.checkpoint(held.id) for each in held.checkpoints or () if each.path]
-            self._stays = next((c for c in known if c.step == held.restored), known[-1])
+            self._stays = next((c for c in known if c.step == held.restored), known[-1] if known else None)
             self.restored = None if held.restored is None else self._stays
+            kept = "none were kept" if self._stays is None else f"those of step {self._stays.step} are put back"
             self._run = self._run.model_copy(update={"state": "stopped", "stopped_at": held.stopped_at})
             logger.warning(
                 "the guard stopped this training at step %s, and it stays stopped: one step is trained, as a Trainer "
-                "cannot do with none, and the weights of step %d are put back\n"
+                "cannot do with none, and of all weights %s\n"
                 "  to do: nothing, or Guard(on_resume='continue') to go on",
-                *(held.stopped_at, self._stays.step),
+                *(held.stopped_at, kept),
             )
             self._remember(math.inf)
 
@@ -306,7 +307,7 @@ class Guard(TrainerCallback):
         told = self._ranks.share(lambda: (self._watcher.keepable(), self._stays, self.restored, self._past, self._run))
         self._keepable, self._stays, self.restored, self._past, self._run = told
         self.records, self.errors = self._ranks.share(lambda: (self.records, self.errors))
-        self._stopped = self._stays is not None or any(self._stops(record) for record in self.records)
+        self._stopped = self._run.state == "stopped" or any(self._stops(record) for record in self.records)
         if not any(record.step == 0 for record in self.records):
             self._fail("step 0 was not evaluated in this folder, so the base's EM rate is unknown")
 
