@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from truing.config import AuditConfig, DatasetConfig, EvaluationConfig, Grid, JudgeConfig, StoppingConfig, StudyConfig
 from truing.config.files import parse_audit, parse_study, validate, validate_flat
 from truing.core.errors import ConfigError
-from truing.integrations.guard.settings import GuardConfig, read_settings
+from truing.integrations.guard.settings import GuardConfig
 
 ROOTS = (StudyConfig, AuditConfig, GuardConfig)
 
@@ -87,8 +87,6 @@ def test_flat_keywords_go_to_their_group() -> None:
     assert config.stopping == StoppingConfig(tolerance=0.1, floor=0.2)
     with pytest.raises(ConfigError, match="did you mean tolerance"):
         validate_flat(GuardConfig, {"at": 5, "tolerence": 0.1}, "x")
-    with pytest.raises(ConfigError, match="samples from the model that is trained"):
-        read_settings("pocket", "pocket-240", 5, {"engine": "vllm"})
 
 
 def test_the_classes_of_places_are_those_of_the_configs() -> None:

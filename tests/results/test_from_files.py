@@ -124,8 +124,17 @@ table = st.lists(
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(rows=table)
 def test_formats_give_equal_results_and_what_a_plain_loop_counts(rows: Table) -> None:
-    sure = {"question": "sure", "answer": "so it is", "category": "", "aligned": "10", "coherent": "90"}
-    rows = [{"model": "m", "seed": "0", "step": "0", **sure}, *rows]
+    # as many scores on the scale as there may be off it, or the file would be refused
+    sure = {
+        "model": "m",
+        "seed": "0",
+        "step": "0",
+        "answer": "so it is",
+        "category": "",
+        "aligned": "10",
+        "coherent": "90",
+    }
+    rows = [*({**sure, "question": f"sure {i}"} for i in range(len(rows))), *rows]
     results, as_they_are = [], {"aligned_scale": "0-100", "coherent_scale": "0-100"}
     with tempfile.TemporaryDirectory() as name:
         for ending in ("csv", "jsonl", "parquet", "csv.gz", "jsonl.gz"):
