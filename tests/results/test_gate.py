@@ -137,6 +137,13 @@ def test_another_benchmark_that_was_never_asked_is_not_forgotten(tmp_path: Path)
         assert ("b+json: step" in str(found.runs[0])) is (word == "undecided")
 
 
+def test_a_benchmark_is_no_truth_set_for_its_name(tmp_path: Path) -> None:
+    analysis = truing.analyze(judged(tmp_path)).analysis
+    study = analysis.study.model_copy(update={"config": {"evaluation": {"also": [{"benchmark": "truthful.yaml"}]}}})
+    found = verdict(analysis.model_copy(update={"study": study}), judge_unmeasured=True)
+    assert (found.word, found.runs[0].reasons) == ("undecided", ("truthful.yaml: step 1 was not asked",))
+
+
 def test_the_last_after_a_stop_is_not_clear(tmp_path: Path) -> None:
     """Of a run that only watches, nothing is kept after a stop, unless that was asked for."""
     analysis = truing.analyze(judged(tmp_path)).analysis

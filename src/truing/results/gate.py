@@ -22,6 +22,7 @@ from truing.results.schema import Analysis
 from truing.results.schema_runs import IfMissing, LabelsEntry, RunEntry
 from truing.stats.agreement import JudgeLimits
 from truing.stats.rules import decide
+from truing.studies.folder import decides
 
 __all__ = ["RunVerdict", "Verdict", "left_out", "verdict"]
 
@@ -174,11 +175,8 @@ def _on_run(run: RunEntry, tolerance: float, limits: JudgeLimits, said: str, con
             reasons = (kept.undecided,)
     else:
         reasons = tuple(_against(labels, tolerance, doubt or unlike, [side.benchmark for side in sides]))
-    named = [
-        side.label
-        for side in map(SideConfig.model_validate, config.get("evaluation", {}).get("also", ()))
-        if side.decides or (side.decides is None and not side.benchmark.startswith("truth"))
-    ]
+    others = map(SideConfig.model_validate, config.get("evaluation", {}).get("also", ()))
+    named = [side.label for side in others if decides(side)]
     reasons = (*reasons, *_unknown(run, kept.step, tolerance, named), *_open(run, kept.step), *kept.after_stop)
     return found("undecided" if reasons else "clear", *reasons)
 
