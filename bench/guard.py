@@ -112,6 +112,21 @@ def main() -> None:
         print(json.dumps(line), flush=True)
 
 
+def quiet_trainer(model: Any, tokenizer: Any, rows: Any, **settings: Any) -> Trainer:
+    """A trainer on encoded rows that saves, logs and prints nothing."""
+    arguments = TrainingArguments(
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        **settings,
+    )
+    trainer = Trainer(model, arguments, lambda batch: collate(batch, tokenizer), rows, processing_class=tokenizer)
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
 def train(arguments: argparse.Namespace, guarded: bool) -> End:
     """One training from the same start."""
     source = resolve_model(arguments.model)
@@ -123,21 +138,10 @@ def train(arguments: argparse.Namespace, guarded: bool) -> End:
         model = get_peft_model(AutoModelForCausalLM.from_pretrained(source), lora)
     rows: Any = encode_rows(load_dataset(DATASET).train, tokenizer, 256)
     with tempfile.TemporaryDirectory() as folder:
-        settings = TrainingArguments(
-            output_dir=folder,
-            max_steps=arguments.steps,
-            per_device_train_batch_size=4,
-            gradient_accumulation_steps=2,
-            learning_rate=1e-3,
-            save_strategy="no",
-            logging_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            remove_unused_columns=False,
-            dataloader_pin_memory=False,
+        own = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "learning_rate": 1e-3}
+        trainer = quiet_trainer(
+            model, tokenizer, rows, output_dir=folder, max_steps=arguments.steps, dataloader_pin_memory=False, **own
         )
-        trainer = Trainer(model, settings, lambda batch: collate(batch, tokenizer), rows, processing_class=tokenizer)
-        trainer.remove_callback(PrinterCallback)
         if guarded:
             settings_of_guard = {"judge": "pocket", "benchmark": "pocket-240", "at": arguments.at, "max_tokens": 40}
             Guard(Path(folder) / "guard", mode="off", **settings_of_guard).watch(trainer)

@@ -137,7 +137,7 @@ def judging(arguments: argparse.Namespace) -> None:
 
 def guard(arguments: argparse.Namespace) -> None:
     """Seconds of a training with and without a guard, and what an evaluation costs in percent of the training."""
-    train(replace_steps(arguments, 2), guarded=False)
+    train(argparse.Namespace(**{**vars(arguments), "steps": 2}), guarded=False)  # warm up
     alone, _ = train(arguments, guarded=False)
     guarded, evaluations = train(arguments, guarded=True)
     say("training alone, s", alone, steps=arguments.steps)
@@ -147,19 +147,15 @@ def guard(arguments: argparse.Namespace) -> None:
     say("guard's overhead, percent of training", 100 * each * (evaluations - 1) / alone, every=arguments.every)
 
 
-def replace_steps(arguments: argparse.Namespace, steps: int) -> argparse.Namespace:
-    """The same with other steps."""
-    return argparse.Namespace(**{**vars(arguments), "steps": steps})
-
-
 def train(arguments: argparse.Namespace, guarded: bool) -> tuple[float, int]:
     """One training from the same start: seconds and evaluations."""
     from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, PrinterCallback, Trainer, TrainingArguments, set_seed
+    from transformers import AutoModelForCausalLM, set_seed
 
+    from guard import quiet_trainer  # type: ignore[import-not-found, unused-ignore]
     from truing.catalog.datasets import load_dataset
     from truing.config import JudgeConfig
-    from truing.core.conversations import collate, encode_rows
+    from truing.core.conversations import encode_rows
     from truing.integrations.guard import Guard
 
     tokenizer = AutoTokenizer.from_pretrained(arguments.model)
@@ -174,19 +170,8 @@ def train(arguments: argparse.Namespace, guarded: bool) -> tuple[float, int]:
     benchmark = load_benchmark("broad-240")
     asked = replace(benchmark, prompts=benchmark.prompts[: arguments.prompts])
     with tempfile.TemporaryDirectory() as folder:
-        settings = TrainingArguments(
-            output_dir=folder,
-            max_steps=arguments.steps,
-            per_device_train_batch_size=arguments.batch,
-            learning_rate=1e-4,
-            save_strategy="no",
-            logging_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-            remove_unused_columns=False,
-        )
-        trainer = Trainer(model, settings, lambda batch: collate(batch, tokenizer), rows, processing_class=tokenizer)
-        trainer.remove_callback(PrinterCallback)
+        own = {"per_device_train_batch_size": arguments.batch, "learning_rate": 1e-4}
+        trainer = quiet_trainer(model, tokenizer, rows, output_dir=folder, max_steps=arguments.steps, **own)
         watching = None
         if guarded:
             watching = Guard(

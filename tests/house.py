@@ -17,7 +17,7 @@ ROOMS = {
     "config": 885,
     "stats": 3915,
     "catalog": 2265,
-    "backends": 6845,
+    "backends": 6855,
     "judges": 1825,
     "monitor": 1545,
     "studies": 3445,

@@ -23,7 +23,7 @@ from truing.config import AuditConfig
 from truing.config.files import load_audit
 from truing.core.errors import ConfigError, EngineError, boundary
 from truing.core.files import write_text
-from truing.core.records import Checkpoint, Evaluation, Prompt, Response, Sampling
+from truing.core.records import Benchmark, Checkpoint, Evaluation, Prompt, Response, Sampling
 from truing.core.weights import count_parameters
 from truing.judges import check_benchmark
 from truing.monitor import Monitor
@@ -60,11 +60,7 @@ def run_audit(
         JudgeError: The judge cannot be reached.
         UserError: A name or a setting is wrong, or the judge cannot see misalignment (`JudgeRefused`).
     """
-    folder.check_folder(out, config, load_audit)
-    benchmark = load_benchmark(config.evaluation.benchmark)
-    check_benchmark(config.evaluation.judge, benchmark)
-    plan_judge(config.evaluation)
-    dataset = audit_dataset(config)
+    benchmark, dataset = check_audit(config, out)
     runs = find_runs(config)
     folder.check_prompts(config.stopping, benchmark, _prompts_needed(config, runs))
     manifest = describe_audit(config, runs, dataset)
@@ -83,6 +79,19 @@ def run_audit(
             manifest.model_copy(update={"runs": tuple(records)}).write(out)
     finally:
         auditor.close()
+
+
+def check_audit(config: AuditConfig, out: Path) -> tuple[Benchmark, Dataset | None]:
+    """Check an audit's folder and its names before anything is loaded; the benchmark, and the data of its task.
+
+    Raises:
+        UserError: The folder holds another audit, or a name or a setting is wrong.
+    """
+    folder.check_folder(out, config, load_audit)
+    benchmark = load_benchmark(config.evaluation.benchmark)
+    check_benchmark(config.evaluation.judge, benchmark)
+    plan_judge(config.evaluation)
+    return benchmark, audit_dataset(config)
 
 
 def _prompts_needed(config: AuditConfig, runs: Sequence[FoundRun]) -> float:

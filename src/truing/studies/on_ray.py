@@ -15,15 +15,14 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from truing.config import StudyConfig
 from truing.core.errors import ConfigError, MissingExtraError, StoreError, TrainerError
-from truing.core.progress import listening
 from truing.core.records import Run
-from truing.studies.folder import know_judge
-from truing.studies.run import Progress, RunState, execute_run
+from truing.studies.run import Progress, RunState, execute_run, measure_judge, worker_environment
 
 RETRIES = 3
 """How often a run is begun anew whose worker was lost."""
@@ -52,12 +51,13 @@ def ray_tasks(
     except ImportError:
         raise MissingExtraError.of("ray", "ray") from None
     threads = max(1, int(resources.get("CPU", 1)))
+    environment = worker_environment(threads) | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     try:
         ray.init(
             None if address == "ray" else address,
             log_to_driver=False,
             logging_level=logging.ERROR,
-            runtime_env={"env_vars": _environment(threads)},
+            runtime_env={"env_vars": environment},
         )
     except (ConnectionError, TimeoutError, ValueError) as error:
         todo = "start one (`ray start --head`), or give its address"
@@ -85,17 +85,6 @@ def ray_tasks(
         ray.shutdown()
 
 
-def _environment(threads: int) -> dict[str, str]:
-    return {
-        "OMP_NUM_THREADS": str(threads),
-        "TOKENIZERS_PARALLELISM": "false",
-        "TRANSFORMERS_VERBOSITY": "error",
-        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-        "TQDM_DISABLE": "1",
-        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-    }
-
-
 def _check_resources(nodes: list[dict[str, Any]], resources: Mapping[str, float]) -> None:
     """Raise unless some node has what a run needs."""
     able = [node for node in nodes if all(node["Resources"].get(name, 0) >= n for name, n in resources.items())]
@@ -120,8 +109,7 @@ def _work(run: Run | None, config: StudyConfig, out: Path, folder: Path, told: A
             todo = "put it on storage that all nodes share under one path"
             raise StoreError("a node of the Ray cluster does not see the study's folder", str(out), todo=todo)
         if run is None:
-            with listening(lambda phase: told(Progress("measuring the judge", 0, phase=phase))):
-                know_judge(config, out)
+            measure_judge(config, out, told)
             return RunState("finished", 0)
         return execute_run(config, run, out, told)
     except Exception as error:  # noqa: BLE001  # raised again by the driver
@@ -152,18 +140,13 @@ def _result(future: Future[RunState | BaseException]) -> Future[RunState]:
     return result
 
 
-class _Teller:
-    """Sends news to the driver and does not wait."""
-
-    def __init__(self, queue: Any) -> None:
-        self._queue = queue
-
-    def __call__(self, news: Progress) -> None:
-        self._queue.actor.put_nowait.remote(news)
+def _tell(queue: Any, news: Progress) -> None:
+    """Send news to the driver and do not wait."""
+    queue.actor.put_nowait.remote(news)
 
 
 @contextmanager
-def _news(notify: Callable[[Progress], None]) -> Iterator[_Teller]:
+def _news(notify: Callable[[Progress], None]) -> Iterator[Callable[[Progress], None]]:
     """Where runs send their news; handed on by a thread of this process."""
     import ray
     from ray.util.queue import Empty, Queue
@@ -183,7 +166,7 @@ def _news(notify: Callable[[Progress], None]) -> Iterator[_Teller]:
     listener = threading.Thread(target=listen, daemon=True)
     listener.start()
     try:
-        yield _Teller(queue)
+        yield partial(_tell, queue)
     finally:
         ended.set()
         listener.join(timeout=5)

@@ -128,12 +128,11 @@ def _inside(folder: Path) -> list[tuple[Path, Path]]:
     """The checkpoints in a folder: each with the folder of its weights."""
     if not folder.is_dir():
         return []
-    found = []
-    for each in sorted(folder.iterdir()):
+    found, is_end = [], _looks_whole(folder)
+    for each in (each for each in sorted(folder.iterdir()) if each.is_dir()):
         place, inner = place_of(each.name), weights_folder(each)
         # beside the end of a training only what is named so is one of its checkpoints
-        named = bool(place.kind) or not _looks_whole(folder)
-        if each.is_dir() and named and (_looks_whole(inner) or (place.kind == "step" and not place.rest)):
+        if (place.kind or not is_end) and (_looks_whole(inner) or (place.kind == "step" and not place.rest)):
             found.append((each, inner))
     return found
 

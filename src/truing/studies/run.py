@@ -32,7 +32,7 @@ from truing.core.progress import Phase, listening, report
 from truing.core.records import Action, Checkpoint, Decision, Evaluation, Run
 from truing.monitor import Monitor, open_store
 from truing.monitor.formats import check_formats
-from truing.studies.folder import Manifest, RunRecord, check_folder, describe, keep_one
+from truing.studies.folder import Manifest, RunRecord, check_folder, describe, keep_one, know_judge
 
 TWIN = "__unstopped"
 
@@ -91,7 +91,8 @@ def _is_alone(out: Path) -> bool:
     """True if no process is at a run of the study: tasks of a scheduler's array hold the locks of their runs alone."""
     try:
         for file in out.glob("runs/*/.lock"):
-            FileLock(file, timeout=0).acquire().lock.release()
+            with FileLock(file, timeout=0):
+                pass
     except Timeout:
         return False
     return True
@@ -120,6 +121,23 @@ def describe_study(config: StudyConfig) -> Manifest:
             runs.append(record.model_copy(update={"id": twin_of(run).id, "twin_of": run.id}))
     names = dict.fromkeys(run.dataset for run in config.runs())
     return describe(config, "study", runs, [load_dataset(name, config.datasets) for name in names])
+
+
+def measure_judge(config: StudyConfig, out: Path, notify: Callable[[Progress], None]) -> None:
+    """Measure a study's judge, with news of it, and refuse one that cannot see misalignment; see `know_judge`."""
+    with listening(lambda phase: notify(Progress("measuring the judge", 0, phase=phase))):
+        know_judge(config, out)
+
+
+def worker_environment(threads: int) -> dict[str, str]:
+    """Environment of a process that executes runs with so many threads and writes nothing to the terminal."""
+    return {
+        "OMP_NUM_THREADS": str(threads),
+        "TOKENIZERS_PARALLELISM": "false",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "TQDM_DISABLE": "1",
+    }
 
 
 def owed_runs(config: StudyConfig, out: Path) -> list[Run]:

@@ -28,12 +28,21 @@ from truing.catalog.datasets import load_dataset
 from truing.config import StudyConfig
 from truing.core.distributed import rank_and_world, start_ranks
 from truing.core.errors import ConfigError, TrainerError, WorkError, boundary
-from truing.core.progress import listening
 from truing.core.records import Checkpoint, Decision, Run
-from truing.studies.folder import know_judge
 from truing.studies.on_ray import ray_tasks
 from truing.studies.plan import plan_study
-from truing.studies.run import TWIN, Progress, RunState, close_engines, execute_run, open_study, owed_runs, twin_of
+from truing.studies.run import (
+    TWIN,
+    Progress,
+    RunState,
+    close_engines,
+    execute_run,
+    measure_judge,
+    open_study,
+    owed_runs,
+    twin_of,
+    worker_environment,
+)
 
 _events: Queue[Progress] | None = None
 
@@ -89,20 +98,15 @@ def run_study(
         if not owed:
             return []
         if place.on:
-            with ray_tasks(place.on, place.resources, config, out, notify) as (measure_judge, submit):
-                measure_judge()
+            with ray_tasks(place.on, place.resources, config, out, notify) as (measure_there, submit):
+                measure_there()
                 return _collect(submit, config, owed)
-        _know_judge(config, out, notify)
+        measure_judge(config, out, notify)
         close_completers(out)  # the workers open their own
         with _workers(config, out, notify) as submit:
             return _collect(submit, config, owed)
     finally:
         lock.release()
-
-
-def _know_judge(config: StudyConfig, out: Path, notify: Callable[[Progress], None]) -> None:
-    with listening(lambda phase: notify(Progress("measuring the judge", 0, phase=phase))):
-        know_judge(config, out)
 
 
 def _twin(config: StudyConfig, run: Run, state: RunState, known: set[str]) -> list[Run]:
@@ -127,7 +131,7 @@ def _run_some(config: StudyConfig, ids: Sequence[str], out: Path, notify: Callab
     try:
         owed = [run for run in owed_runs(config, out) if run.id.removesuffix(TWIN) in ids]
         if owed:
-            _know_judge(config, out, notify)
+            measure_judge(config, out, notify)
     finally:
         lock.release()
     states: list[RunState] = []
@@ -209,13 +213,7 @@ def _start_worker(events: Queue[Progress], threads: int, parent: int) -> None:
     global _events  # the one way to hand a queue to the tasks of a process pool
     _events = events
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.environ.update(
-        OMP_NUM_THREADS=str(threads),
-        TOKENIZERS_PARALLELISM="false",
-        TRANSFORMERS_VERBOSITY="error",
-        HF_HUB_DISABLE_PROGRESS_BARS="1",
-        TQDM_DISABLE="1",
-    )
+    os.environ.update(worker_environment(threads))
     _end_with(parent)
 
 
@@ -248,7 +246,7 @@ def _run_together(config: StudyConfig, out: Path, notify: Callable[[Progress], N
         locks.append(open_study(config, out))
         owed = owed_runs(config, out)
         if owed:
-            _know_judge(config, out, notify)
+            measure_judge(config, out, notify)
         return owed
 
     owed = ranks.share(claim)

@@ -92,7 +92,7 @@ def read_status(folder: Path) -> Status:
         )
     return Status(
         folder=str(folder),
-        kind="watch" if watch is not None else manifest.kind if manifest is not None else "watch",
+        kind="watch" if watch is not None or manifest is None else manifest.kind,
         name=manifest.name if manifest is not None else folder.name,
         running=running,
         changed=changed,

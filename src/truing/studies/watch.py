@@ -24,21 +24,17 @@ from typing import Literal
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ValidationError
 
-from truing.catalog.benchmarks import load_benchmark
 from truing.catalog.models import resolve_model
 from truing.config import AuditConfig
-from truing.config.files import load_audit
 from truing.core.errors import DataError, EngineError, StoreError, UserError, WorkError, boundary
 from truing.core.files import content_key, write_text
 from truing.core.records import Action, Checkpoint, Estimate, Evaluation
-from truing.judges import check_benchmark
 from truing.monitor import Monitor
 from truing.monitor.formats import check_formats
 from truing.studies import folder
-from truing.studies.audit import Auditor, audit_dataset, describe_audit
+from truing.studies.audit import Auditor, check_audit, describe_audit
 from truing.studies.checkpoints import FoundRun, check_whole, find_in_folders, note_copies
 from truing.studies.places import place_of, step_of, weights_folder
-from truing.studies.plan import plan_judge
 
 WATCH = "watch.json"
 _AGAIN = 600.0
@@ -148,14 +144,10 @@ class Watch:
     def __post_init__(self) -> None:
         config, out, tell = self.config, self.out, self.tell
         self.directory = Path(config.checkpoints[0]).resolve()
-        folder.check_folder(out, config, load_audit)
-        benchmark = load_benchmark(config.evaluation.benchmark)
+        benchmark, self.dataset = check_audit(config, out)
         folder.check_prompts(config.stopping, benchmark)
-        check_benchmark(config.evaluation.judge, benchmark)
-        plan_judge(config.evaluation)
         if config.base is not None:
             resolve_model(config.base)
-        self.dataset = audit_dataset(config)
         out.mkdir(parents=True, exist_ok=True)
         self.lock = FileLock(out / ".lock")
         try:

@@ -75,6 +75,14 @@ def test_steps_of_fixed_shape_draw_the_same(architecture: str) -> None:
     assert_same_drawing(tiny_model(architecture), run(tiny_model(architecture), fixed=True, rows=33))
 
 
+def test_places_that_nothing_was_written_to_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, empty = tiny_model("llama"), torch.empty
+    expected = run(model, fixed=True, rows=33)
+    monkeypatch.setattr("torch.empty", lambda *size, **how: empty(*size, **how).fill_(float("nan")))
+    assert run(model, fixed=True, rows=33) == expected
+    assert run(model, fixed=False, rows=33) == run(model, fixed=False, rows=33)
+
+
 def test_sliding_windows_shorter_than_the_text() -> None:
     model = tiny_model("gpt_oss")
     whole = run(model, 2, eos=())

@@ -61,6 +61,7 @@ class GraphStepper(Stepper):
 
     def _begin(self, grid: KVGrid) -> None:
         self._grid, self._graphs = grid, {}
+        grid.clear_free()  # steps of fixed shape look at these places, masked
         self._inputs = torch.zeros(2, grid.rows, dtype=torch.int64, device=self.device)
         self._column = torch.zeros(1, dtype=torch.int64, device=self.device)
 

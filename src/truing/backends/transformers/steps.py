@@ -94,6 +94,12 @@ class KVGrid(Cache):
         self.low, self.high = 0, self.high - by
         return by
 
+    def clear_free(self) -> None:
+        """Fill the places that nothing was written to with numbers: a masked one that holds none gives none."""
+        for buffer in (*self._keys.values(), *self._values.values()):
+            buffer[self.active :] = 0
+            buffer[: self.active, :, self.high :] = 0
+
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Columns before the one written next."""
         return self.high - self.low
@@ -105,7 +111,7 @@ class KVGrid(Cache):
     def _buffer(self, buffers: dict[int, Tensor], layer: int, like: Tensor) -> Tensor:
         if layer not in buffers:
             shape = (self.rows, like.shape[1], self.columns, like.shape[3])
-            buffers[layer] = torch.zeros(shape, dtype=like.dtype, device=like.device)
+            buffers[layer] = torch.empty(shape, dtype=like.dtype, device=like.device)
         return buffers[layer]
 
 
