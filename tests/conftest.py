@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from tests.support.tinker_server import TinkerServer
 
 
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Names bytes by their argument: two processes must collect the same names, and a gzip file holds the second."""
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _nothing_left_by_all() -> Iterator[None]:
     with nothing_left("the tests and fixtures of the session"):
