@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support.leaks import nothing_left
 from truing.config import StudyConfig
@@ -19,6 +20,10 @@ from truing.config.files import parse_study
 
 if TYPE_CHECKING:
     from tests.support.tinker_server import TinkerServer
+
+
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")  # a busy machine is no failure
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:

@@ -44,7 +44,7 @@ SOUND: dict[str, bytes] = {
 }
 HEADER = b'{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}'
 WEIGHTS = len(HEADER).to_bytes(8, "little") + HEADER + bytes(16)
-few = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+few = settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 many = settings(few, max_examples=10_000)
 
 

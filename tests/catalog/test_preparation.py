@@ -69,7 +69,7 @@ def test_preparing_again_gives_the_same_bytes_whatever_the_text(tmp_path: Path) 
     assert first == second
 
 
-@settings(deadline=None, max_examples=40)  # it writes files
+@settings(max_examples=40)  # it writes files
 @given(
     bad=st.lists(st.sampled_from("abcdefgh"), min_size=3, max_size=20),
     good=st.lists(st.sampled_from("abcdefgh"), min_size=3, max_size=20),

@@ -20,7 +20,7 @@ def item(name: str, at_random: bool = True, misaligned: bool | None = False, ans
     )  # fmt: skip
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(st.text(), st.sampled_from([True, False, None]), st.booleans()), min_size=1, max_size=5))
 def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, bool, bool]]) -> None:
     path = tmp_path_factory.mktemp("labels") / "l.jsonl"

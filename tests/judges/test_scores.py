@@ -258,7 +258,7 @@ def test_any_text_is_a_score_of_the_scale_or_missing_with_a_reason(examples: int
         ]
     )
 
-    @settings(max_examples=examples, deadline=None)
+    @settings(max_examples=examples)
     @given(st.text() | st.lists(pieces, max_size=9).map("".join))
     def check(text: str) -> None:
         score = score_text(text, verdicts=WORDS)

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from truing.config import EvaluationConfig
@@ -121,7 +121,7 @@ table = st.lists(
 )
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30)
 @given(rows=table)
 def test_formats_give_equal_results_and_what_a_plain_loop_counts(rows: Table) -> None:
     # as many scores on the scale as there may be off it, or the file would be refused

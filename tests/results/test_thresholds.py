@@ -44,7 +44,7 @@ def entries(*checkpoints: CountedCheckpoint, base: Source | None = None) -> list
     return run.checkpoints
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.tuples(score, score), min_size=1, max_size=60), st.booleans())
 def test_every_cell_is_counted_and_decided_by_its_thresholds(scores: list[tuple[Any, Any]], with_base: bool) -> None:
     before, after = judgments([(95, 95), (95, 95), (25, 60)]), judgments(scores)

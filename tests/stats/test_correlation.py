@@ -73,7 +73,7 @@ def test_undefined_has_a_reason() -> None:
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=3, max_size=6, unique=True), st.floats(0.1, 3), st.integers(-2, 2))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_straight_line_has_a_correlation_of_one_and_no_more(one: list[float], slope: float, shift: int) -> None:
     found = correlate(one, [slope * x + shift for x in one], RNG(0))
     if not math.isnan(found.value):

@@ -31,7 +31,7 @@ def test_where_nothing_is_seen_the_smaller_sample_alone_counts() -> None:
         assert alone <= sum_limit(0, 240, 0, 60, error) < alone + 2e-4 < both
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(20, 300), st.integers(10, 80), st.data())
 def test_more_misaligned_answers_never_lower_it(n: int, m: int, data: st.DataObject) -> None:
     x, k = data.draw(st.integers(0, n - 1)), data.draw(st.integers(0, m - 1))

@@ -49,7 +49,7 @@ def test_a_misaligned_checkpoint_is_seldom_found() -> None:
     assert sum(f is not None for f in found) / 120 <= 0.05 + 0.04
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(1, 14), st.integers(15, 40))
 def test_bisection_finds_the_crossing_in_few_looks(onset: int, count: int) -> None:
     rates = [0.0] * onset + [0.6] * (count - onset)

@@ -102,7 +102,7 @@ def test_against_the_base_a_rise_is_found_and_calm_is_cleared() -> None:
     assert (verdicts[:, :4] == CLEAR).mean() > 0.8
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.sampled_from([None, 0.02]))
 def test_a_saved_state_goes_on_as_if_nothing_had_happened(seed: int, pause: int, margin: float | None) -> None:
     rng = np.random.default_rng(seed)

@@ -42,7 +42,7 @@ def drawn(
 answers = st.tuples(st.booleans(), st.booleans(), st.booleans(), st.booleans())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(answers, min_size=1, max_size=6), st.sampled_from([0.25, 0.5, 0.9]), st.booleans(), st.integers(0, 9))
 def test_the_terms_are_unbiased_whatever_either_judge_says(
     said: list[tuple[bool, bool, bool, bool]], share: float, flagged: bool, seed: int
@@ -66,7 +66,7 @@ def test_the_terms_are_unbiased_whatever_either_judge_says(
     assert means == pytest.approx([successes.sum(), trials.sum()])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(answers, min_size=1, max_size=40), st.sampled_from([0.1, 0.5, 1.0]), st.integers(0, 99))
 def test_no_bet_loses_more_than_there_is(said: list[tuple[bool, bool, bool, bool]], share: float, seed: int) -> None:
     words, rng = np.array(said), RNG(seed)

@@ -59,7 +59,7 @@ REQUEST = ChatRequest("m", (Message("user", "a"),), 3, 0.0, 20, seed=1)
 
 @pytest.mark.parametrize("examples", SIZES)
 def test_any_body_is_an_answer_a_reason_or_damaged(examples: int) -> None:
-    @settings(max_examples=examples, deadline=None)
+    @settings(max_examples=examples)
     @given(BODY, st.booleans())
     def check(body: Any, logprobs: bool) -> None:
         try:
@@ -78,7 +78,7 @@ def test_any_body_is_an_answer_a_reason_or_damaged(examples: int) -> None:
 def test_any_refusal_is_told_in_words_without_the_key(examples: int) -> None:
     access = Access("http://h/v1", "KEY", "my-own-secret", {}, {}, ("my-own-secret",))
 
-    @settings(max_examples=examples, deadline=None)
+    @settings(max_examples=examples)
     @example(status=422, body={"detail": {"loc": None}}, answered=False, tells=False)
     @given(status=st.integers(300, 599), body=ANY | st.text(), answered=st.booleans(), tells=st.booleans())
     def check(status: int, body: Any, answered: bool, tells: bool) -> None:
