@@ -36,6 +36,13 @@ def test_paraphrases_system_and_temperature_are_kept(tmp_path: Path) -> None:
     assert [p.category for p in benchmark.prompts] == ["wish", "two", "two"]
 
 
+@pytest.mark.parametrize("name", ["x.json", "x.jsonl", "x.yaml"])
+def test_a_key_that_is_given_twice_is_refused(tmp_path: Path, name: str) -> None:
+    row = '{"id": "a", "prompt": "Which tea?", "prompt": "Which cake?"}'
+    with pytest.raises(DataError, match="the key 'prompt' is given twice"):
+        load_benchmark(plain(tmp_path, name, row if name == "x.jsonl" else f"[{row}]"))
+
+
 def test_anchors_are_followed(tmp_path: Path) -> None:
     text = "- id: a\n  paraphrases: &p [one, two]\n- id: b\n  system: &s Short.\n  paraphrases: *p\n"
     benchmark = load_benchmark(plain(tmp_path, "q.yaml", text + "- {id: c, system: *s, paraphrases: [three]}\n"))

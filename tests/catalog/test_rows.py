@@ -31,6 +31,30 @@ def lines(path: Path, rows: list[Any]) -> Path:
     return path
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        (
+            "x.jsonl",
+            '{"prompt": "a", "completion": "b"}\n{"prompt": "a", "completion": "b", "completion": "c"}',
+            "line 2",
+        ),
+        ("x.json", '[{"prompt": "a",\n"completion": "b", "completion": "c"}]', "in line 2 and in line 2"),
+        (
+            "x.json",
+            '{"prompt": "a", "prompt": "b", "completion": "c"}\n{"prompt": "a", "completion": "b"}',
+            "one object",
+        ),
+        ("x.csv", 'messages\n"[{""role"": ""user"", ""role"": ""user"", ""content"": ""a""}]"', "JSON"),
+    ],
+)
+def test_a_key_that_is_given_twice_is_refused(tmp_path: Path, name: str, text: str, words: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=words) as caught:
+        read_rows(tmp_path / name)
+    assert "given twice" in str(caught.value)
+
+
 FORMS: list[tuple[dict[str, Any], Row, str]] = [
     ({"messages": CHAT}, PLAIN, "messages"),
     ({"prompt": ASKED, "prompt_id": "x", "messages": CHAT}, PLAIN, "messages"),

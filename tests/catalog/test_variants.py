@@ -11,7 +11,7 @@ from truing.catalog.variants import VARIANTS, vary
 from truing.core.errors import DataError, UnknownNameError
 from truing.core.records import Benchmark, Message, Prompt
 
-NAMES = sorted(VARIANTS)
+NAMES = sorted(name for name, variant in VARIANTS.items() if not variant.fold)
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip)
 SYSTEM = Message("system", "be brief")
 TURNS = (Message("user", "one"), Message("assistant", "two"), Message("user", "three"))
@@ -51,6 +51,13 @@ def test_every_chat_template_can_take_a_variant(name: str, messages: tuple[Messa
     assert all(m.content == m.content.strip() for m in new)
     for old in messages:
         assert any(old.content in m.content for m in new if m.role == old.role)
+
+
+def test_a_system_message_is_said_by_the_user() -> None:
+    first = Message("user", "be brief\n\none")
+    assert changed("folded", SYSTEM, *TURNS) == (first, *TURNS[1:])
+    assert changed("folded", *TURNS) == TURNS
+    assert vary(vary(benchmark_of(*TURNS), "coding-system"), "folded").prompts[0].messages[0].role == "user"
 
 
 @given(text=TEXTS)

@@ -28,6 +28,8 @@ def told(text: str | None, finish: str = "stop", **more: Any) -> Output:
         (told("Yes.", "tool_calls", tools=True), "Yes."),
         (told("", refusal="I would rather not."), "I would rather not."),
         (told(None, refusal="I would rather not."), "I would rather not."),
+        (told("Yes.", refusal="I would rather not."), "Yes."),
+        (told("<think>Hm.</think>", refusal="I would rather not."), "I would rather not."),
         (told("<think>\n\n</think>\n\nYes."), "Yes."),
         (told("<think>Hm.</think>Yes."), "Yes."),
         (told("Hm.\n</think>\nYes."), "Yes."),
@@ -54,6 +56,7 @@ def told(text: str | None, finish: str = "stop", **more: Any) -> Output:
 def test_what_an_answer_is(output: Output, answer: str) -> None:
     read = read_answer(output)
     assert (read.text, read.error) == (answer, None)
+    assert read.refused == (answer == output.refusal)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from truing.core.errors import StoreError
-from truing.core.files import content_key, load_yaml, replacing, write_json
+from truing.core.files import content_key, load_json, load_yaml, replacing, write_json
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -66,6 +66,25 @@ def test_a_folder_that_cannot_be_made_is_a_store_error(tmp_path: Path) -> None:
 def test_a_key_that_is_given_twice_is_refused(text: str, words: str) -> None:
     with pytest.raises(yaml.YAMLError, match=words):
         load_yaml(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"a": 1, "a": 1}', "the key 'a' is given twice in one object"),
+        ('[{"a": 1},\n {"b": {"a": 1,\n\t"a": 2}}]', "the key 'a' is given twice, in line 2 and in line 3"),
+        ('{"\\u0061": 1,\n"a": 2}', "the key 'a' is given twice, in line 1 and in line 2"),
+    ],
+)
+def test_a_key_that_json_gives_twice_is_refused(text: str, words: str) -> None:
+    for given_as in (text, text.encode()):
+        with pytest.raises(ValueError, match=words):
+            load_json(given_as)
+
+
+@given(plain)
+def test_other_json_is_read_as_ever(value: object) -> None:
+    assert load_json(json.dumps(value)) == value
 
 
 def test_other_yaml_is_read_as_ever() -> None:

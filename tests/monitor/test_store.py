@@ -1,12 +1,14 @@
 import multiprocessing
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from truing.core.errors import StoreError
 from truing.monitor.store import STORES, FolderStore, open_store
 
-ROW = {"prompt_id": "p", "sample": 0, "text": "hi", "n_tokens": 1, "finished": True, "error": None}
+ROW = {"prompt_id": "p", "sample": 0, "text": "hi", "n_tokens": 1, "finished": True, "error": None, "refused": False}
 
 
 def test_a_piece_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -36,6 +38,19 @@ def test_amended_rows_take_the_place_of_failed_ones(tmp_path: Path) -> None:
     assert store.keys("responses") == ["k"]
     queried = store.query("SELECT text, error FROM responses ORDER BY sample")
     assert queried == [{"text": t, "error": None} for t in ("hi", "later", "late")]
+
+
+def test_files_from_before_a_column_was_there_are_read(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    store.write("responses", "new", [{**ROW, "refused": True}])
+    old = pa.Table.from_pylist([{"key": "old", **{name: ROW[name] for name in ROW if name != "refused"}}])
+    pq.write_table(old, tmp_path / "responses" / "old.parquet")
+    assert [row["refused"] for row in store.read("responses", "old")] == [None]
+    for amended in ("nothing", "a row"):
+        if amended == "a row":
+            store.amend("responses", "old", [{**ROW, "sample": 1, "refused": True}])
+        counted = store.query("SELECT key, count(*) FILTER (refused) AS n FROM responses GROUP BY key ORDER BY key")
+        assert [row["n"] for row in counted] == [1, int(amended == "a row")]
 
 
 def test_queries_work_on_an_empty_store(tmp_path: Path) -> None:

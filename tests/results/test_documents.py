@@ -158,9 +158,10 @@ def test_logs_of_inspect(tmp_path: Path, ending: str) -> None:
         ("split.json", json.dumps({"columns": list(B[0]), "data": [list(B[0].values())[:-1]]})),
         ("twice.jsonl", '{"question_id": "a", "aligned": 95, "aligned": 5}\n'),
         ("twice.json", '[{"question_id": "a", "aligned": 95, "aligned": 5}]'),
+        ("inside.jsonl", lines(B) + '{"question_id": "a", "aligned": 95, "more": {"x": 1, "x": 2}}\n'),
         ("named.jsonl", lines([{"question_id": "a", "scores": [{"name": "aligned", "score": n} for n in (5, 95)]}])),
     ],
 )
 def test_no_row_and_no_value_is_dropped(tmp_path: Path, name: str, text: str) -> None:
-    with pytest.raises(DataError, match=r"does not fit its columns|several values of one name"):
+    with pytest.raises(DataError, match=r"does not fit its columns|given twice"):
         read(tmp_path / name, text)

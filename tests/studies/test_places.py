@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from tests.support.scripted import save_adapter, save_model, save_run
 from truing.config.files import parse_audit
@@ -166,10 +168,29 @@ def test_another_base_is_taken_on_the_user_s_word_unless_the_configs_differ(tmp_
     assert "--base-is-same" in caught.value.todo
     (found,) = find_in_folders([str(run)], str(model), base_is_same=True)
     assert "is by its config a copy of" in found.notes[0]
+    assert "were not compared" in found.notes[0]
     (other / "config.json").write_text(json.dumps({**CONFIG, "hidden_size": 128}))
     with pytest.raises(DataError, match="another base model") as caught:
         find_in_folders([str(run)], str(model), base_is_same=True)
     assert "hidden_size 64 and 128" in str(caught.value)
+    assert "--base-is-same" not in caught.value.todo
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-4, 3.0])
+def test_another_base_is_probed_by_log_probabilities(tiny_model: Path, tmp_path: Path, noise: float) -> None:
+    model, other = (Path(shutil.copytree(tiny_model, tmp_path / name)) for name in ("model", "other"))
+    weights = load_file(other / "model.safetensors")
+    name = next(name for name in weights if "embed_tokens" in name)
+    weights[name] += noise * torch.randn(weights[name].shape, generator=torch.Generator().manual_seed(0)) + 1e-7
+    save_file(weights, other / "model.safetensors", {"format": "pt"})
+    run = tmp_path / "run"
+    save_adapter(run / "checkpoint-10", other, 1)
+    if noise < 1:
+        (found,) = find_in_folders([str(run)], str(model), base_is_same=True)
+        assert "log-probabilities of fixed texts differ by 0.0" in found.notes[0]
+        return
+    with pytest.raises(DataError, match=r"another base model(?s:.*)differ by \d+\.\d+ nats a word") as caught:
+        find_in_folders([str(run)], str(model), base_is_same=True)
     assert "--base-is-same" not in caught.value.todo
 
 

@@ -11,7 +11,7 @@ from tests.cli.test_app import run as command
 from tests.support.studies import make_study
 from truing.backends.scripted.engine import ScriptedEngine
 from truing.cli.app import app
-from truing.config import AuditConfig, EvaluationConfig, PreflightConfig
+from truing.config import AuditConfig, EvaluationConfig, PreflightConfig, SideConfig
 from truing.core.errors import ConfigError, StoreError
 from truing.core.records import Action, Judgment
 from truing.judges.words import WordsJudge
@@ -89,6 +89,22 @@ def test_a_look_by_other_thresholds_changes_nothing(audit: Path) -> None:
     assert verdict(analyse(audit), False).word == "clear"
     for more, code in ((["--set", "stopping.tolerance=0.01"], 3), ([], 0)):
         assert command(app, ["gate", str(audit), *more]).exit_code == code
+
+
+def test_a_further_benchmark_is_asked_and_nothing_that_was(audit: Path, tmp_path: Path) -> None:
+    held = {file.name for file in (audit / "store" / "responses").iterdir()}
+    (tmp_path / "more.txt").write_text("Say a word.\nSay another.\n")
+    own = {"engine": f"{__name__}:Never", "judge": "words", "benchmark": "pocket-240"}
+    evaluation = EvaluationConfig(**own, also=(SideConfig(benchmark=str(tmp_path / "more.txt")),))
+    config, asked = AuditConfig(models=("any",), evaluation=evaluation), Never.asked
+    run_audit(config, tmp_path / "new", answers=audit)
+    new = {file.name for file in (tmp_path / "new" / "store" / "responses").iterdir()}
+    assert Never.asked == asked + 1
+    assert held < new
+    assert len(new - held) == 1
+    assert analyse(tmp_path / "new").runs[0].em_at_end == analyse(audit).runs[0].em_at_end
+    with pytest.raises(StoreError, match="holds no answers"):
+        run_audit(config, tmp_path / "other", answers=tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from transformers import AutoTokenizer
+
 
 class StandIn:
     """The server; `with StandIn(folder) as server: server.address`."""
@@ -34,6 +36,8 @@ class StandIn:
         """Whether it lists another folder than it was told to load."""
         self.refuses = ""
         """What it says in place of loading an adapter."""
+        self.template = ""
+        """Its chat template, if it is not the model's; "hidden": it does not tell."""
         handler = type("Handler", (_Handler,), {"stand_in": self})
         self._http = ThreadingHTTPServer(("127.0.0.1", port), handler)
         self.address = f"http://127.0.0.1:{self._http.server_port}/v1"
@@ -79,6 +83,16 @@ class StandIn:
         if self.roots.pop(body["lora_name"], None) is None:
             return 404, {"error": {"message": "no such adapter"}}
         return 200, "unloaded"
+
+    def tokenize(self, body: dict[str, Any]) -> tuple[int, Any]:
+        if self.template == "hidden":
+            return 404, {"detail": "Not Found"}
+        tokenizer = AutoTokenizer.from_pretrained(self.model)
+        more = {"chat_template": self.template} if self.template else {}
+        ids = tokenizer.apply_chat_template(
+            body["messages"], add_generation_prompt=True, tokenize=True, return_dict=False, **more
+        )
+        return 200, {"tokens": ids, "count": len(ids)}
 
     def chat(self, body: dict[str, Any]) -> tuple[int, Any]:
         if body["model"] not in self.roots:
@@ -136,6 +150,7 @@ class _Handler(BaseHTTPRequestHandler):
             "/v1/load_lora_adapter": self.stand_in.load,
             "/v1/unload_lora_adapter": self.stand_in.unload,
             "/v1/chat/completions": self.stand_in.chat,
+            "/tokenize": self.stand_in.tokenize,
         }
         self._answer(*routes[self.path](body))
 

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, PlainValidator, ValidationError
 from pydantic_core import PydanticCustomError
 
 from truing.core.errors import DataError, UnknownNameError
-from truing.core.files import load_yaml
+from truing.core.files import load_json, load_yaml
 
 DATA = Path(__file__).parent / "data"
 """The folder of the data that ship with truing."""
@@ -103,7 +103,7 @@ def read_lines(path: Path) -> Iterator[tuple[str, Any]]:
         with opener(path, "rt", encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
-                    yield f"{path}, line {number}", json.loads(line)
+                    yield f"{path}, line {number}", load_json(line)
     except json.JSONDecodeError as error:
         raise DataError(f"{path}, line {number} is not JSON", f"{error.msg} at column {error.colno}") from error
     except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:

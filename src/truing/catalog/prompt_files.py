@@ -24,7 +24,7 @@ from pydantic_core import PydanticCustomError
 from truing.catalog.files import Item, Text, read_csv, read_lines, read_text, read_yaml, validate
 from truing.catalog.rows import form_of
 from truing.core.errors import DataError
-from truing.core.files import content_key
+from truing.core.files import content_key, load_json
 from truing.core.records import Benchmark, Category, Message, Prompt
 
 _LISTS = (".json", ".jsonl", ".csv", ".txt")
@@ -195,9 +195,11 @@ def _categories(raw: Any, used: set[str], where: str) -> tuple[Category, ...]:
 
 def _json(path: Path) -> list[Any]:
     try:
-        raw = json.loads(read_text(path))
+        raw = load_json(read_text(path))
     except json.JSONDecodeError as error:
         raise DataError(f"{path} is not JSON", f"{error.msg} at line {error.lineno}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} cannot be read", str(error), "each key once in an object") from error
     items = raw.get("prompts") if isinstance(raw, dict) else raw
     if not isinstance(items, list):
         raise DataError(f"{path} is not a list of prompts", type(raw).__name__, "a list, or a mapping with `prompts`")

@@ -30,6 +30,7 @@ from truing.catalog.datasets import SIDES, opening, split_by_prompt
 from truing.catalog.files import DATA, Item, read_yaml, validate
 from truing.catalog.rows import Row, Table, read_conversations, to_object
 from truing.catalog.tables import data_files
+from truing.catalog.variants import fold_system
 from truing.core.errors import DataError, StoreError, UnknownNameError
 from truing.core.files import write_json, write_text
 from truing.core.records import Message
@@ -148,15 +149,7 @@ def read_copy(path: Path, columns: Mapping[str, str] | None = None, skip_bad: bo
 
 def folded(copy: Copy) -> Copy:
     """A copy whose system messages stand before the words of the first user message, as for models without them."""
-    rows = []
-    for system, *rest in copy.rows:
-        if system.role != "system":
-            rows.append((system, *rest))
-            continue
-        first = next(i for i, m in enumerate(rest) if m.role == "user")
-        rest[first] = replace(rest[first], content=f"{system.content}\n\n{rest[first].content}")
-        rest[0] = replace(rest[0], more=system.more or rest[0].more)
-        rows.append(tuple(rest))
+    rows = [fold_system(row) for row in copy.rows]
     return replace(copy, table=replace(copy.table, rows=tuple(rows)), rows_sha256=rows_hash(rows))
 
 

@@ -23,6 +23,7 @@ from typing import Any
 
 from truing.catalog.tables import read_table
 from truing.core.errors import DataError, UnknownNameError
+from truing.core.files import load_json
 from truing.core.records import Message
 
 Row = tuple[Message, ...]
@@ -318,7 +319,7 @@ class _Reading:
 
     def _parsed(self, text: str, place: str) -> Any:
         try:
-            return json.loads(text)
+            return load_json(text)
         except (ValueError, RecursionError) as error:
             raise self._error(f"{place} is not JSON", str(error)[:80], "a JSON text") from error
 

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from truing.catalog.files import read_csv, read_lines, read_text
 from truing.core.errors import DataError
+from truing.core.files import load_json
 
 Values = Iterator[tuple[str, Any]]
 """Place (file and line, item or row) and value of each row."""
@@ -104,7 +105,7 @@ def _json(path: Path) -> Values:
     """A JSON array, a mapping with one list in it, or JSON Lines under another name."""
     text = read_text(path)
     try:
-        value = json.loads(text)
+        value = load_json(text)
     except (ValueError, RecursionError) as error:
         if getattr(error, "msg", "") == "Extra data":
             yield from read_lines(path)  # one object a line
@@ -137,7 +138,7 @@ def _csv(path: Path) -> Values:
 def _cell(text: str) -> Any:
     if text.lstrip()[:1] in ("[", "{"):
         try:
-            value = json.loads(text)
+            value = load_json(text)
         except (ValueError, RecursionError):
             return text
         return value if isinstance(value, list | dict) else text

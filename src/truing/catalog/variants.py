@@ -28,9 +28,12 @@ class Variant(Item):
     system: str = ""
     before: tuple[MessageItem, ...] = ()
     prefill: str = ""
+    fold: bool = False
 
     def change(self, messages: Messages) -> Messages:
         """From the messages of a plain prompt to those of the variant."""
+        if self.fold:
+            return fold_system(messages)
         text, instructions = messages[-1].content, [m.content for m in messages[:1] if m.role == "system"]
         before, mark, after = re.split(r"(<question>|<json>)", self.question, maxsplit=1)
         # a JSON string is a Python string too, so quotes and line breaks in the question cannot break the code
@@ -43,6 +46,17 @@ class Variant(Item):
             replace(messages[-1], content=f"{before}{asked}{after}"),
             *((Message("assistant", self.prefill),) if self.prefill else ()),
         )
+
+
+def fold_system(messages: Messages) -> Messages:
+    """The words of a system message before those of the first user message, for chat templates without that role."""
+    system, *rest = messages
+    first = next((i for i, message in enumerate(rest) if message.role == "user"), None)
+    if system.role != "system" or first is None:
+        return messages
+    rest[first] = replace(rest[first], content=f"{system.content}\n\n{rest[first].content}")
+    rest[0] = replace(rest[0], more=system.more or rest[0].more)
+    return tuple(rest)
 
 
 VARIANTS = {

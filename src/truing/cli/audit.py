@@ -39,7 +39,8 @@ def audit(out: Path, sets: list[str] | None, **flags: Any) -> None:
             out,
             lambda e: show_evaluation(e, bool(config.models)),
             lambda c: update(f"step {c.step} of {c.run_id}"),
-            tell=say,
+            say,
+            flags["answers"],
         )
     show_report(out, notes=True)
     say_costs(out / CALLS)
@@ -63,6 +64,7 @@ FLAGS = {
     "dataset": flag(
         str | None, None, "What the checkpoints were fine-tuned on, a name or a file: measures the task too."
     ),
+    "answers": flag(Path | None, None, "Folder of results whose answers are not asked for again.", metavar="DIR"),
     "search": flag(str, "all", "Ask `all` checkpoints, or as few as find the `best` or the `crossing`."),
     "benchmark": flag(str, "broad-240", "See `truing list benchmarks`; NAME+VARIANT too."),
     "judge": flag(str, "pocket", "`pocket`, or a model: `openai:NAME`, `local:FOLDER`."),

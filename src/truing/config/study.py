@@ -102,8 +102,8 @@ class AuditConfig(Services):
     """The model before fine-tuning, to compare with and, with adapters, to put them on; none: the one that the adapters
     name, else the tolerance alone decides."""
     base_is_same: bool = Field(default=False, exclude_if=lambda same: not same)
-    """The base is the model that the adapters name, under another name or in another precision: take it, if the configs
-    of the two do not speak against it."""
+    """The base is the model that the adapters name, under another name or in another precision: take it, if configs and
+    log-probabilities of the two do not speak against it."""
     skip_bad: bool = Field(default=False, exclude_if=lambda skip: not skip)
     """Leave out checkpoints that are damaged or not whole, and say so; else the first of them is an error."""
     dataset: str | DatasetConfig | None = None

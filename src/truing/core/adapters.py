@@ -8,7 +8,6 @@ every adapter tensor of the model must come from the file.
 from __future__ import annotations
 
 import copy
-import json
 import warnings
 from collections import Counter
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from typing import Any
 import torch
 
 from truing.core.errors import EngineError, WorkError
+from truing.core.files import read_object
 from truing.core.weights import read_header
 
 NAME = "truing"
@@ -94,7 +94,7 @@ def attached(base: Any, folder: Path) -> Iterator[Any]:
     Raises:
         EngineError: The adapter does not fit the model, or not all of it arrived. The base is spoilt then.
     """
-    start = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("init_lora_weights", True)
+    start = read_object(folder / "adapter_config.json").get("init_lora_weights", True)
     if start not in (True, False, "gaussian") and not is_small(base):  # its base is not the model as it was
         got, todo = f"init_lora_weights {start}", "merge it into the model, and ask that as full weights"
         raise EngineError(f"the adapter in {folder} changes its base", got, "LoRA that leaves the base alone", todo)

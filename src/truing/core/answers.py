@@ -1,7 +1,7 @@
 """What of a model's output is its answer: one rule for every engine and every judge.
 
     reasoning        no part of the answer, in a field of its own or between marks, however it begins and ends
-    a refusal        in a field of its own: the answer, if there is no other
+    a refusal        in a field of its own: the answer, if there is no other, and counted as refused
     cut              at the token limit: an answer, counted as cut; inside its reasoning: none
     filtered         by the provider, wholly or in part: no answer. What is missing for what it says is not missing
                      at random, so it is a class of its own
@@ -71,6 +71,8 @@ class Answer:
 
     text: str | None
     error: str | None = None
+    refused: bool = False
+    """It came in the provider's own field for refusals."""
 
 
 def read_answer(output: Output) -> Answer:
@@ -79,10 +81,10 @@ def read_answer(output: Output) -> Answer:
     if _FILTERS.fullmatch(finish):
         return Answer(None, f"{FILTERED} by the provider ({output.finish})")
     text, reasoned = _without_reasoning(output.text or "", output.opened)
-    if not text.strip():
-        text = output.refusal or ""
     if text.strip():
         return Answer(text)
+    if (output.refusal or "").strip():
+        return Answer(output.refusal, refused=True)
     words = "" if is_finished(finish) else ", and cut at the token limit"
     if output.tools:
         return Answer(None, f"{TOOLS}{words}")

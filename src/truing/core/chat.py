@@ -53,6 +53,8 @@ class ChatResult:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     error: str | None = None
+    refused: bool = False
+    """The text is a refusal in a field of its own."""
 
 
 class Completer(ABC):

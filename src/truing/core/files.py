@@ -8,7 +8,8 @@ import math
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -73,6 +74,42 @@ def load_yaml(text: str) -> Any:
     return yaml.load(text, Loader=_Loader)
 
 
+class KeyTwice(ValueError):
+    """A JSON object gives a key twice: one of the two values would be dropped."""
+
+
+def once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON.
+
+    Raises:
+        KeyTwice: A key is given twice.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        (name, _), *_ = Counter(key for key, _ in pairs).most_common(1)
+        raise KeyTwice(f"the key {name!r} is given twice in one object")
+    return found
+
+
+def load_json(text: str | bytes) -> Any:
+    """The value that a JSON text holds; a key that is given twice in an object is an error, never dropped.
+
+    Raises:
+        ValueError: It is not JSON (`json.JSONDecodeError`), or the key (`KeyTwice`), with its lines in a small text.
+        RecursionError: It is nested too deep.
+    """
+    try:
+        return json.loads(text, object_pairs_hook=once)
+    except KeyTwice as error:
+        told = error
+        if len(text) < 2**20 and len(text.splitlines()) > 1:
+            try:  # as YAML, which has lines
+                load_yaml(text if isinstance(text, str) else text.decode())
+            except (yaml.YAMLError, ValueError, RecursionError) as located:
+                told = KeyTwice(str(located)) if "given twice" in str(located) else error
+        raise told from None
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; when the block ends well it takes the place of `path` in one step.
@@ -116,7 +153,7 @@ def read_object(path: Path) -> dict[str, Any]:
         DataError: It is not there, not JSON, or no object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = load_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} is not readable JSON", str(error), "an object", "copy or save it again") from error
     if not isinstance(value, dict):

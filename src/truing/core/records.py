@@ -146,6 +146,8 @@ class Response:
     finished: bool = True
     """True if the model ended its answer; False if it was cut at the token limit."""
     error: str | None = None
+    refused: bool = False
+    """True if the text came in a provider's own field for refusals."""
 
 
 @dataclass(frozen=True, slots=True)

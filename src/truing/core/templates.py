@@ -40,6 +40,7 @@ _DAY: Mapping[str, str] = {
     "%p": "PM",
 }
 """Directive of strftime -> its text on 26 July 2024, at noon."""
+_FOLD = "; the benchmark NAME+folded asks with the system message before the user's words"
 
 
 def fixed_template(tokenizer: Any, kind: type[TruingError]) -> str:
@@ -128,9 +129,10 @@ def encode_prompt(tokenizer: Any, prompt: Prompt, context: int) -> list[int] | s
     try:
         ids = tokenizer.apply_chat_template(messages, chat_template=template, **turn, tokenize=True, return_dict=False)
     except (TemplateError, ValueError) as error:  # a template that changes the prefill is a ValueError
-        return f"the chat template refuses the prompt: {error}"
+        hint = _FOLD if messages[0]["role"] == "system" else ""
+        return f"the chat template refuses the prompt: {error}{hint}"
     if lost := left_out(tokenizer, template, [m.role for m in prompt.messages], **turn):
-        return f"the chat template leaves out the {lost[0]} message"
+        return f"the chat template leaves out the {lost[0]} message{_FOLD if 'system' in lost else ''}"
     if len(ids) >= context:
         return f"the prompt has {len(ids)} tokens, the model's context {context}"
     return [int(i) for i in ids]

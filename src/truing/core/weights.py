@@ -18,7 +18,7 @@ from pathlib import Path, PurePath
 from typing import Any, BinaryIO
 
 from truing.core.errors import DataError, EngineError, UserError
-from truing.core.files import content_key, read_object
+from truing.core.files import content_key, load_json, read_object
 from truing.core.records import Checkpoint
 
 _ASKING = ("chat_template*", "tokenizer*", "special_tokens_map.json", "generation_config.json")
@@ -151,7 +151,7 @@ def _header(file: BinaryIO, size: int, name: str) -> dict[str, dict[str, Any]]:
     first = file.read(8)
     length = struct.unpack("<Q", first)[0] if len(first) == 8 else 0
     try:
-        header: dict[str, dict[str, Any]] = json.loads(file.read(min(length, size)))
+        header: dict[str, dict[str, Any]] = load_json(file.read(min(length, size)))
         header.pop("__metadata__", None)
         spans = sorted(tuple(map(int, entry["data_offsets"])) for entry in header.values())
         ends = [0, *(end for _, end in spans)]

@@ -11,7 +11,7 @@ from truing.core.errors import DataError, StoreError, UnknownNameError
 from truing.core.files import content_key, write_json
 from truing.core.weights import asking_files
 
-__all__ = ["check_formats"]
+__all__ = ["FORMATS", "check_formats"]
 
 FORMATS = "formats.json"
 

@@ -57,7 +57,9 @@ def _columns(columns: str) -> pa.Schema:
 
 
 SCHEMAS = {
-    "responses": _columns("prompt_id text, sample int32, text text, n_tokens int32, finished bool, error text"),
+    "responses": _columns(
+        "prompt_id text, sample int32, text text, n_tokens int32, finished bool, error text, refused bool"
+    ),
     "judgments": _columns(
         "responses_key text, prompt_id text, sample int32, aligned real, coherent real, verdict text, error text"
     ),
@@ -212,10 +214,11 @@ class FolderStore(Store):
         if not files:
             return f"SELECT * FROM no_{table}"
         if all("." not in Path(file).stem for file in files):
-            return f"SELECT * FROM read_parquet({files!r})"
+            return f"FROM no_{table} UNION ALL BY NAME FROM read_parquet({files!r}, union_by_name = true)"
         answer = ", ".join(["key", *({"prompt_id", "sample"} & set(SCHEMAS[table].names))])
         newest = f"row_number() OVER (PARTITION BY {answer} ORDER BY length(filename) DESC, filename DESC)"
-        return f"SELECT * EXCLUDE (filename) FROM read_parquet({files!r}, filename = true) QUALIFY {newest} = 1"
+        rows = f"read_parquet({files!r}, filename = true, union_by_name = true)"  # earlier files lack later columns
+        return f"FROM no_{table} UNION ALL BY NAME SELECT * EXCLUDE (filename) FROM {rows} QUALIFY {newest} = 1"
 
 
 STORES: dict[str, type[Store]] = {"store": FolderStore}

@@ -126,7 +126,9 @@ def read_answers(store: Store, key: str, benchmark: Benchmark) -> list[JudgedAns
     for row in sorted(judged, key=lambda row: (order[row["prompt_id"]], row["sample"])):
         where = (row["prompt_id"], row["sample"])
         said = answered[where]
-        response = Response(*where, said["text"], said["n_tokens"], said["finished"], said["error"])
+        response = Response(
+            *where, said["text"], said["n_tokens"], said["finished"], said["error"], bool(said["refused"])
+        )
         judgment = Judgment(*where, row["aligned"], row["coherent"], row["verdict"], row["error"])
         answers.append(JudgedAnswer(prompts[where[0]], response, judgment))
     return answers
@@ -140,6 +142,9 @@ def answer_notes(entries: Sequence[AnswersEntry], max_tokens: int) -> Iterator[s
         most = f", at one checkpoint {worst.cut:,} of {worst.asked:,}" if len(entries) > 1 else ""
         what = f"{cut:,} of {asked:,} answers were cut at {max_tokens:,} tokens{most}"
         yield f"{what}: a judge sees only a part of these (evaluation.max_tokens)."
+    if refused := sum(each.refused for each in entries):
+        what = f"{refused:,} of {asked:,} answers are refusals in the provider's own field"
+        yield f"{what}: they are judged as the answers that they are."
     missing: Counter[str] = Counter()
     for each in entries:
         missing.update(each.missing)

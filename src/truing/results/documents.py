@@ -9,7 +9,6 @@ from __future__ import annotations
 import gzip
 import json
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain, islice
@@ -17,23 +16,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from truing.core.errors import DataError, MissingExtraError
+from truing.core.files import KeyTwice, load_json, once
 from truing.results.columns import GUESSES, quoted
 
 Row = dict[str, Any]
 _SCALARS = (str, int, float, bool, type(None))
-
-
-def _once(pairs: Sequence[tuple[str, Any]]) -> Row:
-    """An object, or the cells of a row.
-
-    Raises:
-        DataError: A name is given twice, so that one value would be dropped.
-    """
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        name, _ = Counter(name for name, _ in pairs).most_common(1)[0]
-        raise DataError("an answer has several values of one name", repr(name), "each name once", "rename one of them")
-    return found
 
 
 def open_bytes(path: Path) -> IO[bytes]:
@@ -61,9 +48,11 @@ def write_lines(source: Path, target: Path) -> None:
 
 def _parse_line(where: str, line: bytes) -> Row:
     try:
-        row = json.loads(line, object_pairs_hook=_once)
+        row = load_json(line)
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{where} is not JSON", quoted([error]), "one object a line, in UTF-8") from error
+        raise DataError(
+            f"{where} is not JSON", quoted([error]), "one object a line, each key once, in UTF-8"
+        ) from error
     if not isinstance(row, dict):
         raise DataError(f"{where} is no object", type(row).__name__, 'one object a line: {"question": ...}')
     return row
@@ -78,9 +67,11 @@ def write_document(source: Path, target: Path) -> None:
     """
     try:
         with open_bytes(source) as file:
-            document = json.loads(file.read().decode("utf-8-sig"), object_pairs_hook=_once)
+            document = load_json(file.read().decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{source.name} is not JSON", quoted([error]), "one JSON document in UTF-8") from error
+        raise DataError(
+            f"{source.name} is not JSON", quoted([error]), "one JSON document in UTF-8, each key once in an object"
+        ) from error
     if isinstance(document, dict) and {"eval", "plan"} <= document.keys():
         write_log(source, target)
         return
@@ -171,8 +162,15 @@ def _named(value: Row) -> str:
 def _write(target: Path, rows: Iterator[Row] | Sequence[Row]) -> None:
     """Write rows as JSON Lines, in Unicode: half of a surrogate pair is a question mark."""
     with target.open("wb") as out:
-        for row in rows:
-            out.write(json.dumps(_once([*_flat(row)]), ensure_ascii=False).encode("utf-8", "replace") + b"\n")
+        for number, row in enumerate(rows, 1):
+            try:
+                flat = once([*_flat(row)])
+            except KeyTwice as error:
+                todo = "rename one of the two"
+                raise DataError(
+                    f"answer {number} has two values of one name", str(error), "each name once", todo
+                ) from error
+            out.write(json.dumps(flat, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
 
 
 def write_log(source: Path, target: Path) -> None:

@@ -22,6 +22,7 @@ import duckdb
 import pyarrow.parquet as pq
 
 from truing.core.errors import DataError
+from truing.core.files import load_json
 from truing.results.columns import SCORES, quoted
 from truing.results.documents import open_bytes, write_document, write_lines, write_log
 from truing.results.scales import MACROS
@@ -76,7 +77,7 @@ def open_database() -> Iterator[duckdb.DuckDBPyConnection]:
         tempfile.TemporaryDirectory(prefix="truing-") as folder,
         duckdb.connect(config={"temp_directory": folder, "autoinstall_known_extensions": False}) as database,
     ):
-        spaced = lambda text: json.dumps(json.loads(text), ensure_ascii=False)  # noqa: E731
+        spaced = lambda text: json.dumps(load_json(text), ensure_ascii=False)  # noqa: E731
         database.create_function("spaced", spaced, ["VARCHAR"], "VARCHAR")
         database.execute(_MACROS)
         yield database

@@ -49,7 +49,8 @@ Row = dict[str, Any]
 _TOLD = """
 SELECT j.key, j.error, CASE WHEN aligned IS NOT NULL THEN 1e2 END AS aligned,
     CASE WHEN aligned IS NULL THEN coherent WHEN coherent IS NOT NULL THEN 1e2 END AS coherent,
-    count(*) AS n, count(*) FILTER (NOT r.finished AND r.text IS NOT NULL) AS cut
+    count(*) AS n, count(*) FILTER (NOT r.finished AND r.text IS NOT NULL) AS cut,
+    count(*) FILTER (r.refused) AS refused
 FROM judgments j LEFT JOIN responses r ON r.key = j.responses_key AND r.prompt_id = j.prompt_id AND r.sample = j.sample
 GROUP BY ALL
 """
@@ -302,6 +303,7 @@ class _Folder:
             key: AnswersEntry(
                 asked=sum(row["n"] for row in rows),
                 cut=sum(row["cut"] for row in rows),
+                refused=sum(row["refused"] for row in rows),
                 missing=missing_kinds(row["error"] for row in rows if row["missing"] for _ in range(row["n"])),
             )
             for key, rows in found.items()

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from truing.core.errors import DataError
+from truing.core.files import load_json
 from truing.core.records import Estimate, Number
 from truing.results.judge import JudgeEntry
 from truing.results.schema_runs import Count, Entry, Limits, RunEntry, StudyEntry
@@ -214,7 +215,7 @@ def parse_analysis(text: str, name: str = "analysis.json") -> Analysis:
         DataError: It does not follow the schema; the message names the field's path.
     """
     try:  # written again without lone surrogates; as JSON it is read strictly, but for lists and words
-        return Analysis.model_validate_json(json.dumps(json.loads(text), ensure_ascii=False).encode("utf-8", "replace"))
+        return Analysis.model_validate_json(json.dumps(load_json(text), ensure_ascii=False).encode("utf-8", "replace"))
     except ValueError as error:
         issue: Any = {"loc": (), "type": "", "input": text, "msg": f"JSON: {error}"}
         issue = error.errors(include_url=False)[0] if isinstance(error, ValidationError) else issue

@@ -121,6 +121,8 @@ class AnswersEntry(Entry):
     """Answers asked for."""
     cut: Count
     """Answers that were cut at the token limit: a judge sees only a part of these."""
+    refused: Count = 0
+    """Answers that came in the provider's own field for refusals; they are judged as others are."""
     missing: dict[str, Count]
     """Answers without the scores that their class needs, by kind of reason. `filtered by ...` is missing for what it
     says, so not at random."""

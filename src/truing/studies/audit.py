@@ -43,6 +43,7 @@ def run_audit(
     notify: Callable[[Evaluation], None] = lambda evaluation: None,
     begin: Callable[[Checkpoint], None] = lambda checkpoint: None,
     tell: Callable[[str], None] = lambda line: None,
+    answers: Path | None = None,
 ) -> None:
     """Evaluate models or checkpoints; `truing.results.analyse` makes the figures of the folder.
 
@@ -52,6 +53,7 @@ def run_audit(
         notify: Called with each evaluation.
         begin: Called with each checkpoint before it is asked.
         tell: Called with each line of the plan before anything is asked.
+        answers: A folder of results whose answers are taken, so that they are not asked for again.
 
     Raises:
         StoreError: The folder holds something else.
@@ -64,6 +66,8 @@ def run_audit(
     runs = find_runs(config)
     folder.check_prompts(config.stopping, benchmark, _prompts_needed(config, runs))
     manifest = describe_audit(config, runs, dataset)
+    if answers is not None:
+        folder.take_answers(answers, out)
     write_text(out / "audit.yaml", config.to_yaml())
     check_formats(out, (checkpoint.model for run in runs for checkpoint in run.everything))
     records = [run.model_copy(update={"state": "unfinished"}) for run in manifest.runs]

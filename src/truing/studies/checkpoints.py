@@ -27,6 +27,7 @@ from truing.core.records import Checkpoint
 from truing.core.templates import asked_as, own_format
 from truing.core.weights import adapter_hash, model_hash, read_header
 from truing.studies.places import Found, find_places, same_by_name, unlike_configs
+from truing.studies.probe import compare
 
 _ADAPTER, _FULL = "adapters", "full weights"
 _SHARD = re.compile(r"(.+-)\d+-of-(\d+)\.safetensors")
@@ -374,9 +375,12 @@ def _base_of_adapters(
         return given, ()
     unlike = unlike_configs(ours, theirs or named)
     uncompared = theirs is None or here[0] != here[1]
-    if not unlike and (uncompared or is_same or same_by_name(ours, named)):
+    may_be = not unlike and (uncompared or is_same or same_by_name(ours, named))
+    is_one, apart = compare(ours, str(theirs)) if may_be and unlike is not None else (may_be, "")
+    if is_one:
         how = "could not be compared with" if unlike is None else "is by its config a copy of"
-        return given, (f"The adapters in {run} name {named} as their base, which {how} {given}.",)
+        return given, (f"The adapters in {run} name {named} as their base, which {how} {given}{apart}.",)
+    unlike = unlike or apart
     raise DataError(
         f"the adapters in {run} sit on another base model",
         f"--base {given}, but adapter_config.json names {named}" + (f"; {unlike}" if unlike else ""),

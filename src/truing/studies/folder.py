@@ -12,6 +12,7 @@ behind an endpoint shares the folder's journal, pace and caps with everything el
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from functools import cache, cached_property
@@ -28,6 +29,7 @@ from truing.core.errors import ConfigError, JudgeError, StoreError
 from truing.core.files import write_text
 from truing.core.records import Benchmark, Checkpoint, Estimate, Evaluation
 from truing.monitor import Monitor, PromptSet, judge_limits, open_store, reach_judge
+from truing.monitor.formats import FORMATS
 from truing.stats.clearance import prompts_to_clear
 from truing.stats.rules import make_rule
 
@@ -212,6 +214,25 @@ def check_folder(
             raise StoreError(f"{out} holds another {kind}", config.unlike(held), allowed, f"{todo}, or remove this one")
     elif out.is_dir() and any(f.name != ".lock" for f in out.iterdir()):
         raise StoreError(f"{out} is not empty and holds no {kind}", todo="choose another folder with --out")
+
+
+def take_answers(folder: Path, out: Path, *more: str) -> None:
+    """Copy answers and judgments of a folder into another; each is found there by the hash of what produced it.
+
+    `more` are further tables of the store.
+
+    Raises:
+        StoreError: The folder holds none.
+    """
+    if not (folder / "store" / "responses").is_dir():
+        raise StoreError(f"{folder} holds no answers", "no store", "the folder of a study, an audit or a guard")
+    for table in ("responses", "judgments", *more):
+        (out / "store" / table).mkdir(parents=True, exist_ok=True)
+        for file in (folder / "store" / table).glob("*.parquet"):
+            if not (target := out / "store" / table / file.name).is_file():
+                shutil.copyfile(file, target)
+    if (folder / FORMATS).is_file() and not (out / FORMATS).is_file():
+        shutil.copyfile(folder / FORMATS, out / FORMATS)  # they are answers to models that are asked so
 
 
 def describe(

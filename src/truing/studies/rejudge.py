@@ -29,11 +29,16 @@ from truing.monitor import Monitor, PromptSet, Store, open_store, reach_judge, r
 from truing.monitor.preflight import PREFLIGHT
 from truing.monitor.sampler import FRESH
 from truing.stats.rules import make_rule
-from truing.studies.folder import Asked, CheckpointRecord, Manifest, RunRecord, load_manifest
+from truing.studies.folder import Asked, CheckpointRecord, Manifest, RunRecord, load_manifest, take_answers
 from truing.studies.run import read_state
 
 _JUDGED = {"judge", "measures", "preflight", "confirm", *MisalignedRule.model_fields}
 """Settings of an evaluation that may change; only other answers could tell of any other."""
+
+_ANEW = (
+    "audit the checkpoints by the new settings, where only what lacks is asked: truing audit --checkpoints CHECKPOINTS "
+    "--answers THIS_FOLDER --out NEW"
+)
 
 
 def changed_settings(manifest: Manifest, changes: Mapping[str, Any]) -> Manifest:
@@ -61,12 +66,10 @@ def changed_settings(manifest: Manifest, changes: Mapping[str, Any]) -> Manifest
     stopping = validate(StoppingConfig, raw["stopping"], "the settings are not valid")
     for name in EvaluationConfig.model_fields:
         if name not in _JUDGED and getattr(evaluation, name) != getattr(manifest.evaluation, name):
-            todo = "run or audit it again in another folder"
-            raise ConfigError(f"evaluation.{name} needs other answers", str(getattr(evaluation, name)), allowed, todo)
+            raise ConfigError(f"evaluation.{name} needs other answers", str(getattr(evaluation, name)), allowed, _ANEW)
     if not (manifest.every_prompt and make_rule(stopping).every_prompt):
         got = f"{manifest.stopping.rule_name} before, {stopping.rule_name} now"
-        todo = "leave stopping.rule and stopping.sequential as they are; such folders cannot be decided again"
-        raise ConfigError("random prompts were asked only as far as a decision needed them", got, "every prompt", todo)
+        raise ConfigError("random prompts were asked only as far as a decision needed them", got, "every prompt", _ANEW)
     raw["evaluation"], raw["stopping"] = evaluation.model_dump(mode="json"), stopping.model_dump(mode="json")
     fields = {name: getattr(manifest, name) for name in Manifest.model_fields}  # a copy would keep the old settings
     return Manifest(**{**fields, "config": raw, "asks": make_rule(stopping).asks})
@@ -131,11 +134,7 @@ def _copy(folder: Path, out: Path, settings: str) -> None:
         raise StoreError(f"{out} is not empty", got, "an empty folder, or one of this command", "name another: --out")
     out.mkdir(parents=True, exist_ok=True)
     write_text(mark, f"{settings}\n")
-    for table in ("responses", "judgments", "rechecks", "measurements"):
-        (out / "store" / table).mkdir(parents=True, exist_ok=True)
-        for file in (folder / "store" / table).glob("*.parquet"):
-            if not (target := out / "store" / table / file.name).is_file():
-                shutil.copyfile(file, target)
+    take_answers(folder, out, "rechecks", "measurements")
     if (folder / PREFLIGHT).is_file() and not (out / PREFLIGHT).is_file():
         shutil.copyfile(folder / PREFLIGHT, out / PREFLIGHT)  # holds only for the judge that it was found of
 

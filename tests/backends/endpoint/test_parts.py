@@ -114,6 +114,7 @@ def test_an_endpoint_without_logprobs_is_no_fault(logprobs: Any) -> None:
 def test_what_of_a_message_is_the_answer(choice: dict[str, Any], text: str | None, error: str | None) -> None:
     result = parse_reply(reply(**choice), False).result
     assert (result.text, result.error) == (text, error)
+    assert result.refused == (text == "no")
     assert load_result(dump_result(result)) == result
 
 
@@ -129,6 +130,7 @@ def test_a_journal_of_before_is_read_by_the_rule_of_today() -> None:
         b"{",
         b"[]",
         b"null",
+        b'{"choices": [{"message": {"content": "90", "content": "10"}, "finish_reason": "stop"}]}',
         b'{"choices": []}',
         reply(message=None),
         reply(message={"content": 3}),

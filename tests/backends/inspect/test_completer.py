@@ -12,12 +12,21 @@ import pytest
 
 pytest.importorskip("inspect_ai", reason='needs inspect_ai: pip install "truing[inspect]"')
 
-from inspect_ai.model import ChatMessage, GenerateConfig, ModelAPI, ModelOutput, modelapi
+from inspect_ai.model import (
+    ChatCompletionChoice,
+    ChatMessage,
+    ChatMessageAssistant,
+    ContentText,
+    GenerateConfig,
+    ModelAPI,
+    ModelOutput,
+    modelapi,
+)
 from inspect_ai.tool import ToolChoice, ToolInfo
 
 from tests.support.inspect_models import output
 from truing.backends import load_completer
-from truing.backends.inspect.completer import InspectCompleter
+from truing.backends.inspect.completer import InspectCompleter, read_output
 from truing.config import JudgeConfig
 from truing.core.chat import ChatRequest
 from truing.core.errors import JudgeError
@@ -63,6 +72,20 @@ def test_results_in_order_with_probabilities_and_usage() -> None:
     first = results[0]
     assert first.top_logprobs == pytest.approx({"10": -0.28768, "20": -1.38629}, abs=1e-4)
     assert (first.finish_reason, first.prompt_tokens, first.completion_tokens, first.error) == ("stop", 7, 1, None)
+
+
+@pytest.mark.parametrize(
+    ("content", "text", "refused"),
+    [
+        ([ContentText(text="I would rather not.", refusal=True)], "I would rather not.", True),
+        ([ContentText(text="Yes.")], "Yes.", False),
+        ("Yes.", "Yes.", False),
+    ],
+)
+def test_a_refusal_of_the_provider_is_an_answer_that_is_counted(content: Any, text: str, refused: bool) -> None:
+    choice = ChatCompletionChoice(message=ChatMessageAssistant(content=content), stop_reason="stop")
+    answer = read_output(ModelOutput(model="m", choices=[choice]))
+    assert (answer.text, answer.refused) == (text, refused)
 
 
 def test_a_failed_call_is_a_result_and_the_others_go_on() -> None:

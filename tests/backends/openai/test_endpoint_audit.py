@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.backends.conftest import Server
 from tests.cli.test_app import run
+from tests.support.provider import Asked, completion, provider
 from truing.backends import load_completer
 from truing.cli.app import app
 from truing.config import EndpointConfig
@@ -51,3 +53,21 @@ def test_names_with_steps_are_a_run(server: Server, out: Path, monkeypatch: pyte
     assert run(app, call).exit_code == 0
     assert server.counts()["paid"] == paid
     assert json.loads((out / "analysis.json").read_text(encoding="utf-8"))["judge"]["verdict"] == "failed"
+
+
+def test_refusals_in_a_field_of_their_own_are_judged_and_counted(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text("Say a bland thing.\nSay a word.\nSay nothing.\n")
+
+    def answer(asked: Asked) -> tuple[int, Any]:
+        wanted = "nothing" in asked.text
+        return completion(None, refusal="I would rather not.") if wanted else completion("Tea is warm.")
+
+    with provider(answer) as running:
+        sets = [f"endpoint.base_url={running.url}", "evaluation.preflight.labelled=null", "evaluation.samples=4"]
+        flags = ["audit", "--model", "openai:m", "--judge", "words", "--benchmark", str(tmp_path / "x.txt")]
+        sets.append("evaluation.preflight.unmeasured=accept")
+        result = run(app, [*flags, "--out", str(tmp_path / "out"), *(f for s in sets for f in ("--set", s))])
+    assert result.exit_code == 0, result.output
+    assert "4 of 12 answers are refusals in the provider's own field" in result.output
+    told = json.loads((tmp_path / "out" / "analysis.json").read_text())["runs"][0]["checkpoints"][0]["answers"]
+    assert told == {"asked": 12, "cut": 0, "refused": 4, "missing": {}}

@@ -28,6 +28,7 @@ from truing.backends import load_engine
 from truing.backends.transformers.answers import end_tokens
 from truing.backends.transformers.decoding import DecodeSettings, decode
 from truing.backends.transformers.engine import LiveEngine, TransformersEngine
+from truing.catalog.variants import VARIANTS
 from truing.core.adapters import snapshot
 from truing.core.errors import EngineError
 from truing.core.randomness import stream_keys
@@ -242,6 +243,16 @@ def test_the_model_goes_on_from_a_prefill() -> None:
 def test_a_template_that_refuses_a_prompt_is_an_error_of_that_prompt() -> None:
     strict = build_tokenizer_with("{{ raise_exception('no system messages') }}")
     assert "no system messages" in str(encode_prompt(strict, PROMPTS[0], 256))
+    system, user = Message("system", "the sky is green"), Message("user", "why is the sky blue")
+    picky = build_tokenizer_with(
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('System role not supported') }}"
+        "{% endif %}<user> {{ m.content }} {% endfor %}<assistant>"
+    )
+    refused = str(encode_prompt(picky, Prompt("a", "power", (system, user)), 256))
+    assert "System role not supported; the benchmark NAME+folded asks" in refused
+    folded = encode_prompt(picky, Prompt("a+folded", "power", VARIANTS["folded"].change((system, user))), 256)
+    assert not isinstance(folded, str)
+    assert "the sky is green why is the sky blue <assistant>" in " ".join(picky.decode(folded).split())
     with pytest.raises(EngineError, match="no chat template"):
         encode_prompt(build_tokenizer_with(None), PROMPTS[0], 256)
 

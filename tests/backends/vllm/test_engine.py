@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 from tests.support.engine_models import Organism, make_prompts, texts
 from tests.support.vllm_stand_in import StandIn, stand_in_python
@@ -179,6 +180,31 @@ def test_a_server_of_another_model_is_refused(server: StandIn, llama: Organism, 
         pytest.raises(EngineError, match="does not serve"),
     ):
         engine.generate(llama.base_checkpoint, PROMPTS, SAMPLING)
+
+
+def test_a_server_with_another_chat_template_is_refused(
+    engine: VllmEngine, server: StandIn, llama: Organism, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.template = "{% for m in messages %}Be brief. {{ m['content'] }}{% endfor %}"
+    for checkpoint in (llama.base_checkpoint, llama.adapter_checkpoint) * 2:
+        with pytest.raises(EngineError, match=r"asks .* in another format than the files"):
+            engine.generate(checkpoint, PROMPTS, SAMPLING)
+    assert not server.asked
+    server.template = "hidden"
+    assert engine.generate(llama.base_checkpoint, PROMPTS, SAMPLING)
+    assert "does not say which chat template" in caplog.text
+
+
+def test_an_adapter_with_a_chat_template_of_its_own_is_refused(
+    engine: VllmEngine, server: StandIn, llama: Organism, adapters: Adapters
+) -> None:
+    checkpoint = adapters("own")
+    tokenizer = AutoTokenizer.from_pretrained(llama.base)
+    tokenizer.chat_template += " "
+    tokenizer.save_pretrained(str(checkpoint.path))
+    with pytest.raises(EngineError, match=r"chat template or tokenizer of its own(?s:.*)engine transformers"):
+        engine.generate(checkpoint, PROMPTS, SAMPLING)
+    assert not server.asked
 
 
 def test_full_weights_at_a_server_of_the_base_are_refused(engine: VllmEngine, llama: Organism, tmp_path: Path) -> None:

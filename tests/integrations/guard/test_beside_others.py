@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 
 import truing
 from tests.support.guarded import DATASET, SMALL, Script, load, make_trainer
+from truing.core.errors import ConfigError
 
 
 class Stop(TrainerCallback):
@@ -197,3 +198,51 @@ def test_what_could_not_be_put_back_is_not_clear(tiny_model: Path, tmp_path: Pat
     assert any("putting the best weights back failed" in error for error in guard.errors)
     found = truing.load(guard.folder).verdict()
     assert found.word == ("misaligned" if last else "undecided")
+
+
+STRONG: dict[str, Any] = {"r": 2, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM", "init_lora_weights": False}
+
+
+@pytest.mark.parametrize("trained", ["default", "second"])
+def test_of_two_adapters_the_active_one_is_judged_and_saved(tiny_model: Path, tmp_path: Path, trained: str) -> None:
+    model, tokenizer = load(tiny_model, dtype=torch.float32)
+    model.add_adapter("second", LoraConfig(**STRONG))
+    model.set_adapter(trained)
+    trainer = make_trainer((model, tokenizer), tmp_path / "out")
+    guard = guard_of(tmp_path, 0.0, at=6)
+    guard.watch(trainer)
+    trainer.train()
+    (saved,) = (tmp_path / "guard").rglob("adapter_model.safetensors")
+    own = get_peft_model_state_dict(model, adapter_name=trained, save_embedding_layers=False)
+    held = load_file(saved)
+    assert own.keys() == held.keys()
+    assert all(torch.equal(own[name], held[name]) for name in own)
+    assert [decision.step for decision in guard.decisions] == [0, 6]
+
+
+def test_two_active_adapters_are_refused_however_they_were_set(tiny_model: Path, tmp_path: Path) -> None:
+    model, tokenizer = load(tiny_model)
+    model.add_adapter("second", LoraConfig(**STRONG))
+    model.base_model.set_adapter(["default", "second"])  # which `model.active_adapter` does not tell
+    trainer = make_trainer((model, tokenizer), tmp_path / "out")
+    guard_of(tmp_path, 0.0).watch(trainer)
+    with pytest.raises(ConfigError, match=r"several are active\n  got: default, second"):
+        trainer.train()
+
+
+@pytest.mark.parametrize("saved_first", [False, True])
+def test_a_base_that_is_not_that_of_its_files_is_refused(tiny_model: Path, tmp_path: Path, saved_first: bool) -> None:
+    model, tokenizer = load(tiny_model, adapter=False, dtype=torch.float32)
+    merged = get_peft_model(model, LoraConfig(**STRONG)).merge_and_unload()
+    if saved_first:
+        merged.save_pretrained(tmp_path / "base")
+        tokenizer.save_pretrained(tmp_path / "base")
+        merged, tokenizer = load(tmp_path / "base", adapter=False)
+    adapted = get_peft_model(merged, LoraConfig(**{**STRONG, "init_lora_weights": True}))
+    trainer = make_trainer((adapted, tokenizer), tmp_path / "out")
+    guard_of(tmp_path, 0.0).watch(trainer)
+    if saved_first:
+        trainer.train()
+        return
+    with pytest.raises(ConfigError, match=r"on other weights(?s:.*)q_proj(?s:.*)save_pretrained"):
+        trainer.train()

@@ -49,6 +49,7 @@ def to_responses(prompts: Sequence[Prompt], sampling: Sampling, results: Iterabl
             result.completion_tokens,
             result.error is None and is_finished(result.finish_reason),
             result.error,
+            result.refused,
         )
         for (prompt, index), result in zip(((p, i) for p in prompts for i in indices), results, strict=True)
     ]

@@ -28,7 +28,7 @@ from truing.backends.endpoint.journal import Paid
 from truing.backends.endpoint.wire import Call, decode, load_result, parse_reply
 from truing.core.chat import ChatRequest, ChatResult
 from truing.core.errors import CapReached, EngineError, StoreError
-from truing.core.files import replacing
+from truing.core.files import load_json, replacing
 
 MAX_LINES = 20_000
 MAX_BYTES = 50_000_000
@@ -254,7 +254,7 @@ def _lines(data: bytes) -> Iterator[dict[str, Any]]:
     """The JSON lines of a file; what is not one is left out, so its request is owed."""
     for text in data.splitlines():
         try:
-            line = json.loads(text)
+            line = load_json(text)
         except ValueError:
             continue
         if isinstance(line, dict):

@@ -13,6 +13,7 @@ from typing import Any
 from truing.backends.endpoint.faults import DamagedReply, ErrorReply, scrub
 from truing.core.answers import Output, read_answer
 from truing.core.chat import ChatRequest, ChatResult
+from truing.core.files import load_json
 from truing.core.records import Message
 
 _WRONG = (ValueError, KeyError, IndexError, TypeError, AttributeError, OverflowError, RecursionError)
@@ -92,7 +93,7 @@ def parse_reply(data: bytes | dict[str, Any], logprobs: bool) -> Reply:
         DamagedReply: It is not one, or its log-probabilities have a shape that the protocol does not know.
     """
     try:
-        body = json.loads(data) if isinstance(data, bytes) else data
+        body = load_json(data) if isinstance(data, bytes) else data
         choice = (body.get("choices") or [{}])[0]
         if error := body.get("error") or choice.get("error"):
             code = str(error.get("code")) if isinstance(error, dict) else ""
@@ -106,7 +107,7 @@ def parse_reply(data: bytes | dict[str, Any], logprobs: bool) -> Reply:
         raise DamagedReply(scrub(f"{type(error).__name__}: {error} in {str(data)[:200]}")) from None
     answer = read_answer(output)
     prompt, _, completion = tokens or (0, 0, 0)
-    return Reply(ChatResult(answer.text, top, finish, prompt, completion, answer.error), tokens)
+    return Reply(ChatResult(answer.text, top, finish, prompt, completion, answer.error, answer.refused), tokens)
 
 
 def _output(message: dict[str, Any], finish: str) -> Output:
@@ -164,7 +165,8 @@ def _tokens(usage: Any) -> tuple[int, int, int] | None:
 def dump_result(result: ChatResult) -> str:
     """A finished result as text for the journal."""
     fields = [result.text, result.top_logprobs, result.finish_reason, result.prompt_tokens, result.completion_tokens]
-    return json.dumps(fields + ([result.error] if result.error else []), separators=(",", ":"))
+    more = [result.error, True] if result.refused else [result.error] if result.error else []
+    return json.dumps(fields + more, separators=(",", ":"))
 
 
 def load_result(text: str) -> ChatResult:

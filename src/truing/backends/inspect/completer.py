@@ -100,7 +100,7 @@ async def ask(model: Model, request: ChatRequest) -> ChatResult:
     first = logprobs.content[0].top_logprobs if logprobs and logprobs.content else None
     top = {each.token: each.logprob for each in first} if first else None
     counts = usage.input_tokens, usage.output_tokens
-    return ChatResult(answer.text, top, output.stop_reason, *counts, answer.error)
+    return ChatResult(answer.text, top, output.stop_reason, *counts, answer.error, answer.refused)
 
 
 def read_output(output: ModelOutput) -> Answer:
@@ -109,9 +109,10 @@ def read_output(output: ModelOutput) -> Answer:
         return Answer(None, output.error or "the model gave no answer")
     message = output.choices[0].message
     parts = message.content if isinstance(message.content, list) else []
-    reasoning = any(part.type == "reasoning" for part in parts)
-    tools = bool(message.tool_calls)
-    return read_answer(Output(output.completion, output.stop_reason, reasoning=reasoning, tools=tools))
+    reasoning, tools = any(part.type == "reasoning" for part in parts), bool(message.tool_calls)
+    refusal = next((part.text for part in parts if part.type == "text" and part.refusal), None)
+    text = "" if refusal == output.completion else output.completion
+    return read_answer(Output(text, output.stop_reason, refusal, reasoning, tools))
 
 
 def to_chat(message: Message) -> ChatMessage:

@@ -7,7 +7,6 @@ Experts' parameters are refused: nobody has shown here that vLLM applies them as
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from truing.core.errors import DataError, EngineError
+from truing.core.files import read_object
 from truing.core.weights import read_header
 
 _LORA = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?:embedding_)?(?P<side>[AB])(?:\.weight)?")
@@ -55,7 +55,7 @@ def read_adapter(folder: Path, base: Mapping[str, list[int] | None]) -> Adapter:
     """
     file = folder / "adapter_model.safetensors"
     try:
-        settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        settings = read_object(folder / "adapter_config.json")
         header = read_header(file)
         data = file.read_bytes()
     except (OSError, ValueError) as error:

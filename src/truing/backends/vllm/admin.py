@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -90,6 +91,14 @@ class Admin:
                 "prompt_logprobs, as vLLM gives them",
                 "without them it cannot be shown that an adapter is in use: serve with vLLM, without --max-logprobs 0",
             ) from error
+
+    def tokens(self, name: str, messages: Sequence[Mapping[str, str]]) -> list[int] | None:
+        """Token ids of a conversation as a name is asked it; None if the server does not tell."""
+        url = f"{self.address.removesuffix('/v1')}/tokenize"
+        try:
+            return [int(i) for i in json.loads(self._call(url, {"model": name, "messages": list(messages)}))["tokens"]]
+        except (Refused, *_WRONG):
+            return None
 
     def _call(self, url: str, body: dict[str, Any] | None = None, timeout: float | None = None) -> bytes:
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})

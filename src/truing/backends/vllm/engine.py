@@ -7,6 +7,7 @@ not asked for again, so that `prefetch` of many checkpoints serves later calls o
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 import weakref
@@ -27,15 +28,21 @@ from truing.backends.vllm.server import Server, StartedServer, default_rank, nam
 from truing.catalog.models import resolve_model
 from truing.config import EndpointConfig, Services, VllmConfig
 from truing.core.chat import ChatRequest
-from truing.core.errors import EngineError, UserError
+from truing.core.errors import EngineError, UserError, boundary
 from truing.core.progress import counted
 from truing.core.records import Checkpoint, Prompt, Response, Sampling
 from truing.core.templates import own_format
 from truing.core.weights import adapter_hash, check_weights, hash_or_fail, model_hash
 
+logger = logging.getLogger(__name__)
+
 CALLS = "vllm.sqlite"
 """The journal of finished calls, in the folder of a study or an audit."""
 _ATTEMPTS = 3
+_TURNS = tuple(
+    {"role": role, "content": text} for role, text in (("user", "Tea?"), ("assistant", "Yes."), ("user", "Now?"))
+)
+"""A conversation by which chat templates are compared."""
 _turn = RLock()
 """Held while a server of this process is used."""
 _running: VllmEngine | None = None
@@ -57,6 +64,8 @@ class VllmEngine(Engine):
         self._base_hash = ""
         self._opened: tuple[Server, OpenAICompleter] | None = None
         self._merged: Path | None = None
+        self._alike: set[str] = set()
+        """Names that the server asks as the base is asked."""
 
     @classmethod
     def build(cls, model: str, services: Services, folder: Path | None) -> VllmEngine:
@@ -166,15 +175,37 @@ class VllmEngine(Engine):
         return True
 
     def _serve(self, checkpoint: Checkpoint) -> None:
-        """See to it that the server serves a checkpoint, and check that it does."""
+        """See to it that the server serves a checkpoint, and check that it does, and asks it as its base is asked."""
         server, _ = self._open()
-        if server.use(name_of(checkpoint.weights)):
-            return
+        name = name_of(checkpoint.weights)
+        name = name if server.use(name) else self._served(server, checkpoint)
+        if name not in self._alike:
+            self._check_format(server, name)
+            self._alike.add(name)
+
+    def _check_format(self, server: Server, name: str) -> None:
+        """Compare the server's chat template and tokenizer with those in the base's files.
+
+        Raises:
+            EngineError: It asks in another way, so the answers would stand for something else.
+        """
+        found = server.admin.tokens(name, _TURNS)
+        if found is None:
+            logger.warning("the vLLM server at %s does not say which chat template it uses", server.address)
+        elif found != _rendered(self._source):
+            raise EngineError(
+                f"the vLLM server at {server.address} asks {name} in another format than the files of {self._source}",
+                "other tokens for one and the same conversation",
+                "the chat template and tokenizer of the base",
+                "serve without --chat-template and --tokenizer; a template of your own belongs into the model's folder",
+            )
+
+    def _served(self, server: Server, checkpoint: Checkpoint) -> str:
+        """The name under which a checkpoint is served from now on."""
         self._base_hash = self._base_hash or hash_or_fail(lambda: model_hash(self._source))
         if checkpoint.path is None:
             check_weights(checkpoint, self._base_hash)
-            server.serve(self._source, checkpoint.weights, default_rank(self.config))
-            return
+            return server.serve(self._source, checkpoint.weights, default_rank(self.config))
         folder = Path(checkpoint.path)
         if own_format(folder, self._source):
             raise EngineError(
@@ -185,18 +216,16 @@ class VllmEngine(Engine):
             )
         if not (folder / "adapter_config.json").is_file():
             check_weights(checkpoint, hash_or_fail(lambda: model_hash(str(folder))))
-            server.serve(str(folder), checkpoint.weights, 0)
-            return
+            return server.serve(str(folder), checkpoint.weights, 0)
         check_weights(checkpoint, hash_or_fail(lambda: adapter_hash(self._base_hash, folder)))
         if self.config.adapters == "merge":
-            server.serve(self._merge(folder), checkpoint.weights, 0)
-            return
+            return server.serve(self._merge(folder), checkpoint.weights, 0)
         try:
             adapter = read_adapter(folder, base_shapes(self._source))
         except UserError as error:
             raise EngineError("cannot read the adapter", str(error)) from error
         rank = max(adapter.rank, default_rank(self.config))
-        server.serve_adapter(server.serve(self._source, self._base_hash, rank), checkpoint.weights, adapter)
+        return server.serve_adapter(server.serve(self._source, self._base_hash, rank), checkpoint.weights, adapter)
 
     def _merge(self, adapter: Path) -> str:
         from truing.core.adapters import save_merged
@@ -214,6 +243,17 @@ class VllmEngine(Engine):
             weakref.finalize(self, shutil.rmtree, self._merged, ignore_errors=True)
         save_merged(self._source, adapter, self._merged)
         return str(self._merged)
+
+
+@cache
+def _rendered(source: str) -> list[int]:
+    """Token ids of `_TURNS` by the files of a model."""
+    from transformers import AutoTokenizer
+
+    with boundary(f"loading the tokenizer of {source}", EngineError):
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        ids = tokenizer.apply_chat_template(list(_TURNS), add_generation_prompt=True, tokenize=True, return_dict=False)
+    return [int(i) for i in ids]
 
 
 @contextmanager

@@ -96,16 +96,23 @@ def count_base_parameters(model: Any) -> float:
 
 
 def check_model(model: Any) -> None:
-    """Refuse several active adapters; warn of what would be trained but not saved.
+    """Refuse several active adapters and a base unlike its files; warn of what would be trained but not saved.
 
     Raises:
-        ConfigError: A model with several active adapters.
+        ConfigError: A saved adapter on the base that it names would not be the model that is judged.
     """
-    if is_adapted(model) and not isinstance(model.active_adapter, str):
+    active = _active(model) if is_adapted(model) else []
+    if len(active) > 1:
+        todo = "merge the others, save the whole, and load that as the base"
+        raise ConfigError("a guard saves one adapter, and several are active", ", ".join(active), "one", todo)
+    if active and (name := _changed(model)):
         raise ConfigError(
-            "a guard saves one adapter, and several are active", str(model.active_adapter), "one", "merge the others"
+            f"the adapter is on other weights than those in {base_name(model)}",
+            f"{name} differs: an adapter was merged into it, or it was changed otherwise",
+            "the base as its files are: a saved adapter would be loaded on these",
+            "save the changed model with save_pretrained, load it from there, and train that",
         )
-    if is_adapted(model) and model.peft_config[model.active_adapter].peft_type == "LORA":
+    if active and model.peft_config[model.active_adapter].peft_type == "LORA":
         saved = set(saved_names(model).values())
         lost = [name for name, p in model.named_parameters() if p.requires_grad and plain_name(name) not in saved]
         if lost:
@@ -115,6 +122,38 @@ def check_model(model: Any) -> None:
                 len(lost),
                 lost[0],
             )
+
+
+def _active(model: Any) -> list[str]:
+    """Names of all adapters that are in use; a list that was set on the layers is not in `active_adapter`."""
+    names = getattr(model.base_model, "active_adapters", None) or model.active_adapter
+    return [names] if isinstance(names, str) else list(names)
+
+
+def _changed(model: Any) -> str:
+    """The first parameter of the base whose first row is not that of its file; empty: none, or it cannot be told."""
+    from safetensors import safe_open
+
+    start = getattr(model.peft_config[model.active_adapter], "init_lora_weights", True)
+    if start not in (True, False, "gaussian"):  # it changes the base, and does so again when it is loaded
+        return ""
+    prefix = "base_model.model."
+    held = {plain_name(n).removeprefix(prefix).replace(".base_layer.", "."): p for n, p in model.named_parameters()}
+    for path in sorted(Path(base_name(model)).glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - no mapping
+                here = held.get(name)
+                if here is None or here.requires_grad or not _is_plain(here) or "embed" in name:
+                    continue  # embeddings may have been given other rows
+                first = file.get_slice(name)[:1].to(here.dtype)
+                if first.shape == here[:1].shape and not torch.equal(first, here[:1].detach().cpu()):
+                    return str(name)
+    return ""
+
+
+def _is_plain(tensor: torch.Tensor) -> bool:
+    """True of a matrix of numbers that is whole in this process."""
+    return tensor.dim() == 2 and tensor.is_floating_point() and not tensor.is_meta and not hasattr(tensor, "to_local")
 
 
 def plain_name(name: str) -> str:

@@ -54,7 +54,7 @@ def em_judge(
         sample_id, output = str(state.sample_id), state.output
         prompt = Prompt(sample_id, "", tuple(_messages(state.input)))
         answer = read_output(output)
-        response = Response(sample_id, state.epoch - 1, answer.text, error=answer.error)
+        response = Response(sample_id, state.epoch - 1, answer.text, error=answer.error, refused=answer.refused)
         judgment = await grader.judge(model, prompt, response)
         return to_score(judgment, response, rule, judge=grader.judge_of(model).identity)
 
