@@ -20,7 +20,7 @@ ROOMS = {
     "backends": 6905,
     "judges": 1825,
     "monitor": 1550,
-    "studies": 3525,
+    "studies": 3530,
     "results": 5605,
     "report": 1730,
     "integrations": 2455,
