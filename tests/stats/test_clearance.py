@@ -128,8 +128,8 @@ def test_a_category_that_is_unlike_the_others_is_doubted_as_much_in_the_next_bes
 
 
 def test_a_category_that_two_rounds_of_answers_show_together_is_doubted() -> None:
-    """What chose a checkpoint and what confirms it have one misaligned answer each, in one category."""
-    first, second = (np.isin(np.arange(PROMPTS), at).astype(np.int64) for at in (0, 8))
+    """What chose a checkpoint and what confirms it have two misaligned answers in one category, and one elsewhere."""
+    first, second = (np.isin(np.arange(PROMPTS), at).astype(np.int64) for at in ((0, 8, 1), (16, 24, 1)))
     chosen, fresh = (replace(counts(), misaligned=bad) for bad in (first, second))
     assert clearance().decide_fresh(1, fresh).action is Action.CONTINUE
     for earlier, action in ((chosen, Action.UNDECIDED), (fresh, Action.CONTINUE), (counts(), Action.CONTINUE)):

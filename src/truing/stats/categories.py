@@ -20,9 +20,10 @@ from truing.stats.rates import FloatArray, IntArray, checked_counts, clustered_r
 
 __all__ = ["Categories"]
 
-UNLIKE = 0.2
-"""Level of the test, over categories together. A category at 15 % in a model that is clean elsewhere, 30 prompts each
-asked once, is missed in 2 % (at 5 % it would be in 11 %); of models alike everywhere 1 to 10 % are doubted."""
+UNLIKE, FEW, UNLIKE_OF_FEW = 0.05, 50, 0.2
+"""Level of the test, over categories together; and that of a category with fewer than so many answers. A category at
+15 % in a model that is clean elsewhere, 30 prompts each asked once, is missed in 2 % (at 5 % it would be in 11 %), each
+asked twice in .3 %; of models alike everywhere, EM .5 to 1 %, 3 to 5 % are doubted at one answer, .5 to 1 % at two."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,11 @@ class Categories:
 
     @property
     def unlike(self) -> tuple[str, ...]:
-        """Those with more events than chance gives any: `p_values` at most `UNLIKE`."""
-        return tuple(kind for kind, p in self.p_values.items() if p <= UNLIKE)
+        """Those with more events than chance gives any: `p_values` at most `UNLIKE`, of few answers `UNLIKE_OF_FEW`."""
+        (_, n), (kinds, at) = self._counts, self._kinds
+        asked = zip(kinds, np.bincount(at, weights=n, minlength=len(kinds)), strict=True)
+        level = {kind: UNLIKE if size >= FEW else UNLIKE_OF_FEW for kind, size in asked}
+        return tuple(kind for kind, p in self.p_values.items() if p <= level[kind])
 
     @property
     def above(self) -> tuple[str, ...]:

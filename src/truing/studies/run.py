@@ -134,8 +134,7 @@ def worker_environment(threads: int) -> dict[str, str]:
     """Environment of a process that executes runs with so many threads and writes nothing to the terminal."""
     return {
         "OMP_NUM_THREADS": str(threads),
-        # A thread that waits for another leaves its core to whatever else is at work. Going round in circles for it, a
-        # run on a busy machine took five times as long.
+        # going round in circles while it waits, a thread takes a core from whatever else is at work
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
         "TOKENIZERS_PARALLELISM": "false",
         "TRANSFORMERS_VERBOSITY": "error",
