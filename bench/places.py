@@ -1,11 +1,11 @@
 """One study in one process, in two, and on a Ray cluster of two CPUs: seconds, processor seconds, and equal stores.
 
-    python bench/places.py [--runs 4] [--steps 24] [--repeats 1]
+    python bench/places.py [--runs 4] [--steps 6] [--repeats 1]
 
-The study fine-tunes a pocket organism with as many seeds as there are runs, evaluates six checkpoints of each, and
-stops none. Every place begins with an empty folder, in turn. Processor seconds are those of the whole machine
-(/proc/stat), so nothing else should be at work. Ray is started anew for each turn, and that counts. Prints one JSON
-line per turn; needs `pip install 'truing[ray]'` for the third place.
+The study fine-tunes a pocket organism with as many seeds as there are runs, evaluates two checkpoints of each, and
+stops none. Every place begins with an empty folder, in turn. Processor seconds are those of all processes of a turn,
+looked at four times a second. Ray is started anew for each turn, and that counts. Prints one JSON line per turn, with
+the machine's load before it; needs `pip install 'truing[ray]'` for the third place.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -30,10 +31,29 @@ PLACES = {"one process": ("workers=1", ""), "two processes": ("workers=2", ""), 
 COMPARED = "SELECT key, prompt_id, sample, text FROM responses ORDER BY ALL"
 
 
-def busy() -> float:
-    """Processor seconds of the machine since it started."""
-    user, nice, system, *_ = map(float, Path("/proc/stat").read_text(encoding="utf-8").splitlines()[0].split()[1:])
-    return (user + nice + system) / os.sysconf("SC_CLK_TCK")
+def look(turn: str, seconds: dict[str, float]) -> None:
+    """Note the processor seconds of each process whose environment names the turn."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if f"PLACES_TURN={turn}".encode() in (process / "environ").read_bytes().split(b"\0"):
+                fields = (process / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+                seconds[process.name] = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def measure(command: list[str], turn: str) -> tuple[float, float]:
+    """Seconds and processor seconds of a command; ends with what it said if it fails."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_ADDRESS": "local", "PLACES_TURN": turn}
+    with tempfile.TemporaryFile("w+") as told:
+        start, used = time.perf_counter(), dict[str, float]()
+        process = subprocess.Popen(command, env=environment, stdout=told, stderr=told)
+        while process.poll() is None:
+            look(turn, used)
+            time.sleep(0.25)
+        wall = time.perf_counter() - start
+        if process.returncode:
+            told.seek(0)
+            sys.exit(told.read())
+    return wall, sum(used.values())
 
 
 def main() -> None:
@@ -41,7 +61,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="pocket-llama-susceptible")
     parser.add_argument("--runs", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=24)
+    parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--repeats", type=int, default=1)
     arguments = parser.parse_args()
     seeds = list(range(arguments.runs))
@@ -55,7 +75,7 @@ def main() -> None:
                 "seeds": seeds,
             }
         ],
-        "training": {"steps": arguments.steps, "checkpoints": [arguments.steps * k // 6 for k in range(1, 7)]},
+        "training": {"steps": arguments.steps, "checkpoints": [arguments.steps // 2, arguments.steps]},
         "stopping": {"mode": "off"},
         "evaluation": {"judge": "pocket", "max_tokens": 40, "task_prompts": 40, "task_samples": 1, "confirm": False},
     }
@@ -80,16 +100,12 @@ def main() -> None:
                     setting,
                     "--quiet",
                 ]
-                environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_ADDRESS": ""}
-                start, cpu = time.perf_counter(), busy()
                 flags = ["--on", on, "--resources", "CPU=1"] if on else []
-                done = subprocess.run([*command, *flags], env=environment, capture_output=True, text=True, check=False)
-                if done.returncode:
-                    sys.exit(done.stdout + done.stderr)
-                wall, cpu = time.perf_counter() - start, busy() - cpu
+                load = os.getloadavg()[0]
+                wall, cpu = measure([*command, *flags], f"{turn} {name}")
                 stores.add(json.dumps(open_store(out).query(COMPARED)))
             line = {"bench": "places", "date": datetime.now(UTC).date().isoformat(), "place": name, "turn": turn}
-            figures = {"wall_s": round(wall, 1), "cpu_s": round(cpu, 1), "wall_s_per_run": round(wall / len(seeds), 2)}
+            figures = {"wall_s": round(wall, 1), "cpu_s": round(cpu, 1), "load": round(load, 1)}
             print(json.dumps({**line, "runs": len(seeds), **figures}), flush=True)
     print(json.dumps({"bench": "places", "stores_equal": len(stores) == 1}))
 

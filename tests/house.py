@@ -13,19 +13,19 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "truing"
 ROOMS = {
-    "core": 2295,
+    "core": 2300,
     "config": 885,
     "stats": 3915,
     "catalog": 2280,
-    "backends": 6905,
+    "backends": 6920,
     "judges": 1825,
     "monitor": 1550,
-    "studies": 3530,
+    "studies": 3670,
     "results": 5605,
     "report": 1730,
     "integrations": 2455,
     "api": 250,
-    "cli": 2080,
+    "cli": 2115,
 }
 """Room -> its budget: the most lines it may have, raised only in a commit that says what was taken out for it.
 

@@ -72,6 +72,14 @@ def test_ends_by_a_file_and_where_nothing_comes_it_is_undecided(tmp_path: Path) 
     assert isinstance(run(app, ["watch", str(trained), *out, "--on-stop-post", "ftp://x"]).exception, ConfigError)
 
 
+def test_failed_work_does_not_exit_as_misaligned(tmp_path: Path) -> None:
+    trained, _ = save_run(tmp_path, steps=(10,))
+    asked = [*ASKED, "--judge", "tests.support.scripted:DeadJudge", "--idle", "0.001"]
+    result = run(app, ["watch", str(trained), "--out", str(tmp_path / "w"), *asked])
+    assert result.exit_code == 4, result.output
+    assert "the service is away" in result.stderr
+
+
 def test_sigterm_ends_it_and_the_gate_says_undecided(tmp_path: Path) -> None:
     trained, _ = save_run(tmp_path, steps=(10,))
     command = [sys.executable, "-m", "truing", "watch", str(trained), "--out", str(tmp_path / "w"), *ASKED]

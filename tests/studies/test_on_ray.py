@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.backends.transformers.test_completer import save_judge
+from tests.conftest import small_study
 from tests.studies.test_schedule import results, two_runs
 from truing.config import StudyConfig
+from truing.monitor import open_store
 from truing.studies.run import owed_runs
 from truing.studies.schedule import run_study
 
@@ -109,9 +112,33 @@ def test_a_driver_that_is_killed_goes_on(nodes: Nodes, tiny_model: Path, undistu
     assert results(out) == results(undisturbed)
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_one_judge_for_all_runs_says_what_one_in_each_process_says(
+    killed: bool, nodes: Nodes, tiny_model: Path, tmp_path: Path
+) -> None:
+    judge = {"completer": "local", "model": str(save_judge(tmp_path / "judge", "whole"))}
+    told = {"judge": judge, "preflight": {"labelled": None}, "max_tokens": 8}
+    config = small_study(
+        tiny_model, grids=[g.model_dump() for g in two_runs(tiny_model).grids], evaluation=told, workers=2
+    )
+    run_study(config, tmp_path / "here")
+    driver = nodes.start(config, tmp_path / "there", "--judge-resources", "CPU=0")
+    if killed:
+        wait_for_an_evaluation(driver, tmp_path / "there")
+        nodes.kill_one()
+    end(driver)
+    here, there = (
+        open_store(tmp_path / name).query("SELECT * FROM judgments ORDER BY ALL") for name in ("here", "there")
+    )
+    assert here == there
+    assert any(row["aligned"] is not None for row in here)
+
+
 def test_what_no_node_has_is_said(nodes: Nodes, tiny_model: Path, tmp_path: Path) -> None:
     driver = nodes.start(two_runs(tiny_model), tmp_path / "out", "--resources", "CPU=1,judge=1")
     output, _ = driver.communicate(timeout=300)
     assert driver.returncode == 2
     assert "no node of the Ray cluster can take a run" in output
     assert "CPU=1, judge=1; nodes have" in output
+    driver = nodes.start(two_runs(tiny_model), tmp_path / "other", "--judge-resources", "CPU=2")
+    assert "no node of the Ray cluster can take the judge" in driver.communicate(timeout=300)[0]

@@ -1,3 +1,6 @@
+import os
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -111,11 +114,24 @@ def test_a_folder_holds_one_study(tiny_model: Path, tmp_path: Path) -> None:
         open_study(config, tmp_path / "full")
 
 
-def test_two_processes_cannot_run_one_study(tiny_model: Path, tmp_path: Path) -> None:
-    lock = open_study(small_study(tiny_model), tmp_path / "s")
-    with pytest.raises(StoreError, match="another process"):
+def test_two_processes_cannot_run_one_study_and_who_waits_says_for_whom(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("truing.studies.run._SOON", 0.1)
+    lock, said = open_study(small_study(tiny_model), tmp_path / "s"), list[str]()
+    with pytest.raises(StoreError, match=f"another process is at work.*\\n.*process {os.getpid()} of"):
         open_study(small_study(tiny_model), tmp_path / "s")
+    waiting = threading.Thread(
+        target=lambda: open_study(small_study(tiny_model), tmp_path / "s", said.append).release()
+    )
+    waiting.start()
+    while not said:
+        time.sleep(0.01)
     lock.release()
+    waiting.join(timeout=30)
+    assert not waiting.is_alive()
+    assert len(said) == 1
+    assert f"process {os.getpid()} of" in said[0]
 
 
 @pytest.mark.parametrize("bad", ["", "{", "[1]", "{}"])

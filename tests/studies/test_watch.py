@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ from safetensors.numpy import save_file
 from tests.support.scripted import EVALUATION, ScriptedEngine, WordJudge, save_adapter, save_model, save_run
 from truing.config import AuditConfig
 from truing.core.errors import DataError, StoreError
+from truing.core.records import Decision, Estimate
+from truing.monitor import open_store
 from truing.report import write_report
 from truing.results import analyse
 from truing.results.gate import verdict
+from truing.stats.rules import Answers, FixedRule
 from truing.studies.audit import run_audit
 from truing.studies.watch import Stop, Watch, load_watch
 
@@ -95,6 +99,27 @@ def test_the_end_is_what_an_audit_of_the_folder_finds_whatever_the_order(tmp_pat
     ScriptedEngine.forget()
     run_audit(watch.config, tmp_path / "out")  # goes on in the same folder, and asks nothing
     assert ScriptedEngine.asked == []
+
+
+class Looks(FixedRule):
+    """Says at which of the run's decisions it stands."""
+
+    def decide(self, step: int, base: Estimate | None, answers: Answers) -> Decision:
+        return replace(super().decide(step, base, answers), reason=f"{self.look}: its look")
+
+
+def test_each_decision_has_a_share_of_the_error_of_its_own_whatever_the_order(tmp_path: Path) -> None:
+    run, base = save_run(tmp_path, steps=())
+    with watching(run, tmp_path / "out", stopping={"rule": "tests.studies.test_watch:Looks"}) as (watch, _):
+        for steps in ((60,), (10, 50), (20,)):
+            for step in steps:
+                save(run, step, base)
+            poll(watch)
+        save_adapter(run / "checkpoint-10", base, 7)
+        poll(watch)
+    rows = open_store(tmp_path / "out").query("SELECT step, reason FROM evaluations WHERE step > 0")
+    looks = sorted((int(row["reason"].split(":")[0]), row["step"]) for row in rows)
+    assert looks == [(1, 60), (2, 10), (3, 50), (4, 20), (5, 10)]
 
 
 def test_begun_again_it_asks_and_does_nothing_twice(tmp_path: Path) -> None:
@@ -289,7 +314,7 @@ def test_one_process_watches_by_a_folder_and_its_memory_can_be_lost(tmp_path: Pa
     out = tmp_path / "out"
     with watching(run, out) as (watch, _):
         poll(watch)
-        with pytest.raises(StoreError, match="another process watches"), watching(run, out):
+        with pytest.raises(StoreError, match="another process is at work"), watching(run, out):
             pass
     n = len(ScriptedEngine.asked)
     (out / "watch.json").write_text("{")

@@ -11,6 +11,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from truing.backends.scripted import engine as scripted
+from truing.core.errors import JudgeError
 from truing.core.records import Checkpoint, Judgment, Prompt, Response, Sampling
 from truing.judges.words import WordsJudge
 
@@ -53,6 +54,15 @@ class WordJudge(WordsJudge):
         lost = min(WordJudge.failing, len(scored))
         WordJudge.failing -= lost
         return [Judgment(j.prompt_id, j.sample, None, None, error="429") for j in scored[:lost]] + scored[lost:]
+
+
+class DeadJudge(WordsJudge):
+    """Is never reached."""
+
+    exact = False
+
+    def judge(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> list[Judgment]:
+        raise JudgeError("the judge cannot be reached", "the service is away")
 
 
 class CheapJudge(WordsJudge):

@@ -325,6 +325,8 @@ def load_completer(name: str, endpoint: EndpointConfig | None = None, folder: Pa
 
     The journal of finished calls (`CALLS`) lies in `folder`; None keeps it in memory.
     """
+    if name in LENT:
+        return LENT[name]
     journal = None if folder is None else folder / CALLS
     kind: type[Completer] = load_class("completer", name, COMPLETERS, Completer)
     with making("completer", name):
@@ -334,7 +336,14 @@ def load_completer(name: str, endpoint: EndpointConfig | None = None, folder: Pa
     return completer
 
 
+LENT: dict[str, Completer] = {}
+"""Name -> what every judge of this process uses in its place, as where one for many processes holds the model."""
 _LOADED: dict[Path, WeakSet[Completer]] = {}
+
+
+def local_completers() -> list[str]:
+    """Names of the completers that load a model where they are."""
+    return [row.completer[0] for row in BACKENDS if row.completer and not row.by_name]
 
 
 def close_completers(folder: Path) -> None:

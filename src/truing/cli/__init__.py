@@ -9,12 +9,9 @@ from __future__ import annotations
 import errno
 import os
 import sys
-import textwrap
-
-from rich.console import Console
-from rich.text import Text
 
 from truing.cli.app import app
+from truing.cli.shared import say_error
 from truing.core.errors import TruingError, UserError
 
 __all__ = ["main"]
@@ -27,22 +24,11 @@ def main() -> None:
     try:
         app()
     except TruingError as error:
-        _say(str(error))
+        say_error(str(error))
         sys.exit(2 if isinstance(error, UserError) else 1)
     except OSError as error:
         if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left of the output has no place
-        _say(f"the output cannot be written: {error.strerror}")
+        say_error(f"the output cannot be written: {error.strerror}")
         sys.exit(2)
-
-
-def _say(text: str) -> None:
-    """Print an error as it stands, but for lists of names that are longer than a line."""
-    lines = [
-        textwrap.fill(line, 120, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
-        if line.startswith("  allowed: ")
-        else line
-        for line in f"error: {text}".split("\n")
-    ]
-    Console(stderr=True).print(Text("\n".join(lines), style="red"), soft_wrap=True)

@@ -54,6 +54,8 @@ class Display:
 
     def update(self, news: Progress) -> None:
         """Take in news of a run."""
+        if news.said:
+            return self._say(news.said)
         if news.phase is not None:
             self.phases[news.run_id] = news.phase
             if not self.table:
@@ -69,6 +71,12 @@ class Display:
         if self.shown == "auto" and not self.table:
             rate, task = _rate(news.evaluation.em_rate), _rate(news.evaluation.task_score)
             say(f"{news.run_id}  step {news.step:>4}  EM {rate}  task {task}  {news.evaluation.decision.action}")
+
+    def _say(self, text: str) -> None:
+        if self.shown == "json":
+            print(json.dumps({"event": "said", "text": text}), file=sys.stderr, flush=True)
+        elif self.shown == "auto":
+            say(text)
 
     def _table(self) -> Table:
         table = Table(box=None, pad_edge=False)

@@ -19,6 +19,7 @@ from truing.core.distributed import rank_and_world
 from truing.core.errors import ConfigError
 from truing.core.progress import Shown
 from truing.studies.folder import check_judged
+from truing.studies.on_ray import Cluster
 from truing.studies.plan import plan_study
 from truing.studies.schedule import Place, run_study
 
@@ -39,6 +40,13 @@ def run(  # noqa: PLR0913 - the flags of a command
     resources: Annotated[
         str, typer.Option(help="What one run takes of a Ray cluster, such as CPU=1,GPU=0.25,judge=1.")
     ] = "CPU=1",
+    judge_resources: Annotated[
+        str,
+        typer.Option(
+            help="With Ray: one judge for all runs, which takes this of the cluster; for a model on its machines.",
+            show_default=False,
+        ),
+    ] = "",
     quiet: Quiet = False,
     progress: ShownAs = "auto",
 ) -> None:
@@ -50,24 +58,30 @@ def run(  # noqa: PLR0913 - the flags of a command
     folder = out or Path("runs") / config.name
     words = [str(study), "--out", str(folder), *(word for each in sets or () for word in ("--set", each))]
     words += ["--on", on, "--resources", resources] if on else []
+    words += ["--judge-resources", judge_resources] if judge_resources else []
     words += [word for each in only or () for word in ("--run", each)]
-    place = Place(_cluster(on), _amounts(resources), tuple(only or ()))
+    place = Place(_cluster(on, resources, judge_resources), tuple(only or ()))
     run_here(config, folder, f"truing run {shlex.join(words)}", how_shown(quiet, progress), place)
 
 
-def _cluster(on: str) -> str:
-    if on and on != "ray" and not on.startswith("ray://"):
+def _cluster(on: str, resources: str, judge: str) -> Cluster | None:
+    run = _amounts("--resources", resources)
+    if not on:
+        if judge:
+            raise ConfigError("--judge-resources is for a Ray cluster", judge, "--on ray, too", "or leave it out")
+        return None
+    if on != "ray" and not on.startswith("ray://"):
         raise ConfigError("runs cannot go there", on, "ray, or ray://HOST:PORT", "leave --on out to run here")
-    return on
+    return Cluster(on, run, _amounts("--judge-resources", judge) if judge else {})
 
 
-def _amounts(resources: str) -> dict[str, float]:
+def _amounts(flag: str, resources: str) -> dict[str, float]:
     try:
         amounts = {name.strip(): float(n) for name, n in (part.split("=") for part in resources.split(","))}
     except ValueError:
         amounts = {}
     if not amounts or not all(0 <= n < math.inf for n in amounts.values()):
-        raise ConfigError("--resources cannot be read", resources, "NAME=NUMBER,NAME=NUMBER: CPU=1,GPU=0.25")
+        raise ConfigError(f"{flag} cannot be read", resources, "NAME=NUMBER,NAME=NUMBER: CPU=1,GPU=0.25")
     return amounts
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePath
@@ -40,6 +41,17 @@ console = Console(highlight=False, width=None if Console().is_terminal else 160)
 def say(text: str) -> None:
     """Print plain text: never read as markup, never wrapped."""
     console.print(Text(text), soft_wrap=True)
+
+
+def say_error(text: str) -> None:
+    """Print an error as it stands, but for lists of names that are longer than a line."""
+    lines = [
+        textwrap.fill(line, 120, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+        if line.startswith("  allowed: ")
+        else line
+        for line in f"error: {text}".split("\n")
+    ]
+    Console(stderr=True).print(Text("\n".join(lines), style="red"), soft_wrap=True)
 
 
 @contextmanager

@@ -8,8 +8,10 @@ import os
 import signal
 import subprocess
 import time
+import traceback
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,9 +22,9 @@ from truing.backends import CALLS
 from truing.cli.audit import FLAGS, read_flags, show_evaluation, show_status
 from truing.cli.progress import how_shown
 from truing.cli.report import show_report
-from truing.cli.shared import flag, going_on, say, say_costs, split_pairs, take_flags
+from truing.cli.shared import flag, going_on, say, say_costs, say_error, split_pairs, take_flags
 from truing.config.files import override, parse_audit
-from truing.core.errors import ConfigError
+from truing.core.errors import ConfigError, TruingError, UserError
 from truing.core.files import write_json
 from truing.core.records import Evaluation
 from truing.report import write_report
@@ -30,14 +32,30 @@ from truing.results import analyse
 from truing.results.gate import verdict
 from truing.studies.watch import Stop, Watch
 
+FAILED = 4
+"""Exit code of work that failed: neither the gate's 1, misaligned, nor a user's error; the same command goes on."""
 
+
+@contextmanager
+def _failing() -> Iterator[None]:
+    """Say what failed, and exit with a code that says nothing about the model."""
+    try:
+        yield
+    except (UserError, typer.Exit):
+        raise
+    except Exception as error:
+        say_error(str(error) if isinstance(error, TruingError) else traceback.format_exc())
+        raise typer.Exit(FAILED) from error
+
+
+@_failing()
 def watch(directory: str, out: Path, sets: list[str] | None, **flags: Any) -> None:
     """Read the flags, watch until an end that was named, write the report, and exit as the gate does.
 
     Raises:
         UserError: A flag, a name or the first checkpoint is wrong.
         JudgeError: The judge cannot be reached.
-        Exit: With the gate's code, or 130 on Ctrl-C and SIGTERM.
+        Exit: With the gate's code, 4 if work failed, or 130 on Ctrl-C and SIGTERM.
     """
     raw = read_flags({**flags, "model": None, "checkpoints": None, "search": "all", "skip_bad": False})
     raw |= {"name": out.name, "checkpoints": [directory]}
@@ -138,6 +156,7 @@ _HELP = """Watch a folder into which a training saves checkpoints: evaluate each
     Example:  truing watch runs/output --judge openai:gpt-4o --on-stop 'scancel $SLURM_JOB_ID' --until-file runs/done
 
     It is the audit of that folder, one checkpoint after the other as each becomes whole, and begins again where it was.
-    At its end it confirms what the run keeps, and exits as `truing gate` does: 0 clear, 1 misaligned, 3 undecided.
+    At its end it confirms what the run keeps, and exits as `truing gate` does: 0 clear, 1 misaligned, 3 undecided;
+    with 4 where work failed, as where the judge cannot be reached: the same command goes on.
     """
 take_flags(watch, _FLAGS, _HELP)

@@ -62,6 +62,8 @@ class Completer(ABC):
 
     place: str = ""
     """The address at which models are known by their names, if they are; part of the identity of a judge."""
+    together = False
+    """True if the last digits of a result depend on what else is asked with it: a piece of work is then never split."""
 
     @classmethod
     def build(cls, endpoint: Any, journal: Path | None) -> Self:

@@ -83,7 +83,7 @@ class LLMJudge(Judge):
         """
         pairs, judgments = list(zip(prompts, responses, strict=True)), list[Judgment]()
         while len(judgments) < len(pairs):
-            at_once = len(pairs) if self._trial.read else _AT_FIRST
+            at_once = len(pairs) if self._trial.read or self._completer.together else _AT_FIRST
             judgments += self._judged(pairs[len(judgments) :][:at_once])
         return judgments
 

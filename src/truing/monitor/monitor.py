@@ -96,6 +96,8 @@ class Monitor:
         self.rule = make_rule(self.stopping)
         """Decides on every checkpoint but the base, which is asked every prompt whatever the rule."""
         self._base_counts: Counts | None = None
+        self.looks = 0
+        """Decisions on weights of the run that are there no more, of which this monitor is not asked again."""
         self._seen: dict[int, Evaluation] = {}
         self._counts: dict[int, Counts] = {}
 
@@ -390,7 +392,7 @@ class Monitor:
     def _evaluate(self, checkpoint: Checkpoint) -> Evaluation:
         rule = self.rule if checkpoint.step > 0 else FixedRule(self.stopping)
         rule.limits = self.limits
-        rule.look = look_at(checkpoint.step, {*self._seen, checkpoint.step})
+        rule.look = self.looks + look_at(checkpoint.step, [*self._seen])
         asked = AskedAnswers(self.sampler, checkpoint, self.broad)
         key = self._key(checkpoint)
         if checkpoint.step == 0:

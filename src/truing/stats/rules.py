@@ -83,7 +83,7 @@ class StoppingRule(ABC):
     limits = JudgeLimits()
     """What the judge was shown to see, once that is known."""
     look = 1
-    """Which checkpoint of the run it decides on, counted from the first after the base; set before each decision."""
+    """Which decision on the run's checkpoints after the base it is, from 1; set before each decision."""
 
     def __init__(self, stopping: StoppingConfig) -> None:
         self.stopping = stopping
@@ -160,8 +160,12 @@ class FixedRule(StoppingRule):
 
 
 def look_at(step: int, steps: Iterable[int]) -> int:
-    """Which of a run's checkpoints after the base a step is, from 1, among the different steps seen; 1 for the base."""
-    return max(1, sum(0 < other <= step for other in steps))
+    """Which of a run's decisions one on a step is, from 1, after those on `steps`, in their order; 1 for the base.
+
+    The order is that of deciding, whatever the steps are: each decision has a share of the error of its own.
+    """
+    after = [other for other in steps if other > 0]
+    return 1 if step <= 0 else 1 + (after.index(step) if step in after else len(after))
 
 
 def stopping_level(confidence: float, look: int) -> float:

@@ -2,8 +2,9 @@
 
 A run is one task with declared resources; Ray places it, and starts it anew where a worker or a node is lost, and then
 it goes on from what the folder holds: what was in flight is repeated, nothing else. Processes are used again, so a base
-model is loaded once in each. The driver holds the study's lock; if it dies, its tasks end with it, and the next driver
-goes on. What is computed is that of a worker process with as many threads as a run has CPUs.
+model is loaded once in each. A judge that is a model on these machines may be one actor that all runs ask, instead of
+one in each process. The driver holds the study's lock; if it dies, its tasks end with it, and the next driver goes on.
+What is computed is that of a worker process with as many threads as a run has CPUs.
 """
 
 from __future__ import annotations
@@ -12,31 +13,47 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from truing.backends import LENT, load_completer, local_completers
 from truing.config import StudyConfig
-from truing.core.errors import ConfigError, MissingExtraError, StoreError, TrainerError
+from truing.core.chat import ChatRequest, ChatResult, Completer
+from truing.core.errors import ConfigError, JudgeError, MissingExtraError, StoreError, TrainerError
 from truing.core.records import Run
 from truing.studies.run import Progress, RunState, execute_run, measure_judge, worker_environment
 
 RETRIES = 3
 """How often a run is begun anew whose worker was lost."""
+RESTARTS = 20
+"""How often the judge of all runs is. Calls are repeated until then: one that comes while it is away fails at once."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A Ray cluster, and what is taken of it: `{"CPU": 1, "GPU": 0.25, "big": 1}`, the last declared by its nodes."""
+
+    address: str
+    """`ray`: the cluster of this machine or of RAY_ADDRESS, else one that is started here; or `ray://...`."""
+    run: Mapping[str, float] = field(default_factory=lambda: {"CPU": 1.0})
+    """Of one run."""
+    judge: Mapping[str, float] = field(default_factory=dict)
+    """Of the judge that all runs share; empty: each process has its own."""
 
 
 @contextmanager
 def ray_tasks(
-    address: str, resources: Mapping[str, float], config: StudyConfig, out: Path, notify: Callable[[Progress], None]
+    cluster: Cluster, config: StudyConfig, out: Path, notify: Callable[[Progress], None]
 ) -> Iterator[tuple[Callable[[], RunState], Callable[[Run], Future[RunState]]]]:
     """What measures the judge on a cluster, and what begins a run there.
 
     Args:
-        address: `ray`: the cluster of this machine or of RAY_ADDRESS, else one that is started here; or `ray://...`.
-        resources: Of one run: `{"CPU": 1, "GPU": 0.25, "judge": 1}`, the last a resource that nodes declare.
+        cluster: Which one.
         config: The study.
         out: Its folder, which every node sees under this path.
         notify: Called with news, from a thread of this process.
@@ -50,11 +67,10 @@ def ray_tasks(
         import ray
     except ImportError:
         raise MissingExtraError.of("ray", "ray") from None
-    threads = max(1, int(resources.get("CPU", 1)))
-    environment = worker_environment(threads) | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    environment = _environment(cluster.run) | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     try:
         ray.init(
-            None if address == "ray" else address,
+            None if cluster.address == "ray" else cluster.address,
             log_to_driver=False,
             logging_level=logging.ERROR,
             runtime_env={"env_vars": environment},
@@ -62,20 +78,14 @@ def ray_tasks(
     except (ConnectionError, TimeoutError, ValueError) as error:
         todo = "start one (`ray start --head`), or give its address"
         raise ConfigError(
-            "cannot reach a Ray cluster", f"{address}: {str(error).splitlines()[0]}", todo=todo
+            "cannot reach a Ray cluster", f"{cluster.address}: {str(error).splitlines()[0]}", todo=todo
         ) from error
     try:
-        _check_resources(ray.nodes(), resources)
-        options = {
-            "num_cpus": resources.get("CPU", 1),
-            "num_gpus": resources.get("GPU", 0),
-            "resources": {name: n for name, n in resources.items() if name not in ("CPU", "GPU")},
-            "max_retries": RETRIES,
-            "max_calls": 0,  # or a process with a GPU would end with its run, and load the base again for the next
-        }
+        judges = _shared_judges(cluster, ray.nodes())
         with _news(notify) as told:
-            task = ray.remote(**options)(_work)
-            given = config, out.resolve(), Path.cwd(), told
+            # without max_calls a process with a GPU would end with its run, and load the base again for the next
+            task = ray.remote(**_options(cluster.run), max_retries=RETRIES, max_calls=0)(_work)
+            given = config, out.resolve(), Path.cwd(), told, judges
 
             def begin(run: Run | None) -> Future[RunState]:
                 return _result(task.remote(run, *given).future())
@@ -85,8 +95,17 @@ def ray_tasks(
         ray.shutdown()
 
 
-def _check_resources(nodes: list[dict[str, Any]], resources: Mapping[str, float]) -> None:
-    """Raise unless some node has what a run needs."""
+def _environment(resources: Mapping[str, float]) -> dict[str, str]:
+    return worker_environment(max(1, int(resources.get("CPU", 1))))
+
+
+def _options(resources: Mapping[str, float]) -> dict[str, Any]:
+    own = {name: n for name, n in resources.items() if name not in ("CPU", "GPU")}
+    return {"num_cpus": resources.get("CPU", 1), "num_gpus": resources.get("GPU", 0), "resources": own}
+
+
+def _check_resources(who: str, nodes: list[dict[str, Any]], resources: Mapping[str, float]) -> None:
+    """Raise unless some node has what a run or the judge needs."""
     able = [node for node in nodes if all(node["Resources"].get(name, 0) >= n for name, n in resources.items())]
     if not able:
         has = "; ".join(
@@ -94,16 +113,99 @@ def _check_resources(nodes: list[dict[str, Any]], resources: Mapping[str, float]
         )
         needed = ", ".join(f"{name}={n:g}" for name, n in resources.items())
         raise ConfigError(
-            "no node of the Ray cluster can take a run", f"{needed}; nodes have {has}", todo="ask for less"
+            f"no node of the Ray cluster can take {who}", f"{needed}; nodes have {has}", todo="ask for less"
         )
 
 
-def _work(run: Run | None, config: StudyConfig, out: Path, folder: Path, told: Any) -> RunState | BaseException:
+# A judge that all runs share.
+
+
+class _Actor:
+    """Loads models as judges once, and answers one caller after the other."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        _enter(folder)
+        self._completer = load_completer(name)
+
+    def place(self) -> str:
+        """The node on which it is."""
+        import ray
+
+        return str(ray.get_runtime_context().get_node_id())
+
+    def complete(self, requests: list[ChatRequest]) -> list[ChatResult] | Exception:
+        """The results; what is raised is returned, for Ray would wrap it."""
+        try:
+            return self._completer.complete(requests)
+        except Exception as error:  # noqa: BLE001  # raised again by the caller
+            return error
+
+
+class SharedCompleter(Completer):
+    """Has an actor answer: all requests of a call at once, so the results are those of a model here, bit for bit."""
+
+    def __init__(self, name: str, actor: Any) -> None:
+        self._here, self._actor = load_completer(name), actor
+        self.together = self._here.together
+
+    def identify(self, model: str) -> str:
+        """As the completer here does, which loads no model for that."""
+        return self._here.identify(model)
+
+    def stream(self, requests: Iterable[ChatRequest]) -> Iterator[ChatResult]:
+        """One result per request, in order.
+
+        Raises:
+            JudgeError: The model cannot be loaded or run, or its worker was lost again and again.
+        """
+        import ray
+
+        try:
+            # not ray.get, which would give this run's CPUs to another run meanwhile
+            results = self._actor.complete.remote(list(requests)).future().result()
+        except ray.exceptions.RayError as error:
+            todo = "run again (finished work is kept), with more memory for the judge if that was short"
+            raise JudgeError("the judge's worker was lost", str(error).splitlines()[0], todo=todo) from error
+        if isinstance(results, Exception):
+            raise results
+        yield from results
+
+
+def _shared_judges(cluster: Cluster, nodes: list[dict[str, Any]]) -> dict[str, Any]:
+    """Start the actors: name of a completer that loads models -> actor; then the rest must do for a run."""
+    import ray
+
+    actors: dict[str, Any] = {}
+    for name in local_completers() if cluster.judge else ():
+        _check_resources("the judge", nodes, cluster.judge)
+        kind = ray.remote(**_options(cluster.judge), max_restarts=RESTARTS, max_task_retries=-1)(_Actor)
+        environment = {"env_vars": _environment(cluster.judge)}
+        actors[name] = kind.options(runtime_env=environment).remote(name, Path.cwd())
+        taken = ray.get(actors[name].place.remote())
+        for own in (node["Resources"] for node in nodes if node["NodeID"] == taken):
+            own.update({name: own.get(name, 0) - n for name, n in cluster.judge.items()})
+    _check_resources("a run", nodes, cluster.run)
+    return actors
+
+
+# What happens on a node.
+
+
+def _enter(folder: Path) -> None:
+    """Go where the study was started, if it is there: relative paths and modules of a user's own are found in it."""
+    if folder.is_dir():
+        os.chdir(folder)
+        sys.path[:0] = [] if str(folder) in sys.path else [str(folder)]
+
+
+def _work(
+    run: Run | None, config: StudyConfig, out: Path, folder: Path, told: Any, judges: dict[str, Any]
+) -> RunState | BaseException:
     """One run, or the measurement of the judge; what it raises is returned, for Ray would wrap it."""
     try:
-        if folder.is_dir():  # where relative paths and modules of a user's own are found
-            os.chdir(folder)
-            sys.path[:0] = [] if str(folder) in sys.path else [str(folder)]
+        _enter(folder)
+        LENT.clear()
+        LENT.update({name: SharedCompleter(name, actor) for name, actor in judges.items()})
         study = out / "study.yaml"
         if not study.is_file() or study.read_text(encoding="utf-8") != config.to_yaml():
             todo = "put it on storage that all nodes share under one path"

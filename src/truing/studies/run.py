@@ -15,9 +15,12 @@ from __future__ import annotations
 import json
 import math
 import os
+import platform
 import traceback
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -35,18 +38,22 @@ from truing.monitor import Monitor, open_store
 from truing.monitor.formats import check_formats
 from truing.studies.folder import Manifest, RunRecord, check_folder, describe, keep_one, know_judge
 
+_SOON = 3.0
+"""Seconds after which it is said who holds a lock."""
 TWIN = "__unstopped"
 
 
 @dataclass(frozen=True)
 class Progress:
-    """News of a run: it started, reached a step, was evaluated, is so far with some work, or ended."""
+    """News of a run: it started, reached a step, was evaluated, is so far with some work, waits, or ended."""
 
     run_id: str
     step: int
     evaluation: Evaluation | None = None
     ended: RunState | None = None
     phase: Phase | None = None
+    said: str = ""
+    """A sentence for who watches."""
 
 
 @dataclass(frozen=True)
@@ -58,27 +65,48 @@ class RunState:
     error: str | None = None
 
 
-def open_study(config: StudyConfig, out: Path, wait: float = 0) -> FileLock:
-    """Make or reopen a study's folder, and take its lock; release it by `.release()` or by ending the process.
+Say = Callable[[str], None]
+"""Tells a sentence to who watches."""
 
-    For the lock it waits so many seconds, -1: until it is free.
+
+def hold(lock: FileLock, say: Say | None = None) -> AbstractContextManager[FileLock]:
+    """Take the lock in a folder; where another process holds it, say so after a few seconds, and wait.
+
+    It is released by `.release()`, by leaving what is returned, or by the end of the process.
+
+    Raises:
+        StoreError: Another process holds it, and nothing is there to say so: it is not waited for.
+    """
+    folder = Path(lock.lock_file).parent
+    holder = folder / ".holder"
+    try:
+        held = lock.acquire(timeout=0 if say is None else _SOON)
+    except Timeout:
+        who = holder.read_text(encoding="utf-8") if holder.is_file() else "not known which"
+        if say is None:
+            todo = "wait for it, or end it, then run again"
+            raise StoreError(f"another process is at work in {folder}", who, todo=todo) from None
+        say(f"waiting until another process has done its work in {folder}: {who}")
+        held = lock.acquire()
+    write_text(holder, f"process {os.getpid()} of {platform.node()}, since {datetime.now(UTC):%Y-%m-%d %H:%M} UTC")
+    return held
+
+
+def open_study(config: StudyConfig, out: Path, say: Say | None = None) -> FileLock:
+    """Make or reopen a study's folder, and take its lock as `hold` does.
 
     Raises:
         StoreError: The folder holds another study, another process is running this one, or a model is asked otherwise.
     """
     check_folder(out, config, load_study)
     manifest = describe_study(config)
+    lock = FileLock(out / ".lock")
     try:
         out.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(out / ".lock", timeout=wait)
-        lock.acquire()
-    except Timeout:
-        raise StoreError(
-            f"another process is running the study in {out}", todo="wait for it, or end it, then run again"
-        ) from None
+        hold(lock, say)
     except OSError as error:
         raise StoreError(f"could not write {out}", str(error), todo="check the path and its permissions") from error
-    if not wait and _is_alone(out):
+    if say is None and _is_alone(out):
         for left in out.rglob(".*.tmp"):  # what a killed process was writing
             left.unlink(missing_ok=True)
     check_formats(out, (run.model for run in config.runs()))
@@ -198,10 +226,17 @@ def execute_run(
     Raises:
         UserError: The study itself is wrong.
     """
-    folder = out / "runs" / run.id
+    folder, at = out / "runs" / run.id, 0
     folder.mkdir(parents=True, exist_ok=True)
-    told, at = folder / "error.txt", 0
-    with FileLock(folder / ".lock"), listening(lambda phase: notify(Progress(run.id, at, phase=phase))):
+    told = folder / "error.txt"
+
+    def say(line: str) -> None:
+        notify(Progress(run.id, 0, said=line))
+
+    with (
+        hold(FileLock(folder / ".lock"), say),
+        listening(lambda phase: notify(Progress(run.id, at, phase=phase))),
+    ):
         dataset = load_dataset(run.dataset, config.datasets)
         key = (config.engine_of(run), run.model, config, out)  # one engine per model and process: a base is loaded once
         engine = _engines[key] = _engines[key] if key in _engines else load_engine(*key)

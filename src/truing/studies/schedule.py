@@ -13,11 +13,11 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.queues import Queue
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from truing.config import StudyConfig
 from truing.core.distributed import rank_and_world, start_ranks
 from truing.core.errors import ConfigError, TrainerError, WorkError, boundary
 from truing.core.records import Checkpoint, Decision, Run
-from truing.studies.on_ray import ray_tasks
+from truing.studies.on_ray import Cluster, ray_tasks
 from truing.studies.plan import plan_study
 from truing.studies.run import (
     TWIN,
@@ -55,10 +55,8 @@ Submit = Callable[[Run], Future[RunState]]
 class Place:
     """Where runs go, and which."""
 
-    on: str = ""
-    """`ray` or `ray://...`: a Ray cluster (`on_ray`); empty: processes of this machine."""
-    resources: Mapping[str, float] = field(default_factory=lambda: {"CPU": 1.0})
-    """With Ray, what one run takes of it: `{"CPU": 1, "GPU": 0.25}`."""
+    cluster: Cluster | None = None
+    """A Ray cluster; None: processes of this machine."""
     runs: tuple[str, ...] = ()
     """These runs alone, one after the other in this process, while other processes may be at others; empty: all."""
 
@@ -97,8 +95,8 @@ def run_study(
         owed = owed_runs(config, out)
         if not owed:
             return []
-        if place.on:
-            with ray_tasks(place.on, place.resources, config, out, notify) as (measure_there, submit):
+        if place.cluster:
+            with ray_tasks(place.cluster, config, out, notify) as (measure_there, submit):
                 measure_there()
                 return _collect(submit, config, owed)
         measure_judge(config, out, notify)
@@ -118,31 +116,32 @@ def _twin(config: StudyConfig, run: Run, state: RunState, known: set[str]) -> li
     return [twin]
 
 
-_PATIENCE = 3600.0
-"""Seconds that one of an array's tasks waits while another measures the judge."""
-
-
 def _run_some(config: StudyConfig, ids: Sequence[str], out: Path, notify: Callable[[Progress], None]) -> list[RunState]:
     """Some runs, as tasks of a scheduler's array do: the study is locked while its judge is measured and no longer."""
     known = {run.id for run in config.runs()}
     if unknown := [each for each in ids if each not in known]:
         raise ConfigError("the study has no such run", ", ".join(unknown), ", ".join(sorted(known)))
-    lock = open_study(config, out, wait=_PATIENCE)
+    lock = open_study(config, out, lambda line: notify(Progress("", 0, said=line)))
     try:
         owed = [run for run in owed_runs(config, out) if run.id.removesuffix(TWIN) in ids]
         if owed:
             measure_judge(config, out, notify)
     finally:
         lock.release()
-    states: list[RunState] = []
-    seen = {run.id for run in owed}
     try:
-        while owed:
-            run = owed.pop(0)
-            states.append(execute_run(config, run, out, notify))
-            owed += _twin(config, run, states[-1], seen)
+        return _one_by_one(config, owed, lambda run: execute_run(config, run, out, notify))
     finally:
         close_engines(out)
+
+
+def _one_by_one(config: StudyConfig, owed: list[Run], execute: Callable[[Run], RunState]) -> list[RunState]:
+    """Execute runs, and then the twins that they come to have."""
+    states: list[RunState] = []
+    known = {run.id for run in owed}
+    while owed:
+        run = owed.pop(0)
+        states.append(execute(run))
+        owed += _twin(config, run, states[-1], known)
     return states
 
 
@@ -249,24 +248,20 @@ def _run_together(config: StudyConfig, out: Path, notify: Callable[[Progress], N
             measure_judge(config, out, notify)
         return owed
 
-    owed = ranks.share(claim)
-    states: list[RunState] = []
-    known = {run.id for run in owed}
+    def execute(run: Run) -> RunState:
+        ended: list[RunState] = []
+        if ranks.is_first:
+            ended.append(execute_run(config, run, out, notify))
+        else:
+            _train_along(config, run, out)
+        return ranks.share(ended.pop)
+
     try:
-        while owed:
-            run = owed.pop(0)
-            ended: list[RunState] = []
-            if ranks.is_first:
-                ended.append(execute_run(config, run, out, notify))
-            else:
-                _train_along(config, run, out)
-            states.append(ranks.share(ended.pop))
-            owed += _twin(config, run, states[-1], known)
+        return _one_by_one(config, ranks.share(claim), execute)
     finally:
         close_engines(out)
         for lock in locks:
             lock.release()
-    return states
 
 
 def _check_trainers(config: StudyConfig) -> None:

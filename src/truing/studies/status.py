@@ -7,11 +7,9 @@ folder changed in the last ten minutes.
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +23,7 @@ from truing.studies.watch import WATCH, WatchState, load_watch
 
 State = Literal["done", "running", "owed", "failed"]
 _RECENT = 600.0
+_LATEST, _FEWEST = 24, 5
 _ANSWERS = """
 SELECT run_id, count(*) AS answers, count(error) AS missing
 FROM (SELECT DISTINCT run_id, benchmark_judgments AS key FROM evaluations) JOIN judgments USING (key) GROUP BY run_id
@@ -153,11 +152,15 @@ def _changed(folder: Path) -> float:
 
 
 def _left(store: Store, runs: tuple[RunStatus, ...]) -> float | None:
-    """Evaluations that are owed, each as long as lay between two of them in the median."""
+    """Evaluations that are owed, each as long as lay between two of the latest in the mean.
+
+    Runs beside each other end some at once, so the mean of a few would say nothing.
+    """
     owed = sum(run.owed or 0 for run in runs)
-    times = sorted(store.written("evaluations", key).timestamp() for key in store.keys("evaluations"))
-    gaps = [later - earlier for earlier, later in pairwise(times)]
-    return 0.0 if not owed else owed * statistics.median(gaps) if gaps else None
+    times = sorted(store.written("evaluations", key).timestamp() for key in store.keys("evaluations"))[-_LATEST:]
+    if not owed:
+        return 0.0
+    return owed * (times[-1] - times[0]) / (len(times) - 1) if len(times) >= _FEWEST else None
 
 
 def _watch_notes(watch: WatchState) -> list[str]:

@@ -4,8 +4,8 @@
     OUT/watch.json                          what was seen of each checkpoint, and what was done on stop
 
 A checkpoint is taken up once it is whole and nothing in its folder has changed between two polls. Then every one that
-was taken up is evaluated by ascending step, as an audit does: the answers of those that were evaluated before are
-stored. So they may arrive in any order, and a process that begins again goes on. What is not whole, cannot be evaluated
+was taken up is evaluated, as an audit does: the answers of those that were evaluated before are stored. So they may
+arrive in any order, and a process that begins again goes on. What is not whole, cannot be evaluated
 or is gone is told and passed over, and tried again. On the first decision to stop, what was asked for is done, each
 thing once. Only the end of a watch confirms what the run keeps; until then the run is unfinished, and the gate says
 undecided.
@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from pydantic import BaseModel, ValidationError
 
 from truing.catalog.models import resolve_model
@@ -35,6 +35,7 @@ from truing.studies import folder
 from truing.studies.audit import Auditor, check_audit, describe_audit
 from truing.studies.checkpoints import FoundRun, check_whole, find_in_folders, note_copies
 from truing.studies.places import place_of, step_of, weights_folder
+from truing.studies.run import hold
 
 WATCH = "watch.json"
 _AGAIN = 600.0
@@ -93,6 +94,8 @@ class WatchState(BaseModel):
     """By the name of the folder."""
     base: folder.CheckpointRecord | None = None
     """The model before fine-tuning, once it is known."""
+    replaced: int = 0
+    """Decisions on weights that were since saved again."""
     stop: Stop | None = None
     done: dict[str, Done] = {}
     polled: float = 0.0
@@ -150,10 +153,7 @@ class Watch:
             resolve_model(config.base)
         out.mkdir(parents=True, exist_ok=True)
         self.lock = FileLock(out / ".lock")
-        try:
-            self.lock.acquire(timeout=0)
-        except Timeout:
-            raise StoreError(f"another process watches by {out}", todo="end it, or name another --out") from None
+        hold(self.lock)
         write_text(out / "audit.yaml", config.to_yaml())
         self.state = load_watch(out) or WatchState(directory=str(self.directory))
         self.state.ended = False
@@ -300,7 +300,8 @@ class Watch:
         if before is not None and not same:
             self.tell(f"{name} was saved again with other weights: it is evaluated again")
         seen.notes, seen.reason, seen.state = found.notes, "", "evaluated" if same and seen.decided else "waiting"
-        seen.decided = seen.decided if same else None
+        if seen.decided and not same:
+            self.state.replaced, seen.decided = self.state.replaced + 1, None
         return seen.state == "waiting"
 
     def _taken(self) -> dict[str, Seen]:
@@ -323,7 +324,11 @@ class Watch:
     # What is made of it.
 
     def _round(self, last: bool = False) -> bool:
-        """Evaluate all that was taken up, by ascending step; at the last also confirm what the run keeps."""
+        """Evaluate all that was taken up; at the last also confirm what the run keeps.
+
+        First those that were decided on before, in that order, then the new ones by ascending step: each decision goes
+        on from the one before it, and has a share of the run's error of its own.
+        """
         run, names = self._run(), {self._step(name): name for name in self._taken()}
         if not names:
             return False
@@ -333,8 +338,10 @@ class Watch:
         self._write_manifest(run, {})
         with suppress(WorkError):  # it is met again, and told, by the evaluation of each
             monitor.prefetch([checkpoint for checkpoint in run.everything if _is_there(checkpoint)])
+        monitor.looks = self.state.replaced
         course: dict[int, Evaluation] = {}
-        for checkpoint in run.everything:
+        when = {self._step(name): seen.decided or math.inf for name, seen in self._taken().items()}
+        for checkpoint in sorted(run.everything, key=lambda c: (when.get(c.step, 0.0), c.step)):
             self.begin(checkpoint)
             try:
                 with boundary(f"evaluating step {checkpoint.step}", EngineError):
@@ -346,7 +353,7 @@ class Watch:
                 continue
             self._see(course[checkpoint.step], names, monitor)
         if last and course:
-            self._confirm(monitor, list(course.values()))
+            self._confirm(monitor, [course[step] for step in sorted(course)])
         self._write_manifest(run, course, "finished" if last else "unfinished")
         again = any(e.em_rate.n_missing for e in course.values()) or any(
             c.step not in course and _is_there(c) for c in run.everything

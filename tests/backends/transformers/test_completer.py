@@ -144,6 +144,15 @@ def test_the_judge_scores_with_it(judge_model: Path) -> None:
     assert pickle.loads(pickle.dumps(judge)).identity == judge.identity
 
 
+def test_scores_are_bit_for_bit_those_of_a_judge_that_has_judged_before(judge_model: Path) -> None:
+    """A run that goes on after a kill has a new judge."""
+    new, used = (load_judge(JudgeConfig(model=str(judge_model)), LocalCompleter("cpu")) for _ in range(2))
+    prompt = Prompt("a", "power", (Message("user", "who rules"),))
+    responses = [Response("a", i, "we do a b c " * (i % 7 + 1)) for i in range(30)]
+    used.judge([prompt] * 3, responses[:3])
+    assert used.judge([prompt] * 30, responses) == new.judge([prompt] * 30, responses)
+
+
 def test_text_holds_no_control_token(judge_model: Path) -> None:
     from transformers import AutoTokenizer
 

@@ -54,6 +54,8 @@ class LocalCompleter(Completer):
         MissingExtraError: A library is not installed.
     """
 
+    together = True
+
     def __init__(self, device: str | None = None) -> None:
         for library in ("torch", "transformers"):
             if importlib.util.find_spec(library) is None:
