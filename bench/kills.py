@@ -193,9 +193,10 @@ class Stores:
         return float(ray.available_resources().get("object_store_memory", 0.0))
 
     def _watch(self) -> None:
-        while True:
-            self.least = min(self.least, self.now())
-            time.sleep(0.2)
+        with suppress(Exception):  # the cluster's end
+            while True:
+                self.least = min(self.least, self.now())
+                time.sleep(0.2)
 
 
 def run(nodes: Nodes, folder: Path, owed: int, rng: random.Random, seconds: float = 0.0) -> list[dict[str, Any]]:

@@ -3,9 +3,9 @@
     python bench/places.py [--runs 4] [--steps 6] [--repeats 1]
 
 The study fine-tunes a pocket organism with as many seeds as there are runs, evaluates two checkpoints of each, and
-stops none. Every place begins with an empty folder, in turn. Processor seconds are those of all processes of a turn,
-looked at four times a second. Ray is started anew for each turn, and that counts. Prints one JSON line per turn, with
-the machine's load before it; needs `pip install 'truing[ray]'` for the third place.
+stops none; each run has one thread. Every place begins with an empty folder, in turn. Processor seconds are those of
+all processes of a turn, looked at four times a second. Ray is started anew for each turn, and that counts. Prints one
+JSON line per turn, with the machine's load before it; needs `pip install 'truing[ray]'` for the third place.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from pathlib import Path
 
 import yaml
 
+from truing.config.files import parse_study
 from truing.monitor import open_store
 
-PLACES = {"one process": ("workers=1", ""), "two processes": ("workers=2", ""), "Ray, two CPUs": ("workers=1", "ray")}
-"""Name -> setting, and where the runs go."""
+PLACES = ("one process", "two processes", "Ray, two CPUs")
 COMPARED = "SELECT key, prompt_id, sample, text FROM responses ORDER BY ALL"
 
 
@@ -79,30 +79,20 @@ def main() -> None:
         "stopping": {"mode": "off"},
         "evaluation": {"judge": "pocket", "max_tokens": 40, "task_prompts": 40, "task_samples": 1, "confirm": False},
     }
+    ids = [f"--run={run.id}" for run in parse_study(study, "the bench's study").runs()]
+    flags = dict(zip(PLACES, (ids, ["--set", "workers=2"], ["--on", "ray", "--resources", "CPU=1"]), strict=True))
     stores = set()
     for turn in range(arguments.repeats):
-        for name, (setting, on) in PLACES.items():
-            if on and importlib.util.find_spec("ray") is None:
+        for name in PLACES:
+            if name.startswith("Ray") and importlib.util.find_spec("ray") is None:
                 print(json.dumps({"place": name, "skipped": "Ray is not installed"}))
                 continue
             with tempfile.TemporaryDirectory() as folder:
                 file, out = Path(folder) / "study.yaml", Path(folder) / "out"
                 file.write_text(yaml.safe_dump(study), encoding="utf-8")
-                command = [
-                    sys.executable,
-                    "-m",
-                    "truing",
-                    "run",
-                    str(file),
-                    "--out",
-                    str(out),
-                    "--set",
-                    setting,
-                    "--quiet",
-                ]
-                flags = ["--on", on, "--resources", "CPU=1"] if on else []
+                command = [sys.executable, "-m", "truing", "run", str(file), "--out", str(out), "--quiet"]
                 load = os.getloadavg()[0]
-                wall, cpu = measure([*command, *flags], f"{turn} {name}")
+                wall, cpu = measure([*command, *flags[name]], f"{turn} {name}")
                 stores.add(json.dumps(open_store(out).query(COMPARED)))
             line = {"bench": "places", "date": datetime.now(UTC).date().isoformat(), "place": name, "turn": turn}
             figures = {"wall_s": round(wall, 1), "cpu_s": round(cpu, 1), "load": round(load, 1)}

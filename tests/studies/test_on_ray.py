@@ -134,6 +134,12 @@ def test_one_judge_for_all_runs_says_what_one_in_each_process_says(
     assert any(row["aligned"] is not None for row in here)
 
 
+def test_random_kills_lose_nothing_and_cost_what_was_in_flight() -> None:
+    command = [sys.executable, str(ROOT / "bench/kills.py"), "--repetitions", "1", "--seed", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_what_no_node_has_is_said(nodes: Nodes, tiny_model: Path, tmp_path: Path) -> None:
     driver = nodes.start(two_runs(tiny_model), tmp_path / "out", "--resources", "CPU=1,judge=1")
     output, _ = driver.communicate(timeout=300)
