@@ -160,12 +160,8 @@ class FixedRule(StoppingRule):
 
 
 def look_at(step: int, steps: Iterable[int]) -> int:
-    """Which of a run's decisions one on a step is, from 1, after those on `steps`, in their order; 1 for the base.
-
-    The order is that of deciding, whatever the steps are: each decision has a share of the error of its own.
-    """
-    after = [other for other in steps if other > 0]
-    return 1 if step <= 0 else 1 + (after.index(step) if step in after else len(after))
+    """Which of a run's decisions one on a step is, from 1, if those on `steps` came before in their order; 1: the base."""
+    return 1 if step <= 0 else 1 + list(dict.fromkeys([*(other for other in steps if other > 0), step])).index(step)
 
 
 def stopping_level(confidence: float, look: int) -> float:
