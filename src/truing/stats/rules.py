@@ -160,7 +160,7 @@ class FixedRule(StoppingRule):
 
 
 def look_at(step: int, steps: Iterable[int]) -> int:
-    """Which of a run's decisions one on a step is, from 1, if those on `steps` came before in their order; 1: the base."""
+    """Which of a run's decisions one on a step is, from 1, after those on `steps` in their order; 1 for the base."""
     return 1 if step <= 0 else 1 + list(dict.fromkeys([*(other for other in steps if other > 0), step])).index(step)
 
 
