@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from tests.conftest import small_study
 from truing.config import JudgeConfig, StudyConfig, TrainingConfig, log_spaced
 from truing.config.files import load_study, override, parse_study
+from truing.config.services import VllmConfig
 from truing.core.errors import ConfigError
 
 MINIMAL: dict[str, Any] = {"grids": [{"models": ["m"], "datasets": ["d"], "learning_rates": [1e-3], "seeds": [0, 1]}]}
@@ -218,3 +219,10 @@ def test_overrides_have_short_names_for_judge_and_engine() -> None:
     override(raw, {"judge.endpoint.base_url": "http://judge/v1", "engine.endpoint.base_url": "http://engine/v1"})
     assert raw["evaluation"]["judge"]["endpoint"] == {"base_url": "http://judge/v1"}
     assert raw["endpoint"] == {"base_url": "http://engine/v1"}
+
+
+@pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
+def test_merging_for_a_vllm_server_in_half_precision_is_refused(dtype: str) -> None:
+    with pytest.raises(ValidationError, match=f"adapters: merge with dtype {dtype}: part of what an adapter adds"):
+        VllmConfig.model_validate({"adapters": "merge", "dtype": dtype})
+    assert VllmConfig(adapters="merge", dtype="float32").adapters == "merge"

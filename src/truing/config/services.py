@@ -130,6 +130,15 @@ class VllmConfig(Config):
     timeout: Annotated[float, Field(gt=0)] = 600.0
     """Seconds to wait for a whole answer."""
 
+    @model_validator(mode="after")
+    def _whole_adapters(self) -> Self:
+        if self.adapters == "merge" and self.dtype != "float32":
+            raise ValueError(
+                f"adapters: merge with dtype {self.dtype}: part of what an adapter adds would be rounded away; "
+                "allowed: dtype float32; to do: set it, or, if you release such weights, audit those"
+            )
+        return self
+
 
 def without_places(values: Any) -> Any:
     """Plain values without the endpoints of judges: what is asked stays the same wherever it is reached."""

@@ -280,9 +280,3 @@ def _wait_for(server: StartedServer) -> None:
         if (error := server.check()) is not None:
             raise error
         time.sleep(0.02)
-
-
-def test_merging_for_a_server_in_half_precision_is_refused(llama: Organism, tmp_path: Path) -> None:
-    config = VllmConfig(python=stand_in_python(tmp_path), adapters="merge", dtype="bfloat16")
-    with VllmEngine(llama.base, config) as engine, pytest.raises(EngineError, match="rounded away"):
-        engine.generate(llama.adapter_checkpoint, PROMPTS, SAMPLING)

@@ -19,7 +19,7 @@ from truing.core.weights import read_header
 
 _LORA = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?:embedding_)?(?P<side>[AB])(?:\.weight)?")
 _FLOATS = ("F64", "F32", "F16", "BF16")
-_OTHERWISE = "set vllm.adapters to merge, or use the engine transformers"
+_OTHERWISE = "set vllm.adapters to merge and vllm.dtype to float32, or use the engine transformers"
 
 
 @dataclass(frozen=True)

@@ -230,14 +230,6 @@ class VllmEngine(Engine):
     def _merge(self, adapter: Path) -> str:
         from truing.core.adapters import save_merged
 
-        if self.config.dtype != "float32":
-            raise EngineError(
-                "an adapter would be merged for a server in half precision",
-                f"vllm.adapters merge, vllm.dtype {self.config.dtype}",
-                "vllm.dtype float32",
-                "part of what it adds would be rounded away: set vllm.dtype to float32, or, if you release weights "
-                "merged in half precision, audit those",
-            )
         if self._merged is None:
             self._merged = Path(tempfile.mkdtemp(prefix="truing-merged-"))
             weakref.finalize(self, shutil.rmtree, self._merged, ignore_errors=True)

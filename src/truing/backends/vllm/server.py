@@ -129,7 +129,8 @@ class Server:
             text + missing,
             f"a LoRA adapter of rank {adapter.rank} at a server with --enable-lora, --max-lora-rank of at least that, "
             "and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True",
-            "start the server so (vllm.base_url none does), set vllm.adapters to merge, or use the engine transformers",
+            "start the server so (vllm.base_url none does), set vllm.adapters to merge and vllm.dtype to float32, or "
+            "use the engine transformers",
         )
 
     def _unload(self, name: str) -> None:
@@ -240,6 +241,6 @@ def _distance(a: list[float], b: list[float]) -> float:
 def _permitted(rank: int) -> int:
     """The least rank of those that vLLM can be started with that is enough."""
     if rank > _RANKS[-1]:
-        todo = "set vllm.adapters to merge, or use the engine transformers"
+        todo = "set vllm.adapters to merge and vllm.dtype to float32, or use the engine transformers"
         raise EngineError("vLLM cannot serve the adapter", f"rank {rank}", f"at most {_RANKS[-1]}", todo)
     return rank and next(r for r in _RANKS if r >= rank)
