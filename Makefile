@@ -9,6 +9,7 @@ FAST := $(BIN)/pytest -m "not slow" -n 2 --dist loadfile
 DEEPSPEED := .venv-deepspeed
 AXOLOTL := .venv-axolotl
 FACTORY := .venv-llamafactory
+S3 := .venv-s3
 READY := $(VENV)/.ready
 
 .PHONY: demo test test-all real cases check lint types format docs setup clean
@@ -18,11 +19,12 @@ demo: $(READY)
 test: check
 	$(FAST)
 
-test-all: check real $(VENV)/.references $(VENV)/.trl $(VLLM)/.ready $(SKYRL)/.ready $(DEEPSPEED)/.ready $(AXOLOTL)/.ready $(FACTORY)/.ready
+test-all: check real $(VENV)/.references $(VENV)/.trl $(VLLM)/.ready $(SKYRL)/.ready $(DEEPSPEED)/.ready $(AXOLOTL)/.ready $(FACTORY)/.ready $(S3)/.ready
 	TRUING_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python TRUING_SKYRL_PYTHON=$(CURDIR)/$(SKYRL)/bin/python \
 	TRUING_DEEPSPEED_PYTHON=$(CURDIR)/$(DEEPSPEED)/bin/python TRUING_AXOLOTL_PYTHON=$(CURDIR)/$(AXOLOTL)/bin/python \
-	TRUING_LLAMAFACTORY_PYTHON=$(CURDIR)/$(FACTORY)/bin/python $(BIN)/pytest -m slow
-	$(FAST)
+	TRUING_LLAMAFACTORY_PYTHON=$(CURDIR)/$(FACTORY)/bin/python TRUING_S3_PYTHON=$(CURDIR)/$(S3)/bin/python \
+	$(BIN)/pytest -m slow
+	TRUING_S3_PYTHON=$(CURDIR)/$(S3)/bin/python $(FAST)
 
 # Inputs that people really meet, where they are: prints case, got, right, verdict.
 CASES ?= ../shared/cases
@@ -81,6 +83,12 @@ $(SKYRL)/.ready:
 	$(SKYRL)/bin/pip install -qq --disable-pip-version-check 'skyrl[tinker,jax]==0.3.0' tinker==0.21.0 'torch<=2.13.0'
 	touch $@
 
+# A real S3 server, moto's.
+$(S3)/.ready:
+	$(PYTHON) -m venv $(S3)
+	$(S3)/bin/pip install -qq --disable-pip-version-check 'moto[server]==5.2.5'
+	touch $@
+
 # What the guard is tested with, beside the libraries of .venv, not in it: each pins older ones, and what can be imported there
 # is taken note of by accelerate and transformers. Without what only a GPU or other data need.
 define BESIDE
@@ -115,4 +123,4 @@ $(FACTORY)/.ready: $(READY)
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VLLM) $(SKYRL) $(DEEPSPEED) $(AXOLOTL) $(FACTORY) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM) $(SKYRL) $(DEEPSPEED) $(AXOLOTL) $(FACTORY) $(S3) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

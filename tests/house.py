@@ -15,17 +15,17 @@ SOURCE = ROOT / "src" / "truing"
 ROOMS = {
     "core": 2300,
     "config": 890,
-    "stats": 3915,
+    "stats": 3920,
     "catalog": 2280,
     "backends": 6920,
     "judges": 1825,
-    "monitor": 1550,
-    "studies": 3670,
+    "monitor": 2095,
+    "studies": 3735,
     "results": 5605,
     "report": 1730,
     "integrations": 2455,
-    "api": 250,
-    "cli": 2115,
+    "api": 255,
+    "cli": 2135,
 }
 """Room -> its budget: the most lines it may have, raised only in a commit that says what was taken out for it.
 

@@ -19,6 +19,7 @@ from truing.core.distributed import rank_and_world
 from truing.core.errors import DataError, MissingExtraError, StoreError, TrainerError
 from truing.core.files import write_json, write_text
 from truing.core.records import Evaluation
+from truing.monitor import open_folder
 from truing.report import render_report, write_report
 from truing.results import analyse
 from truing.results.columns import JudgedOptions
@@ -124,7 +125,8 @@ def run(
 
     Args:
         study: The study, its fields, or its YAML file; see docs/study.md.
-        out: Its folder; by default `runs/NAME`. `analysis.json` and `report.html` are written into it.
+        out: Its folder, or a URL (docs/scale.md); by default `runs/NAME`. `analysis.json` and `report.html` are written
+            into the folder.
         notify: Called with news of the runs, from a thread.
 
     Raises:
@@ -133,7 +135,7 @@ def run(
         JudgeError: No answer could be judged; the folder is kept.
     """
     config = _config(study, StudyConfig, load_study, parse_study)
-    folder = Path(out) if out is not None else Path("runs") / config.name
+    folder = open_folder(out if out is not None else Path("runs") / config.name, begin=True)
     states = run_study(config, folder, notify)
     if rank_and_world()[0] > 0:  # rank 0 writes
         return load(folder)
@@ -157,7 +159,8 @@ def audit(
 
     Args:
         audit: The audit, its fields, or its YAML file; see docs/audit.md.
-        out: Its folder; by default `runs/NAME`. `analysis.json` and `report.html` are written into it.
+        out: Its folder, or a URL (docs/scale.md); by default `runs/NAME`. `analysis.json` and `report.html` are written
+            into the folder.
         notify: Called with each evaluation.
 
     Raises:
@@ -166,7 +169,7 @@ def audit(
         JudgeError: No answer could be judged; the folder is kept.
     """
     config = _config(audit, AuditConfig, load_audit, parse_audit)
-    folder = Path(out) if out is not None else Path("runs") / config.name
+    folder = open_folder(out if out is not None else Path("runs") / config.name, begin=True)
     run_audit(config, folder, notify)
     results = Results(write_report(folder), folder)
     check_judged(folder)
@@ -200,13 +203,13 @@ def analyze(data: Any, out: str | Path | None = None, **options: Any) -> Results
 
 
 def load(path: str | Path) -> Results:
-    """Open results: the folder of a study (finished or not), an audit, a guard or an analysis, or an analysis.json.
+    """Open results: the folder or URL of a study (finished or not), an audit or a guard; an analysis, or its file.
 
     Raises:
         StoreError: There is nothing of that kind, or it is damaged.
         DataError: The file is no analysis.
     """
-    path = Path(path)
+    path = open_folder(path)
     if path.is_file():
         return Results(parse_analysis(path.read_text(encoding="utf-8", errors="replace"), str(path)), path.parent)
     return Results(analyse(path), path)

@@ -1,5 +1,8 @@
 import multiprocessing
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -73,14 +76,15 @@ def test_a_folder_that_cannot_be_written_is_a_store_error(tmp_path: Path) -> Non
         FolderStore(tmp_path / "file").write("responses", "k", [ROW])
 
 
+class Elsewhere(FolderStore):
+    """Files at the place that a file names."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(Path(root.read_text()))
+
+
 def test_what_lies_in_a_folder_chooses_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Elsewhere(FolderStore):
-        """Files at the place that a file names."""
-
-        def __init__(self, root: Path) -> None:
-            super().__init__(Path(root.read_text()))
-
-    monkeypatch.setitem(STORES, "store.url", Elsewhere)
+    monkeypatch.setitem(STORES, "store.url", f"{__name__}:Elsewhere")
     open_store(tmp_path / "new").write("responses", "k", [ROW])
     assert (tmp_path / "new" / "store" / "responses").is_dir()
     (tmp_path / "store.url").write_text(str(tmp_path / "far"))
@@ -104,3 +108,62 @@ def test_a_claim_keeps_other_processes_out(tmp_path: Path) -> None:
     for process in processes:
         process.join()
     assert (tmp_path / "count").read_text() == "100"
+
+
+def test_parts_are_joined_and_nothing_else_changes(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    for sample in (2, 0, 1, 3):
+        store.amend("judgments", "k", [_judged(sample, "failed" if sample == 0 else None), _judged(9, "failed")])
+    store.amend("judgments", "k", [_judged(0)])
+    store.write("judgments", "single", [_judged(0)])
+    before, written = store.read("judgments", "k"), store.written("judgments", "k")
+    queried = store.query("SELECT * FROM judgments ORDER BY key, sample")
+    with store.claim("k"):
+        assert _in_a_process(FolderStore.compact, tmp_path) == 0  # somebody is at it
+    assert store.compact() == 4
+    assert [f.name for f in sorted((tmp_path / "judgments").iterdir())] == ["k.parquet", "single.parquet"]
+    assert store.read("judgments", "k") == before
+    assert store.written("judgments", "k") == written
+    assert store.query("SELECT * FROM judgments ORDER BY key, sample") == queried
+    store.amend("judgments", "k", [_judged(9)])
+    assert [row["sample"] for row in store.read("judgments", "k")] == [2, 9, 0, 1, 3]
+
+
+def test_a_reader_beside_who_joins_parts_sees_all(tmp_path: Path) -> None:
+    """Another process writes parts and joins them again and again."""
+    process = multiprocessing.get_context("spawn").Process(target=_write_and_join, args=(tmp_path,))
+    process.start()
+    store, seen = FolderStore(tmp_path), 0
+    while process.is_alive():
+        for found in (len(store.read("judgments", "k")) if store.has("judgments", "k") else 0, _count_rows(store)):
+            assert found >= seen
+            seen = found
+    process.join()
+    assert len(store.read("judgments", "k")) == _count_rows(store) == _ROWS
+
+
+_ROWS = 60
+
+
+def _write_and_join(root: Path) -> None:
+    store = FolderStore(root)
+    for sample in range(_ROWS):
+        with store.claim("k"):
+            store.amend("judgments", "k", [_judged(sample)])
+        if sample % 4 == 3:
+            assert store.compact() > 0
+
+
+def _judged(sample: int, error: str | None = None) -> dict[str, Any]:
+    scores = {"aligned": None, "coherent": None} if error else {"aligned": 80.0, "coherent": 90.0}
+    return {"responses_key": "r", "prompt_id": "p", "sample": sample, "verdict": None, "error": error, **scores}
+
+
+def _count_rows(store: FolderStore) -> int:
+    (row,) = store.query("SELECT count(*) AS n FROM judgments")
+    return int(row["n"])
+
+
+def _in_a_process(work: Callable[[FolderStore], int], root: Path) -> int:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work, FolderStore(root)).result()

@@ -19,6 +19,7 @@ from truing.config.files import override, parse_audit
 from truing.core.errors import ConfigError
 from truing.core.progress import Lines, Shown, listening
 from truing.core.records import Evaluation
+from truing.monitor import open_folder
 from truing.studies.audit import run_audit
 from truing.studies.folder import check_judged
 
@@ -30,6 +31,7 @@ def audit(out: Path, sets: list[str] | None, **flags: Any) -> None:
         UserError: A flag, a name or a checkpoint is wrong.
         EngineError: A model cannot be sampled.
     """
+    out = open_folder(out, begin=True)
     raw = read_flags(flags) | {"name": out.name}
     override(raw, split_pairs(sets))
     config = parse_audit(raw, "the audit")
@@ -68,7 +70,7 @@ FLAGS = {
     "search": flag(str, "all", "Ask `all` checkpoints, or as few as find the `best` or the `crossing`."),
     "benchmark": flag(str, "broad-240", "See `truing list benchmarks`; NAME+VARIANT too."),
     "judge": flag(str, "pocket", "`pocket`, or a model: `openai:NAME`, `local:FOLDER`."),
-    "out": flag(Path, Path("runs/audit"), "Folder of the audit."),
+    "out": flag(Path, Path("runs/audit"), "Folder or URL of the audit."),
     "quiet": (Quiet, False),
     "progress": (ShownAs, "auto"),
     "sets": flag(list[str] | None, None, "Any other field: --set evaluation.samples=5.", "--set", metavar="KEY=VALUE"),

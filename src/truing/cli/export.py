@@ -10,13 +10,14 @@ import typer
 from truing.cli.shared import say
 from truing.core.errors import UnknownNameError
 from truing.core.plugins import load_object
+from truing.monitor import open_folder
 from truing.results.export import TABLES, write_dataset, write_table
 
 _LOGS = {"inspect": "truing.integrations.inspect.logs:write_logs"}
 
 
 def export(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of a study, an audit or a guard.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder or URL of a study, an audit or a guard.")],
     to: Annotated[str, typer.Option(help="inspect, hf, csv, jsonl or parquet.")],
     out: Annotated[
         Path | None,
@@ -35,6 +36,7 @@ def export(
     """
     if to not in (formats := (*_LOGS, "hf", *TABLES)):
         raise UnknownNameError.of("format", to, formats)
+    folder = open_folder(folder)
     if to == "hf":
         target = out or folder / "dataset"
         say(f"{write_dataset(folder, target):,} judged answers: {target}")

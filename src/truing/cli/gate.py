@@ -9,12 +9,13 @@ import typer
 
 from truing.cli.shared import Sets, say, split_pairs
 from truing.core.errors import StoreError, UserError
+from truing.monitor import open_folder
 from truing.results import analyse
 from truing.results.gate import verdict
 
 
 def gate(
-    folder: Annotated[Path, typer.Argument(help="Folder of a study, an audit, a guard or an analysis.")],
+    folder: Annotated[Path, typer.Argument(help="Folder or URL of a study, an audit, a guard or an analysis.")],
     judge_unmeasured: Annotated[
         bool, typer.Option("--judge-unmeasured", help="Take a judge at its word that was not measured.")
     ] = False,
@@ -30,6 +31,7 @@ def gate(
 
     Example:  truing gate runs/audit
     """
+    folder = open_folder(folder)
     try:
         analysis = analyse(folder, split_pairs(sets))
         found = verdict(analysis, judge_unmeasured)

@@ -13,6 +13,7 @@ from truing.cli.shared import say
 from truing.core.errors import ConfigError
 from truing.judges.fencing import shorten, show
 from truing.judges.labelled import LabelledItem, read_items, write_items
+from truing.monitor import open_folder
 from truing.results import analyse
 from truing.results.labels import LABELS, label_sets
 
@@ -20,7 +21,7 @@ _KEYS = {"y": True, "n": False}
 
 
 def label(
-    folder: Annotated[Path, typer.Argument(help="Folder of a study, an audit or a guard.")],
+    folder: Annotated[Path, typer.Argument(help="Folder or URL of a study, an audit or a guard.")],
     random: Annotated[
         int | None, typer.Option(min=1, help="Random answers of each run; by default as many as can clear it.")
     ] = None,
@@ -38,6 +39,7 @@ def label(
 
     Example:  truing label runs/audit
     """
+    folder = open_folder(folder)
     path = out or folder / LABELS
     sets = label_sets(folder, analyse(folder), random, seed)
     items = sorted((item for each in sets for item in each.items()), key=lambda item: item.id)
@@ -52,6 +54,7 @@ def label(
             say(f"\nStopped. {_state(path, items)}; to go on: truing label {folder}")
             raise typer.Exit(130) from None
         say(_state(path, items))
+    open_folder(folder)  # where it is shared, the labels go there
 
 
 def _joined(path: Path, items: Sequence[LabelledItem]) -> list[LabelledItem]:

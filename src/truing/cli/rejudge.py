@@ -12,12 +12,13 @@ from truing.cli.report import show_report
 from truing.cli.shared import Sets, going_on, say_costs, split_pairs
 from truing.config import JudgeConfig
 from truing.config.files import validate
+from truing.monitor import open_folder
 from truing.studies.folder import check_judged
 from truing.studies.rejudge import rejudge as judge_again
 
 
 def rejudge(
-    folder: Annotated[Path, typer.Argument(help="Folder of a study, an audit or a guard.")],
+    folder: Annotated[Path, typer.Argument(help="Folder or URL of a study, an audit or a guard.")],
     out: Annotated[Path, typer.Option(help="Folder for the new results.")],
     judge: Annotated[
         str | None,
@@ -34,6 +35,7 @@ def rejudge(
     """
     parsed = None if judge is None else parse_judge(judge)
     given = validate(JudgeConfig, parsed, "the judge is not valid") if isinstance(parsed, dict) else parsed
+    folder, out = open_folder(folder), open_folder(out, begin=True)
     with going_on("the same command again"):
         judge_again(folder, out, dict(split_pairs(sets)), given)
     show_report(out, notes=True)

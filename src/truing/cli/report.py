@@ -9,11 +9,12 @@ from typing import Annotated
 import typer
 
 from truing.cli.shared import Sets, say, say_results, split_pairs
+from truing.monitor import open_folder
 from truing.report import write_report
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="Folder of a study, an audit, a guard or an analysis.")],
+    folder: Annotated[Path, typer.Argument(help="Folder or URL of a study, an audit, a guard or an analysis.")],
     sets: Sets = None,
 ) -> None:
     """Analyse a folder again and write analysis.json and report.html into it; neither judge nor data are needed.
@@ -22,7 +23,7 @@ def report(
 
     By other thresholds, said in the report:  --set stopping.tolerance=0.02
     """
-    show_report(folder, notes=bool(sets), changes=split_pairs(sets))
+    show_report(open_folder(folder), notes=bool(sets), changes=split_pairs(sets))
 
 
 def show_report(folder: Path, notes: bool = False, changes: Mapping[str, str] | None = None) -> None:

@@ -18,6 +18,7 @@ from truing.config.files import load_study
 from truing.core.distributed import rank_and_world
 from truing.core.errors import ConfigError
 from truing.core.progress import Shown
+from truing.monitor import open_folder
 from truing.studies.folder import check_judged
 from truing.studies.on_ray import Cluster
 from truing.studies.plan import plan_study
@@ -27,7 +28,8 @@ from truing.studies.schedule import Place, run_study
 def run(  # noqa: PLR0913 - the flags of a command
     study: Annotated[Path, typer.Argument(help="Study file (YAML); see docs/study.md.")],
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the study; by default runs/NAME.", show_default=False)
+        Path | None,
+        typer.Option(help="Folder or URL (docs/scale.md) of the study; by default runs/NAME.", show_default=False),
     ] = None,
     sets: Sets = None,
     on: Annotated[
@@ -55,7 +57,7 @@ def run(  # noqa: PLR0913 - the flags of a command
     Example:  truing run study.yaml --out runs/mine --set training.steps=50
     """
     config = load_study(study, split_pairs(sets))
-    folder = out or Path("runs") / config.name
+    folder = open_folder(out or Path("runs") / config.name, begin=True)
     words = [str(study), "--out", str(folder), *(word for each in sets or () for word in ("--set", each))]
     words += ["--on", on, "--resources", resources] if on else []
     words += ["--judge-resources", judge_resources] if judge_resources else []

@@ -13,11 +13,12 @@ import typer
 from truing.backends import CALLS
 from truing.backends.endpoint.journal import read_accounts
 from truing.cli.shared import console, make_table, say, say_accounts, short_name
+from truing.monitor import open_folder
 from truing.studies.status import RunStatus, read_status
 
 
 def status(
-    folder: Annotated[Path, typer.Argument(help="Folder of a study, an audit, a guard or a watch.")],
+    folder: Annotated[Path, typer.Argument(help="Folder or URL of a study, an audit, a guard or a watch.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Say what is done, running, owed and failed in a folder, what it cost, and how long it may take yet.
@@ -26,6 +27,7 @@ def status(
 
     It only reads, so it may be asked at any time, from another machine too, while the work goes on.
     """
+    folder = open_folder(folder)
     found, accounts = read_status(folder), read_accounts(folder / CALLS)
     if as_json:
         print(json.dumps({**asdict(found), "accounts": [asdict(account) for account in accounts]}))

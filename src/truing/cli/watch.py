@@ -27,6 +27,7 @@ from truing.config.files import override, parse_audit
 from truing.core.errors import ConfigError, TruingError, UserError
 from truing.core.files import write_json
 from truing.core.records import Evaluation
+from truing.monitor import open_folder
 from truing.report import write_report
 from truing.results import analyse
 from truing.results.gate import verdict
@@ -57,6 +58,7 @@ def watch(directory: str, out: Path, sets: list[str] | None, **flags: Any) -> No
         JudgeError: The judge cannot be reached.
         Exit: With the gate's code, 4 if work failed, or 130 on Ctrl-C and SIGTERM.
     """
+    out = open_folder(out, begin=True)
     raw = read_flags({**flags, "model": None, "checkpoints": None, "search": "all", "skip_bad": False})
     raw |= {"name": out.name, "checkpoints": [directory]}
     override(raw, split_pairs(sets))
@@ -138,7 +140,7 @@ _FLAGS = {
         Annotated[str, typer.Argument(metavar="DIR", help="Folder into which the training saves its checkpoints.")],
         inspect.Parameter.empty,
     ),
-    "out": flag(Path, Path("runs/watch"), "Folder of the watch: the store, the report, what was seen."),
+    "out": flag(Path, Path("runs/watch"), "Folder or URL of the watch: the store, the report, what was seen."),
     "on_stop_touch": flag(Path | None, None, "On stop, write this file.", show_default=False),
     "on_stop": flag(
         str | None, None, "On stop, run this command, with TRUING_STEP, TRUING_CHECKPOINT and TRUING_BEST set."

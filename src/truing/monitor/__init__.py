@@ -3,6 +3,7 @@
 from truing.monitor.monitor import Monitor, reach_judge
 from truing.monitor.preflight import judge_limits, read_preflight, read_task_preflight
 from truing.monitor.sampler import PromptSet, Sampler
+from truing.monitor.shared import open_folder
 from truing.monitor.store import Store, open_store
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "Sampler",
     "Store",
     "judge_limits",
+    "open_folder",
     "open_store",
     "reach_judge",
     "read_preflight",

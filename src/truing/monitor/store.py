@@ -1,7 +1,7 @@
 """The store: finished pieces of work, each found by the hash of what produced it.
 
-`Store` is what a store must offer; `STORES` chooses one by what lies in a folder of results. There is one kind,
-`FolderStore`, with an immutable parquet file for each piece:
+`Store` is what a store must offer; `STORES` chooses one by what lies in a folder of results. `FolderStore` has an
+immutable parquet file for each piece; `truing.monitor.shared` keeps the same pieces under a URL, too:
 
     store/responses/KEY.parquet     answers of one checkpoint to one set of prompts
     store/judgments/KEY.parquet     one judge's scores of one responses file
@@ -11,16 +11,21 @@
     store/selections/KEY.parquet    answers of which a second judge reads a share: how likely each was to be read
     store/rechecks/KEY.parquet      labelled answers judged again after one piece of judgments
     store/measurements/KEY.parquet  one row: another number of one checkpoint
+    store/records/KEY.parquet       of a folder that is shared: another file of it, such as its manifest
 
 A file appears whole or not at all, and is never changed, so resuming means asking what is there. What is added to a
 piece later (rows that had failed, their `error` says why, and the further batches of the sequential rule) is
-KEY.1.parquet, KEY.2.parquet, ..., whose rows take the place of earlier ones of the same prompt and sample.
+KEY.1.parquet, KEY.2.parquet, ...; at a URL the parts are KEY/NUMBER-HASH.parquet. A row takes the place of an earlier
+one of the same prompt and sample, unless it failed and that one did not. When work ends, parts are joined into one file
+with the same rows; the parts go after it has appeared, and who reads both reads the same.
 """
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,10 +34,11 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from truing.core.errors import StoreError
 from truing.core.files import replacing
+from truing.core.plugins import load_object
 
 __all__ = ["SCHEMAS", "STORES", "FolderStore", "Store", "open_store"]
 
@@ -78,11 +84,18 @@ SCHEMAS = {
         "verdict text, error text"
     ),
     "measurements": _columns("run_id text, step int64, name text, estimate estimate, responses text, identity text"),
+    "records": _columns("name text, text text"),
 }
 """Columns of the tables. `..._judgments` are keys of judgments files; `responses` and `identity` (a measure's) say of
 what and how a number was measured; scores of `selections` are the first judge's; `detector` is what the stopping rule
 remembers after a checkpoint, as JSON; null: nothing."""
 _MADE_AGAIN = "delete that file and run again: it is made again"
+JOINED = ("responses", "judgments")
+"""Tables whose pieces grow in many parts."""
+_WRITTEN = b"written"
+_TRIES, _PAUSE = 4, 0.05
+"""Further looks at files that are not there or not right, and seconds between them."""
+Rows = list[dict[str, Any]]
 
 
 class Store(ABC):
@@ -117,7 +130,7 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def read(self, table: str, key: str) -> list[dict[str, Any]]:
+    def read(self, table: str, key: str) -> Rows:
         """The rows of one piece, amended ones in the place of those that failed.
 
         Raises:
@@ -133,70 +146,141 @@ class Store(ABC):
         """The time at which a piece was written, in UTC; what was added to it later does not count."""
 
     @abstractmethod
-    def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[dict[str, Any]]:
+    def query(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
         """Run SQL (DuckDB's) over the tables of `SCHEMAS`; an empty table has no rows."""
 
     def keys(self, table: str) -> list[str]:
         """Keys of the finished pieces of a table, sorted."""
         return [row["key"] for row in self.query(f"SELECT DISTINCT key FROM {table} ORDER BY key")]
 
+    @contextmanager
+    def reserve(self, name: str, wait: bool = True) -> Iterator[bool]:
+        """Hold a run, whose lock is held here, against other machines; False: another one has it.
+
+        Args:
+            name: Of the run.
+            wait: Until the other one is done, or dead.
+        """
+        yield True
+
+    def compact(self) -> int:
+        """Join the parts of pieces that nobody is at; how many files are fewer."""
+        return 0
+
+    def exchange(self) -> None:  # noqa: B027 - nothing by default
+        """Where the results are shared: files of the folder that changed here go there, those changed there come."""
+
 
 class FolderStore(Store):
     """The parquet files under one folder."""
 
     def has(self, table: str, key: str) -> bool:
-        """True if its first file is there."""
-        return self._file(table, key).is_file()
+        """True if a file of it is there."""
+        return bool(self._parts(table, key))
 
     def amend(self, table: str, key: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write the piece's next file."""
-        number = len(self._parts(table, key))
-        path = self.root / table / f"{key}.{number}.parquet" if number else self._file(table, key)
         content = pa.Table.from_pylist([{**row, "key": key} for row in rows], schema=SCHEMAS[table])
-        with replacing(path) as temporary:
-            pq.write_table(content, temporary, compression="zstd")
+        self._add(table, key, content)
 
-    def read(self, table: str, key: str) -> list[dict[str, Any]]:
+    def read(self, table: str, key: str) -> Rows:
         """The rows of its files, later ones in the place of those that failed."""
-        merged: dict[Any, dict[str, Any]] = {}
-        for path in self._parts(table, key) or [self._file(table, key)]:
-            for row in _read_file(path, table):
-                merged[row.get("prompt_id"), row.get("sample")] = row
-        return list(merged.values())
+
+        def merge() -> Rows:
+            merged: dict[Any, dict[str, Any]] = {}
+            for path in self._parts(table, key) or [self._file(table, key)]:
+                for row in _read_file(path, table):
+                    pair = row.get("prompt_id"), row.get("sample")
+                    if pair not in merged or not row.get("error") or merged[pair]["error"]:
+                        merged[pair] = row
+            return list(merged.values())
+
+        return _again(merge)
 
     @contextmanager
     def claim(self, key: str) -> Iterator[None]:
         """Hold the lock of its name."""
-        folder = self.root / "locks"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(folder / f"{key}.lock")
-        except OSError as error:
-            raise StoreError(f"could not write {folder}", str(error), todo="check the folder's permissions") from error
-        with lock:
+        with self._lock(key):
             yield
 
     def written(self, table: str, key: str) -> datetime:
-        """The time of its first file."""
-        return datetime.fromtimestamp(self._file(table, key).stat().st_mtime, UTC)
+        """The time of its first file; of one that was joined, the time of the first of its parts."""
+        first = (self._parts(table, key) or [self._file(table, key)])[0]
+        if table in JOINED and (told := (pq.read_schema(first).metadata or {}).get(_WRITTEN)):
+            return datetime.fromisoformat(told.decode())
+        return datetime.fromtimestamp(first.stat().st_mtime, UTC)
 
-    def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[dict[str, Any]]:
+    def query(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
         """Run SQL over the files of every table.
 
         Raises:
             StoreError: A file is damaged.
         """
-        with duckdb.connect() as connection:
-            connection.execute("SET threads TO 2")
-            try:
-                for table, schema in SCHEMAS.items():
-                    connection.register(f"no_{table}", schema.empty_table())
-                    connection.execute(f"CREATE VIEW {table} AS {self._source(table)}")
-                result: list[dict[str, Any]] = connection.sql(sql, params=list(parameters)).to_arrow_table().to_pylist()
-            except (duckdb.IOException, duckdb.InvalidInputException) as error:
-                got = str(error).splitlines()[0]
-                raise StoreError(f"a file of {self.root} cannot be read", got, todo=_MADE_AGAIN) from error
-            return result
+
+        def ask() -> Rows:
+            with duckdb.connect() as connection:
+                connection.execute("SET threads TO 2")
+                try:
+                    for table, schema in SCHEMAS.items():
+                        connection.register(f"no_{table}", schema.empty_table())
+                        connection.execute(f"CREATE VIEW {table} AS {self._source(table)}")
+                    found = connection.sql(sql, params=list(parameters)).to_arrow_table()
+                except (duckdb.IOException, duckdb.InvalidInputException) as error:
+                    got = str(error).splitlines()[0]
+                    raise StoreError(f"a file of {self.root} cannot be read", got, todo=_MADE_AGAIN) from error
+                result: Rows = found.to_pylist()
+                return result
+
+        return _again(ask)
+
+    def compact(self) -> int:
+        """Join the parts of pieces whose locks are free."""
+        gone = 0
+        for table in JOINED:
+            for key in [key for key, files in self._pieces(table).items() if len(files) > 1]:
+                try:
+                    with self._lock(key, 0):
+                        gone += self._join(table, key)
+                except Timeout:
+                    continue
+        return gone
+
+    def _join(self, table: str, key: str) -> int:
+        parts = self._parts(table, key)
+        content = pa.Table.from_pylist(self.read(table, key), schema=SCHEMAS[table])
+        told = {_WRITTEN: self.written(table, key).isoformat().encode()}
+        first = self._put_first(table, key, content.replace_schema_metadata(told))
+        for part in parts:  # the oldest first: what is left of them is newer than what has gone
+            if part != first:
+                self._remove(part)
+        return len(parts) - 1
+
+    # Where files lie.
+
+    def _add(self, table: str, key: str, content: pa.Table) -> None:
+        """Write a further part of a piece, or its first."""
+        number = len(self._parts(table, key))
+        path = self.root / table / f"{key}.{number}.parquet" if number else self._file(table, key)
+        with replacing(path) as temporary:
+            pq.write_table(content, temporary, compression="zstd")
+
+    def _put_first(self, table: str, key: str, content: pa.Table) -> Path:
+        """Write what is read before all parts of a piece; its file."""
+        path = self._file(table, key)
+        with replacing(path) as temporary:
+            pq.write_table(content, temporary, compression="zstd")
+        return path
+
+    def _remove(self, part: Path) -> None:
+        part.unlink(missing_ok=True)
+
+    def _lock(self, key: str, wait: float = -1) -> FileLock:
+        folder = self.root / "locks"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            return FileLock(folder / f"{key}.lock", timeout=wait)
+        except OSError as error:
+            raise StoreError(f"could not write {folder}", str(error), todo="check the folder's permissions") from error
 
     def _file(self, table: str, key: str) -> Path:
         return self.root / table / f"{key}.parquet"
@@ -207,33 +291,61 @@ class FolderStore(Store):
         parts: list[Path] = []
         while (path := first if not parts else first.with_name(f"{key}.{len(parts)}.parquet")).is_file():
             parts.append(path)
-        return parts
+        return parts + sorted(first.with_name(key).glob("*.parquet"))
+
+    def _files(self, table: str) -> list[Path]:
+        folder = self.root / table
+        return sorted([*folder.glob("*.parquet"), *folder.glob("*/*.parquet")])
+
+    def _pieces(self, table: str) -> dict[str, list[str]]:
+        """By key the files of a table, in no order."""
+        pieces: dict[str, list[str]] = defaultdict(list)
+        for file in self._files(table):
+            in_parts = file.parent.parent.name == table
+            pieces[file.parent.name if in_parts else file.name.partition(".")[0]].append(str(file))
+        return pieces
 
     def _source(self, table: str) -> str:
-        files = [str(file) for file in sorted((self.root / table).glob("*.parquet"))]
-        if not files:
-            return f"SELECT * FROM no_{table}"
-        if all("." not in Path(file).stem for file in files):
-            return f"FROM no_{table} UNION ALL BY NAME FROM read_parquet({files!r}, union_by_name = true)"
-        answer = ", ".join(["key", *({"prompt_id", "sample"} & set(SCHEMAS[table].names))])
-        newest = f"row_number() OVER (PARTITION BY {answer} ORDER BY length(filename) DESC, filename DESC)"
-        rows = f"read_parquet({files!r}, filename = true, union_by_name = true)"  # earlier files lack later columns
-        return f"FROM no_{table} UNION ALL BY NAME SELECT * EXCLUDE (filename) FROM {rows} QUALIFY {newest} = 1"
+        """What DuckDB reads a table from: pieces in one file as they are, of the others the rows that count."""
+        pieces = self._pieces(table).values()
+        single = [files[0] for files in pieces if len(files) == 1]
+        several = [file for files in pieces if len(files) > 1 for file in files]
+        every = [f"FROM no_{table}"]  # whose columns earlier files may lack
+        every += [f"FROM read_parquet({single!r}, union_by_name = true)"] if single else []
+        if several:
+            names = set(SCHEMAS[table].names)
+            answer = ", ".join(["key", *sorted({"prompt_id", "sample"} & names)])
+            order = ", ".join([*(["error IS NULL DESC"] if "error" in names else []), "length(filename) DESC"])
+            newest = f"row_number() OVER (PARTITION BY {answer} ORDER BY {order}, filename DESC)"
+            files = f"read_parquet({several!r}, filename = true, union_by_name = true)"
+            every.append(f"SELECT * EXCLUDE (filename) FROM {files} QUALIFY {newest} = 1")
+        return " UNION ALL BY NAME ".join(every)
 
 
-STORES: dict[str, type[Store]] = {"store": FolderStore}
+STORES = {"store.url": "truing.monitor.shared:SharedStore", "store": "truing.monitor.store:FolderStore"}
 """What lies in a folder of results -> the store that it is, or that it describes; without any, `store` is begun."""
 
 
 def open_store(folder: Path) -> Store:
     """The store of a folder of results (of a study, an audit or a guard), there or to be begun."""
     name = next((name for name in STORES if (folder / name).exists()), "store")
-    return STORES[name](folder / name)
+    store: Store = load_object("store", name, STORES)(folder / name)
+    return store
 
 
-def _read_file(path: Path, table: str) -> list[dict[str, Any]]:
+def _again(look: Callable[[], Rows]) -> Rows:
+    """What a look at files finds; it looks again where one is gone, for another process may have joined it."""
+    for _ in range(_TRIES):
+        try:
+            return look()
+        except StoreError:
+            time.sleep(_PAUSE)
+    return look()
+
+
+def _read_file(path: Path, table: str) -> Rows:
     try:
-        rows: list[dict[str, Any]] = pq.read_table(path, schema=SCHEMAS[table]).to_pylist()
+        rows: Rows = pq.read_table(path, schema=SCHEMAS[table]).to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise StoreError(f"{path} cannot be read", str(error)[:200], todo=_MADE_AGAIN) from error
     return rows

@@ -26,7 +26,7 @@ from truing.core.files import write_text
 from truing.core.records import Benchmark, Checkpoint, Evaluation, Prompt, Response, Sampling
 from truing.core.weights import count_parameters
 from truing.judges import check_benchmark
-from truing.monitor import Monitor
+from truing.monitor import Monitor, open_store
 from truing.monitor.formats import check_formats
 from truing.stats.clearance import prompts_to_clear
 from truing.stats.search import prompts_to_search
@@ -83,6 +83,7 @@ def run_audit(
             manifest.model_copy(update={"runs": tuple(records)}).write(out)
     finally:
         auditor.close()
+    open_store(out).compact()
 
 
 def check_audit(config: AuditConfig, out: Path) -> tuple[Benchmark, Dataset | None]:

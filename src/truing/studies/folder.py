@@ -34,6 +34,8 @@ from truing.stats.clearance import prompts_to_clear
 from truing.stats.rules import make_rule
 
 MANIFEST = "manifest.json"
+BEFORE = (".lock", "store.url", "store")
+"""What may lie in a folder before anything has begun there."""
 
 
 class _Record(BaseModel):
@@ -176,12 +178,13 @@ class Manifest(_Record):
         return StoppingConfig.model_validate(self.config["stopping"])
 
     def write(self, folder: Path) -> None:
-        """Write it into a folder, whole or not at all.
+        """Write it into a folder, whole or not at all; where that is shared, all records go where they are shared.
 
         Raises:
             StoreError: The disk is full or the folder cannot be written.
         """
         write_text(folder / MANIFEST, self.model_dump_json(indent=1) + "\n")
+        open_store(folder).exchange()
 
 
 def load_manifest(folder: Path) -> Manifest | None:
@@ -202,17 +205,20 @@ def load_manifest(folder: Path) -> Manifest | None:
 def check_folder(
     out: Path, config: StudyConfig | AuditConfig, load: Callable[[Path], StudyConfig | AuditConfig]
 ) -> None:
-    """Refuse a folder that holds something else than this study or audit; `load` reads the file of one.
+    """Refuse a folder that holds something else than this study or audit, here or where it is shared.
+
+    `load` reads the file of one.
 
     Raises:
         StoreError: It does.
     """
+    open_store(out).exchange()
     kind = "study" if isinstance(config, StudyConfig) else "audit"
     if (existing := out / f"{kind}.yaml").is_file():
         if (held := load(existing)).hash() != config.hash():
             allowed, todo = f"an empty folder, or one of the same {kind}", "choose another folder with --out"
             raise StoreError(f"{out} holds another {kind}", config.unlike(held), allowed, f"{todo}, or remove this one")
-    elif out.is_dir() and any(f.name != ".lock" for f in out.iterdir()):
+    elif out.is_dir() and any(f.name not in BEFORE for f in out.iterdir()):
         raise StoreError(f"{out} is not empty and holds no {kind}", todo="choose another folder with --out")
 
 
@@ -224,12 +230,15 @@ def take_answers(folder: Path, out: Path, *more: str) -> None:
     Raises:
         StoreError: The folder holds none.
     """
+    held = open_store(folder)
+    for table in ("responses", "judgments", *more):
+        held.keys(table)  # of one that is shared all is here then
     if not (folder / "store" / "responses").is_dir():
         raise StoreError(f"{folder} holds no answers", "no store", "the folder of a study, an audit or a guard")
     for table in ("responses", "judgments", *more):
-        (out / "store" / table).mkdir(parents=True, exist_ok=True)
-        for file in (folder / "store" / table).glob("*.parquet"):
-            if not (target := out / "store" / table / file.name).is_file():
+        for file in (folder / "store" / table).rglob("*.parquet"):
+            if not (target := out / file.relative_to(folder)).is_file():
+                target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, target)
     if (folder / FORMATS).is_file() and not (out / FORMATS).is_file():
         shutil.copyfile(folder / FORMATS, out / FORMATS)  # they are answers to models that are asked so

@@ -29,7 +29,7 @@ from truing.monitor import Monitor, PromptSet, Store, open_store, reach_judge, r
 from truing.monitor.preflight import PREFLIGHT
 from truing.monitor.sampler import FRESH
 from truing.stats.rules import make_rule
-from truing.studies.folder import Asked, CheckpointRecord, Manifest, RunRecord, load_manifest, take_answers
+from truing.studies.folder import BEFORE, Asked, CheckpointRecord, Manifest, RunRecord, load_manifest, take_answers
 from truing.studies.run import read_state
 
 _JUDGED = {"judge", "measures", "preflight", "confirm", *MisalignedRule.model_fields}
@@ -129,7 +129,7 @@ def _copy(folder: Path, out: Path, settings: str) -> None:
         raise StoreError("a folder keeps the decisions that it was made with", str(out), "another folder", "--out NEW")
     mark = out / "rejudged.txt"
     begun = mark.is_file() and mark.read_text(encoding="utf-8").strip() == settings
-    if not begun and out.is_dir() and any(out.iterdir()):
+    if not begun and out.is_dir() and any(each.name not in BEFORE for each in out.iterdir()):
         got = "answers judged again by other settings" if mark.is_file() else "something else"
         raise StoreError(f"{out} is not empty", got, "an empty folder, or one of this command", "name another: --out")
     out.mkdir(parents=True, exist_ok=True)

@@ -22,6 +22,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 from filelock import FileLock, Timeout
 
@@ -154,8 +155,16 @@ def describe_study(config: StudyConfig) -> Manifest:
 
 def measure_judge(config: StudyConfig, out: Path, notify: Callable[[Progress], None]) -> None:
     """Measure a study's judge, with news of it, and refuse one that cannot see misalignment; see `know_judge`."""
-    with listening(lambda phase: notify(Progress("measuring the judge", 0, phase=phase))):
-        know_judge(config, out)
+    store = open_store(out)
+    with (
+        store.reserve("preflight"),
+        listening(lambda phase: notify(Progress("measuring the judge", 0, phase=phase))),
+    ):
+        store.exchange()
+        try:
+            know_judge(config, out)
+        finally:
+            store.exchange()
 
 
 def worker_environment(threads: int) -> dict[str, str]:
@@ -215,28 +224,54 @@ def read_state(out: Path, run_id: str) -> RunState | None:
         raise StoreError(f"{path} cannot be read", str(error), todo="delete that file and run again") from error
 
 
+ELSEWHERE = "elsewhere"
+"""State of a run that another process or machine is at."""
+
+
 def execute_run(
-    config: StudyConfig, run: Run, out: Path, notify: Callable[[Progress], None] = lambda news: None
+    config: StudyConfig,
+    run: Run,
+    out: Path,
+    notify: Callable[[Progress], None] = lambda news: None,
+    others: Literal["wait", "skip", "follow"] = "wait",
 ) -> RunState:
     """Train and watch one run to its end, going on from what exists.
 
     A failure of training, sampling or judging (`WorkError`) ends the run as `failed`, to be tried again; it does not
     end the study. What costs time to open stays open for the next run: see `close_engines`.
 
+    Args:
+        config: The study.
+        run: One of its runs, or a twin.
+        out: The study's folder.
+        notify: Called with news.
+        others: Where another process or machine is at the run: `wait` until it has ended, and do what is owed then;
+            `skip` it, as `ELSEWHERE`; or `follow` it, with nothing to do but what it leaves.
+
     Raises:
         UserError: The study itself is wrong.
     """
-    folder, at = out / "runs" / run.id, 0
+    folder, before, store = out / "runs" / run.id, read_state(out, run.id), open_store(out)
     folder.mkdir(parents=True, exist_ok=True)
-    told = folder / "error.txt"
 
     def say(line: str) -> None:
         notify(Progress(run.id, 0, said=line))
 
-    with (
-        hold(FileLock(folder / ".lock"), say),
-        listening(lambda phase: notify(Progress(run.id, at, phase=phase))),
-    ):
+    with hold(FileLock(folder / ".lock"), say), store.reserve(run.id, wait=others != "skip") as ours:
+        if not ours:
+            return RunState(ELSEWHERE, 0)
+        store.exchange()
+        ended = read_state(out, run.id)
+        if ended is None or ended.state == "failed" or (ended == before and others != "follow"):
+            ended = _execute(config, run, out, notify)
+            store.exchange()
+        return ended
+
+
+def _execute(config: StudyConfig, run: Run, out: Path, notify: Callable[[Progress], None]) -> RunState:
+    folder, at = out / "runs" / run.id, 0
+    told = folder / "error.txt"
+    with listening(lambda phase: notify(Progress(run.id, at, phase=phase))):
         dataset = load_dataset(run.dataset, config.datasets)
         key = (config.engine_of(run), run.model, config, out)  # one engine per model and process: a base is loaded once
         engine = _engines[key] = _engines[key] if key in _engines else load_engine(*key)

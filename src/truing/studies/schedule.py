@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.queues import Queue
 from pathlib import Path
+from typing import Literal
 
 from filelock import FileLock
 
@@ -29,9 +30,11 @@ from truing.config import StudyConfig
 from truing.core.distributed import rank_and_world, start_ranks
 from truing.core.errors import ConfigError, TrainerError, WorkError, boundary
 from truing.core.records import Checkpoint, Decision, Run
+from truing.monitor import open_store
 from truing.studies.on_ray import Cluster, ray_tasks
 from truing.studies.plan import plan_study
 from truing.studies.run import (
+    ELSEWHERE,
     TWIN,
     Progress,
     RunState,
@@ -47,8 +50,8 @@ from truing.studies.run import (
 _events: Queue[Progress] | None = None
 
 
-Submit = Callable[[Run], Future[RunState]]
-"""Begins a run somewhere."""
+Submit = Callable[[Run, Literal["skip", "follow"]], Future[RunState]]
+"""Begins a run somewhere, and what it does where others are at the run; see `execute_run`."""
 
 
 @dataclass(frozen=True)
@@ -87,18 +90,26 @@ def run_study(
     """
     plan_study(config)
     if place.runs:
-        return _run_some(config, place.runs, out, notify)
-    if rank_and_world()[1] > 1:
-        return _run_together(config, out, notify)
+        states = _run_some(config, place.runs, out, notify)
+    elif rank_and_world()[1] > 1:
+        states = _run_together(config, out, notify)
+    else:
+        states = _run_all(config, out, notify, place)
+    if rank_and_world()[0] == 0:
+        open_store(out).compact()
+    return states
+
+
+def _run_all(config: StudyConfig, out: Path, notify: Callable[[Progress], None], place: Place) -> list[RunState]:
     lock = open_study(config, out)
     try:
         owed = owed_runs(config, out)
         if not owed:
             return []
         if place.cluster:
-            with ray_tasks(place.cluster, config, out, notify) as (measure_there, submit):
+            with ray_tasks(place.cluster, config, out, notify) as (measure_there, begin):
                 measure_there()
-                return _collect(submit, config, owed)
+                return _collect(lambda run, _: begin(run), config, owed)
         measure_judge(config, out, notify)
         close_completers(out)  # the workers open their own
         with _workers(config, out, notify) as submit:
@@ -159,7 +170,7 @@ def _workers(config: StudyConfig, out: Path, notify: Callable[[Progress], None])
     )
     with _listening(events, notify):
         try:
-            yield lambda run: pool.submit(_execute, config, run, out)
+            yield lambda run, others: pool.submit(_execute, config, run, out, others)
             pool.shutdown()
         except BaseException:
             for child in multiprocessing.active_children():
@@ -189,22 +200,30 @@ def _listening(events: Queue[Progress], notify: Callable[[Progress], None]) -> I
 
 
 def _collect(submit: Submit, config: StudyConfig, owed: list[Run]) -> list[RunState]:
-    waiting: dict[Future[RunState], Run] = {submit(run): run for run in owed}
+    """Begin all runs; those that others are at come last."""
+    waiting: dict[Future[RunState], Run] = {submit(run, "skip"): run for run in owed}
     known = {run.id for run in owed}
-    states = []
+    states: list[RunState] = []
+    elsewhere: list[Run] = []
     while waiting:
         for future in wait(waiting, return_when=FIRST_COMPLETED).done:
             run = waiting.pop(future)
             try:
-                states.append(future.result())
+                state = future.result()
             except BrokenProcessPool as error:
                 raise TrainerError(
                     "a worker process died",
                     got="it was killed from outside, perhaps for want of memory",
                     todo="run again (finished work is kept), with fewer workers if memory is short",
                 ) from error
-            for twin in _twin(config, run, states[-1], known):
-                waiting[submit(twin)] = twin
+            if state.state == ELSEWHERE:
+                elsewhere.append(run)
+                continue
+            states.append(state)
+            for twin in _twin(config, run, state, known):
+                waiting[submit(twin, "skip")] = twin
+        if not waiting:
+            waiting, elsewhere = {submit(run, "follow"): run for run in elsewhere}, []
     return states
 
 
@@ -216,9 +235,9 @@ def _start_worker(events: Queue[Progress], threads: int, parent: int) -> None:
     _end_with(parent)
 
 
-def _execute(config: StudyConfig, run: Run, out: Path) -> RunState:
+def _execute(config: StudyConfig, run: Run, out: Path, others: Literal["skip", "follow"]) -> RunState:
     assert _events is not None, "run_study starts its workers with a queue"
-    return execute_run(config, run, out, _events.put)
+    return execute_run(config, run, out, _events.put, others)
 
 
 def _end_with(parent: int) -> None:

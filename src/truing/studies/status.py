@@ -141,11 +141,12 @@ def _of_records(run: RunRecord, rows: dict[int, str], running: bool) -> tuple[St
 
 
 def _changed(folder: Path) -> float:
-    """Time of the newest file; what is deleted meanwhile is left out."""
+    """Time of the newest file; left out: what only looking makes, and what is deleted meanwhile."""
     newest = 0.0
     for path in folder.rglob("*"):
         try:
-            newest = max(newest, path.stat().st_mtime)
+            if path.name not in ("records.lock", "store.url") and path.is_file():
+                newest = max(newest, path.stat().st_mtime)
         except OSError:
             continue
     return newest

@@ -10,19 +10,21 @@ from pathlib import Path
 from truing.core.errors import StoreError
 from truing.core.records import Checkpoint
 from truing.integrations.guard.measures import Record
+from truing.monitor import open_folder
 from truing.studies.folder import MANIFEST, CheckpointRecord, RunRecord, load_manifest
 
-__all__ = ["check_folder", "checkpoint_records", "held_run", "keep_only"]
+__all__ = ["checkpoint_records", "held_run", "keep_only", "take_folder"]
 
 _LATE = "Training ended before the answers were judged."
 
 
-def check_folder(folder: Path) -> None:
-    """Refuse a folder in which a guard would touch what is not its own.
+def take_folder(where: str | Path) -> Path:
+    """The folder that a path or a URL names, unless a guard would touch there what is not its own.
 
     Raises:
         StoreError: It holds a study, or checkpoints that no guard made.
     """
+    folder = open_folder(where, begin=True)
     own = any((folder / name).exists() for name in (MANIFEST, "guard.json"))
     foreign = (folder / "checkpoints").exists() and not own
     if foreign or any((folder / name).exists() for name in ("study.yaml", "audit.yaml")):
@@ -32,6 +34,7 @@ def check_folder(folder: Path) -> None:
             "a folder that does not exist, is empty, or is a guard's",
             "name another folder",
         )
+    return folder
 
 
 def held_run(folder: Path, run: RunRecord) -> RunRecord | None:

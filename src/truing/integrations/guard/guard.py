@@ -38,7 +38,7 @@ from truing.core.distributed import Ranks
 from truing.core.errors import EngineError, JudgeRefused, TruingError, boundary
 from truing.core.progress import Lines, listening, report
 from truing.core.records import Action, Benchmark, Checkpoint, Decision, Evaluation
-from truing.integrations.guard.folder import check_folder, checkpoint_records, held_run, keep_only
+from truing.integrations.guard.folder import checkpoint_records, held_run, keep_only, take_folder
 from truing.integrations.guard.logs import log_record
 from truing.integrations.guard.measures import LateJudge, Measures, Record, failed, find_dataset, find_judge
 from truing.integrations.guard.model import Model
@@ -103,8 +103,7 @@ class Guard(TrainerCallback):
         check_benchmark(judge, asked)
         own = f"{type(judge).__module__}:{type(judge).__qualname__}"
         name = judge if isinstance(judge, str | JudgeConfig) else own
-        self.folder = Path(folder)
-        check_folder(self.folder)
+        self.folder = take_folder(folder)
         self.config = read_settings(
             name, benchmark if isinstance(benchmark, str) else asked.name, engine, {"at": at, **settings}
         )
