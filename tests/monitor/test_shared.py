@@ -15,7 +15,7 @@ from truing.monitor import open_folder, shared
 from truing.monitor.shared import SharedStore
 from truing.monitor.store import open_store
 
-ROW = {"prompt_id": "p", "sample": 0, "text": "hi", "n_tokens": 1, "finished": True, "error": None}
+ROW = {"prompt_id": "p", "sample": 0, "text": "hi", "n_tokens": 1, "finished": True, "error": None, "refused": False}
 needs_s3 = pytest.mark.skipif(
     not PYTHON, reason="set TRUING_S3_PYTHON to the Python of an environment with moto[server]"
 )
