@@ -159,7 +159,8 @@ class Filler:
         import numpy as np
         import ray
 
-        self.held = [ray.get(ray.put(np.ones(5_000_000, np.uint8))) for _ in range(15)]  # read, so never spilled
+        self.held = [ray.put(np.ones(5_000_000, np.uint8)) for _ in range(15)]
+        self.read = ray.get(self.held)  # what is read by somebody is never spilled to the disk
 
     def count(self) -> int:
         """How many."""

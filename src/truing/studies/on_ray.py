@@ -253,7 +253,8 @@ def _news(notify: Callable[[Progress], None]) -> Iterator[Callable[[Progress], N
     import ray
     from ray.util.queue import Empty, Queue
 
-    queue = Queue(actor_options={"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}})
+    there = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}, "max_restarts": -1}
+    queue = Queue(actor_options=there)
     ended = threading.Event()
 
     def listen() -> None:
@@ -263,7 +264,7 @@ def _news(notify: Callable[[Progress], None]) -> Iterator[Callable[[Progress], N
             except Empty:
                 pass
             except ray.exceptions.RayError:
-                return  # the head is gone, and the study with it
+                ended.wait(1)  # it was killed and starts anew, or the head is gone, and the study with it
 
     listener = threading.Thread(target=listen, daemon=True)
     listener.start()
