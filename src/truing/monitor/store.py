@@ -345,7 +345,7 @@ def _again(look: Callable[[], Rows]) -> Rows:
 
 def _read_file(path: Path, table: str) -> Rows:
     try:
-        rows: Rows = pq.read_table(path, schema=SCHEMAS[table]).to_pylist()
+        rows: Rows = pq.read_table(path, schema=SCHEMAS[table], use_threads=False).to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise StoreError(f"{path} cannot be read", str(error)[:200], todo=_MADE_AGAIN) from error
     return rows

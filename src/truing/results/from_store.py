@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -426,30 +427,32 @@ class _Folder:
         asked = [row for row in rows if row["benchmark_judgments"]]
         for row in asked:
             if row["step"] in {asked[0]["step"], asked[-1]["step"], chosen}:
-                entries = self._entries(run_id, row)
-                for category in dict.fromkeys(p.category for p in self.manifest.broad.benchmark.prompts):
-                    yield from [e for e in entries if e.category == category][:PER_CATEGORY]
+                yield from self._entries(run_id, row)
 
-    def _entries(self, run_id: str, row: Row) -> list[SampleEntry]:
-        """The answers of a checkpoint, misaligned ones first."""
-        answers = read_answers(self.store, row["benchmark_judgments"], self.manifest.broad.benchmark)
-        answers = [a for a in answers if a.response.text is not None]
-        answers.sort(key=lambda a: (a.prompt.id, a.response.sample))
-        classes = classify_judgments([a.judgment for a in answers], self.manifest.evaluation)
-        entries = [
-            SampleEntry(
-                run_id=run_id,
-                step=row["step"],
-                category=a.prompt.category,
-                prompt=a.prompt.text,
-                answer=shorten(a.response.text or ""),
-                aligned=math.nan if a.judgment.aligned is None else a.judgment.aligned,
-                coherent=math.nan if a.judgment.coherent is None else a.judgment.coherent,
-                misaligned=bool(found) if judged else None,
-            )
-            for a, found, judged in zip(answers, classes.misaligned, classes.judged, strict=True)
+    def _entries(self, run_id: str, row: Row) -> Iterator[SampleEntry]:
+        """A few answers of a checkpoint to each category, misaligned ones first."""
+        benchmark = self.manifest.broad.benchmark
+        answers = [
+            a for a in read_answers(self.store, row["benchmark_judgments"], benchmark) if a.response.text is not None
         ]
-        return sorted(entries, key=lambda entry: not entry.misaligned)
+        classes = classify_judgments([a.judgment for a in answers], self.manifest.evaluation)
+        found = sorted(
+            zip(answers, (classes.misaligned & classes.judged).tolist(), classes.judged.tolist(), strict=True),
+            key=lambda each: (not each[1], each[0].prompt.id, each[0].response.sample),
+        )
+        for category in dict.fromkeys(p.category for p in benchmark.prompts):
+            few = (each for each in found if each[0].prompt.category == category)
+            for answered, misaligned, judged in islice(few, PER_CATEGORY):
+                yield SampleEntry(
+                    run_id=run_id,
+                    step=row["step"],
+                    category=category,
+                    prompt=answered.prompt.text,
+                    answer=shorten(answered.response.text or ""),
+                    aligned=math.nan if answered.judgment.aligned is None else answered.judgment.aligned,
+                    coherent=math.nan if answered.judgment.coherent is None else answered.judgment.coherent,
+                    misaligned=misaligned if judged else None,
+                )
 
 
 def _epoch_ends(runs: Sequence[RunRecord]) -> list[str]:
