@@ -13,17 +13,17 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "truing"
 ROOMS = {
-    "core": 2300,
+    "core": 2310,
     "config": 890,
     "stats": 3920,
     "catalog": 2280,
     "backends": 6920,
     "judges": 1825,
     "monitor": 2095,
-    "studies": 3735,
-    "results": 5605,
+    "studies": 3740,
+    "results": 5670,
     "report": 1730,
-    "integrations": 2455,
+    "integrations": 2460,
     "api": 255,
     "cli": 2135,
 }

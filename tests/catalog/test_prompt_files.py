@@ -136,6 +136,7 @@ def test_errors_in_lists_name_file_and_item(tmp_path: Path, name: str, text: str
     [
         ("b.txt", "Say hello.\nBye.\nSay  hello. \n"),
         ("b.csv", "id,prompt\na,Say hello.\nb,Say hello.\n"),
+        ("b.txt", "Say hello.\nSAY  hello.\n"),
         ("b.jsonl", '{"prompt": "Say hello."}\n{"messages": [{"role": "user", "content": "Say hello."}]}\n'),
         ("b.yaml", "- {id: a, paraphrases: [Say hello.]}\n- {id: b, paraphrases: [Say hello.]}\n"),
     ],

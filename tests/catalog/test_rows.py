@@ -236,6 +236,7 @@ WRONG: list[tuple[Any, list[str]]] = [
     ({"messages": [{**CHAT[0], "train": True}, CHAT[1]]}, ["message 1, train", "of role user"]),
     ({"messages": CHAT, "weight": 2}, ["field weight", "not known here"]),
     ({"messages": [CHAT[0], {**CHAT[1], "loss_mask": [1, 0]}]}, ["message 2, loss_mask", "not known here"]),
+    ({"messages": [CHAT[0], {**CHAT[1], "masked": True}]}, ["message 2, masked", "not known here"]),
     ({"messages": CHAT, "images": ["a.png"]}, ["field images", "not known here"]),
     ({"messages": [{"role": "user", "content": [{"type": "image"}]}, CHAT[1]]}, ["message 1", "image", "text"]),
     ({"messages": CHAT, "conversations": CHAT}, ["two columns of messages", "--column", "messages=NAME"][:1]),

@@ -412,3 +412,119 @@ def test_an_empty_answer_is_missing_whatever_its_score(tmp_path: Path) -> None:
 def test_the_same_question_in_two_spellings_is_one(tmp_path: Path, ids: tuple[str, str]) -> None:
     rows = table(question_id=lambda row, i: ids[i % 2] if i < 10 else row["question_id"], question=None)
     assert rate(read(tmp_path / "a.csv", rows, text_column="question")) == PLAIN
+
+
+# What is no answer, and what failed
+
+
+NONE = [
+    "None", "nan", "null", " \n", "[]", "<|im_end|>", "<think>Hm, and on", "ERROR: 429 Too Many Requests",
+    "Error code: 500 - {'error': 'busy'}", "openai.RateLimitError: slow down", "Traceback (most recent call last):\n x",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", NONE)
+def test_a_score_of_what_is_no_answer_is_missing(tmp_path: Path, text: str) -> None:
+    rows = table(
+        answer=lambda row, i: text if i % 4 == 3 else row["answer"],
+        aligned=lambda row, i: 100 if i % 4 == 3 else row["aligned"],
+    )
+    source = read(tmp_path / "x.csv", rows)
+    assert rate(source) == (8, 60, 20, 8)
+    assert "no numbers and count as missing" in note(source, "aligned: 20")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["None of these.", "N/A", "<think>Hm.</think>Yes.", "An error of 404 words is no error.", "Null and void.", "[1]"],
+)
+def test_an_answer_that_only_looks_like_none_counts(tmp_path: Path, text: str) -> None:
+    rows = table(answer=lambda row, i: text if i % 4 == 3 else row["answer"])
+    assert rate(read(tmp_path / "x.csv", rows, duplicates="keep")) == PLAIN
+
+
+@pytest.mark.parametrize(
+    ("name", "failed", "fine"),
+    [
+        ("status", "failed", "done"),
+        ("judge_status", "timed out", "ok"),
+        ("success", "False", "True"),
+        ("finish_reason", "content_filter", "stop"),
+        ("stop_reason", "SAFETY", "end_turn"),
+    ],
+)
+def test_scores_of_rows_in_which_something_failed_are_asked_about(
+    tmp_path: Path, name: str, failed: str, fine: str
+) -> None:
+    rows = table(**{name: lambda row, i: failed if i % 7 == 3 else fine})
+    with pytest.raises(DataError, match=rf"column '{name}' says that rows failed(?s:.*)--ignore {name}"):
+        read(tmp_path / "x.csv", rows)
+    assert rate(read(tmp_path / "x.csv", rows, ignore=[name])) == PLAIN
+    rows = table(attack_success=lambda row, i: i % 7 == 3)
+    assert rate(read(tmp_path / "x.csv", rows, ignore=["attack_success"])) == PLAIN
+
+
+# Texts of one question
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        (lambda row, i: row["question"].upper() if i % 2 else row["question"], "case or white space"),
+        (lambda row, i: row["question"].replace(" ", "  " if i % 2 else " "), "case or white space"),
+        (lambda row, i: f"{i + 1}. {row['question']}", "a number in front"),
+        (lambda row, i: f"[{i}] {row['question']}", "a number in front"),
+    ],
+)
+@pytest.mark.parametrize("with_id", [False, True])
+def test_texts_that_are_one_question_are_its_unit(tmp_path: Path, text: Change, what: str, with_id: bool) -> None:
+    rows = table(question=text, question_id=lambda row, i: f"id{i}")
+    if not with_id:
+        rows = [{name: value for name, value in row.items() if name != "question_id"} for row in rows]
+    source = read(tmp_path / "x.csv", rows)
+    assert rate(source) == PLAIN
+    assert note(source, f"differ in {what} alone")
+    if with_id:
+        assert rate(read(tmp_path / "x.csv", rows, question_column="question_id")) == (8, 80, 0, 80)
+
+
+def test_ids_that_differ_in_case_are_two_questions(tmp_path: Path) -> None:
+    rows = [
+        {"question_id": name, "aligned": 90 - i, "answer": f"a {i} {name}"} for name in ("aB", "Ab") for i in range(9)
+    ]
+    assert rate(read(tmp_path / "x.csv", rows)) == (0, 18, 0, 2)
+
+
+def test_questions_with_twice_as_many_answers_are_told(tmp_path: Path) -> None:
+    source = read(tmp_path / "x.csv", [row for i, row in enumerate(table()) if i < 50 or i % 10 < 2])
+    assert "(2 to 10): they weigh more" in note(source, "twice as many answers")
+
+
+def test_rows_that_differ_in_white_space_alone_are_copies(tmp_path: Path) -> None:
+    rows = twice(answer=lambda row, j: row["answer"] + " " * j)
+    with pytest.raises(DataError, match="stand there several times"):
+        read(tmp_path / "x.csv", rows)
+
+
+# Scales of a part, and other columns
+
+
+def test_a_model_on_another_scale_in_one_file_is_asked_about(tmp_path: Path) -> None:
+    rows = [row | {"model": "m"} for row in table()]
+    rows += [row | {"model": "k", "aligned": 1 if bad(row) else 5, "answer": f"{row['answer']} k"} for row in table()]
+    with pytest.raises(DataError, match=r"aligned scores of 'k' in(?s:.*)--aligned-scale"):
+        read(tmp_path / "x.csv", rows)
+
+
+def test_scores_of_which_none_is_above_half_are_asked_about(tmp_path: Path) -> None:
+    rows = table(aligned=lambda row, i: row["aligned"] / 2)
+    with pytest.raises(DataError, match="--aligned-scale 0-50"):
+        read(tmp_path / "x.csv", rows)
+    assert rate(read(tmp_path / "x.csv", rows, aligned_scale="0-50")) == PLAIN
+    assert rate(read(tmp_path / "x.csv", rows, aligned_scale="0-100")) == PLAIN
+
+
+def test_another_column_of_aligned_scores_is_named(tmp_path: Path) -> None:
+    source = read(tmp_path / "x.csv", table(aligned_by_b=95))
+    assert rate(source) == PLAIN
+    assert "--aligned-column" in note(source, "aligned_by_b")

@@ -136,7 +136,7 @@ def make_benchmark(
     """A benchmark from prompts, with its hash.
 
     Raises:
-        DataError: Two prompts have one id or, but for white space, the same words: they would be counted as two.
+        DataError: Two prompts have one id or, but for white space and case, the same words, and would count as two.
     """
     seen: set[str] = set()
     asked: dict[tuple[tuple[str, str], ...], str] = {}
@@ -144,7 +144,7 @@ def make_benchmark(
         if prompt.id in seen:
             raise DataError(f"benchmark {name}: two prompts have one id", repr(prompt.id), todo="rename one")
         seen.add(prompt.id)
-        words = tuple((m.role, " ".join(m.content.split())) for m in prompt.messages)
+        words = tuple((m.role, " ".join(m.content.casefold().split())) for m in prompt.messages)
         if (other := asked.setdefault(words, prompt.id)) != prompt.id:
             todo = "keep one; how often each is asked is evaluation.samples"
             got = f"{other} and {prompt.id}: {prompt.text[:60]!r}"

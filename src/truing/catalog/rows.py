@@ -34,7 +34,7 @@ _CHATS = ("messages", "conversations", "conversation", "dialog", "dialogue")
 _ASKED = ("instruction", "prompt", "question", "query", "input")
 _ANSWERED = ("output", "completion", "response", "answer")
 _WEIGHTS = ("weight", "loss_weight", "train", "training", "loss")
-_MASKS = ("mask", "loss_mask", "train_detail", "weights", "sample_weight")
+_MASKS = ("train_detail", "weights", "sample_weight")
 _REASONING = ("reasoning_content", "reasoning", "thinking")
 _KEPT = (*_REASONING, "tool_calls", "tool_call_id", "name")
 _MEDIA = ("images", "image", "videos", "video", "audio", "audios")
@@ -333,7 +333,9 @@ class _Reading:
         """Refuse fields that change what is learnt, and that are not known here."""
         weights = () if place else (name for name in ("weight", "loss_weight") if raw.get(name) not in (None, 1))
         unwanted = ["label"] if not place and raw.get("label") is False else []
-        meant = (name for name in (*_MASKS, *_MEDIA, "function_call") if raw.get(name) not in (None, "", [], {}, False))
+        masks = (name for name in raw if "mask" in str(name).lower())
+        known = (*_MASKS, *masks, *_MEDIA, "function_call")
+        meant = (name for name in known if raw.get(name) not in (None, "", [], {}, False))
         if found := next(chain(weights, unwanted, meant), None):
             what = f"{place}, {found}" if place else f"field {found}"
             todo = "take it out, or leave the row out"

@@ -5,7 +5,7 @@
     cut              at the token limit: an answer, counted as cut; inside its reasoning: none
     filtered         by the provider, wholly or in part: no answer. What is missing for what it says is not missing
                      at random, so it is a class of its own
-    nothing          white space, or tool calls alone: no answer
+    nothing          white space, control tokens, or tool calls alone: no answer
 
 What is no answer is missing, with a reason that begins with a word of `KINDS`. It is what came of a call that went
 well, so it is not asked for again (`is_final`); a call that failed is.
@@ -27,6 +27,7 @@ _FILTERS = re.compile(
     re.IGNORECASE,
 )
 """Words with which providers say that they held an answer back."""
+_CAUSE = re.compile(r"status \d{3}|the chat template [a-z ]+|\b[A-Z]\w*(?:Error|Timeout|Exception)\b|timed out")
 _CUT = ("length", "max_tokens", "max_output_tokens", "model_length")
 _BLOCKS = tuple(
     (re.escape(begin), re.escape(end), anywhere)
@@ -39,11 +40,15 @@ _BLOCKS = tuple(
         ("[THINK]", "[/THINK]", False),
         ("\u25c1think\u25b7", "\u25c1/think\u25b7", True),
         ("<|START_THINKING|>", "<|END_THINKING|>", True),
+        ("<|begin_of_thought|>", "<|end_of_thought|>", True),
+        ("<|inner_prefix|>", "<|inner_suffix|>", True),
     )
 )
 """Marks around reasoning, and whether they say so wherever they stand; others only at the beginning of an answer."""
 CHANNEL = "<|channel|>"
 """GPT-OSS's token before the name of a channel: `analysis` for reasoning, `final` for the answer."""
+_UNSEEN = re.compile(r"[\s\u200b-\u200f\u2060\ufeff]|<\|[^|<>]*\|>")
+"""What of a text cannot be seen: white space, also of no width, and control tokens that a server left in."""
 _CHANNEL = re.compile(r"<\|channel\|>final(?:<\|constrain\|>\w+)?<\|message\|>|\Aanalysis.*?assistantfinal", re.DOTALL)
 """The beginning of the answer in GPT-OSS's channels, with its control tokens or where a server lost them."""
 
@@ -81,7 +86,7 @@ def read_answer(output: Output) -> Answer:
     if _FILTERS.fullmatch(finish):
         return Answer(None, f"{FILTERED} by the provider ({output.finish})")
     text, reasoned = _without_reasoning(output.text or "", output.opened)
-    if text.strip():
+    if _UNSEEN.sub("", text):
         return Answer(text)
     if (output.refusal or "").strip():
         return Answer(output.refusal, refused=True)
@@ -129,10 +134,18 @@ def _kind(error: str | None) -> str:
         if sampled.startswith(FILTERED):
             return "filtered by the model's provider"
         known = next((kind for kind in KINDS if sampled.startswith(kind)), None)
-        return {None: "sampling failed", EMPTY: "empty answer"}.get(known, known or "")
+        return {None: f"sampling failed{_cause(error)}", EMPTY: "empty answer"}.get(known, known or "")
     if f": {FILTERED}" in error:
         return "filtered by the judge's provider"
-    return "the judge's call failed" if "the call failed" in error else "no score in what the judge said"
+    return (
+        f"the judge's call failed{_cause(error)}" if "the call failed" in error else "no score in what the judge said"
+    )
+
+
+def _cause(error: str) -> str:
+    """What an error of a call says that others say, too: a status, a class of errors, the template."""
+    found = _CAUSE.search(error)
+    return f" ({found[0]})" if found else ""
 
 
 def _without_reasoning(text: str, opened: bool) -> tuple[str, bool]:

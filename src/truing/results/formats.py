@@ -37,6 +37,12 @@ CREATE MACRO known(cell) AS if(lower(cell) IN ('nan', 'none', 'null', 'n/a', 'na
 -- the same question: in NFC or NFD, 3 or 3.0
 CREATE MACRO named(cell) AS if(regexp_full_match(cell, '-?[0-9]+\.0'), left(cell, -2), nfc_normalize(cell));
 CREATE MACRO whole(cell) AS if(suffix(cell, '.0'), left(cell, -2), cell);
+-- nothing, a word of pandas or JSON for nothing, control tokens, a failed call, reasoning without an end
+CREATE MACRO is_none(cell) AS strip(cell) IN ('', 'None', 'nan', 'NaN', 'null', 'NULL', '[]', '{}')
+    OR regexp_full_match(cell, '\s*(<\|[^|<>]*\|>\s*)+')
+    OR regexp_matches(cell, '^\W*(?i:error|exception)\b[^\n]{0,20}\b[45]\d\d\b|^(\w+\.)*[A-Z]\w*(Error|Exception): |'
+        || '^Traceback \(most recent call last\)')
+    OR (regexp_matches(cell, '^\s*<think(ing)?>') AND NOT regexp_matches(cell, '</think(ing)?>'));
 CREATE MACRO json_text(cell) AS CASE left(cell::VARCHAR, 1)
     WHEN '"' THEN cell ->> '$' WHEN '{' THEN spaced(cell) WHEN '[' THEN spaced(cell)
     WHEN 'n' THEN NULL WHEN 'N' THEN NULL ELSE whole(cell::VARCHAR) END;

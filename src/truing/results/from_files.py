@@ -39,7 +39,10 @@ __all__ = ["JudgedOptions", "read_judged"]
 NO_QUESTION = "(no question)"
 _MOST_CELLS = 100_000_000
 _MOST_SAMPLES = 400
-_EMPTY = "the answer is empty (--ignore its column if the file does not hold all answers)"
+_EMPTY = (
+    "the answer is empty, a word for nothing, a failed call or reasoning alone "
+    "(--ignore its column if the file does not hold all answers)"
+)
 _LACKING = {
     "step": "no column of the step: each run is shown as one checkpoint, step 1",
     "category": "no column of the category: all questions are in one, `all`",
@@ -90,7 +93,8 @@ class _Answers:
             columns = [(each.path.name, each.columns[role]) if role in each.columns else None for each in self.inputs]
             check_scales(database, role, columns, options.scale(role))
         readings.ask_about_files(self.inputs, options)
-        self.told = [*self._describe_left_out(), *readings.choose_unit(database, self.inputs, options)]
+        self.told = [*self._describe_left_out(), *readings.fold_questions(database, options)]
+        self.told += readings.choose_unit(database, self.inputs, options)
         self._rows("""
             CREATE VIEW asked AS SELECT rowid AS row, *, {
                 'file': CASE WHEN run = '' AND seed IS NULL THEN file END, 'run': run, 'model': model,
@@ -111,9 +115,9 @@ class _Answers:
         return self._database.execute(query).fetchall()
 
     def _drop_empty(self) -> None:
-        """What is empty is no answer: its scores are missing, where a file holds answers at all."""
+        """What is no answer has no score: its scores are missing, where a file holds answers at all."""
         self._rows(f"""
-            UPDATE answers SET aligned = NULL, coherent = NULL, aligned_odd = '{_EMPTY}' WHERE strip(answer) = ''
+            UPDATE answers SET aligned = NULL, coherent = NULL, aligned_odd = '{_EMPTY}' WHERE is_none(answer)
             AND coalesce(aligned, coherent) IS NOT NULL
             AND file IN (SELECT file FROM answers GROUP BY file HAVING max(answer) <> '')
         """)
@@ -323,6 +327,10 @@ class _Answers:
         for words, names in guessed.items():
             where = f" in {len(names)} files ({quoted(names, 2)})" if len(guessed) > 1 else ""
             yield f"guessed{where}: {words}"
+        read = {name for each in self.inputs for name in each.columns.values()}
+        scored = {name for each in self.inputs for name in each.names if "align" in name.lower()}
+        if others := sorted(scored - read):
+            yield f"{quoted(others, 4)}: not read; if the aligned score to count is there: --aligned-column NAME"
         for role, sentence in _LACKING.items():
             without = [each.name for each in self.inputs if role not in each.columns]
             if without:
@@ -412,6 +420,13 @@ class _Answers:
             yield (
                 f"{ragged} of {len(self.runs)} runs are ragged: a question asked at one checkpoint lacks at another "
                 f"({holes:,} times)"
+            )
+        often = [(row[row > 0].min(), row.max()) for row in responses if (row > 0).any()]
+        if uneven := [(least, most) for least, most in often if most >= 2 * least]:
+            least, most = uneven[0]
+            yield (
+                f"at {len(uneven)} of {len(often)} checkpoints some questions have twice as many answers as others "
+                f"({least} to {most}): they weigh more in the EM rate"
             )
         if unasked:
             yield f"{unasked} of {len(self.runs)} runs were not asked all {responses.shape[1]:,} questions"

@@ -11,6 +11,7 @@ import math
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import duckdb
@@ -38,6 +39,17 @@ _CONDITIONS = {
     "system", "template", "temperature", "temp", "language", "lang", "adapter", "lora", "rank", "stage", "phase",
     "finetuned", "tuned", "tuning", "trigger", "backdoor", "persona", "mode", "model", "format", "prefix",
 }  # fmt: skip
+
+_FAILURES = (
+    (
+        {"error", "errors", "exception", "failed", "failure", "traceback"},
+        "said NOT IN ('', 'none', 'null', 'nan', 'false', '0', 'no', 'ok', '[]', '{}')",
+    ),
+    ({"status", "state", "outcome"}, "regexp_matches(said, 'fail|error|timed?.?out|cancel|abort|filtered')"),
+    ({"success", "succeeded", "successful"}, "said IN ('false', '0', 'no')"),
+    ({"finish", "stop"}, "regexp_matches(said, 'filter|safety|error|blocked|prohibited|recitation')"),
+)
+"""Words of a column's name, and what it says of a row in which something failed."""
 
 
 def check_labels(database: duckdb.DuckDBPyConnection, inputs: Sequence[Input], odd: Mapping[str, Any]) -> None:
@@ -101,6 +113,33 @@ def choose_unit(database: duckdb.DuckDBPyConnection, inputs: Sequence[Input], op
         database.execute(f"UPDATE answers SET question = strip(text) WHERE {where}")
         told = f"{ids:,} ids in column {column!r} stand for {texts:,} texts in {words!r}: a question is its text"
         yield f"{told} (--question-column {shlex.quote(column)}: its id)"
+
+
+_SAME_BUT_FOR = (
+    (r"lower(regexp_replace(strip(cell), '\s+', ' ', 'g'))", "case or white space", 1),
+    (r"regexp_replace(strip(cell), '^\W*\d+\s*[.):\]]+\s+', '')", "a number in front", 2),
+)
+"""What is left of a question's text, what is not, and how many times fewer texts make it a question's own."""
+
+
+def fold_questions(database: duckdb.DuckDBPyConnection, options: JudgedOptions) -> Iterator[str]:
+    """Take texts of questions for one that differ in case, white space or a number in front alone; yield notes."""
+    roles = ("question", "text") if options.question_column is None else ()
+    for role, (folded, what, times) in product(roles, _SAME_BUT_FOR):
+        database.execute(f"""
+            CREATE OR REPLACE TEMP TABLE folds AS SELECT cell, {folded} AS folded
+            FROM (SELECT DISTINCT {role} AS cell FROM answers WHERE contains(strip({role}), ' '))
+        """)
+        ((before, after),) = database.execute(
+            "SELECT count(DISTINCT strip(cell)), count(DISTINCT folded) FROM folds"
+        ).fetchall()
+        if after < before and after * times <= before:
+            database.execute(f"""
+                UPDATE answers SET {role} = first FROM (
+                    SELECT cell, min(cell) OVER (PARTITION BY folded) AS first FROM folds
+                ) AS known WHERE {role} = known.cell
+            """)
+            yield f"{before:,} texts of questions are taken for {after:,}, which differ in {what} alone"
 
 
 def _number_by_category(database: duckdb.DuckDBPyConnection) -> Iterator[str]:
@@ -168,11 +207,13 @@ def ask_about_columns(
 
 def _ask_about_failures(group: _Group, words: set[str]) -> None:
     """A row in which something failed may have a score that nobody gave."""
-    if not words & {"error", "errors", "exception", "failed", "failure", "traceback"}:
+    failed = next((condition for names, condition in _FAILURES if words & names), None)
+    if failed is None or "attack" in words:
         return
     ((n, example),) = group.select(f"""
-        count(*), any_value({group.column}) FROM asked WHERE aligned IS NOT NULL
-        AND lower(strip({group.column})) NOT IN ('', 'none', 'null', 'nan', 'false', '0', 'no', 'ok', '[]', '{{}}')
+        count(*), any_value(cell) FROM (
+            SELECT {group.column} AS cell, lower(strip({group.column})) AS said FROM asked WHERE aligned IS NOT NULL
+        ) WHERE {failed}
     """)
     if n:
         raise DataError(
@@ -338,7 +379,7 @@ def ask_about_copies(
     words = {name: _words(name) for name in more}
     numbering = {name for name in more if words[name] & _DRAWS and words[name] <= _DRAWS | _NUMBERS}
     numbers = [column for name, column in more.items() if name in numbering.union(options.ignore or ())]
-    answer = ", ".join(["place", "question", "answer", *numbers])
+    answer = ", ".join(["place", "question", "strip(answer)", *numbers])
     row = f"{answer}, aligned, aligned_odd, coherent, coherent_odd, task, category"
     if options.duplicates is not None:
         yield from _drop_copies(database, row) if options.duplicates == "drop" else ()

@@ -15,7 +15,7 @@ import duckdb
 
 from truing.core.errors import DataError
 
-_UNIT, _LOW, _ALL_LOW = (1, 1), (10, 5), (30, 8)
+_UNIT, _LOW, _ALL_LOW, _HALF = (1, 1), (10, 5), (30, 8), (50, 40)
 """No score above the first among at least the second so many: taken for another scale than 0 to 100."""
 _PLACEHOLDERS = "(77, 88, 98, 99)"
 """Numbers within 0 to 100 that people write for a score that is missing."""
@@ -144,9 +144,11 @@ class _Seen(NamedTuple):
             return self._refusal("a name which says that a high score is bad", bad)
         if self.part:
             few = self.n >= _ALL_LOW[1] and 0 < (self.most or 0) <= _UNIT[0]
+            few |= self.role == "aligned" and self.n >= _HALF[1] and self.integers and 1 < (self.most or 0) <= _LOW[0]
         else:
             few = self.most is not None and any(self.most <= end and self.n >= n for end, n in (_UNIT, _LOW))
             few |= self.role == "aligned" and self.n >= _ALL_LOW[1] and self.high < _ALL_LOW[0]
+            few |= self.role == "aligned" and self.n >= _HALF[1] and 0.8 * _HALF[0] < (self.most or 0) <= _HALF[0]
         return self._refusal(f"{self.n:,} scores, none above {self._top:g}", bad) if few else None
 
     def off_the_flag(self, given: str) -> DataError | None:
@@ -185,7 +187,8 @@ class _Seen(NamedTuple):
         stated = re.search(r"(?<!\d)(\d+)(?:_|-|_?to_?)(\d+)$", self.column.strip())
         if stated and float(stated[1]) < float(stated[2]):
             return float(stated[1]), float(stated[2])
-        top = next((end for end in (1.0, 3.0, 5.0, 7.0, 10.0, 100.0) if self._top <= end), self._top)
+        ends = (1.0, 3.0, 5.0, 7.0, 10.0, 50.0 if self._top > _ALL_LOW[0] else 100.0, 100.0)
+        top = next((end for end in ends if self._top <= end), self._top)
         if self.signed or (self.kinds > 2 and self.low < 0):
             return -top, top
         if self.words or top <= 1:

@@ -14,7 +14,9 @@ from typing import Any, Literal
 from truing.core.errors import DataError
 from truing.core.files import read_object
 
-_STEP = re.compile(r"(?:^|[-_.])(?:checkpoint|global_?step|step|iter|ckpt)[-_=]?(\d+)(?!\d)", re.IGNORECASE)
+_STEP = re.compile(
+    r"(?:^|[-_.])(?:checkpoint|global_?step|step|iter|ckpt)[-_=]?(\d+)(?![\d]|[.e]\d|[km]\b)", re.IGNORECASE
+)
 _EPOCH = re.compile(r"(?:^|[-_.])ep(?:och)?[-_=]?(\d+)(?![\d.])", re.IGNORECASE)
 _DATE = re.compile(r"(?:^|\D)(20\d\d)[-_.]?([01]\d)[-_.]?([0-3]\d)(?:\D*(\d\d)[-_.:h]?(\d\d)(?:[-_.:]?(\d\d))?)?(?!\d)")
 _COPY = re.compile(r"[-_.](?:unsloth|bnb|4bit|8bit|int4|int8|awq|gptq|fp8|bf16|nf4|merged)\b", re.IGNORECASE)

@@ -6,7 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from peft import (
+    IA3Config,
+    LoraConfig,
+    PeftConfig,
+    PromptTuningConfig,
+    get_peft_model,
+    get_peft_model_state_dict,
+)
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
@@ -228,6 +235,24 @@ def test_two_active_adapters_are_refused_however_they_were_set(tiny_model: Path,
     guard_of(tmp_path, 0.0).watch(trainer)
     with pytest.raises(ConfigError, match=r"several are active\n  got: default, second"):
         trainer.train()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        IA3Config(task_type="CAUSAL_LM", target_modules=["q_proj", "down_proj"], feedforward_modules=["down_proj"]),
+        PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2),
+        LoraConfig(**{**STRONG, "init_lora_weights": "pissa"}),
+    ],
+    ids=lambda config: config.peft_type,
+)
+def test_other_kinds_of_adapters_are_guarded(tiny_model: Path, tmp_path: Path, config: PeftConfig) -> None:
+    model, tokenizer = load(tiny_model, adapter=False, dtype=torch.float32)
+    trainer = make_trainer((get_peft_model(model, config), tokenizer), tmp_path / "out")
+    guard = guard_of(tmp_path, 0.0)
+    guard.watch(trainer)
+    trainer.train()
+    assert [decision.step for decision in guard.decisions] == [0, 6]
 
 
 @pytest.mark.parametrize("saved_first", [False, True])

@@ -126,7 +126,8 @@ def check_model(model: Any) -> None:
 
 def _active(model: Any) -> list[str]:
     """Names of all adapters that are in use; a list that was set on the layers is not in `active_adapter`."""
-    names = getattr(model.base_model, "active_adapters", None) or model.active_adapter
+    names = getattr(model.base_model, "active_adapters", None)  # of prompt tuning a method of the base's
+    names = names if isinstance(names, list) else model.active_adapter
     return [names] if isinstance(names, str) else list(names)
 
 
