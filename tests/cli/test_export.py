@@ -71,4 +71,4 @@ def test_an_analysis_holds_no_answers_and_the_help_says_what_does(tmp_path: Path
         with pytest.raises(StoreError, match=got) as caught:
             run(str(tmp_path), "--to", "csv")
         assert caught.value.allowed == "the folder of a study, an audit or a guard"
-    assert "Folder of a study, an audit or a guard." in run("--help")
+    assert "Folder or URL of a study, an audit or a guard." in run("--help")

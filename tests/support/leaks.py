@@ -92,15 +92,25 @@ def _tinker_loop() -> list[tuple[threading.Thread, asyncio.AbstractEventLoop]]:
 
 def _children() -> dict[Hashable, str]:
     found: dict[Hashable, str] = {}
-    for entry in os.scandir("/proc"):
-        if not entry.name.isdecimal():
-            continue
+    for number in _processes():
         with suppress(OSError):
-            fields = Path(entry.path, "stat").read_text().rpartition(")")[2].split()
+            fields = Path("/proc", number, "stat").read_text().rpartition(")")[2].split()
             if int(fields[1]) == os.getpid():
-                command = Path(entry.path, "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                command = Path("/proc", number, "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
                 if not any(name in command for name in PROCESSES):
-                    found["process", entry.name, fields[19]] = f"process {entry.name} ({fields[0]}) {command}"
+                    found["process", number, fields[19]] = f"process {number} ({fields[0]}) {command}"
+    return found
+
+
+def _processes() -> list[str]:
+    """Numbers of processes, all children of this one among them; of these alone where the kernel lists them."""
+    found: list[str] = []
+    for task in os.listdir("/proc/self/task"):
+        try:
+            found += Path("/proc/self/task", task, "children").read_text().split()
+        except FileNotFoundError:
+            if Path("/proc/self/task", task).exists():
+                return [name for name in os.listdir("/proc") if name.isdecimal()]
     return found
 
 
