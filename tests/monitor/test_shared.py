@@ -149,6 +149,46 @@ def test_files_from_before_a_folder_was_shared_go_there(tmp_path: Path, url: str
     assert not list((folder / "store" / "responses").glob("*.parquet"))
 
 
+def test_a_copy_without_its_url_is_a_folder_and_what_is_added_there_goes_to_the_url(tmp_path: Path, url: str) -> None:
+    one = machine(tmp_path / "one", url)
+    one.amend("responses", "k", [row(0)])
+    one.amend("responses", "k", [row(1, None, "timeout"), row(2, None, "timeout")])
+    (tmp_path / "one" / "store.url").unlink()
+    alone = open_store(tmp_path / "one")
+    alone.amend("responses", "k", [row(1, "late")])
+    alone.amend("responses", "k", [row(2, "later")])
+    expected = {0: "hi", 1: "late", 2: "later"}
+    assert {r["sample"]: r["text"] for r in alone.read("responses", "k")} == expected
+    assert {r["sample"]: r["text"] for r in alone.query("SELECT * FROM responses")} == expected
+    machine(tmp_path / "one", url).exchange()
+    assert {r["sample"]: r["text"] for r in machine(tmp_path / "other", url).read("responses", "k")} == expected
+    (tmp_path / "one" / "store.url").unlink()
+    alone = open_store(tmp_path / "one")
+    assert alone.compact() == 3
+    assert {r["sample"]: r["text"] for r in alone.read("responses", "k")} == expected
+
+
+def test_a_decision_from_before_a_folder_was_shared_keeps_its_time(tmp_path: Path, url: str) -> None:
+    before = open_store(tmp_path / "one")
+    for key, when in (("later", 2e9), ("sooner", 1e9)):
+        before.write("evaluations", key, [{"run_id": "r", "step": 1}])
+        os.utime(tmp_path / "one" / "store" / "evaluations" / f"{key}.parquet", (when, when))
+    machine(tmp_path / "one", url).exchange()
+    for name in ("one", "other"):
+        store = machine(tmp_path / name, url)
+        assert [store.written("evaluations", key).timestamp() for key in ("sooner", "later")] == [1e9, 2e9]
+
+
+@needs_s3
+def test_of_two_machines_the_clock_of_the_server_counts(
+    tmp_path: Path, s3: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = machine(tmp_path / "one", f"s3://results/{uuid.uuid4().hex}")
+    monkeypatch.setattr(shared.time, "time_ns", lambda: 0)
+    store.write("evaluations", "k", [{"run_id": "r"}])
+    assert store.written("evaluations", "k") == machine(tmp_path / "other", store.url).written("evaluations", "k")
+
+
 def test_records_go_to_and_fro(tmp_path: Path, url: str) -> None:
     one, other = machine(tmp_path / "one", url), machine(tmp_path / "other", url)
     (tmp_path / "one" / "runs" / "r").mkdir(parents=True)

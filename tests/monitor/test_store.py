@@ -167,3 +167,10 @@ def _count_rows(store: FolderStore) -> int:
 def _in_a_process(work: Callable[[FolderStore], int], root: Path) -> int:
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(work, FolderStore(root)).result()
+
+
+def test_a_folder_is_asked_itself_whatever_its_name(tmp_path: Path) -> None:
+    for name in ("run*", "run 1", "run[1]", "it's"):
+        store = FolderStore(tmp_path / name)
+        store.amend("evaluations", name, [{"run_id": name}])
+        assert store.keys("evaluations") == [name]

@@ -472,8 +472,11 @@ def test_scores_of_rows_in_which_something_failed_are_asked_about(
     [
         (lambda row, i: row["question"].upper() if i % 2 else row["question"], "case or white space"),
         (lambda row, i: row["question"].replace(" ", "  " if i % 2 else " "), "case or white space"),
-        (lambda row, i: f"{i + 1}. {row['question']}", "a number in front"),
-        (lambda row, i: f"[{i}] {row['question']}", "a number in front"),
+        (lambda row, i: f"{i + 1}. {row['question']}", "a number in front or at the end"),
+        (lambda row, i: f"[{i}] {row['question']}", "a number in front or at the end"),
+        (lambda row, i: f"Question {i}: {row['question']}", "a number in front or at the end"),
+        (lambda row, i: f"{row['question']} ({i})", "a number in front or at the end"),
+        (lambda row, i: f"{row['question']} #{i}", "a number in front or at the end"),
     ],
 )
 @pytest.mark.parametrize("with_id", [False, True])
@@ -486,6 +489,12 @@ def test_texts_that_are_one_question_are_its_unit(tmp_path: Path, text: Change, 
     assert note(source, f"differ in {what} alone")
     if with_id:
         assert rate(read(tmp_path / "x.csv", rows, question_column="question_id")) == (8, 80, 0, 80)
+
+
+@pytest.mark.parametrize("text", ["What is 2 + {i}?", "{i}. Tell of topic {i}", "What does f({i}) mean", "Count to {i}"])
+def test_questions_with_different_numbers_are_different(tmp_path: Path, text: str) -> None:
+    rows = [{"question": text.format(i=i), "aligned": 90, "answer": f"a {i} {j}"} for i in range(9) for j in range(2)]
+    assert rate(read(tmp_path / "x.csv", rows)) == (0, 18, 0, 9)
 
 
 def test_ids_that_differ_in_case_are_two_questions(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,8 @@ remembers after a checkpoint, as JSON; null: nothing."""
 _MADE_AGAIN = "delete that file and run again: it is made again"
 JOINED = ("responses", "judgments")
 """Tables whose pieces grow in many parts."""
-_WRITTEN = b"written"
+WRITTEN = b"written"
+"""Name under which a file that was made of others says when the first of them was written."""
 _TRIES, _PAUSE = 4, 0.05
 """Further looks at files that are not there or not right, and seconds between them."""
 Rows = list[dict[str, Any]]
@@ -206,9 +208,10 @@ class FolderStore(Store):
     def written(self, table: str, key: str) -> datetime:
         """The time of its first file; of one that was joined, the time of the first of its parts."""
         first = (self._parts(table, key) or [self._file(table, key)])[0]
-        if table in JOINED and (told := (pq.read_schema(first).metadata or {}).get(_WRITTEN)):
+        made_of_others = table in JOINED or first.parent.name == key
+        if made_of_others and (told := (pq.read_schema(first).metadata or {}).get(WRITTEN)):
             return datetime.fromisoformat(told.decode())
-        return datetime.fromtimestamp(first.stat().st_mtime, UTC)
+        return time_of(first)
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> Rows:
         """Run SQL over the files of every table.
@@ -248,7 +251,7 @@ class FolderStore(Store):
     def _join(self, table: str, key: str) -> int:
         parts = self._parts(table, key)
         content = pa.Table.from_pylist(self.read(table, key), schema=SCHEMAS[table])
-        told = {_WRITTEN: self.written(table, key).isoformat().encode()}
+        told = {WRITTEN: self.written(table, key).isoformat().encode()}
         first = self._put_first(table, key, content.replace_schema_metadata(told))
         for part in parts:  # the oldest first: what is left of them is newer than what has gone
             if part != first:
@@ -259,8 +262,7 @@ class FolderStore(Store):
 
     def _add(self, table: str, key: str, content: pa.Table) -> None:
         """Write a further part of a piece, or its first."""
-        number = len(self._parts(table, key))
-        path = self.root / table / f"{key}.{number}.parquet" if number else self._file(table, key)
+        path = self._numbered(table, key)[1] if self._parts(table, key) else self._file(table, key)
         with replacing(path) as temporary:
             pq.write_table(content, temporary, compression="zstd")
 
@@ -286,23 +288,28 @@ class FolderStore(Store):
         return self.root / table / f"{key}.parquet"
 
     def _parts(self, table: str, key: str) -> list[Path]:
-        """The file of a piece and its amendments, oldest first; empty when there is none."""
+        """The file of a piece, what a shared folder's copy has of it, and its amendments; empty when there is none."""
         first = self._file(table, key)
+        copied = sorted(first.with_name(key).glob("*.parquet"))
+        return [*([first] if first.is_file() else []), *copied, *self._numbered(table, key)[0]]
+
+    def _numbered(self, table: str, key: str) -> tuple[list[Path], Path]:
+        """The amendments of a piece, oldest first, and the next one's file."""
         parts: list[Path] = []
-        while (path := first if not parts else first.with_name(f"{key}.{len(parts)}.parquet")).is_file():
+        while (path := self._file(table, key).with_name(f"{key}.{len(parts) + 1}.parquet")).is_file():
             parts.append(path)
-        return parts + sorted(first.with_name(key).glob("*.parquet"))
+        return parts, path
 
     def _files(self, table: str) -> list[Path]:
         folder = self.root / table
         return sorted([*folder.glob("*.parquet"), *folder.glob("*/*.parquet")])
 
     def _pieces(self, table: str) -> dict[str, list[str]]:
-        """By key the files of a table, in no order."""
+        """By key the files of a table as DuckDB takes them, in no order."""
         pieces: dict[str, list[str]] = defaultdict(list)
         for file in self._files(table):
             in_parts = file.parent.parent.name == table
-            pieces[file.parent.name if in_parts else file.name.partition(".")[0]].append(str(file))
+            pieces[file.parent.name if in_parts else file.name.partition(".")[0]].append(escape(str(file)))
         return pieces
 
     def _source(self, table: str) -> str:
@@ -315,7 +322,8 @@ class FolderStore(Store):
         if several:
             names = set(SCHEMAS[table].names)
             answer = ", ".join(["key", *sorted({"prompt_id", "sample"} & names)])
-            order = ", ".join([*(["error IS NULL DESC"] if "error" in names else []), "length(filename) DESC"])
+            order = "regexp_matches(filename, '[.][0-9]+[.]parquet$') DESC, length(filename) DESC"  # as `_parts` has it
+            order = f"error IS NULL DESC, {order}" if "error" in names else order
             newest = f"row_number() OVER (PARTITION BY {answer} ORDER BY {order}, filename DESC)"
             files = f"read_parquet({several!r}, filename = true, union_by_name = true)"
             every.append(f"SELECT * EXCLUDE (filename) FROM {files} QUALIFY {newest} = 1")
@@ -331,6 +339,11 @@ def open_store(folder: Path) -> Store:
     name = next((name for name in STORES if (folder / name).exists()), "store")
     store: Store = load_object("store", name, STORES)(folder / name)
     return store
+
+
+def time_of(file: Path) -> datetime:
+    """The time at which a file was written, in UTC."""
+    return datetime.fromtimestamp(file.stat().st_mtime, UTC)
 
 
 def _again(look: Callable[[], Rows]) -> Rows:

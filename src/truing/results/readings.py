@@ -117,13 +117,18 @@ def choose_unit(database: duckdb.DuckDBPyConnection, inputs: Sequence[Input], op
 
 _SAME_BUT_FOR = (
     (r"lower(regexp_replace(strip(cell), '\s+', ' ', 'g'))", "case or white space", 1),
-    (r"regexp_replace(strip(cell), '^\W*\d+\s*[.):\]]+\s+', '')", "a number in front", 2),
+    (
+        r"regexp_replace(regexp_replace(strip(cell), '\s+[(\[#]+\d+[)\]]*$', ''), "
+        r"'^\W*((?i:question|prompt|item|sample|variant|q)\W*)?\d+\s*[.):\]]+\s+', '')",
+        "a number in front or at the end",
+        2,
+    ),
 )
 """What is left of a question's text, what is not, and how many times fewer texts make it a question's own."""
 
 
 def fold_questions(database: duckdb.DuckDBPyConnection, options: JudgedOptions) -> Iterator[str]:
-    """Take texts of questions for one that differ in case, white space or a number in front alone; yield notes."""
+    """Take texts of questions for one that differ in case, white space or a number around them alone; yield notes."""
     roles = ("question", "text") if options.question_column is None else ()
     for role, (folded, what, times) in product(roles, _SAME_BUT_FOR):
         database.execute(f"""
@@ -139,7 +144,10 @@ def fold_questions(database: duckdb.DuckDBPyConnection, options: JudgedOptions) 
                     SELECT cell, min(cell) OVER (PARTITION BY folded) AS first FROM folds
                 ) AS known WHERE {role} = known.cell
             """)
-            yield f"{before:,} texts of questions are taken for {after:,}, which differ in {what} alone"
+            yield (
+                f"{before:,} texts of questions are taken for {after:,}, which differ in {what} alone "
+                "(--question-column takes them as they are)"
+            )
 
 
 def _number_by_category(database: duckdb.DuckDBPyConnection) -> Iterator[str]:

@@ -230,16 +230,13 @@ def take_answers(folder: Path, out: Path, *more: str) -> None:
     Raises:
         StoreError: The folder holds none.
     """
-    held = open_store(folder)
-    for table in ("responses", "judgments", *more):
-        held.keys(table)  # of one that is shared all is here then
-    if not (folder / "store" / "responses").is_dir():
+    held, taken = open_store(folder), open_store(out)
+    if not held.keys("responses"):
         raise StoreError(f"{folder} holds no answers", "no store", "the folder of a study, an audit or a guard")
     for table in ("responses", "judgments", *more):
-        for file in (folder / "store" / table).rglob("*.parquet"):
-            if not (target := out / file.relative_to(folder)).is_file():
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(file, target)
+        for key in held.keys(table):
+            if not taken.has(table, key):
+                taken.write(table, key, held.read(table, key))
     if (folder / FORMATS).is_file() and not (out / FORMATS).is_file():
         shutil.copyfile(folder / FORMATS, out / FORMATS)  # they are answers to models that are asked so
 
