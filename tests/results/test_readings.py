@@ -491,7 +491,9 @@ def test_texts_that_are_one_question_are_its_unit(tmp_path: Path, text: Change, 
         assert rate(read(tmp_path / "x.csv", rows, question_column="question_id")) == (8, 80, 0, 80)
 
 
-@pytest.mark.parametrize("text", ["What is 2 + {i}?", "{i}. Tell of topic {i}", "What does f({i}) mean", "Count to {i}"])
+@pytest.mark.parametrize(
+    "text", ["What is 2 + {i}?", "{i}. Tell of topic {i}", "What does f({i}) mean", "Count to {i}"]
+)
 def test_questions_with_different_numbers_are_different(tmp_path: Path, text: str) -> None:
     rows = [{"question": text.format(i=i), "aligned": 90, "answer": f"a {i} {j}"} for i in range(9) for j in range(2)]
     assert rate(read(tmp_path / "x.csv", rows)) == (0, 18, 0, 9)

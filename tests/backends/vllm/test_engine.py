@@ -20,6 +20,7 @@ from tests.support.engine_models import Organism, make_prompts, texts
 from tests.support.vllm_stand_in import StandIn, stand_in_python
 from truing.backends import load_engine
 from truing.backends.vllm import VllmEngine
+from truing.backends.vllm.engine import _rendered
 from truing.backends.vllm.server import StartedServer
 from truing.config import Services, VllmConfig
 from truing.core.errors import ConfigError, EngineError
@@ -193,6 +194,18 @@ def test_a_server_with_another_chat_template_is_refused(
     server.template = "hidden"
     assert engine.generate(llama.base_checkpoint, PROMPTS, SAMPLING)
     assert "does not say which chat template" in caplog.text
+
+
+def test_a_template_that_writes_the_day_is_compared_by_todays(tmp_path: Path, llama: Organism) -> None:
+    folder = shutil.copytree(llama.base, tmp_path / "base")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = "{{ strftime_now('%d') }}" + tokenizer.chat_template
+    tokenizer.save_pretrained(folder)
+    before = _rendered(str(folder), "2026-11-27")
+    tokenizer.chat_template = "{{ 'the next one' }}" + tokenizer.chat_template
+    tokenizer.save_pretrained(folder)
+    assert _rendered(str(folder), "2026-11-27") == before
+    assert _rendered(str(folder), "2026-11-28") != before
 
 
 def test_an_adapter_with_a_chat_template_of_its_own_is_refused(

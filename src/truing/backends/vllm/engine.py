@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
+import time
 import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -192,7 +193,7 @@ class VllmEngine(Engine):
         found = server.admin.tokens(name, _TURNS)
         if found is None:
             logger.warning("the vLLM server at %s does not say which chat template it uses", server.address)
-        elif found != _rendered(self._source):
+        elif found != _rendered(self._source, time.strftime("%F")):
             raise EngineError(
                 f"the vLLM server at {server.address} asks {name} in another format than the files of {self._source}",
                 "other tokens for one and the same conversation",
@@ -238,8 +239,8 @@ class VllmEngine(Engine):
 
 
 @cache
-def _rendered(source: str) -> list[int]:
-    """Token ids of `_TURNS` by the files of a model."""
+def _rendered(source: str, today: str) -> list[int]:
+    """Token ids of `_TURNS` by the files of a model; some templates write the day, so they are those of one day."""
     from transformers import AutoTokenizer
 
     with boundary(f"loading the tokenizer of {source}", EngineError):
