@@ -114,6 +114,13 @@ def test_a_folder_holds_one_study(tiny_model: Path, tmp_path: Path) -> None:
         open_study(config, tmp_path / "full")
 
 
+def test_a_folder_in_which_another_process_just_begins_is_no_other_study(tiny_model: str, tmp_path: Path) -> None:
+    for name in (".lock", ".holder", "formats.json", ".study.yaml.1.tmp"):
+        (tmp_path / name).write_text("{}")
+    open_study(small_study(tiny_model), tmp_path).release()
+    assert (tmp_path / "study.yaml").is_file()
+
+
 def test_two_processes_cannot_run_one_study_and_who_waits_says_for_whom(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,8 +34,8 @@ from truing.stats.clearance import prompts_to_clear
 from truing.stats.rules import make_rule
 
 MANIFEST = "manifest.json"
-BEFORE = (".lock", "store.url", "store")
-"""What may lie in a folder before anything has begun there."""
+BEFORE = (".lock", ".holder", FORMATS, "store.url", "store")
+"""What may lie in a folder before anything has begun there, also while another process begins."""
 
 
 class _Record(BaseModel):
@@ -218,7 +218,7 @@ def check_folder(
         if (held := load(existing)).hash() != config.hash():
             allowed, todo = f"an empty folder, or one of the same {kind}", "choose another folder with --out"
             raise StoreError(f"{out} holds another {kind}", config.unlike(held), allowed, f"{todo}, or remove this one")
-    elif out.is_dir() and any(f.name not in BEFORE for f in out.iterdir()):
+    elif out.is_dir() and any(f.name not in BEFORE and f.suffix != ".tmp" for f in out.iterdir()):
         raise StoreError(f"{out} is not empty and holds no {kind}", todo="choose another folder with --out")
 
 
