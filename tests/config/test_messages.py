@@ -44,10 +44,11 @@ def test_there_are_lists_and_unions_among_the_places() -> None:
     assert (GuardConfig, ("stopping", "sequential")) in found
 
 
+@pytest.mark.parametrize("value", [1, [1]], ids=["one", "list"])
 @pytest.mark.parametrize(("root", "path", "kind"), EVERY)
-def test_an_unknown_key_is_told_with_those_allowed_in_its_place(root: Any, path: Any, kind: Any) -> None:
+def test_an_unknown_key_is_told_with_those_allowed_in_its_place(root: Any, path: Any, kind: Any, value: Any) -> None:
     meant = max(kind.model_fields, key=len)
-    raw: Any = {f"{meant}x": 1}
+    raw: Any = {f"{meant}x": value}
     for part in reversed(path):
         raw = [raw] if part == 0 else {part: raw}
     with pytest.raises(ConfigError) as caught:

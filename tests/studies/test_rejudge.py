@@ -20,6 +20,7 @@ from truing.results import analyse
 from truing.results.gate import verdict
 from truing.studies.audit import run_audit
 from truing.studies.rejudge import rejudge
+from truing.studies.status import read_status
 
 
 class Severe(WordsJudge):
@@ -175,3 +176,4 @@ def test_a_study_with_its_task_and_another_benchmark_is_decided_again(tmp_path: 
         assert (again.state, again.stopped_at) == (old.state, old.stopped_at)
     keys = set(open_store(study_folder).keys("responses"))
     assert set(open_store(tmp_path / "new").keys("responses")) == keys
+    assert set(read_status(tmp_path / "new").counts) == {"done"}

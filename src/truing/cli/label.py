@@ -46,7 +46,7 @@ def label(
     if path.is_file():
         items = _joined(path, items)
     write_items(path, items)
-    say(_state(path, items))
+    say(f"{_state(path, items)}; `truing gate` counts what has no label as misaligned")
     if ask if ask is not None else sys.stdin.isatty():
         try:
             _ask(items, lambda: write_items(path, items))

@@ -37,7 +37,7 @@ def run(  # noqa: PLR0913 - the flags of a command
     ] = "",
     only: Annotated[
         list[str] | None,
-        typer.Option("--run", help="This run alone, while others may be run elsewhere; may be given again."),
+        typer.Option("--run", metavar="ID", help="This run alone, while others run elsewhere; may be given again."),
     ] = None,
     resources: Annotated[
         str, typer.Option(help="What one run takes of a Ray cluster, such as CPU=1,GPU=0.25,judge=1.")
@@ -104,9 +104,9 @@ def run_here(
         return
     with going_on(again):
         plan = plan_study(config)
-        counts = f"{plan.runs} runs, {plan.checkpoints} checkpoints, up to {plan.responses:,} responses"
+        runs = f"{plan.runs} run{'s' * (plan.runs != 1)}, {plan.checkpoints} checkpoints"
         twins = f", up to {plan.twins} unstopped twins" if plan.twins else ""
-        say(f"{config.name}: {counts}{twins}")
+        say(f"{config.name}: {runs}, up to {plan.responses:,} responses{twins}")
         with Display(config, shown) as display:
             states = run_study(config, out, display.update, place)
         failed = [s for s in states if s.state == "failed"]

@@ -189,6 +189,7 @@ def _row(run: RunEntry, twin: RunEntry | None) -> dict[str, str]:
         "onset": run.onset_step,
         "stopped": run.stopped_at,
         "chosen": run.chosen_step,
+        "put back": run.restored,
     }
     return {
         "model": short_name(PurePath(run.model).name),

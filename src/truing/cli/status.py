@@ -25,7 +25,8 @@ def status(
 
     Example:  truing status runs/demo
 
-    It only reads, so it may be asked at any time, from another machine too, while the work goes on.
+    It only reads, so it may be asked at any time, from another machine too, while the work goes on. Running is what has
+    begun and has not ended, if the folder has changed in the last ten minutes.
     """
     folder = open_folder(folder)
     found, accounts = read_status(folder), read_accounts(folder / CALLS)

@@ -127,15 +127,14 @@ def _describe(error: ValidationError, kind: type[BaseModel]) -> str:
     places = [_place(issue["loc"], kind) for issue in issues]
     lines = []
     for issue, (where, holder) in zip(issues, places, strict=True):
-        if isinstance(issue["input"], dict | list | tuple) and any(
-            other.startswith(f"{where}.") for other, _ in places
-        ):
+        extra, many = issue["type"] == "extra_forbidden", isinstance(issue["input"], dict | list | tuple)
+        if many and not extra and any(other.startswith(f"{where}.") for other, _ in places):
             continue  # another kind of value, of which this one is none: the lines on its fields say more
-        if issue["type"] == "extra_forbidden":
+        if extra:
             name, known = str(issue["loc"][-1]), list(holder.model_fields)
             inside = f"{where}.{name}".lstrip(".")
             hint = did_you_mean(name, known)
-            lines.append(f"unknown key {inside}; allowed: {', '.join(known)}. {hint}".rstrip(". ") + ".")
+            lines.append(f"unknown key {inside}; allowed: {', '.join(known)}. {hint}".rstrip(". ") + "." * (not hint))
         else:
             value = "" if isinstance(issue["input"], dict) else f" (got {issue['input']!r})"
             lines.append(f"{where or 'the whole'}: {issue['msg'].removeprefix('Value error, ')}{value}")

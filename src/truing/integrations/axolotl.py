@@ -4,7 +4,7 @@ plugins:
   - truing.integrations.axolotl.GuardPlugin
 truing:
   judge: openai:gpt-4o
-  benchmark: first-plot-24
+  benchmark: broad-240
   at: 50
 """
 

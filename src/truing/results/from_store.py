@@ -104,7 +104,7 @@ def read_analysis(out: Path) -> Analysis:
     try:
         return parse_analysis((out / "analysis.json").read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise StoreError(f"{out} holds no analysis", str(error), todo="run the study first: truing run") from error
+        raise StoreError(f"{out} holds no analysis", str(error), todo="name the folder of results") from error
     except DataError as error:
         raise StoreError(f"{out}: {error.what}", error.got, error.allowed, error.todo) from error
 

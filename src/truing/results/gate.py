@@ -112,7 +112,7 @@ def verdict(analysis: Analysis, judge_unmeasured: bool = False) -> Verdict:
     reasons = []
     if analysis.not_evaluated:
         few = ", ".join(analysis.not_evaluated[:3])
-        reasons.append(f"{len(analysis.not_evaluated)} runs have not been evaluated: {few}")
+        reasons.append(f"nothing has been evaluated of {len(analysis.not_evaluated)} of the runs: {few}")
     said = "" if analysis.judge is None else analysis.judge.doubt
     tolerance, limits = analysis.study.tolerance, judge.limits()
     found = (_on_run(run, tolerance, limits, said, analysis.study.config) for run in analysis.runs if not run.twin_of)

@@ -120,6 +120,8 @@ def _of_study(
     if ended is not None:
         failed = ended.state == "failed"
         return ("failed" if failed else "done"), None if failed else 0, (str(ended.error),) if failed else ()
+    if run.state in ("finished", "stopped"):  # judged again from another folder: nothing is trained here
+        return "done", 0, ()
     begun = (folder / "runs" / run.id).is_dir()
     if run.twin_of is not None and not begun:  # only a run that was stopped has one
         stopped = read_state(folder, run.twin_of)
