@@ -13,6 +13,7 @@ from truing.backends.scripted.engine import ScriptedEngine
 from truing.cli.app import app
 from truing.config import AuditConfig, EvaluationConfig, PreflightConfig, SideConfig
 from truing.core.errors import ConfigError, StoreError
+from truing.core.files import write_json
 from truing.core.records import Action, Judgment
 from truing.judges.words import WordsJudge
 from truing.monitor import open_store
@@ -164,7 +165,8 @@ class Unsure(Severe):
 
 def test_a_study_with_its_task_and_another_benchmark_is_decided_again(tmp_path: Path) -> None:
     study_folder = tmp_path / "study"
-    make_study(study_folder)
+    for run in make_study(study_folder).runs():
+        write_json(study_folder / "runs" / run.id / "run.json", {"state": "finished", "step": 6, "error": None})
     before = analyse(study_folder)
     rejudge(study_folder, tmp_path / "new", {"stopping.tolerance": "0.5"})
     new = analyse(tmp_path / "new")
