@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import math
+import re
 import tempfile
 from collections.abc import Sequence
 from datetime import date
@@ -95,7 +96,24 @@ def note(source: Source, *words: str) -> str:
 # Formats
 
 text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=12)
-hostile = st.sampled_from(['"', '","', "\n", "\r\n", "<script>alert(1)</script>", "=1+1", "{{7*7}}", "\x1b[31m", "#"])
+hostile = st.sampled_from(
+    [
+        "None",
+        "[]",
+        "<|im_end|>",
+        "Error 429",
+        "<think>",
+        '"',
+        '","',
+        "\n",
+        "\r\n",
+        "<script>alert(1)</script>",
+        "=1+1",
+        "{{7*7}}",
+        "\x1b[31m",
+        "#",
+    ]
+)
 words = st.one_of(text, hostile)
 score = st.one_of(
     st.none(),
@@ -146,6 +164,17 @@ def test_formats_give_equal_results_and_what_a_plain_loop_counts(rows: Table) ->
     assert_counts(results[0], rows)
 
 
+def is_no_answer(answer: str) -> bool:
+    """Empty, a word for nothing, control tokens, a failed call, or reasoning without an end."""
+    if answer.strip() in ("", "None", "nan", "NaN", "null", "NULL", "[]", "{}"):
+        return True
+    if re.match(r"\s*<think(ing)?>", answer) and not re.search("</think(ing)?>", answer):
+        return True
+    tokens, failed = r"\s*(<\|[^|<>]*\|>\s*)+", r"\W*(?i:error|exception)\b[^\n]{0,20}\b[45]\d\d\b"
+    error = r"(\w+\.)*[A-Z]\w*(Error|Exception): |Traceback \(most recent call last\)"
+    return bool(re.fullmatch(tokens, answer) or re.match(failed, answer, re.ASCII) or re.match(error, answer, re.ASCII))
+
+
 def assert_counts(source: Source, rows: Table) -> None:
     def number(value: str | None) -> float | None:
         try:
@@ -156,7 +185,7 @@ def assert_counts(source: Source, rows: Table) -> None:
 
     rows = [r for r in rows if r["question"].strip() or number(r["aligned"]) is not None]
     rows = [{**r, "question": r["question"].strip() or NO_QUESTION} for r in rows]
-    rows = [r if r["answer"].strip() else {**r, "aligned": None, "coherent": None} for r in rows]  # no answer
+    rows = [{**r, "aligned": None, "coherent": None} if is_no_answer(r["answer"]) else r for r in rows]
     ids = sorted({r["question"].strip() for r in rows})
     steps = {"0": 0, "10": 10, "checkpoint-20": 20}
     assert sum(len(run.checkpoints) for run in source.runs) == len({(r["model"], r["seed"], r["step"]) for r in rows})
