@@ -13,7 +13,7 @@ from truing.cli.shared import say
 from truing.core.errors import ConfigError
 from truing.judges.fencing import shorten, show
 from truing.judges.labelled import LabelledItem, read_items, write_items
-from truing.monitor import open_folder
+from truing.monitor import open_folder, open_store
 from truing.results import analyse
 from truing.results.labels import LABELS, label_sets
 
@@ -54,7 +54,7 @@ def label(
             say(f"\nStopped. {_state(path, items)}; to go on: truing label {folder}")
             raise typer.Exit(130) from None
         say(_state(path, items))
-    open_folder(folder)  # where it is shared, the labels go there
+    open_store(folder).exchange()
 
 
 def _joined(path: Path, items: Sequence[LabelledItem]) -> list[LabelledItem]:

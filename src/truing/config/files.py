@@ -133,8 +133,7 @@ def _describe(error: ValidationError, kind: type[BaseModel]) -> str:
         if extra:
             name, known = str(issue["loc"][-1]), list(holder.model_fields)
             inside = f"{where}.{name}".lstrip(".")
-            hint = did_you_mean(name, known)
-            lines.append(f"unknown key {inside}; allowed: {', '.join(known)}. {hint}".rstrip(". ") + "." * (not hint))
+            lines.append(f"unknown key {inside}; allowed: {', '.join(known)}. {did_you_mean(name, known)}".rstrip())
         else:
             value = "" if isinstance(issue["input"], dict) else f" (got {issue['input']!r})"
             lines.append(f"{where or 'the whole'}: {issue['msg'].removeprefix('Value error, ')}{value}")

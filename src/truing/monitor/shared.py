@@ -34,7 +34,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from truing.core.errors import MissingExtraError, StoreError
-from truing.core.files import content_key, write_text
+from truing.core.files import content_key, replacing, write_text
 from truing.monitor.store import JOINED, SCHEMAS, WRITTEN, FolderStore, Rows, open_store, time_of
 
 __all__ = ["RECORDS", "SharedStore", "open_folder"]
@@ -252,19 +252,9 @@ class SharedStore(FolderStore):
         return data is not None
 
     def _keep(self, place: str, data: bytes) -> Path:
-        """Write a part into the copy, whole or not at all; one that a crash of the machine breaks is brought again."""
-        path = self.root / place
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+        """Write a part into the copy, whole or not at all."""
+        with replacing(path := self.root / place) as temporary:
             temporary.write_bytes(data)
-            temporary.replace(path)
-        except OSError as error:
-            todo = "free disk space or check the folder's permissions, then run the same command again: it goes on"
-            raise StoreError(f"could not write {path}", str(error), todo=todo) from error
-        finally:
-            with suppress(OSError):
-                temporary.unlink()
         return path
 
     def _parts_here(self, table: str) -> set[str]:

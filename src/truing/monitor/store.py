@@ -262,15 +262,11 @@ class FolderStore(Store):
 
     def _add(self, table: str, key: str, content: pa.Table) -> None:
         """Write a further part of a piece, or its first."""
-        path = self._numbered(table, key)[1] if self._parts(table, key) else self._file(table, key)
-        with replacing(path) as temporary:
-            pq.write_table(content, temporary, compression="zstd")
+        _write_file(self._numbered(table, key)[1] if self._parts(table, key) else self._file(table, key), content)
 
     def _put_first(self, table: str, key: str, content: pa.Table) -> Path:
         """Write what is read before all parts of a piece; its file."""
-        path = self._file(table, key)
-        with replacing(path) as temporary:
-            pq.write_table(content, temporary, compression="zstd")
+        _write_file(path := self._file(table, key), content)
         return path
 
     def _remove(self, part: Path) -> None:
@@ -354,6 +350,11 @@ def _again(look: Callable[[], Rows]) -> Rows:
         except StoreError:
             time.sleep(_PAUSE)
     return look()
+
+
+def _write_file(path: Path, content: pa.Table) -> None:
+    with replacing(path) as temporary:
+        pq.write_table(content, temporary, compression="zstd")
 
 
 def _read_file(path: Path, table: str) -> Rows:

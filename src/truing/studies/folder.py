@@ -30,11 +30,12 @@ from truing.core.files import write_text
 from truing.core.records import Benchmark, Checkpoint, Estimate, Evaluation
 from truing.monitor import Monitor, PromptSet, judge_limits, open_store, reach_judge
 from truing.monitor.formats import FORMATS
+from truing.monitor.store import STORES
 from truing.stats.clearance import prompts_to_clear
 from truing.stats.rules import make_rule
 
 MANIFEST = "manifest.json"
-BEFORE = (".lock", ".holder", FORMATS, "store.url", "store")
+BEFORE = (".lock", ".holder", FORMATS, *STORES)
 """What may lie in a folder before anything has begun there, also while another process begins."""
 
 
