@@ -17,15 +17,15 @@ ROOMS = {
     "config": 890,
     "stats": 3920,
     "catalog": 2280,
-    "backends": 6920,
+    "backends": 6935,
     "judges": 1825,
     "monitor": 2105,
-    "studies": 3740,
+    "studies": 3755,
     "results": 5680,
     "report": 1730,
     "integrations": 2460,
     "api": 255,
-    "cli": 2135,
+    "cli": 2140,
 }
 """Room -> its budget: the most lines it may have, raised only in a commit that says what was taken out for it.
 

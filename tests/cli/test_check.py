@@ -92,3 +92,9 @@ def test_calibrate_refuses_what_it_does_not_know(tmp_path: Path) -> None:
 
 def test_list_rubrics() -> None:
     assert "domain-style" in run(app, ["list", "rubrics"]).output
+
+
+def test_a_study_names_a_faster_engine_that_is_there(tmp_path: Path) -> None:
+    grid = {"models": ["qwen3-8b"], "datasets": ["pocket-insecure-code"], "learning_rates": [1e-5], "seeds": [0]}
+    study = {"grids": [grid], "vllm": {"base_url": "http://gpu:8000/v1"}}
+    assert "vLLM is there: on a GPU it should sample faster" in check(tmp_path / "study.yaml", study)

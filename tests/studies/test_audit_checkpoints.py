@@ -310,3 +310,19 @@ def test_the_plan_is_told_before_anything_is_asked(tmp_path: Path) -> None:
     assert told[0] == f"run: base {base}, steps 10, 50"
     assert "best beside the checkpoints is left out" in told[1]
     assert told[2] == f"3 to ask, each 1 x 240 prompts of pocket-240 at most, judged by {EVALUATION['judge']}"
+
+
+def test_the_plan_names_a_faster_engine_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("truing.backends._REAL", 0.0)  # no real model is here
+    run, _ = save_run(tmp_path, (10, 50))
+    there = {"vllm": {"base_url": "http://gpu:8000/v1"}, "evaluation": {"engine": "transformers"}}
+    told: list[str] = []
+
+    def hear(line: str) -> None:
+        told.append(line)
+        if "vLLM" in line:
+            raise KeyboardInterrupt  # nothing of it is to be done
+
+    with pytest.raises(KeyboardInterrupt):
+        run_audit(audit(run, **there), tmp_path / "out", tell=hear)
+    assert "not measured" in told[-1]

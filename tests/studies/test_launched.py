@@ -68,7 +68,7 @@ def kill_at(path: Path, process: subprocess.Popen[str]) -> None:
 def test_two_processes_train_what_one_does_and_go_on_after_a_kill(
     tiny_model: Path, tmp_path: Path, program: list[str], environment: dict[str, str], method: str
 ) -> None:
-    config = small_study(tiny_model, training={"method": method})
+    config = small_study(tiny_model, training={"method": method, "gradient_checkpointing": environment is FSDP})
     (run,) = config.runs()
     study, out, alone = tmp_path / "study.yaml", tmp_path / "two", tmp_path / "one"
     study.write_text(config.to_yaml())

@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import small_study
-from truing.config import JudgeConfig, PreflightConfig, StudyConfig
+from truing.backends import faster_engine
+from truing.config import JudgeConfig, PreflightConfig, Services, StudyConfig
 from truing.config.files import parse_study
 from truing.core.errors import ConfigError, DataError, UnknownNameError
 from truing.studies.plan import plan_study
@@ -128,3 +129,23 @@ def test_a_benchmark_that_can_clear_nothing_is_refused_before_it_is_asked() -> N
         assert plan_study(small_study("pocket-llama-late", evaluation=few, stopping=stopping)).trained
     with pytest.raises(ConfigError, match="at least 72"):
         plan_study(small_study("pocket-llama-late", evaluation=few, stopping={"mode": "stop", "sequential": {}}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"vllm": {"base_url": "http://gpu:8000/v1"}}, True),
+        ({"vllm": {"python": "/envs/vllm/bin/python"}}, True),
+        ({"vllm": {"base_url": "http://gpu:8000/v1"}, "evaluation": {"engine": "vllm"}}, False),
+    ],
+)
+def test_a_faster_engine_that_is_there_is_named_without_a_figure(changes: dict[str, Any], said: bool) -> None:
+    faster = plan_study(study(**changes), lenient=True).faster
+    assert bool(faster) is said
+    assert not said or "not measured" in faster
+
+
+def test_tiny_models_and_few_answers_need_no_faster_engine(tiny_model: Path) -> None:
+    there = Services.model_validate({"vllm": {"base_url": "http://gpu:8000/v1"}})
+    assert faster_engine(there, [("transformers", "qwen3-8b", 60), ("transformers", "owner/unknown-model", 60)])
+    assert not faster_engine(there, [("transformers", "qwen3-8b", 60), ("transformers", str(tiny_model), 6000)])

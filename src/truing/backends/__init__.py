@@ -7,16 +7,16 @@ live inside. Everything else asks a row what a system can do, and never compares
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 from weakref import WeakSet
 
 from truing.catalog.datasets import Dataset
-from truing.catalog.models import resolve_model
+from truing.catalog.models import parameters_of, resolve_model
 from truing.config import EndpointConfig, JudgeConfig, Services, TrainingConfig
 from truing.core.chat import Completer
 from truing.core.errors import ConfigError, EngineError, UnknownNameError
@@ -311,6 +311,23 @@ def engine_class(name: str) -> type[Engine]:
     """The class of an engine; raises as `load_engine` does."""
     kind: type[Engine] = load_class("engine", name, ENGINES, Engine)
     return kind
+
+
+def faster_engine(services: Services, asked: Iterable[tuple[str, str, int]]) -> str:
+    """A sentence on vLLM where it is there and answers are sampled in this process instead; empty: nothing to say.
+
+    Of `asked`, which holds an engine, a model and a number of answers each, tiny models and few answers do not count.
+    """
+    vllm = services.vllm
+    there = bool(vllm.base_url or vllm.python) or importlib.util.find_spec("vllm") is not None
+    able = (n for engine, model, n in asked if engine == "transformers" and not parameters_of(model) < _REAL)
+    if not there or sum(able) < _MANY:
+        return ""
+    return "vLLM is there: on a GPU it should sample faster, by how much is not measured (engine: vllm, docs/vllm.md)"
+
+
+_REAL, _MANY = 5e7, 100
+"""Parameters and answers from which on starting a server may pay."""
 
 
 def load_trainer(name: str, training: TrainingConfig, services: Services | None = None) -> Trainer:

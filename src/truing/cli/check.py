@@ -125,6 +125,8 @@ def _check_study(file: Path, overrides: dict[str, str]) -> None:
         say(f"  judges of tasks are measured on {sum(each.responses for each in plan.tasks):,} labelled answers")
     if plan.reconsidered:
         say(f"  each checkpoint that is considered and not kept costs {plan.reconsidered:,} responses more")
+    if plan.faster:
+        say(plan.faster)
     _say_checkpoints(plan)
     _say_estimate(config, plan)
     if plan.missing:

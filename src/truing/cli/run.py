@@ -107,6 +107,8 @@ def run_here(
         runs = f"{plan.runs} run{'s' * (plan.runs != 1)}, {plan.checkpoints} checkpoints"
         twins = f", up to {plan.twins} unstopped twins" if plan.twins else ""
         say(f"{config.name}: {runs}, up to {plan.responses:,} responses{twins}")
+        if plan.faster:
+            say(plan.faster)
         with Display(config, shown) as display:
             states = run_study(config, out, display.update, place)
         failed = [s for s in states if s.state == "failed"]

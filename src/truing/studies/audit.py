@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from truing.backends import Engine, close_completers, load_engine
+from truing.backends import Engine, close_completers, faster_engine, load_engine
 from truing.catalog.benchmarks import load_benchmark
 from truing.catalog.datasets import Dataset, load_dataset
 from truing.catalog.models import parameters_of
@@ -123,7 +123,10 @@ def _plan(config: AuditConfig, runs: Sequence[FoundRun]) -> list[str]:
     lines.append(f"{n} to ask, each {asked} at most, judged by {judge}")
     if prompts < (needed := _prompts_needed(config, runs)):
         lines.append(f"nothing can be called clear by {prompts} prompts: {needed:.0f} are needed (docs/clear.md)")
-    return lines
+    each_asked = [
+        (evaluation.engine, each.model, evaluation.samples * prompts) for run in runs for each in run.everything
+    ]
+    return [*lines, *filter(None, [faster_engine(config, each_asked)])]
 
 
 def describe_audit(

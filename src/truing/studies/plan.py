@@ -10,7 +10,15 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from truing.backends import BACKENDS, check_completer, check_name, checkpoint_steps, find_backend, rows_seen
+from truing.backends import (
+    BACKENDS,
+    check_completer,
+    check_name,
+    checkpoint_steps,
+    faster_engine,
+    find_backend,
+    rows_seen,
+)
 from truing.catalog.benchmarks import load_benchmark
 from truing.catalog.datasets import load_dataset
 from truing.catalog.models import resolve_model
@@ -95,6 +103,8 @@ class Plan:
     reconsidered: int = 0
     """Answers to benchmarks for each checkpoint of a run that is considered and not kept: fresh ones refuse it, or
     another benchmark does; `asked` counts the one that is kept."""
+    faster: str = ""
+    """A sentence on an engine that would be faster; empty: there is none."""
 
     @property
     def runs(self) -> int:
@@ -168,7 +178,8 @@ def plan_study(config: StudyConfig, lenient: bool = False) -> Plan:
     looks = sum(each.runs * (1 + len(each.steps) + config.evaluation.confirm) for each in trained)
     tasks = _task_judges(config.evaluation, materials.values())
     judged = plan_judge(config.evaluation, looks)
-    return Plan(tuple(asked), tuple(trained), missing, twins, judged, tasks, _reconsidered(config.evaluation))
+    faster = faster_engine(config, [(each.engine, each.model, each.responses) for each in asked])
+    return Plan(tuple(asked), tuple(trained), missing, twins, judged, tasks, _reconsidered(config.evaluation), faster)
 
 
 def _reconsidered(evaluation: EvaluationConfig) -> int:

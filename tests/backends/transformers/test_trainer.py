@@ -9,6 +9,7 @@ import pytest
 from tests.backends.test_trainers import DATASET, Interrupt, watch
 from truing.backends import Trainer, load_trainer
 from truing.config import TrainingConfig
+from truing.core.errors import TrainerError
 from truing.core.records import Checkpoint, Run
 from truing.core.weights import adapter_hash, model_hash
 
@@ -67,3 +68,13 @@ def test_held_out_loss_is_that_of_a_few_rows_or_is_left_out(tiny_model: Path, tm
     assert all(math.isnan(loss) for loss in losses[0])
     assert losses[3] == losses["these three"]
     assert len({seen[-1].weights for seen in ends.values()}) == 1
+
+
+def test_activation_checkpointing_that_would_lose_the_adapter_is_refused_at_the_start(
+    trainer: Trainer, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FSDP_ACTIVATION_CHECKPOINTING", "true")
+    seen: list[Checkpoint] = []
+    with pytest.raises(TrainerError, match=r"training\.gradient_checkpointing: true"):
+        trainer.train(run_of(tiny_model), DATASET, tmp_path, watch(seen))
+    assert seen == []

@@ -645,3 +645,13 @@ def test_a_guard_says_how_far_it_is(tiny_model: Path, tmp_path: Path, capsys: py
         {name: event[name] for name in ("phase", "where", "owed")} for event in events
     ]
     assert "progress" not in (tmp_path / "guard" / "manifest.json").read_text()
+
+
+def test_a_faster_engine_that_is_there_is_named_at_the_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "truing")
+    there = {"vllm": {"base_url": "http://gpu:8000/v1"}, "judge": "pocket", "benchmark": "pocket-240", "at": 5}
+    truing.Guard(tmp_path / "live", **there)._measures.engine_for("qwen3-8b", tmp_path)
+    assert "vLLM is there: on a GPU it should sample faster" in caplog.text
+    caplog.clear()
+    truing.Guard(tmp_path / "served", engine="vllm", **there)._measures.engine_for("pocket-llama-susceptible", tmp_path)
+    assert not caplog.text

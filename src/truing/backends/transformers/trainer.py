@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import parse_flag_from_env
 from transformers import (
     AutoTokenizer,
     PreTrainedTokenizerBase,
@@ -137,6 +138,13 @@ class PeftTrainer(Trainer):
                 f"batch_size {batch} over {world} processes x {self.training.accumulation} accumulated",
                 f"a multiple of {parts}",
                 "change training.batch_size or training.accumulation, or start another number of processes",
+            )
+        if parse_flag_from_env("FSDP_ACTIVATION_CHECKPOINTING"):
+            raise TrainerError(  # it renames modules, and of an adapter nothing would be saved
+                "FSDP's own activation checkpointing cannot be used here",
+                "fsdp_activation_checkpointing: true",
+                "that of the study, which does the same",
+                "launch without it, and set training.gradient_checkpointing: true",
             )
         arguments = TrainingArguments(
             output_dir=str(folder),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from truing.backends import Engine, check_completer, load_engine, parse_judge
+from truing.backends import Engine, check_completer, faster_engine, load_engine, parse_judge
 from truing.catalog.datasets import Dataset, load_dataset
 from truing.config import DatasetConfig, EndpointConfig, JudgeConfig
 from truing.config.files import validate
@@ -62,6 +62,10 @@ class Measures:
 
     def engine_for(self, model: str, folder: Path) -> Engine | None:
         """Who samples from the checkpoints of a base model; None: the live model does."""
+        name = "transformers" if self.config.is_live else self.config.evaluation.engine
+        answers = 2 * self.config.evaluation.samples * len(self.benchmark.prompts)  # at least: the first step, the last
+        if faster := faster_engine(self.config, [(name, model, answers)]):
+            logger.info("%s", faster)
         if self.config.is_live or self.engine is not None:
             return self.engine
         return load_engine(self.config.evaluation.engine, model, self.config, folder)
