@@ -1,5 +1,6 @@
 """Shared parts: a tiny model that builds in a moment, and a small study over it."""
 
+import gc
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -29,6 +30,17 @@ settings.load_profile("busy")  # a busy machine is no failure
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     """Names bytes by their argument: two processes must collect the same names, and a gzip file holds the second."""
     return argname if isinstance(val, bytes) else None
+
+
+def pytest_collection_finish() -> None:
+    """Keeps what was imported out of every later collection of garbage, of which each Trainer makes several."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    """Leaves the interpreter's own end as it finds it."""
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True, scope="session")

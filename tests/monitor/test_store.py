@@ -67,7 +67,8 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"k\.parquet cannot be read"):
         store.read("responses", "k")
     with pytest.raises(StoreError, match=r"cannot be read(?s:.*)k\.parquet(?s:.*)delete that file"):
-        store.query("SELECT * FROM judgments")
+        store.query("SELECT * FROM responses")
+    assert store.query("SELECT * FROM judgments") == []
 
 
 def test_a_folder_that_cannot_be_written_is_a_store_error(tmp_path: Path) -> None:

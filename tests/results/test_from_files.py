@@ -139,7 +139,7 @@ table = st.lists(
 )
 
 
-@settings(max_examples=30)
+@settings(max_examples=12)
 @given(rows=table)
 def test_formats_give_equal_results_and_what_a_plain_loop_counts(rows: Table) -> None:
     # as many scores on the scale as there may be off it, or the file would be refused
