@@ -19,13 +19,13 @@ ROOMS = {
     "catalog": 2280,
     "backends": 6935,
     "judges": 1825,
-    "monitor": 2105,
-    "studies": 3755,
+    "monitor": 2120,
+    "studies": 3995,
     "results": 5680,
     "report": 1730,
     "integrations": 2460,
     "api": 255,
-    "cli": 2140,
+    "cli": 2145,
 }
 """Room -> its budget: the most lines it may have, raised only in a commit that says what was taken out for it.
 

@@ -40,9 +40,9 @@ def url(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
         found: S3Server = request.getfixturevalue("server")
         for name, value in found.environment.items():
             monkeypatch.setenv(name, value)
-    shared._connect.cache_clear()
+    shared.connect.cache_clear()
     yield f"{request.param}://results/{uuid.uuid4().hex}"
-    shared._connect.cache_clear()
+    shared.connect.cache_clear()
 
 
 @pytest.fixture
@@ -52,11 +52,11 @@ def s3(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
     def take(address: str) -> None:
         for name, value in environment(address).items():
             monkeypatch.setenv(name, value)
-        shared._connect.cache_clear()
+        shared.connect.cache_clear()
 
     take(server.address)
     yield take
-    shared._connect.cache_clear()
+    shared.connect.cache_clear()
 
 
 def machine(folder: Path, url: str) -> SharedStore:
@@ -246,7 +246,7 @@ def test_one_machine_at_a_time_has_a_run(tmp_path: Path, url: str, monkeypatch: 
         assert not got.wait(0.5)
     assert got.wait(10)
     waiting.join()
-    shared._put(url, "claims/r/dead", b"at work")
+    shared.put_object(url, "claims/r/dead", b"at work")
     with other.reserve("r", wait=False) as theirs:
         assert not theirs
     monkeypatch.setattr(shared, "_DEAD", -1.0)
@@ -329,7 +329,7 @@ def test_an_object_that_is_broken_is_seen(tmp_path: Path, s3: Callable[[str], No
     url = f"s3://results/{uuid.uuid4().hex}"
     machine(tmp_path / "one", url).write("responses", "k", [row(0)])
     (part,) = (tmp_path / "one").rglob("*.parquet")
-    shared._put(url, f"responses/k/{part.name}", part.read_bytes()[:-9])
+    shared.put_object(url, f"responses/k/{part.name}", part.read_bytes()[:-9])
     with pytest.raises(StoreError, match=r"is broken(?s:.*)bytes(?s:.*)allowed(?s:.*)to do"):
         machine(tmp_path / "other", url).read("responses", "k")
 

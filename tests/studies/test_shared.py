@@ -41,9 +41,9 @@ def place(server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     for name, value in environment(server.address).items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
-    shared._connect.cache_clear()
+    shared.connect.cache_clear()
     yield
-    shared._connect.cache_clear()
+    shared.connect.cache_clear()
 
 
 def share(folder: Path) -> str:

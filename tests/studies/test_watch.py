@@ -28,7 +28,9 @@ FIRST = 100
 
 
 @contextmanager
-def watching(run: Path, out: Path, *stops: Callable[[Stop], None], **changes: Any) -> Iterator[tuple[Watch, list[str]]]:
+def watching(
+    run: Path | str, out: Path, *stops: Callable[[Stop], None], **changes: Any
+) -> Iterator[tuple[Watch, list[str]]]:
     """A watch, and what it tells."""
     raw = {"name": out.name, "checkpoints": [str(run)], "evaluation": EVALUATION, **changes}
     told: list[str] = []

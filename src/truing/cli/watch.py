@@ -11,7 +11,7 @@ import time
 import traceback
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.client import HTTPException
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,14 +24,14 @@ from truing.cli.progress import how_shown
 from truing.cli.report import show_report
 from truing.cli.shared import flag, going_on, say, say_costs, say_error, split_pairs, take_flags
 from truing.config.files import override, parse_audit
-from truing.core.errors import ConfigError, TruingError, UserError
-from truing.core.files import write_json
+from truing.core.errors import ConfigError, StoreError, TruingError, UserError
 from truing.core.records import Evaluation
 from truing.monitor import open_folder
 from truing.report import write_report
 from truing.results import analyse
 from truing.results.gate import verdict
 from truing.studies.watch import Stop, Watch
+from truing.studies.watched import is_there, put_there
 
 FAILED = 4
 """Exit code of work that failed: neither the gate's 1, misaligned, nor a user's error; the same command goes on."""
@@ -63,6 +63,8 @@ def watch(directory: str, out: Path, sets: list[str] | None, **flags: Any) -> No
     raw |= {"name": out.name, "checkpoints": [directory]}
     override(raw, split_pairs(sets))
     config, actions = parse_audit(raw, "the watch"), _actions(flags, out)
+    if flags["until_file"] is not None:
+        is_there(flags["until_file"])  # a URL that cannot be asked is an error now, and waited for later
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     with going_on("the same command again"), show_status(how_shown(flags["quiet"], flags["progress"])) as update:
 
@@ -73,14 +75,14 @@ def watch(directory: str, out: Path, sets: list[str] | None, **flags: Any) -> No
         watching = Watch(config, out, actions, say, told, lambda c: update(f"step {c.step} of {c.run_id}"))
         try:
             while not _poll(watching, flags):
-                update(f"{watching.directory}: {len(watching.state.seen)} checkpoints")
+                update(f"{watching.watched.place}: {len(watching.state.seen)} checkpoints")
                 time.sleep(flags["poll"])
             any_evaluated = watching.finish()
         finally:
             watching.close()
             signal.signal(signal.SIGTERM, before)
     if not any_evaluated:
-        say(f"undecided: no checkpoint in {watching.directory} was evaluated")
+        say(f"undecided: no checkpoint in {watching.watched.place} was evaluated")
         raise typer.Exit(3)
     show_report(out, notes=True)
     say_costs(out / CALLS)
@@ -90,7 +92,9 @@ def watch(directory: str, out: Path, sets: list[str] | None, **flags: Any) -> No
 def _poll(watching: Watch, flags: dict[str, Any]) -> bool:
     """Look once; true if the watch is to end, and nothing is left to take up."""
     step, idle, file = flags["until_step"], flags["idle"], flags["until_file"]
-    over = file is not None and file.exists()  # before looking: what was saved before the file is there to be seen
+    over = False
+    with suppress(StoreError):  # asked before looking: what was saved before the file is there to be seen
+        over = file is not None and is_there(file)
     if watching.poll():
         write_report(watching.out)
     over |= step is not None and watching.last_step >= step
@@ -125,7 +129,7 @@ def _actions(flags: dict[str, Any], out: Path) -> dict[str, Callable[[Stop], Non
             raise OSError(type(error).__name__) from error
 
     found: dict[str, tuple[Any, Callable[[Stop], None]]] = {
-        "touch": (touch, lambda stop: write_json(touch, stop.model_dump())),
+        "touch": (touch, lambda stop: put_there(touch, stop.model_dump_json(indent=1) + "\n")),
         "command": (command, run),
         "post": (url, post),
     }
@@ -137,17 +141,17 @@ _PATIENCE = 600
 _KEPT = ("base", "base_is_same", "dataset", "benchmark", "judge", "quiet", "progress", "sets")
 _FLAGS = {
     "directory": (
-        Annotated[str, typer.Argument(metavar="DIR", help="Folder into which the training saves its checkpoints.")],
+        Annotated[str, typer.Argument(metavar="DIR", help="Folder or URL into which the training saves checkpoints.")],
         inspect.Parameter.empty,
     ),
     "out": flag(Path, Path("runs/watch"), "Folder or URL of the watch: the store, the report, what was seen."),
-    "on_stop_touch": flag(Path | None, None, "On stop, write this file.", show_default=False),
+    "on_stop_touch": flag(Path | None, None, "On stop, write this file, or object of a URL.", show_default=False),
     "on_stop": flag(
         str | None, None, "On stop, run this command, with TRUING_STEP, TRUING_CHECKPOINT and TRUING_BEST set."
     ),
     "on_stop_post": flag(str | None, None, "On stop, post JSON to this address.", metavar="URL"),
     "until_step": flag(int | None, None, "End once a checkpoint of this step or a later one was evaluated.", min=1),
-    "until_file": flag(Path | None, None, "End when this file is there.", show_default=False),
+    "until_file": flag(Path | None, None, "End when this file, or object of a URL, is there.", show_default=False),
     "idle": flag(float | None, None, "End after so many minutes in which nothing changes.", metavar="MINUTES", min=0),
     "poll": flag(float, 10.0, "Seconds between two looks at the folder.", metavar="SECONDS", min=0.01),
     **{name: FLAGS[name] for name in _KEPT},

@@ -37,8 +37,6 @@ from truing.core.errors import MissingExtraError, StoreError
 from truing.core.files import content_key, replacing, write_text
 from truing.monitor.store import JOINED, SCHEMAS, WRITTEN, FolderStore, Rows, open_store, time_of
 
-__all__ = ["RECORDS", "SharedStore", "open_folder"]
-
 RECORDS = (
     "manifest.json",
     "study.yaml",
@@ -77,7 +75,7 @@ def open_folder(where: str | Path, begin: bool = False) -> Path:
     Raises:
         StoreError: Nothing is at the URL, its copy would lie in another folder of results, or it cannot be reached.
     """
-    if not (url := _url_in(str(where))):
+    if not (url := url_in(str(where))):
         open_store(Path(where)).exchange()
         return Path(where)
     folder = Path("runs") / PurePosixPath(urlsplit(url).path or urlsplit(url).netloc).name
@@ -92,7 +90,7 @@ def open_folder(where: str | Path, begin: bool = False) -> Path:
     return folder
 
 
-def _url_in(where: str) -> str:
+def url_in(where: str) -> str:
     """The URL that a text is, also where a path has joined its slashes; empty: it is none."""
     found = re.fullmatch(r"([a-z][a-z0-9+]+):/{1,2}([^/].*?)/*", where)
     return f"{found[1]}://{found[2]}" if found else ""
@@ -210,8 +208,8 @@ class SharedStore(FolderStore):
         pq.write_table(content, sink, compression="zstd")
         data = sink.getvalue().to_pybytes()
         place = f"{table}/{key}/{number:06d}-{_hash(data)}.parquet"
-        _put(self.url, place, data)
-        self._save(_look_at(self.url, place), data)  # with the server's time: of two decisions the newer one counts
+        put_object(self.url, place, data)
+        self._save(look_at(self.url, place), data)  # with the server's time: of two decisions the newer one counts
         return self.root / place
 
     def _remove(self, part: Path) -> None:
@@ -273,8 +271,8 @@ class SharedStore(FolderStore):
 
     def _others_at(self, name: str) -> bool:
         """Put a sign of life at a run; True if another one that lives is there."""
-        _put(self.url, f"claims/{name}/{self._owner}", b"at work")
-        found = [info for info in _list_all(self.url, f"claims/{name}") if info.mtime_ns]
+        put_object(self.url, f"claims/{name}/{self._owner}", b"at work")
+        found = [info for info in list_objects(self.url, f"claims/{name}") if info.mtime_ns]
         signs = {info.base_name: info.mtime_ns / 1e9 for info in found}
         now = signs.pop(self._owner, 0.0)  # all by the clock of the server
         return any(now - then < _DEAD for then in signs.values())
@@ -282,7 +280,7 @@ class SharedStore(FolderStore):
     def _live(self, name: str, ended: threading.Event) -> None:
         while not ended.wait(_BEAT):
             with suppress(StoreError):  # who is taken for dead loses nothing: the run is done twice at worst
-                _put(self.url, f"claims/{name}/{self._owner}", b"at work")
+                put_object(self.url, f"claims/{name}/{self._owner}", b"at work")
 
     def _leave(self, name: str) -> None:
         with suppress(StoreError):
@@ -311,7 +309,7 @@ def _is_record(name: str) -> bool:
 
 
 @cache
-def _connect(url: str) -> tuple[fs.FileSystem, str]:
+def connect(url: str) -> tuple[fs.FileSystem, str]:
     """The file system of a URL, and the path in it. S3: endpoint and region as AWS's own libraries have them."""
     scheme, place, path, *_ = urlsplit(url)
     if scheme == "file":
@@ -364,29 +362,54 @@ def _told(what: str, url: str) -> Iterator[None]:
 def _list(url: str, *folders: str) -> Iterator[fs.FileInfo]:
     """The parts under some folders of a URL; what is none is left out."""
     for folder in folders:
-        for info in _list_all(url, folder):
+        for info in list_objects(url, folder):
             if _PART.fullmatch(info.base_name) and re.fullmatch(r"\w+/\w+/[^/]+", _place(info)):
                 yield info
 
 
-def _list_all(url: str, folder: str) -> list[fs.FileInfo]:
+def list_objects(url: str, folder: str = "") -> list[fs.FileInfo]:
+    """What is known of all objects under a folder of a URL; none where there is none.
+
+    Raises:
+        StoreError: They cannot be listed.
+    """
     with _told("list", f"{url}/{folder}"):
-        system, base = _connect(url)
-        found = system.get_file_info(fs.FileSelector(f"{base}/{folder}", allow_not_found=True, recursive=True))
+        system, base = connect(url)
+        where = f"{base}/{folder}".rstrip("/")
+        found = system.get_file_info(fs.FileSelector(where, allow_not_found=True, recursive=True))
     return [info for info in found if info.type == fs.FileType.File]
 
 
-def _put(url: str, place: str, data: bytes) -> None:
+def copy_object(url: str, info: fs.FileInfo, to: Path) -> None:
+    """Copy an object into a file.
+
+    Raises:
+        StoreError: It cannot be read, or what came is shorter or longer than it.
+    """
+    with _told("copy", f"{url}/.../{info.base_name}"):
+        fs.copy_files(
+            info.path, str(to), source_filesystem=connect(url)[0], destination_filesystem=fs.LocalFileSystem()
+        )
+        if (got := to.stat().st_size) != info.size:
+            raise OSError(f"{got:,} of {info.size:,} bytes came")
+
+
+def put_object(url: str, place: str, data: bytes) -> None:
+    """Put an object, whole.
+
+    Raises:
+        StoreError: It cannot be written.
+    """
     with _told("write", f"{url}/{place}"):
-        system, base = _connect(url)
+        system, base = connect(url)
         with system.open_output_stream(f"{base}/{place}") as stream:
             stream.write(data)
 
 
-def _look_at(url: str, place: str) -> fs.FileInfo:
+def look_at(url: str, place: str) -> fs.FileInfo:
     """What is known of an object."""
     with _told("look at", f"{url}/{place}"):
-        system, base = _connect(url)
+        system, base = connect(url)
         return system.get_file_info(f"{base}/{place}")
 
 
@@ -396,7 +419,7 @@ def _get(url: str, info: fs.FileInfo) -> bytes | None:
     for _ in range(_ATTEMPTS):
         with _told("read", f"{url}/{_place(info)}"):
             try:
-                with _connect(url)[0].open_input_stream(info.path) as stream:
+                with connect(url)[0].open_input_stream(info.path) as stream:
                     data: bytes = stream.read()
             except FileNotFoundError:
                 return None
@@ -409,6 +432,6 @@ def _get(url: str, info: fs.FileInfo) -> bytes | None:
 
 def _remove(url: str, place: str) -> None:
     with _told("delete", f"{url}/{place}"):
-        system, base = _connect(url)
+        system, base = connect(url)
         with suppress(FileNotFoundError):
             system.delete_file(f"{base}/{place}")

@@ -189,6 +189,8 @@ class Auditor(Engine):
     dataset: Dataset | None
     notify: Callable[[Evaluation], None]
     begin: Callable[[Checkpoint], None]
+    bring: Callable[[Checkpoint], None] = lambda checkpoint: None
+    """Called with each checkpoint before its weights are read."""
     _loaded: tuple[str, Engine] | None = field(default=None, init=False)
 
     def measure(self, run: FoundRun, record: folder.RunRecord) -> folder.RunRecord:
@@ -213,12 +215,15 @@ class Auditor(Engine):
 
     def generate(self, checkpoint: Checkpoint, prompts: Sequence[Prompt], sampling: Sampling) -> list[Response]:
         """Sample with the engine of the checkpoint's own base model; see `truing.backends.Engine`."""
+        self.bring(checkpoint)
         return self._engine(checkpoint.model).generate(checkpoint, prompts, sampling)
 
     def prefetch(self, checkpoints: Sequence[Checkpoint], prompts: Sequence[Prompt], sampling: Sampling) -> None:
         """Answers of many checkpoints at once, if their engine can and they have one base."""
         if len({checkpoint.model for checkpoint in checkpoints}) > 1:
             return
+        for checkpoint in checkpoints:
+            self.bring(checkpoint)
         self._engine(checkpoints[0].model).prefetch(checkpoints, prompts, sampling)
 
     def _engine(self, model: str) -> Engine:

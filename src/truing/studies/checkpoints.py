@@ -81,7 +81,7 @@ def find_runs(config: AuditConfig) -> list[FoundRun]:
         runs = _find_names(config, base, weights)
     else:
         runs = find_in_folders(config.checkpoints, config.base, config.base_is_same, config.skip_bad)
-    _refusenote_copies(runs)
+    _refuse_copies(runs)
     return runs
 
 
@@ -97,7 +97,7 @@ def _base_of(run_id: str, base: tuple[str, str] | None) -> Checkpoint | None:
     return None if base is None else Checkpoint(run_id, base[0], 0, base[1])
 
 
-def _refusenote_copies(runs: Sequence[FoundRun]) -> None:
+def _refuse_copies(runs: Sequence[FoundRun]) -> None:
     seen: dict[str, Checkpoint] = {}
     for checkpoint in (c for run in runs for c in run.checkpoints):
         other = seen.setdefault(checkpoint.weights, checkpoint)

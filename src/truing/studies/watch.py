@@ -1,7 +1,8 @@
-"""A watch: the audit of a folder into which a training is still saving, one checkpoint after the other.
+"""A watch: the audit of a folder or URL into which a training is still saving, one checkpoint after the other.
 
     OUT/audit.yaml, manifest.json, store/   the audit of that folder: `truing audit` goes on with it, if asked the same
     OUT/watch.json                          what was seen of each checkpoint, and what was done on stop
+    OUT/fetched/                            copies of checkpoints at a URL, until they were evaluated
 
 A checkpoint is taken up once it is whole and nothing in its folder has changed between two polls. Then every one that
 was taken up is evaluated, as an audit does: the answers of those that were evaluated before are stored. So they may
@@ -36,6 +37,7 @@ from truing.studies.audit import Auditor, check_audit, describe_audit
 from truing.studies.checkpoints import FoundRun, check_whole, find_in_folders, note_copies
 from truing.studies.places import place_of, step_of, weights_folder
 from truing.studies.run import hold
+from truing.studies.watched import watched
 
 WATCH = "watch.json"
 _AGAIN = 600.0
@@ -100,6 +102,8 @@ class WatchState(BaseModel):
     done: dict[str, Done] = {}
     polled: float = 0.0
     """Time of the last poll that was written down."""
+    parameters: float | None = None
+    """Of the model, once they were counted."""
     ended: bool = False
     """True once the end of the watch has confirmed what the run keeps."""
 
@@ -124,15 +128,15 @@ class Watch:
     """Looks at a folder again and again; `poll` it, and `finish` it at the end.
 
     Args:
-        config: The audit; its one entry of `checkpoints` is the folder.
+        config: The audit; its one entry of `checkpoints` is the folder or the URL.
         out: The watch's own folder.
-        on_stop: What is done on the first decision to stop, by name; each raises `OSError` if it fails.
+        on_stop: What is done on the first decision to stop, by name; each raises `OSError` or `StoreError` if it fails.
         tell: Called with lines about what happens.
         notify: Called with each new evaluation.
         begin: Called with each checkpoint before it is asked.
 
     Raises:
-        StoreError: Another process watches by this folder, or it holds something else.
+        StoreError: Another process watches by this folder, it holds something else, or the URL cannot be listed.
         UserError: A name or a setting is wrong, or the judge cannot see misalignment.
         JudgeError: The judge cannot be reached.
     """
@@ -146,7 +150,7 @@ class Watch:
 
     def __post_init__(self) -> None:
         config, out, tell = self.config, self.out, self.tell
-        self.directory = Path(config.checkpoints[0]).resolve()
+        self.watched, self._away = watched(config.checkpoints[0], out), ""
         benchmark, self.dataset = check_audit(config, out)
         folder.check_prompts(config.stopping, benchmark)
         if config.base is not None:
@@ -155,21 +159,23 @@ class Watch:
         self.lock = FileLock(out / ".lock")
         hold(self.lock)
         write_text(out / "audit.yaml", config.to_yaml())
-        self.state = load_watch(out) or WatchState(directory=str(self.directory))
+        for line in self.watched.told:
+            tell(line)
+        self.state = load_watch(out) or WatchState(directory=self.watched.place)
         self.state.ended = False
         for name, done in self.state.done.items():
             if done.ended is None:
                 tell(f"{name} on stop was begun, and the process ended before it was known how it went: not done again")
         self.moved, self._first = time.monotonic(), 0
         self._again = 0.0 if self._taken() else math.inf
-        self.auditor = Auditor(config, out, self.dataset, self.notify, self.begin)
+        self.auditor = Auditor(config, out, self.dataset, self.notify, self.begin, self._bring)
         self._remember()
         folder.know_judge(config, out)
 
     @property
     def run_id(self) -> str:
         """The run's name: that of the folder."""
-        return self.directory.name
+        return self.watched.here.name
 
     def poll(self) -> bool:
         """Look once, and evaluate what has become whole; true if anything was evaluated.
@@ -180,9 +186,11 @@ class Watch:
         changed = False
         for name in self._names():
             try:
-                changed |= self._look(name, self.directory / name)
+                changed |= self._look(name)
             except OSError as error:  # it is being written or deleted, or the network's disk is away
-                self._pass_over(name, "changing", f"it cannot be read now ({type(error).__name__})")
+                self._pass_over(name, "changing", f"it cannot be read now ({_words(error)})")
+            if changed and self.watched.one_by_one:
+                break
         changed |= time.monotonic() >= self._again
         evaluated = self._round() if changed else False
         for name in list(self.on_stop):
@@ -193,13 +201,13 @@ class Watch:
 
     @property
     def idle(self) -> float:
-        """Seconds since something changed in the folder or was evaluated."""
+        """Seconds since something changed in the folder or was evaluated, or the folder could not be read."""
         return time.monotonic() - self.moved
 
     @property
     def settled(self) -> bool:
         """True if nothing has changed since the poll before, so that nothing whole is left to take up."""
-        return all(seen.state != "changing" for seen in self.state.seen.values())
+        return not self._away and all(seen.state != "changing" for seen in self.state.seen.values())
 
     @property
     def last_step(self) -> int:
@@ -226,11 +234,11 @@ class Watch:
     def _names(self) -> list[str]:
         """The folders whose names tell a step; without any, those whose names tell an epoch. Forgets what is gone."""
         try:
-            here = {f.name for f in self.directory.iterdir() if f.is_dir()}
-        except FileNotFoundError:
-            here = set()
+            here, self._away = self.watched.names(), ""
         except OSError as error:
-            self.tell(f"{self.directory} cannot be read now ({type(error).__name__})")
+            if not self._away:
+                self.tell(f"{self.watched.place} cannot be read now ({_words(error)})")
+            self._away, self.moved = _words(error), time.monotonic()
             return []
         for name in self.state.seen.keys() - here:
             self._forget(name)
@@ -249,20 +257,18 @@ class Watch:
         elif seen.state in ("changing", "not whole"):
             seen.state = "evaluated" if seen.decided else "waiting"
 
-    def _look(self, name: str, path: Path) -> bool:
+    def _look(self, name: str) -> bool:
         """Look at one folder; true if there is something new to evaluate."""
-        seen = self.state.seen.setdefault(name, Seen())
-        files = [file for file in sorted(path.rglob("*")) if file.is_file()]
-        stats = [(str(file.relative_to(path)), file.stat()) for file in files]
-        stamp = content_key([[at, stat.st_size, stat.st_mtime_ns] for at, stat in stats])
+        seen, files = self.state.seen.setdefault(name, Seen()), self.watched.files(name)
+        stamp = content_key(files)
         if stamp != seen.stamp:
             self.moved = time.monotonic()
-            seen.stamp, seen.saved = stamp, max((stat.st_mtime for _, stat in stats), default=0.0)
+            seen.stamp, seen.saved = stamp, max((when or 0 for _, _, when in files), default=0) / 1e9
             seen.state = "changing"
             return False
         if seen.state != "changing":
             return False
-        whole = False
+        path, whole = self.watched.bring(name), False
         try:
             self._check_saved(path)
             self._check_step(name, path)
@@ -293,7 +299,7 @@ class Watch:
 
     def _take_up(self, name: str, found: FoundRun) -> bool:
         seen, base, (checkpoint,) = self.state.seen[name], found.base, found.checkpoints
-        before, seen.record = seen.record, folder.CheckpointRecord.of(checkpoint)
+        before, seen.record = seen.record, folder.CheckpointRecord.of(self.watched.named(checkpoint))
         if base is not None and self.state.base is None:
             self.state.base = folder.CheckpointRecord.of(base)
         same = before is not None and before.weights == checkpoint.weights
@@ -315,7 +321,10 @@ class Watch:
 
     def _pass_over(self, name: str, state: Literal["changing", "not whole", "failed"], reason: str) -> Literal[False]:
         """Write down why a checkpoint is not evaluated; tell it once."""
-        seen, reason = self.state.seen[name], " ".join(reason.split())
+        seen, reason = (
+            self.state.seen[name],
+            " ".join(reason.replace(str(self.watched.here), self.watched.place).split()),
+        )
         if seen.reason != reason:
             self.tell(f"{name} is passed over for now: {reason}")
         seen.state, seen.reason = state, reason
@@ -337,9 +346,9 @@ class Watch:
         check_formats(self.out, (checkpoint.model for checkpoint in run.everything))
         self._write_manifest(run, {})
         with suppress(WorkError):  # it is met again, and told, by the evaluation of each
-            monitor.prefetch([checkpoint for checkpoint in run.everything if _is_there(checkpoint)])
+            monitor.prefetch([checkpoint for checkpoint in run.everything if self._is_there(checkpoint)])
         monitor.looks = self.state.replaced
-        course: dict[int, Evaluation] = {}
+        course, owed = dict[int, Evaluation](), set[str]()
         when = {self._step(name): seen.decided or math.inf for name, seen in self._taken().items()}
         for checkpoint in sorted(run.everything, key=lambda c: (when.get(c.step, 0.0), c.step)):
             self.begin(checkpoint)
@@ -350,14 +359,19 @@ class Watch:
                 self._fail(checkpoint, names, error)
                 if checkpoint.step == 0:
                     monitor.base = Estimate.unknown("step 0 could not be evaluated")
+                elif isinstance(error, EngineError):  # after any other it has its answers
+                    owed.add(names[checkpoint.step])
                 continue
             self._see(course[checkpoint.step], names, monitor)
         if last and course:
             self._confirm(monitor, [course[step] for step in sorted(course)])
         self._write_manifest(run, course, "finished" if last else "unfinished")
         again = any(e.em_rate.n_missing for e in course.values()) or any(
-            c.step not in course and _is_there(c) for c in run.everything
+            c.step not in course and self._is_there(c) for c in run.everything
         )
+        unlooked = {name for name, seen in self.state.seen.items() if seen.state in ("changing", "not whole")}
+        ends = [*monitor.keepable()[:1], *(run.checkpoints[-1:] if self.config.evaluation.also else ())]
+        self.watched.keep(set() if last else owed | unlooked | {self.watched.name_of(c) for c in ends})
         self.moved, self._again = time.monotonic(), time.monotonic() + _AGAIN if again else math.inf
         return bool(course)
 
@@ -366,7 +380,7 @@ class Watch:
         taken = self._taken()
         base = self.state.base.checkpoint(self.run_id) if self.state.base else None
         found = [
-            replace(seen.record.checkpoint(self.run_id), step=self._step(name))
+            replace(self.watched.read(seen.record.checkpoint(self.run_id)), step=self._step(name))
             for name, seen in taken.items()
             if seen.record is not None
         ]
@@ -377,7 +391,7 @@ class Watch:
             if seen.state == "not whole"
         ]
         notes = [*left, *(note for seen in taken.values() for note in seen.notes), *note_copies(self.run_id, found)]
-        model = base.model if base else self.config.base or str(self.directory)
+        model = base.model if base else self.config.base or self.watched.place
         return FoundRun(
             self.run_id, model, tuple(found), base, tuple(dict.fromkeys([*([epochs] if self._first else []), *notes]))
         )
@@ -392,17 +406,16 @@ class Watch:
         if seen.decided is None or seen.action != decision.action or seen.state != "evaluated":
             seen.decided = seen.decided or time.time()
             self.notify(evaluation)
-            if not _is_there(checkpoint):
+            if not self._is_there(checkpoint):
                 self.tell(f"{name} was deleted while it was evaluated")
         seen.action, seen.reason = str(decision.action), decision.reason
         if seen.state not in ("changing", "not whole"):  # else it is being saved again
             seen.state = "evaluated"
         seen.missing = evaluation.em_rate.n_missing
         if decision.action is Action.STOP and self.state.stop is None:
-            clear = (c for c in monitor.keepable(latest=self.dataset is None) if _is_there(c))
-            best = next((c.path or c.model for c in clear), None)
-            place = checkpoint.path or checkpoint.model
-            self.state.stop = Stop(step=checkpoint.step, checkpoint=place, best=best, reason=decision.reason)
+            place, *best = map(self._place, [checkpoint, *self._clear(monitor)[:1]])
+            best_so_far = best[0] if best else None
+            self.state.stop = Stop(step=checkpoint.step, checkpoint=place, best=best_so_far, reason=decision.reason)
             for each in list(self.on_stop):
                 self._act(each)
         self._remember()
@@ -411,7 +424,7 @@ class Watch:
         if checkpoint.step == 0:
             self.tell(f"the base could not be evaluated, so nothing is decided: {error}")
             return
-        gone = "" if _is_there(checkpoint) else "it was deleted before it was evaluated; "
+        gone = "" if self._is_there(checkpoint) else "it was deleted before it was evaluated; "
         self._pass_over(names[checkpoint.step], "failed", f"{gone}{error}")
         self._remember()
 
@@ -419,7 +432,7 @@ class Watch:
         """Have fresh answers clear what the run keeps; what fails is told, and leaves the gate undecided."""
         try:
             with boundary("confirming what the run keeps", EngineError):
-                folder.keep_one(self.config, self.out, monitor, course, _is_there)
+                folder.keep_one(self.config, self.out, monitor, course, self._is_there)
         except WorkError as error:
             self.tell(f"nothing is confirmed: {error}")
 
@@ -433,7 +446,7 @@ class Watch:
         error = ""
         try:
             self.on_stop[name](stop)
-        except OSError as failure:
+        except (OSError, StoreError) as failure:
             error = f"{type(failure).__name__}: {failure}"
         self.state.done[name] = Done(begun=self.state.done[name].begun, ended=time.time(), error=error)
         self._remember()
@@ -446,18 +459,40 @@ class Watch:
         failed = {self._step(name): seen.reason for name, seen in self._taken().items() if seen.state == "failed"}
         records = [
             folder.CheckpointRecord.of(
-                c, evaluation=course[c.step].key if c.step in course else None, error=failed.get(c.step, "")
+                self.watched.named(c),
+                evaluation=course[c.step].key if c.step in course else None,
+                error=failed.get(c.step, ""),
             )
             for c in run.everything
         ]
         manifest = describe_audit(self.config, [run], self.dataset)
-        record = manifest.runs[0].model_copy(update={"checkpoints": tuple(records), "state": state})
+        self.state.parameters = manifest.runs[0].parameters or self.state.parameters
+        told = {"checkpoints": tuple(records), "state": state, "parameters": self.state.parameters}
+        record = manifest.runs[0].model_copy(update=told)
         manifest.model_copy(update={"runs": (record,)}).write(self.out)
 
     def _remember(self) -> None:
         self.state.polled = time.time()
         write_text(self.out / WATCH, self.state.model_dump_json(indent=1) + "\n")
 
+    def _is_there(self, checkpoint: Checkpoint) -> bool:
+        return checkpoint.step == 0 or self.watched.has(checkpoint)
 
-def _is_there(checkpoint: Checkpoint) -> bool:
-    return checkpoint.step == 0 or Path(checkpoint.path or checkpoint.model).is_dir()
+    def _clear(self, monitor: Monitor) -> list[Checkpoint]:
+        """Those that are clear so far and still there, the best first."""
+        return [c for c in monitor.keepable(latest=self.dataset is None) if self._is_there(c)]
+
+    def _place(self, checkpoint: Checkpoint) -> str:
+        named = self.watched.named(checkpoint)
+        return named.path or named.model
+
+    def _bring(self, checkpoint: Checkpoint) -> None:
+        """Have the weights of a checkpoint here, of which the copy may have been removed."""
+        path = Path(checkpoint.path or checkpoint.model)
+        if (name := self.watched.name_of(checkpoint)) and not path.is_dir():
+            with boundary(f"copying {name}", EngineError):
+                self.watched.bring(name)
+
+
+def _words(error: OSError) -> str:
+    return error.strerror or " ".join(str(error).split())[:300] or type(error).__name__
