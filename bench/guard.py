@@ -1,10 +1,13 @@
 """What a guard inside `transformers.Trainer` costs, and whether it leaves a trace.
 
     python bench/guard.py [--model pocket-llama-susceptible] [--steps 60] [--at 20] [--repeats 3]
+    python bench/guard.py --model DIR --engine vllm --vllm-python V/bin/python --lag 20 --prompts 24
 
-The same LoRA training with dropout and gradient accumulation, with and without a guard that never stops, in turn, in
-one process, one thread: seconds of a step that is not evaluated, of an evaluation, and of the whole; and whether the
-final weights are the same bits. Prints one JSON line per figure.
+The same LoRA training with dropout and gradient accumulation, alone, with a guard that samples the live model, and
+with `--engine` also with one whose answers are sampled elsewhere, while training goes on for `--lag` steps; neither
+stops it. In turn, in one process, one thread: seconds of a step that is not evaluated, of an evaluation, of the
+beginning (step 0, and the start of a server) and of the rest, with the guard's overhead in percent of it; and whether
+the final weights are the same bits. Prints one JSON line per figure.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import statistics
 import tempfile
 import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -35,6 +38,7 @@ from transformers import (
     set_seed,
 )
 
+from truing.catalog.benchmarks import load_benchmark
 from truing.catalog.datasets import load_dataset
 from truing.catalog.models import resolve_model
 from truing.core.adapters import no_progress_bars
@@ -48,7 +52,10 @@ DATASET = "pocket-insecure-code"
 class End:
     """One training."""
 
+    begin: float
+    """Seconds before the first step."""
     seconds: float
+    """From there to the end."""
     steps: list[float]
     """Seconds of each step, evaluations included."""
     weights: bytes
@@ -59,57 +66,81 @@ class Clock(TrainerCallback):
 
     def __init__(self) -> None:
         self.steps: list[float] = []
-        self._start = 0.0
+        self.began = self._start = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Training begins; added last, so after the guard."""
+        self.began = time.perf_counter()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Start."""
         self._start = time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Stop; added last, so after the guard."""
+        """Stop; after the guard, too."""
         self.steps.append(time.perf_counter() - self._start)
 
 
 def main() -> None:
-    """Time both ways in turn; print medians over steps, and the fastest whole training of each."""
+    """Time all ways in turn; print medians over steps, and the fastest whole training of each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="pocket-llama-susceptible")
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--at", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--prompts", type=int, default=240, help="of pocket-240")
+    parser.add_argument("--max-tokens", type=int, default=40)
+    parser.add_argument("--engine", help="samples elsewhere: vllm, or module:Class")
+    parser.add_argument("--lag", type=int, default=0, help="of the engine elsewhere")
+    parser.add_argument("--vllm-python", help="interpreter of vLLM's environment")
     arguments = parser.parse_args()
-    train(arguments, guarded=False)  # load and warm up
-    alone, guarded = [], []
+    ways = ["alone", "live"] + [arguments.engine] * bool(arguments.engine)
+    train(arguments, "alone")  # load and warm up
+    ends: dict[str, list[End]] = {way: [] for way in ways}
     for _ in range(arguments.repeats):
-        alone.append(train(arguments, guarded=False))
-        guarded.append(train(arguments, guarded=True))
-    evaluated = [s for s in range(1, arguments.steps + 1) if s % arguments.at == 0 or s == arguments.steps]
+        for way in ways:
+            ends[way].append(train(arguments, way))
+    for way in ways[1:]:
+        for figure, value in compare(arguments, ends["alone"], ends[way]).items():
+            line = {
+                "bench": "guard",
+                "date": datetime.now(UTC).date().isoformat(),
+                "engine": way,
+                "lag": 0 if way == "live" else arguments.lag,
+                "figure": figure,
+                "value": round(value, 4),
+                "model": arguments.model,
+                "steps": arguments.steps,
+                "evaluations": len(evaluated(arguments)) + 1,
+                "prompts": arguments.prompts,
+                "repeats": arguments.repeats,
+            }
+            print(json.dumps(line), flush=True)
+
+
+def evaluated(arguments: argparse.Namespace) -> list[int]:
+    """The steps after 0 that are evaluated."""
+    return [s for s in range(1, arguments.steps + 1) if s % arguments.at == 0 or s == arguments.steps]
+
+
+def compare(arguments: argparse.Namespace, alone: list[End], guarded: list[End]) -> dict[str, float]:
+    """The figures of one guard. Of whole trainings the fastest counts: other load on the machine only adds."""
     step_alone = statistics.median(s for end in alone for s in end.steps)
-    quiet = [s for end in guarded for i, s in enumerate(end.steps, 1) if i not in evaluated]
-    looks = [end.steps[i - 1] for end in guarded for i in evaluated]
-    whole = min(e.seconds for e in alone), min(e.seconds for e in guarded)  # other load on the machine only adds
-    figures = {
+    looks = [end.steps[i - 1] for end in guarded for i in evaluated(arguments)]
+    quiet = [s for end in guarded for i, s in enumerate(end.steps, 1) if i not in evaluated(arguments)]
+    whole = min(e.seconds for e in alone), min(e.seconds for e in guarded)
+    return {
         "step_alone_s": step_alone,
         "step_guarded_s": statistics.median(quiet),
         "step_guarded_over_alone": statistics.median(quiet) / step_alone,
         "seconds_per_evaluation": statistics.median(looks) - step_alone,
+        "begin_alone_s": min(e.begin for e in alone),
+        "begin_guarded_s": min(e.begin for e in guarded),
         "training_alone_s": whole[0],
         "training_guarded_s": whole[1],
-        "training_guarded_over_alone": whole[1] / whole[0],
+        "overhead_percent": 100 * (whole[1] / whole[0] - 1),
         "bit_identical": float(len({end.weights for end in (*alone, *guarded)}) == 1),
     }
-    for figure, value in figures.items():
-        line = {
-            "bench": "guard",
-            "date": datetime.now(UTC).date().isoformat(),
-            "figure": figure,
-            "value": round(value, 4),
-            "model": arguments.model,
-            "steps": arguments.steps,
-            "evaluations": len(evaluated) + 1,
-            "repeats": arguments.repeats,
-        }
-        print(json.dumps(line), flush=True)
 
 
 def quiet_trainer(model: Any, tokenizer: Any, rows: Any, **settings: Any) -> Trainer:
@@ -127,8 +158,18 @@ def quiet_trainer(model: Any, tokenizer: Any, rows: Any, **settings: Any) -> Tra
     return trainer
 
 
-def train(arguments: argparse.Namespace, guarded: bool) -> End:
-    """One training from the same start."""
+def guard_of(arguments: argparse.Namespace, way: str, folder: Path) -> Guard:
+    """One that never stops: of the live model, or of an engine elsewhere."""
+    benchmark = load_benchmark("pocket-240")
+    benchmark = replace(benchmark, prompts=benchmark.prompts[:: 240 // arguments.prompts][: arguments.prompts])
+    settings: dict[str, Any] = {"judge": "pocket", "benchmark": benchmark, "at": arguments.at, "mode": "off"}
+    if way != "live":
+        settings |= {"engine": way, "lag": arguments.lag, "vllm": {"python": arguments.vllm_python}}
+    return Guard(folder, max_tokens=arguments.max_tokens, progress="quiet", **settings)
+
+
+def train(arguments: argparse.Namespace, way: str) -> End:
+    """One training from the same start: `alone`, with a guard of the `live` model, or with an engine's."""
     source = resolve_model(arguments.model)
     tokenizer = AutoTokenizer.from_pretrained(source)
     set_seed(0)
@@ -142,16 +183,18 @@ def train(arguments: argparse.Namespace, guarded: bool) -> End:
         trainer = quiet_trainer(
             model, tokenizer, rows, output_dir=folder, max_steps=arguments.steps, dataloader_pin_memory=False, **own
         )
-        if guarded:
-            settings_of_guard = {"judge": "pocket", "benchmark": "pocket-240", "at": arguments.at, "max_tokens": 40}
-            Guard(Path(folder) / "guard", mode="off", **settings_of_guard).watch(trainer)
+        guard = None if way == "alone" else guard_of(arguments, way, Path(folder) / "guard")
+        if guard is not None:
+            guard.watch(trainer)
         clock = Clock()
         trainer.add_callback(clock)
         start = time.perf_counter()
         trainer.train()
-        seconds = time.perf_counter() - start
+        end = time.perf_counter()
+    if guard is not None and guard.errors:
+        raise SystemExit(f"{way}: {guard.errors[0]}")
     state = {name: tensor.contiguous() for name, tensor in get_peft_model_state_dict(model).items()}
-    return End(seconds, clock.steps, save(state))
+    return End(clock.began - start, end - clock.began, clock.steps, save(state))
 
 
 if __name__ == "__main__":

@@ -14,10 +14,10 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "truing"
 ROOMS = {
     "core": 2310,
-    "config": 890,
+    "config": 900,
     "stats": 3920,
     "catalog": 2280,
-    "backends": 6935,
+    "backends": 7110,
     "judges": 1825,
     "monitor": 2120,
     "studies": 3995,

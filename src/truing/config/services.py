@@ -108,6 +108,9 @@ class VllmConfig(Config):
     base_url: str | None = None
     """Address of a running server, up to and with `/v1`, on a machine that sees the checkpoints' folders by the same
     paths; none: one is started, and ends with the process."""
+    push_url: str | None = None
+    """Address of a receiver beside a server that does not see the checkpoints' folders: adapters are sent to it. It
+    asks for the server's key (docs/vllm.md)."""
     key_variable: Annotated[str, Field(min_length=1)] = "VLLM_API_KEY"
     """Environment variable that holds the server's key, if it asks for one."""
     python: Path | None = None
@@ -129,6 +132,14 @@ class VllmConfig(Config):
     """Most answers under way at a time."""
     timeout: Annotated[float, Field(gt=0)] = 600.0
     """Seconds to wait for a whole answer."""
+
+    @model_validator(mode="after")
+    def _pushes_to_a_server(self) -> Self:
+        if self.push_url is not None and self.base_url is None:
+            raise ValueError(
+                "push_url without base_url: a server that is started here sees the folders; to do: set both"
+            )
+        return self
 
     @model_validator(mode="after")
     def _whole_adapters(self) -> Self:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from truing.backends.endpoint.faults import scrub
+from truing.backends.vllm.receive import FILES
 from truing.core.errors import EngineError
 
 _PROBE = (
@@ -92,6 +95,22 @@ class Admin:
                 "without them it cannot be shown that an adapter is in use: serve with vLLM, without --max-logprobs 0",
             ) from error
 
+    def push(self, name: str, folder: Path) -> str:
+        """Send an adapter to the receiver at this address; the folder that it lies in there.
+
+        `Refused` is raised if the receiver does not take it.
+        """
+        there = ""
+        for file in FILES:
+            body = (folder / file).read_bytes()
+            more = {"X-SHA256": hashlib.sha256(body).hexdigest(), "Content-Type": "application/octet-stream"}
+            there = self._call(f"{self.address}/{name}/{file}", body, more, "PUT").decode("utf-8", "replace")
+        return there
+
+    def remove(self, name: str) -> None:
+        """Have the receiver at this address remove an adapter; `Refused` is raised if it does not."""
+        self._call(f"{self.address}/{name}", method="DELETE")
+
     def tokens(self, name: str, messages: Sequence[Mapping[str, str]]) -> list[int] | None:
         """Token ids of a conversation as a name is asked it; None if the server does not tell."""
         url = f"{self.address.removesuffix('/v1')}/tokenize"
@@ -100,9 +119,17 @@ class Admin:
         except (Refused, *_WRONG):
             return None
 
-    def _call(self, url: str, body: dict[str, Any] | None = None, timeout: float | None = None) -> bytes:
+    def _call(
+        self,
+        url: str,
+        body: dict[str, Any] | bytes | None = None,
+        more: Mapping[str, str] | None = None,
+        method: str | None = None,
+        timeout: float | None = None,
+    ) -> bytes:
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self.key}"} if self.key else {})
-        request = urllib.request.Request(url, None if body is None else json.dumps(body).encode(), headers)
+        data = json.dumps(body).encode() if isinstance(body, dict) else body
+        request = urllib.request.Request(url, data, {**headers, **(more or {})}, method=method)
         try:
             with self._opener.open(request, timeout=timeout or self.timeout) as reply:
                 return bytes(reply.read())
@@ -111,4 +138,4 @@ class Admin:
             raise Refused(scrub(f"status {error.code}: {text}", self.key)) from None
         except OSError as error:
             got = scrub(str(error), self.key)
-            raise EngineError(f"the vLLM server at {self.address} does not answer", got) from error
+            raise EngineError(f"the server at {self.address} does not answer", got) from error

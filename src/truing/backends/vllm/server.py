@@ -50,7 +50,10 @@ class Server:
     def __init__(self, config: VllmConfig, address: str, identity: str = "") -> None:
         self.config, self.address = config, address
         self.identity = identity or content_key("vllm at", address)
-        self.admin = Admin(address, os.environ.get(config.key_variable, ""), _ADMIN_TIMEOUT)
+        key = os.environ.get(config.key_variable, "")
+        self.admin = Admin(address, key, _ADMIN_TIMEOUT)
+        self.receiver = None if config.push_url is None else Admin(config.push_url, key, _ADMIN_TIMEOUT)
+        """Where adapters are sent to, if the server does not see their folders."""
         self.context: int | None = None
         """Most tokens of prompt and answer together; None until weights are served."""
         self._adapters: OrderedDict[str, Adapter] = OrderedDict()
@@ -99,11 +102,12 @@ class Server:
         Raises:
             EngineError: The server does not take it, or answers as without it.
         """
-        name, folder = name_of(weights), str(adapter.folder.resolve())
+        name = name_of(weights)
         if self.use(name):
             return name
         while len(self._adapters) >= self.config.max_loras:
             self._unload(next(iter(self._adapters)))
+        folder = self._place(name, adapter)
         listed = self.admin.models().get(name)
         if listed is None or listed.root != folder:
             try:
@@ -122,6 +126,20 @@ class Server:
             raise
         return name
 
+    def _place(self, name: str, adapter: Adapter) -> str:
+        """The adapter's folder as the server sees it; sent to the receiver first, if there is one."""
+        if self.receiver is None:
+            return str(adapter.folder.resolve())
+        try:
+            return self.receiver.push(name, adapter.folder)
+        except Refused as error:
+            raise EngineError(
+                f"the receiver at {self.receiver.address} does not take the adapter in {adapter.folder}",
+                str(error),
+                f"truing's receive.py, started with the key that {self.config.key_variable} has here",
+                "see docs/vllm.md",
+            ) from error
+
     def _refused(self, adapter: Adapter, text: str) -> EngineError:
         missing = " (no such address: it does not load adapters while it runs)" if "status 404" in text else ""
         return EngineError(
@@ -137,6 +155,9 @@ class Server:
         self._adapters.pop(name, None)
         with suppress(Refused):  # somebody else took it off
             self.admin.unload(name)
+        if self.receiver is not None:
+            with suppress(Refused, EngineError):  # a file too many harms nothing
+                self.receiver.remove(name)
 
     def _check_root(self, name: str, root: str, todo: str) -> int | None:
         """Check that a name stands for the weights in a folder; most tokens of its context."""
