@@ -20,7 +20,7 @@ ROOMS = {
     "backends": 7110,
     "judges": 1825,
     "monitor": 2120,
-    "studies": 3995,
+    "studies": 4065,
     "results": 5680,
     "report": 1730,
     "integrations": 2460,

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,10 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray: pip install 'truing[ray]'"),
 ]
 ROOT = Path(__file__).parents[2]
+TRUING = ("-m", "truing")
+IMPATIENT = (
+    "from truing.cli import main; from truing.studies import on_ray; on_ray.LOST, on_ray.PLACING = 6, 30; main()"
+)
 
 
 class Nodes:
@@ -37,15 +41,15 @@ class Nodes:
         assert self._process.stdout is not None
         return self._process.stdout.readline().strip()
 
-    def kill_one(self) -> None:
+    def kill_one(self, how: str = "") -> None:
         assert self._process.stdin is not None
-        print(file=self._process.stdin, flush=True)
+        print(how, file=self._process.stdin, flush=True)
         assert self._read() == "killed"
 
-    def start(self, config: StudyConfig, out: Path, *flags: str) -> subprocess.Popen[str]:
+    def start(self, config: StudyConfig, out: Path, *flags: str, how: Sequence[str] = TRUING) -> subprocess.Popen[str]:
         study = out.with_suffix(".yaml")
         study.write_text(config.to_yaml())
-        command = [sys.executable, "-m", "truing", "run", str(study), "--out", str(out), "--on", "ray", *flags]
+        command = [sys.executable, *how, "run", str(study), "--out", str(out), "--on", "ray", *flags]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         return subprocess.Popen(command, env=self._environment, **pipes)  # type: ignore[call-overload, no-any-return]
 
@@ -132,6 +136,21 @@ def test_one_judge_for_all_runs_says_what_one_in_each_process_says(
     )
     assert here == there
     assert any(row["aligned"] is not None for row in here)
+
+
+def test_a_judge_that_finds_no_place_ends_the_study(nodes: Nodes, tiny_model: Path, tmp_path: Path) -> None:
+    judge = {"completer": "local", "model": str(save_judge(tmp_path / "judge", "whole"))}
+    told = {"judge": judge, "preflight": {"labelled": None}, "max_tokens": 8}
+    config = small_study(tiny_model, grids=[g.model_dump() for g in two_runs(tiny_model).grids], evaluation=told)
+    out = tmp_path / "out"
+    driver = nodes.start(config, out, "--judge-resources", "CPU=1,first=1", how=("-c", IMPATIENT))
+    wait_for_an_evaluation(driver, out)
+    nodes.kill_one("lose")
+    output, _ = driver.communicate(timeout=300)
+    assert driver.returncode == 1
+    assert "the judge of all runs was lost and waits for a node with CPU=1, first=1 free" in output
+    assert "the judge of all runs was lost and finds no place" in output
+    assert "declare a resource for it alone on two nodes" in output
 
 
 def test_random_kills_lose_nothing_and_cost_what_was_in_flight() -> None:

@@ -1,4 +1,6 @@
-"""A Ray cluster of a head and two nodes here; says its address, and kills and replaces a node for each line.
+"""A Ray cluster of a head and two nodes here, the first with a resource `first`; says its address.
+
+For each line it kills the older node, and replaces it unless the line says `lose`.
 
 In a process of its own: Ray leaves sockets open in one that has used it.
 """
@@ -9,13 +11,13 @@ if __name__ == "__main__":
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    nodes = [cluster.add_node(num_cpus=1, resources=own) for own in ({"first": 1}, {})]
     cluster.wait_for_nodes()
     sys.stdout.write(f"{cluster.address}\n")
     sys.stdout.flush()
-    for _ in sys.stdin:
+    for line in sys.stdin:
         cluster.remove_node(nodes.pop(0), allow_graceful=False)
-        nodes.append(cluster.add_node(num_cpus=1))
+        nodes += [] if line.strip() == "lose" else [cluster.add_node(num_cpus=1)]
         sys.stdout.write("killed\n")
         sys.stdout.flush()
     cluster.shutdown()

@@ -13,9 +13,10 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future
-from contextlib import contextmanager
+from concurrent.futures import Future, InvalidStateError
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,11 @@ RETRIES = 3
 """How often a run is begun anew whose worker was lost."""
 RESTARTS = 20
 """How often the judge of all runs is. Calls are repeated until then: one that comes while it is away fails at once."""
+LOST, PLACING = 60.0, 900.0
+"""Seconds after which a judge that does not answer is told to be lost, and after which the study ends for it."""
+
+_BESIDE = "beside"
+"""The group of calls that an actor answers while it answers others."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +92,14 @@ def ray_tasks(
             # without max_calls a process with a GPU would end with its run, and load the base again for the next
             task = ray.remote(**_options(cluster.run), max_retries=RETRIES, max_calls=0)(_work)
             given = config, out.resolve(), Path.cwd(), told, judges
+            begun: list[Future[RunState]] = []
 
             def begin(run: Run | None) -> Future[RunState]:
-                return _result(task.remote(run, *given).future())
+                begun.append(_result(task.remote(run, *given).future()))
+                return begun[-1]
 
-            yield lambda: begin(None).result(), begin
+            with _watching(judges, cluster.judge, begun, notify):
+                yield lambda: begin(None).result(), begin
     finally:
         ray.shutdown()
 
@@ -121,7 +130,7 @@ def _check_resources(who: str, nodes: list[dict[str, Any]], resources: Mapping[s
 
 
 class _Actor:
-    """Loads models as judges once, and answers one caller after the other."""
+    """Loads models as judges once, and answers one caller after the other; beside that it says where it is."""
 
     def __init__(self, name: str, folder: Path) -> None:
         _enter(folder)
@@ -178,14 +187,74 @@ def _shared_judges(cluster: Cluster, nodes: list[dict[str, Any]]) -> dict[str, A
     actors: dict[str, Any] = {}
     for name in local_completers() if cluster.judge else ():
         _check_resources("the judge", nodes, cluster.judge)
-        kind = ray.remote(**_options(cluster.judge), max_restarts=RESTARTS, max_task_retries=-1)(_Actor)
+        often = {"max_restarts": RESTARTS, "max_task_retries": -1, "concurrency_groups": {_BESIDE: 1}}
+        kind = ray.remote(**_options(cluster.judge), **often)(_Actor)
         environment = {"env_vars": _environment(cluster.judge)}
         actors[name] = kind.options(runtime_env=environment).remote(name, Path.cwd())
-        taken = ray.get(actors[name].place.remote())
+        taken = ray.get(actors[name].place.options(concurrency_group=_BESIDE).remote())
         for own in (node["Resources"] for node in nodes if node["NodeID"] == taken):
             own.update({name: own.get(name, 0) - n for name, n in cluster.judge.items()})
     _check_resources("a run", nodes, cluster.run)
     return actors
+
+
+@contextmanager
+def _watching(
+    judges: Mapping[str, Any],
+    needed: Mapping[str, float],
+    begun: list[Future[RunState]],
+    notify: Callable[[Progress], None],
+) -> Iterator[None]:
+    """Have a judge that was lost and finds no place end all that was begun."""
+    ended = threading.Event()
+
+    def watch(judge: Any) -> None:
+        error = _wait_for_loss(judge, ", ".join(f"{name}={n:g}" for name, n in needed.items()), notify, ended)
+        for future in begun if error else ():
+            with suppress(InvalidStateError):  # it is done
+                future.set_exception(error)
+
+    watchers = [threading.Thread(target=watch, args=(judge,), daemon=True) for judge in judges.values()]
+    for watcher in watchers:
+        watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        for watcher in watchers:
+            watcher.join(timeout=5)
+
+
+def _wait_for_loss(
+    judge: Any, needed: str, notify: Callable[[Progress], None], ended: threading.Event
+) -> JudgeError | None:
+    """Ask a judge where it is, again and again; an error once it has been lost for too long, None at the end.
+
+    Ray places it anew by itself. But a run may have taken what it needs, and then wait for it.
+    """
+    import ray
+
+    def ask() -> tuple[Any, float, bool]:
+        return judge.place.options(concurrency_group=_BESIDE).remote(), time.monotonic(), False
+
+    asked, since, told = ask()
+    while not ended.wait(LOST / 12):
+        silent = time.monotonic() - since
+        if ray.wait([asked], timeout=0)[0]:
+            if told:
+                notify(Progress("", 0, said="the judge of all runs is there again"))
+            asked, since, told = ask()
+        elif silent > PLACING:
+            return JudgeError(
+                "the judge of all runs was lost and finds no place",
+                f"no node had {needed} free in {PLACING / 60:.0f} minutes; runs that wait for it may have taken it",
+                todo="run again (finished work is kept); declare a resource for it alone on two nodes "
+                "(`ray start --resources '{\"judge\": 1}'`, --judge-resources judge=1), or let runs take less",
+            )
+        elif silent > LOST and not told:
+            told = True
+            notify(Progress("", 0, said=f"the judge of all runs was lost and waits for a node with {needed} free"))
+    return None
 
 
 # What happens on a node.
@@ -225,18 +294,19 @@ def _result(future: Future[RunState | BaseException]) -> Future[RunState]:
     result: Future[RunState] = Future()
 
     def hand_on(done: Future[RunState | BaseException]) -> None:
-        if error := done.exception():
-            lost = isinstance(error, ray.exceptions.RayError)
-            told = TrainerError(
+        error = done.exception()
+        if isinstance(error, ray.exceptions.RayError):
+            error = TrainerError(
                 f"a run's worker was lost {RETRIES + 1} times",
                 str(error).splitlines()[0],
                 todo="run again (finished work is kept), with more memory for each run if that was short",
             )
-            result.set_exception(told if lost else error)
-        elif isinstance(value := done.result(), BaseException):
-            result.set_exception(value)
-        else:
-            result.set_result(value)
+        value = error or done.result()
+        with suppress(InvalidStateError):  # the study has ended for another reason
+            if isinstance(value, BaseException):
+                result.set_exception(value)
+            else:
+                result.set_result(value)
 
     future.add_done_callback(hand_on)
     return result
