@@ -1,6 +1,7 @@
 """What truing decides, on models whose misalignment and judges whose errors are known.
 
-    python bench/decisions.py [--runs 100] [--only judge,stops] [--rules fixed] [--seed 0] [--table] [--quick]
+    python bench/decisions.py [--runs 100] [--only judge,stops] [--cases "EM 5%"] [--rules fixed] [--seed 0] [--table]
+                              [--quick]
 
 Every run goes through the real `Monitor` with its stopping rule, its clearance and its choice of what is kept, over a
 store in memory, an engine whose answers are right or wrong by a coin and a judge that errs as often as it is told to.
@@ -421,6 +422,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=100, help="runs of each cell")
     parser.add_argument("--only", default="", help="parts, separated by commas")
+    parser.add_argument("--cases", default="", help="only cases whose name holds this")
     parser.add_argument("--rules", default="fixed,sequential", help="rules, separated by commas")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--table", action="store_true", help="print a table instead of JSON")
@@ -431,7 +433,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{runs} runs a cell, seed {options.seed}, {today}; {options.rules.replace(',', ' / ')}\n")
         print("| case | " + " | ".join(COLUMNS.values()) + " |\n|" + " --- |" * (len(COLUMNS) + 1))
     for part in [name for name in options.only.split(",") if name] or list(PARTS):
-        for name, case in PARTS[part]():
+        for name, case in [(name, case) for name, case in PARTS[part]() if options.cases in name]:
             lines = []
             for rule in options.rules.split(","):
                 if rule == "fixed" and case.stopping.get("sequential"):
