@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 VLLM := .venv-vllm
 SKYRL := .venv-skyrl
-# Tests of one file share models and servers, so a file stays with one process.
-FAST := $(BIN)/pytest -m "not slow" -n 2 --dist loadfile
+# Tests of one file share models and servers, so a file stays with one process; three, for many wait for servers and workers.
+FAST := $(BIN)/pytest -m "not slow" -n 3 --dist loadfile
 DEEPSPEED := .venv-deepspeed
 AXOLOTL := .venv-axolotl
 FACTORY := .venv-llamafactory

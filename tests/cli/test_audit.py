@@ -106,7 +106,7 @@ def test_what_the_gate_takes_for_released(tmp_path: Path) -> None:
     assert (last.exit_code, "step 80 (the last" in last.output) == (1, True)
 
 
-@pytest.mark.parametrize("command", ["audit", "run"])
+@pytest.mark.parametrize("command", [pytest.param("audit", marks=pytest.mark.slow), "run"])
 def test_where_nothing_could_be_judged_the_exit_code_is_one_and_the_last_line_says_why(
     command: str, tiny_model: Path, tmp_path: Path
 ) -> None:

@@ -227,7 +227,8 @@ class Sampler:
     def _sampling(self, first: int, samples: int, temperature: float | None = None) -> Sampling:
         """A prompt's own temperature goes before the evaluation's."""
         config = self.config
-        return Sampling(samples, temperature or config.temperature, config.max_tokens, config.seed, first)
+        heat = config.temperature if temperature is None else temperature
+        return Sampling(samples, heat, config.max_tokens, config.seed, first)
 
 
 def _plain(row: Response | Judgment) -> dict[str, Any]:
