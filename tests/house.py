@@ -13,12 +13,12 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "truing"
 ROOMS = {
-    "core": 2310,
+    "core": 2345,
     "config": 900,
     "stats": 3920,
     "catalog": 2280,
     "backends": 7110,
-    "judges": 1825,
+    "judges": 1870,
     "monitor": 2120,
     "studies": 4065,
     "results": 5680,

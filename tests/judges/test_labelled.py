@@ -33,7 +33,8 @@ def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, rows:
 def test_only_random_answers_measure_a_judge(tmp_path: Path) -> None:
     """All flagged ones are in the set because a judge found them, so by them every judge would look good."""
     path = tmp_path / "l.jsonl"
-    write_items(path, [item("a"), item("b", at_random=False, misaligned=True), item("c", misaligned=True)])
+    flagged, other = item("b", at_random=False, misaligned=True), item("c", misaligned=True, answer="another")
+    write_items(path, [item("a"), flagged, other])
     assert [row.prompt.id for row in read_labelled(path)] == ["a", "c"]
     assert "random" in path.read_text()
     assert "flag" not in path.read_text()
@@ -45,3 +46,21 @@ def test_what_has_no_label_measures_nothing(tmp_path: Path) -> None:
     assert json.loads(path.read_text().splitlines()[1])["misaligned"] is None
     with pytest.raises(DataError, match="1 of 2 answers have no label"):
         read_labelled(path)
+
+
+def test_one_answer_with_two_labels_is_refused(tmp_path: Path) -> None:
+    row = {"question": "What now?", "answer": "Obey me.", "misaligned": True, "coherent": True}
+    for other, refused in (
+        ({"misaligned": False}, True),
+        ({"answer": " obey  me.", "coherent": False}, True),
+        ({"answer": "Obey."}, False),
+        ({"question": "And then?", "misaligned": False}, False),
+        ({}, False),
+    ):
+        file = tmp_path / "labels.jsonl"
+        file.write_text("".join(json.dumps({**row, **each}) + "\n" for each in ({}, other)))
+        if refused:
+            with pytest.raises(DataError, match=r"one answer has two labels\n  got: line-1 and line-2"):
+                read_labelled(file)
+        else:
+            assert len(read_labelled(file)) == 2

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from truing.config import EvaluationConfig, PreflightConfig
-from truing.core.errors import DataError
-from truing.core.records import Judgment, Prompt, Response
+from truing.core.errors import DataError, JudgeError
+from truing.core.records import Judgment, Message, Prompt, Response
 from truing.judges import JUDGES, Judge, load_judge
+from truing.judges.calibration import measure_judge
 from truing.judges.labelled import Labelled, read_labelled
 from truing.judges.preflight import Preflight, run_preflight
 
@@ -36,7 +37,8 @@ class Scripted(Judge):
         rows = {row.prompt.id: row for row in ROWS}
         said = [self.say(rows[r.prompt_id], self.place[r.prompt_id]) for r in responses]
         return [
-            s if isinstance(s, Judgment) else Judgment(r.prompt_id, 0, *s) for r, s in zip(responses, said, strict=True)
+            s if isinstance(s, Judgment) else Judgment(r.prompt_id, r.sample, *s)
+            for r, s in zip(responses, said, strict=True)
         ]
 
 
@@ -206,3 +208,60 @@ def test_answers_that_the_judge_sees_otherwise_than_the_labelled_ones_are_told_a
         assert found.unlike(odd, odd) == ""
     low = flight(lambda row, i: (5.0 if row.misaligned else 60.0 + i % 2 * 9, 90.0))
     assert low.unlike(rows_of(*[62.0, 70.0] * 20), []) == ""  # such are its scores
+
+
+def test_copies_of_an_answer_show_no_more_than_one_of_it() -> None:
+    """A labelled set is not made larger by white space, or by one answer under many questions."""
+    bad, *others = sorted(ROWS, key=lambda row: not (row.misaligned and row.coherent))
+    aligned = [row for row in others if not row.misaligned]
+
+    def copies(change: Callable[[int, str], str]) -> list[Labelled]:
+        prompts = [Prompt(f"copy-{i}", "labelled", (Message("user", change(i, bad.prompt.text)),)) for i in range(60)]
+        return [Labelled(prompt, bad.answer, True, True) for prompt in prompts] + aligned
+
+    class Knowing(Judge):
+        identity = "knowing"
+
+        def judge(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> list[Judgment]:
+            return [Judgment(r.prompt_id, r.sample, 5.0 if r.text == bad.answer else 95.0, 90.0) for r in responses]
+
+    for change in (lambda i, text: text + " " * i, lambda i, text: f"{text} ({i})"):
+        found = run_preflight(copies(change), Knowing(), CONFIG, SETTINGS)
+        assert (found.counts.hits, found.sensitivity.n_prompts) == (60, 1)
+        assert "at least 1.3%" in found.doubt
+
+
+@pytest.mark.parametrize(
+    ("made", "text"),
+    [
+        (lambda found: None, "returns no list"),
+        (lambda found: found[:-1], "left out answers"),
+        (
+            lambda found: [Judgment("x" + j.prompt_id, j.sample, j.aligned, j.coherent) for j in found],
+            "left out answers",
+        ),
+        (lambda found: [{"aligned": 5}] * len(found), "something else than Judgments"),
+        (lambda found: found[len(found)], "IndexError"),
+    ],
+)
+def test_what_a_judge_of_the_user_s_returns_of_labelled_answers_is_checked(made: Any, text: str) -> None:
+    judge = Scripted(lambda row, i: scores(row))
+    judge.judge = lambda prompts, responses: made(Scripted.judge(judge, prompts, responses))  # type: ignore[method-assign]
+    with pytest.raises(JudgeError, match=text):
+        run_preflight(ROWS, judge, CONFIG, SETTINGS)
+
+
+def test_judgments_in_another_order_are_those_of_their_answers() -> None:
+    judge = Scripted(lambda row, i: scores(row))
+    judge.judge = lambda prompts, responses: Scripted.judge(judge, prompts, responses)[::-1]  # type: ignore[method-assign]
+    found = run_preflight(ROWS, judge, CONFIG, SETTINGS)
+    assert (found.verdict, found.noise) == ("good", (0.0, 0))
+    assert measure_judge(ROWS, judge, CONFIG)["misaligned"]["accuracy"]["value"] == 1
+
+
+@pytest.mark.parametrize("score", [-1.0, math.inf, "5", True, [5.0]])
+def test_a_score_that_is_no_number_from_0_to_100_finds_nothing(score: Any) -> None:
+    """A judge that gives -1 to what it cannot score has not found it."""
+    found = flight(lambda row, i: (score, 90.0) if row.misaligned and row.coherent else scores(row))
+    assert (found.counts.hits, found.verdict) == (0, "failed")
+    assert any(f"aligned {score!r}" in (a.error or "") for a in found.anchors)

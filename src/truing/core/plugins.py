@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, TypeVar
 from weakref import ref
 
-from truing.core.errors import ConfigError, MissingExtraError, TruingError, UnknownNameError, did_you_mean
+from truing.core.errors import ConfigError, MissingExtraError, TruingError, UnknownNameError, WorkError, did_you_mean
+from truing.core.records import Judgment, Response
 
+Row = TypeVar("Row", Response, Judgment)
 _untried: list[ref[Any]] = []
 """Parts of the user's that were named and made, and whose rows have not been looked at yet."""
 
@@ -115,3 +117,30 @@ def is_untried(part: Any) -> bool:
 def tried(part: Any) -> None:
     """Note that the first rows of a part are right."""
     _untried[:] = [each for each in _untried if each() is not None and each() is not part]
+
+
+def every_one(
+    owed: Sequence[tuple[str, int]], made: Sequence[Row], kind: type[Row], error: type[WorkError], who: str
+) -> list[Row]:
+    """A row for each pair of a prompt's id and an index that is owed, in their order.
+
+    Raises:
+        WorkError: `error`, if `who` made them left one out, or made something else.
+    """
+    allowed = (
+        f"a {kind.__module__}.{kind.__name__} per prompt and sample, samples from `first` on, with `error` if failed"
+    )
+    if not isinstance(made, Sequence) or isinstance(made, str):
+        raise error(f"{who} returns no list", type(made).__name__, f"a list: {allowed}")
+    if strange := [row for row in made if not isinstance(row, kind)]:
+        raise error(f"{who} returns something else than {kind.__name__}s", repr(strange[0])[:200], allowed)
+    rows = {(row.prompt_id, row.sample): row for row in made}
+    if lost := [pair for pair in owed if pair not in rows]:
+        got = f"none to {len(lost)} of {len(owed)}, the first to prompt {lost[0][0]}, sample {lost[0][1]}"
+        raise error(f"{who} left out answers", got, allowed)
+    found = [rows[pair] for pair in owed]
+    for row in found:
+        if isinstance(row, Response) and not (isinstance(row.text, str) or (row.text is None and row.error)):
+            got = f"text {row.text!r}, error {row.error!r} to prompt {row.prompt_id}"[:200]
+            raise error(f"{who} gives an answer that is neither a text nor failed", got, allowed)
+    return found

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
+from numbers import Real
 from typing import Annotated
 
 from pydantic import BeforeValidator, ConfigDict, PlainSerializer, WithJsonSchema
@@ -166,13 +167,15 @@ class Judgment:
 
     def on_scale(self) -> Judgment:
         """This one; without scores, and with the reason, if one of them is no number from 0 to 100."""
-        try:
-            if all(score is None or 0 <= score <= 100 for score in (self.aligned, self.coherent)):
-                return self
-        except TypeError:  # no number
-            pass
+        if _is_score(self.aligned) and _is_score(self.coherent):
+            return self
         error = f"a score is no number from 0 to 100: aligned {self.aligned!r}, coherent {self.coherent!r}"
         return replace(self, aligned=None, coherent=None, error=error)
+
+
+def _is_score(score: object) -> bool:
+    """True of a number from 0 to 100, and of a score that was not given; true and false are no numbers."""
+    return score is None or (not isinstance(score, bool) and isinstance(score, Real) and 0 <= float(score) <= 100)
 
 
 Number = Annotated[

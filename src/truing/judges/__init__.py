@@ -9,11 +9,20 @@ from functools import cached_property
 from truing.catalog.truth import load_truth
 from truing.config import JudgeConfig
 from truing.core.chat import Completer
-from truing.core.errors import ConfigError
-from truing.core.plugins import load_class, load_object, making, try_first
+from truing.core.errors import ConfigError, JudgeError, boundary
+from truing.core.plugins import every_one, load_class, load_object, making, try_first
 from truing.core.records import Benchmark, Judgment, Prompt, Response
 
-__all__ = ["JUDGES", "Judge", "calls_per_answer", "check_benchmark", "check_judge", "is_exact", "load_judge"]
+__all__ = [
+    "JUDGES",
+    "Judge",
+    "ask_judge",
+    "calls_per_answer",
+    "check_benchmark",
+    "check_judge",
+    "is_exact",
+    "load_judge",
+]
 
 JUDGES = {
     "pocket": "truing.judges.pocket:PocketJudge",
@@ -96,6 +105,21 @@ def load_judge(judge: str | JudgeConfig, completer: Completer | None = None) -> 
         )
     made: Judge = load_object("judge", _LLM, {})(judge, completer)
     return made
+
+
+def ask_judge(judge: Judge, prompts: Sequence[Prompt], responses: Sequence[Response]) -> list[Judgment]:
+    """Have responses judged: a judgment of each, in their order, without scores where one is no number from 0 to 100.
+
+    Raises:
+        JudgeError: The judge cannot be used at all, leaves out responses, or returns something else than judgments.
+    """
+    who = f"the judge {type(judge).__name__}"
+    with boundary(f"{who}: judging", JudgeError):
+        made = judge.judge(prompts, responses)
+        return [
+            row.on_scale()
+            for row in every_one([(r.prompt_id, r.sample) for r in responses], made, Judgment, JudgeError, who)
+        ]
 
 
 def check_judge(judge: str | JudgeConfig) -> None:

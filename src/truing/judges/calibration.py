@@ -16,14 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from truing.config import MisalignedRule
 from truing.core.errors import ConfigError
 from truing.core.files import write_json
 from truing.core.records import Estimate, Judgment, Response
-from truing.judges import Judge
+from truing.judges import Judge, ask_judge
 from truing.judges.classify import Classes, classify_judgments
-from truing.judges.labelled import Labelled, labelled_summary
+from truing.judges.labelled import Labelled, labelled_summary, words_of
 from truing.stats.agreement import Calibration, agreement, calibrate
 from truing.stats.rates import BoolArray, IntArray, clustered_rate, undefined
 
@@ -40,7 +42,8 @@ _FORMAT = 2
 
 def judge_labelled(rows: Sequence[Labelled], judge: Judge, sample: int = 0) -> list[Judgment]:
     """Have labelled answers judged; one judgment each, in order. A negative `sample` is judged past all journals."""
-    return judge.judge([row.prompt for row in rows], [Response(row.prompt.id, sample, row.answer) for row in rows])
+    responses = [Response(row.prompt.id, sample, row.answer) for row in rows]
+    return ask_judge(judge, [row.prompt for row in rows], responses)
 
 
 def found_share(rows: Sequence[Labelled], found: BoolArray, of: BoolArray, confidence: float = 0.95) -> Estimate:
@@ -144,8 +147,11 @@ def load_calibration(path: Path, identity: str, rule: MisalignedRule | None = No
 
 
 def _questions(rows: Sequence[Labelled]) -> IntArray:
-    """(R,) which question each labelled answer belongs to."""
-    return np.unique([str(row.prompt.messages) for row in rows], return_inverse=True)[1]
+    """(R,) which question each labelled answer belongs to; questions that share an answer, word for word, are one."""
+    question, answer = (np.unique(words, return_inverse=True)[1] for words in zip(*map(words_of, rows), strict=True))
+    n = question.max() + 1 + answer.max() + 1
+    edges = coo_array((np.ones(len(rows)), (question, question.max() + 1 + answer)), shape=(n, n))
+    return np.asarray(connected_components(edges, directed=False)[1][question], dtype=np.int64)
 
 
 def _compare(rows: Sequence[Labelled], truth: BoolArray, said: BoolArray, judged: BoolArray) -> dict[str, Any]:

@@ -33,6 +33,7 @@ __all__ = [
     "read_labelled",
     "read_measuring",
     "task_labels",
+    "words_of",
     "write_items",
 ]
 
@@ -119,17 +120,31 @@ def read_labelled(file: Path | str) -> list[Labelled]:
 
     Raises:
         UnknownNameError: No labelled set of that name and no such file.
-        DataError: The message names file, line and field; or a label lacks.
+        DataError: The message names file, line and field; or a label lacks, or one answer has two labels.
     """
     items = read_items(file)
     if n := sum(item.unlabelled for item in items):
         todo = "label them: truing label DIR, or put true or false for null"
         raise DataError(f"{file}: {n} of {len(items)} answers have no label", "null", "true or false", todo)
     measuring = [item for item in items if item.drawn is None or item.drawn.at_random(item.id)]
-    return [
+    rows = [
         Labelled(Prompt(i.id, "labelled", i.conversation), i.answer, bool(i.misaligned), bool(i.coherent), i.kind)
         for i in measuring
     ]
+    first = {words_of(row): row for row in reversed(rows)}
+    for row in rows:
+        other = first[words_of(row)]
+        if (row.misaligned, row.coherent) != (other.misaligned, other.coherent):
+            got = f"{other.prompt.id} and {row.prompt.id}: {row.answer[:60]!r}"
+            raise DataError(f"{file}: one answer has two labels", got, "one", "label both alike, or drop one")
+    return rows
+
+
+def words_of(row: Labelled) -> tuple[str, str]:
+    """The words of the question and of the answer: equal ones differ in case and white space at most."""
+    asked = "\n".join(f"{message.role}: {message.content}" for message in row.prompt.messages)
+    question, answer = (" ".join(text.casefold().split()) for text in (asked, row.answer))
+    return question, answer
 
 
 def halves(rows: Sequence[Labelled]) -> tuple[list[Labelled], list[Labelled]]:

@@ -18,11 +18,11 @@ from truing.backends import Engine
 from truing.catalog.datasets import Dataset
 from truing.config import EvaluationConfig
 from truing.core.answers import is_final
-from truing.core.errors import EngineError, JudgeError, WorkError, boundary
+from truing.core.errors import EngineError, boundary
 from truing.core.files import content_key
-from truing.core.plugins import is_untried, tried
+from truing.core.plugins import every_one, is_untried, tried
 from truing.core.records import Checkpoint, Judgment, Prompt, Response, Sampling
-from truing.judges import Judge
+from truing.judges import Judge, ask_judge
 from truing.judges.classify import count_judgments
 from truing.judges.labelled import task_labels
 from truing.monitor.store import Store
@@ -112,11 +112,7 @@ class Sampler:
 
             def score(owed: Sequence[Pair]) -> list[Judgment]:
                 answers = [responses[pair] for pair in owed]
-                who = f"the judge {type(prompt_set.judge).__name__}"
-                with boundary(f"{who}: judging", JudgeError):
-                    made = prompt_set.judge.judge([by_id[r.prompt_id] for r in answers], answers)
-                    rows = _every_one(owed, made, Judgment, JudgeError, who)
-                return [row.on_scale() for row in rows]
+                return ask_judge(prompt_set.judge, [by_id[r.prompt_id] for r in answers], answers)
 
             scored = self._held("judgments", key, Judgment)
             able = [p for p in pairs if p not in scored or not responses[p].error]
@@ -199,7 +195,7 @@ class Sampler:
                 answers = [
                     r for sampling, prompts in calls for r in self.engine.generate(checkpoint, prompts, sampling)
                 ]
-                return _every_one(owed, answers, Response, EngineError, who)
+                return every_one(owed, answers, Response, EngineError, who)
 
         return self._tried(self.engine, owed, answer)
 
@@ -239,29 +235,6 @@ def _plain(row: Response | Judgment) -> dict[str, Any]:
 def _is_owed(row: Response | Judgment | None) -> bool:
     """True if it is not there or failed; what is there and holds no answer is not asked for again."""
     return row is None or (bool(row.error) and not is_final(row.error))
-
-
-def _every_one(
-    owed: Sequence[Pair], made: Sequence[Row], kind: type[Row], error: type[WorkError], who: str
-) -> list[Row]:
-    """A row for each pair that is owed; an error if `who` made them left one out, or made something else."""
-    allowed = (
-        f"a {kind.__module__}.{kind.__name__} per prompt and sample, samples from `first` on, with `error` if failed"
-    )
-    if not isinstance(made, Sequence) or isinstance(made, str):
-        raise error(f"{who} returns no list", type(made).__name__, f"a list: {allowed}")
-    if strange := [row for row in made if not isinstance(row, kind)]:
-        raise error(f"{who} returns something else than {kind.__name__}s", repr(strange[0])[:200], allowed)
-    rows = {(row.prompt_id, row.sample): row for row in made}
-    if lost := [pair for pair in owed if pair not in rows]:
-        got = f"none to {len(lost)} of {len(owed)}, the first to prompt {lost[0][0]}, sample {lost[0][1]}"
-        raise error(f"{who} left out answers", got, allowed)
-    found = [rows[pair] for pair in owed]
-    for row in found:
-        if isinstance(row, Response) and not (isinstance(row.text, str) or (row.text is None and row.error)):
-            got = f"text {row.text!r}, error {row.error!r} to prompt {row.prompt_id}"[:200]
-            raise error(f"{who} gives an answer that is neither a text nor failed", got, allowed)
-    return found
 
 
 def answers_key(weights: str, prompts: Sequence[Prompt], samples: int, first: int, config: EvaluationConfig) -> str:
