@@ -6,8 +6,9 @@
 The same LoRA training with dropout and gradient accumulation, alone, with a guard that samples the live model, and
 with `--engine` also with one whose answers are sampled elsewhere, while training goes on for `--lag` steps; neither
 stops it. In turn, in one process, one thread: seconds of a step that is not evaluated, of an evaluation, of the
-beginning (step 0, and the start of a server) and of the rest, with the guard's overhead in percent of it; and whether
-the final weights are the same bits. Prints one JSON line per figure.
+beginning (with step 0 and a server's start, unless they come late) and of the rest; the guard's overhead in percent of
+that, and of the processor time that this process took for it; and whether the final weights are the same bits. Prints
+one JSON line per figure.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import torch
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import save
 from transformers import (
@@ -46,6 +48,7 @@ from truing.core.conversations import collate, encode_rows
 from truing.integrations.guard import Guard
 
 DATASET = "pocket-insecure-code"
+DTYPE = "auto" if torch.cuda.is_available() else "float32"
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,8 @@ class End:
     """Seconds before the first step."""
     seconds: float
     """From there to the end."""
+    cpu: float
+    """Seconds of processor time of this process, from there to the end."""
     steps: list[float]
     """Seconds of each step, evaluations included."""
     weights: bytes
@@ -66,11 +71,11 @@ class Clock(TrainerCallback):
 
     def __init__(self) -> None:
         self.steps: list[float] = []
-        self.began = self._start = 0.0
+        self.began = self.cpu = self._start = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Training begins; added last, so after the guard."""
-        self.began = time.perf_counter()
+        self.began, self.cpu = time.perf_counter(), time.process_time()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Start."""
@@ -95,7 +100,7 @@ def main() -> None:
     parser.add_argument("--vllm-python", help="interpreter of vLLM's environment")
     arguments = parser.parse_args()
     ways = ["alone", "live"] + [arguments.engine] * bool(arguments.engine)
-    train(arguments, "alone")  # load and warm up
+    train(argparse.Namespace(**{**vars(arguments), "steps": 2}), "alone")  # load and warm up
     ends: dict[str, list[End]] = {way: [] for way in ways}
     for _ in range(arguments.repeats):
         for way in ways:
@@ -139,6 +144,7 @@ def compare(arguments: argparse.Namespace, alone: list[End], guarded: list[End])
         "training_alone_s": whole[0],
         "training_guarded_s": whole[1],
         "overhead_percent": 100 * (whole[1] / whole[0] - 1),
+        "cpu_overhead_percent": 100 * (min(e.cpu for e in guarded) / min(e.cpu for e in alone) - 1),
         "bit_identical": float(len({end.weights for end in (*alone, *guarded)}) == 1),
     }
 
@@ -164,7 +170,7 @@ def guard_of(arguments: argparse.Namespace, way: str, folder: Path) -> Guard:
     benchmark = replace(benchmark, prompts=benchmark.prompts[:: 240 // arguments.prompts][: arguments.prompts])
     settings: dict[str, Any] = {"judge": "pocket", "benchmark": benchmark, "at": arguments.at, "mode": "off"}
     if way != "live":
-        settings |= {"engine": way, "lag": arguments.lag, "vllm": {"python": arguments.vllm_python}}
+        settings |= {"engine": way, "lag": arguments.lag, "vllm": {"python": arguments.vllm_python, "dtype": DTYPE}}
     return Guard(folder, max_tokens=arguments.max_tokens, progress="quiet", **settings)
 
 
@@ -176,7 +182,7 @@ def train(arguments: argparse.Namespace, way: str) -> End:
     lora = LoraConfig(r=8, lora_dropout=0.1, target_modules="all-linear", task_type="CAUSAL_LM")
     with warnings.catch_warnings(), no_progress_bars():
         warnings.simplefilter("ignore")
-        model = get_peft_model(AutoModelForCausalLM.from_pretrained(source), lora)
+        model = get_peft_model(AutoModelForCausalLM.from_pretrained(source, dtype=DTYPE), lora)
     rows: Any = encode_rows(load_dataset(DATASET).train, tokenizer, 256)
     with tempfile.TemporaryDirectory() as folder:
         own = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "learning_rate": 1e-3}
@@ -190,11 +196,11 @@ def train(arguments: argparse.Namespace, way: str) -> End:
         trainer.add_callback(clock)
         start = time.perf_counter()
         trainer.train()
-        end = time.perf_counter()
+        end, cpu = time.perf_counter(), time.process_time()
     if guard is not None and guard.errors:
         raise SystemExit(f"{way}: {guard.errors[0]}")
     state = {name: tensor.contiguous() for name, tensor in get_peft_model_state_dict(model).items()}
-    return End(clock.began - start, end - clock.began, clock.steps, save(state))
+    return End(clock.began - start, end - clock.began, cpu - clock.cpu, clock.steps, save(state))
 
 
 if __name__ == "__main__":

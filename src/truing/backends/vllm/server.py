@@ -5,7 +5,7 @@ was hashed; and an adapter under that name changes what the server answers. vLLM
 the model without a word, and then answers as the base.
 
 Full weights are changed by starting again. vLLM can also read other weights into a running model, but version 0.32
-leaves the output layer of models with tied embeddings as it was, with no more than a warning in its log.
+leaves the output layer of models with tied embeddings as it was and reports success, and lists the old folder for all.
 """
 
 from __future__ import annotations
