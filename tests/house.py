@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "truing"
 ROOMS = {
-    "core": 2345,
+    "core": 2350,
     "config": 900,
     "stats": 3920,
     "catalog": 2280,
@@ -21,7 +21,7 @@ ROOMS = {
     "judges": 1870,
     "monitor": 2120,
     "studies": 4065,
-    "results": 5680,
+    "results": 5720,
     "report": 1730,
     "integrations": 2460,
     "api": 255,

@@ -236,3 +236,14 @@ def test_what_is_no_answer_is_not_asked_for_again_and_a_failed_call_is(tmp_path:
         sampler = Sampler(open_store(tmp_path), engine, EvaluationConfig())
         sampler.measure(checkpoint, prompt_set)
         assert engine.asked == asked
+
+
+@pytest.mark.parametrize("text", ["", "  ", "\n\u200b\ufeff", "<|im_end|>"])
+def test_a_text_in_which_nothing_can_be_seen_is_no_answer_of_any_engine(text: str, tmp_path: Path) -> None:
+    engine = Counting(lambda p, i: Response(p, i, text if p == "p0" else "good 1"))
+    sampler = Sampler(open_store(tmp_path), engine, EvaluationConfig())
+    checkpoint, prompt_set = Checkpoint("run", "any", 0, "weights"), PromptSet(make_prompts(4), load_judge("words"))
+    for _ in range(2):
+        counts = sampler.measure(checkpoint, prompt_set)[1]
+        assert (counts.missing.tolist(), counts.judged.tolist()) == ([1, 0, 0, 0], [0, 1, 1, 1])
+    assert (sampler.responses(checkpoint, prompt_set, FIXED)[0].error, engine.asked) == ("empty answer", 4)

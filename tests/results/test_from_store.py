@@ -195,4 +195,4 @@ def test_each_table_is_read_once_however_many_runs(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(FolderStore, "query", counted)
     runs = analyse(tmp_path).plain()["runs"]
     assert [[side["benchmark"] for side in run["also"]] for run in runs] == [[SIDE], [SIDE]]
-    assert len(asked) == len(set(asked)) == 6
+    assert len(asked) == len(set(asked)) == 7

@@ -9,6 +9,9 @@ import pytest
 import truing
 from tests.conftest import small_study
 from tests.results.test_from_store import fill
+from tests.support.audits import audited
+from tests.support.scripted import EVALUATION, save_run
+from truing.config import AuditConfig
 from truing.core.errors import StoreError
 from truing.core.files import write_json
 from truing.core.records import Action, Estimate
@@ -227,12 +230,15 @@ def test_another_benchmark_of_which_nothing_is_known_is_not_clear(tmp_path: Path
     analysis = truing.analyze(judged(tmp_path)).analysis
     run, nothing, step = analysis.runs[0], Estimate.unknown("no answer could be judged"), analysis.runs[0].released.step
     hidden, few = Estimate(0.0, 0.0, 0.84, 2, 2, 238, ""), Estimate(0.0, 0.0, 0.02, 237, 237, 3, "")
+    likely, within = Estimate(0.1, 0.049, 0.18, 100, 100, 0, ""), Estimate(0.05, 0.02, 0.1, 100, 100, 0, "")
     for rate, at, decides, word in (
         (nothing, step, True, "undecided"),
         (few, step + 1, True, "undecided"),
         (nothing, step, False, "clear"),
         (hidden, step, True, "undecided"),
         (few, step, True, "clear"),
+        (likely, step, True, "undecided"),
+        (within, step, True, "clear"),
     ):
         side = SideEntry(
             benchmark="b+json", step=at, em_rate=rate, coherent_rate=rate, versus_plain=None, agreement=None,
@@ -241,3 +247,16 @@ def test_another_benchmark_of_which_nothing_is_known_is_not_clear(tmp_path: Path
         found = verdict(analysis.model_copy(update={"runs": [run.model_copy(update={"also": [side]})]}), True)
         assert found.word == word
         assert ("b+json" in str(found.runs[0])) is (word == "undecided")
+
+
+@pytest.mark.parametrize("engine", ["OneTextEngine", "ScriptedEngine"])
+def test_a_model_that_says_the_same_to_all_prompts_is_told(engine: str, tmp_path: Path) -> None:
+    run, _ = save_run(tmp_path, steps=(10,))
+    evaluation = {**EVALUATION, "engine": f"tests.support.scripted:{engine}"}
+    config = AuditConfig.model_validate({"checkpoints": [str(run)], "evaluation": evaluation})
+    analysis = audited(config, tmp_path / "out")
+    found, same = verdict(analysis), engine == "OneTextEngine"
+    told = "240 of 240 answers are one and the same text"
+    assert found.word == "clear"
+    assert (told in str(found.runs[0])) is (told in found.sentence()) is same
+    assert any(told in note and "2 of 2 checkpoints" in note for note in analysis.notes) is same

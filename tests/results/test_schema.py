@@ -126,6 +126,7 @@ def paths(value: Any, at: tuple[str | int, ...] = ()) -> list[tuple[str | int, .
                     "not_evaluated",
                     "unevaluated",
                     "refused",
+                    "same",
                 )
                 or (key in ("decision", "categories") and at[-1] == "confirmed")
                 or (key == "em_rate_if_missing" and "also" in at)

@@ -42,6 +42,13 @@ class ScriptedEngine(scripted.ScriptedEngine):
         return super().generate(checkpoint, prompts, sampling)
 
 
+class OneTextEngine(ScriptedEngine):
+    """Says the same to every prompt."""
+
+    def answer(self, checkpoint: Checkpoint, prompt: Prompt, chance: float) -> str | None:
+        return "good evening"
+
+
 class WordJudge(WordsJudge):
     """Fails as many calls as `failing` says, and counts."""
 

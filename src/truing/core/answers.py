@@ -86,7 +86,7 @@ def read_answer(output: Output) -> Answer:
     if _FILTERS.fullmatch(finish):
         return Answer(None, f"{FILTERED} by the provider ({output.finish})")
     text, reasoned = _without_reasoning(output.text or "", output.opened)
-    if _UNSEEN.sub("", text):
+    if not is_blank(text):
         return Answer(text)
     if (output.refusal or "").strip():
         return Answer(output.refusal, refused=True)
@@ -96,6 +96,11 @@ def read_answer(output: Output) -> Answer:
     if reasoned or output.reasoning:
         return Answer(None, f"{REASONING}{words}")
     return Answer(None, f"{EMPTY} answer{words}")
+
+
+def is_blank(text: str) -> bool:
+    """True of a text in which nothing can be seen, which is no answer."""
+    return not _UNSEEN.sub("", text)
 
 
 def is_finished(finish: str) -> bool:

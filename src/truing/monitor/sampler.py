@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy as np
 from truing.backends import Engine
 from truing.catalog.datasets import Dataset
 from truing.config import EvaluationConfig
-from truing.core.answers import is_final
+from truing.core.answers import EMPTY, is_blank, is_final
 from truing.core.errors import EngineError, boundary
 from truing.core.files import content_key
 from truing.core.plugins import every_one, is_untried, tried
@@ -195,7 +195,12 @@ class Sampler:
                 answers = [
                     r for sampling, prompts in calls for r in self.engine.generate(checkpoint, prompts, sampling)
                 ]
-                return every_one(owed, answers, Response, EngineError, who)
+                rows = every_one(owed, answers, Response, EngineError, who)
+                blank = (row.text is not None and is_blank(row.text) for row in rows)
+                return [
+                    replace(row, text=None, error=f"{EMPTY} answer") if is_empty else row
+                    for row, is_empty in zip(rows, blank, strict=True)
+                ]
 
         return self._tried(self.engine, owed, answer)
 

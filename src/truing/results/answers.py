@@ -26,6 +26,14 @@ SELECT run_id, step, weights, judgments, benchmark FROM also JOIN evaluations US
 ORDER BY run_id, step, benchmark NULLS FIRST
 """
 
+_SAME = """
+SELECT key, max(n) AS n FROM (
+    SELECT j.key, count(*) AS n FROM judgments j
+    JOIN responses r ON r.key = j.responses_key AND r.prompt_id = j.prompt_id AND r.sample = j.sample
+    WHERE r.text IS NOT NULL GROUP BY j.key, hash(r.text) HAVING count(DISTINCT r.prompt_id) > 1
+) GROUP BY key
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class JudgedAnswer:
@@ -134,6 +142,11 @@ def read_answers(store: Store, key: str, benchmark: Benchmark) -> list[JudgedAns
     return answers
 
 
+def commonest(store: Store) -> dict[str, int]:
+    """By key of judgments how many answers are the commonest text that several prompts got; without one no entry."""
+    return {row["key"]: row["n"] for row in store.query(_SAME)}
+
+
 def answer_notes(entries: Sequence[AnswersEntry], max_tokens: int) -> Iterator[str]:
     """Sentences on answers that were cut or have no score, over several checkpoints."""
     asked, cut = sum(each.asked for each in entries), sum(each.cut for each in entries)
@@ -145,6 +158,9 @@ def answer_notes(entries: Sequence[AnswersEntry], max_tokens: int) -> Iterator[s
     if refused := sum(each.refused for each in entries):
         what = f"{refused:,} of {asked:,} answers are refusals in the provider's own field"
         yield f"{what}: they are judged as the answers that they are."
+    if alike := [each.one_text for each in entries if each.one_text]:
+        where = f" (at {len(alike)} of {len(entries)} checkpoints)" if len(entries) > 1 else ""
+        yield f"{alike[0]}, word for word, to different prompts{where}: does the model get its prompts?"
     missing: Counter[str] = Counter()
     for each in entries:
         missing.update(each.missing)

@@ -31,7 +31,7 @@ from truing.monitor import Store, open_store, read_preflight, read_task_prefligh
 from truing.monitor.sampler import FIXED, FRESH, answers_key
 from truing.monitor.two_phase import ReadShare, selection_key
 from truing.results import counted
-from truing.results.answers import answer_notes, read_answers, read_manifest
+from truing.results.answers import answer_notes, commonest, read_answers, read_manifest
 from truing.results.counted import PER_CATEGORY, shorten
 from truing.results.judge import JudgeEntry
 from truing.results.labels import count_labels
@@ -296,7 +296,7 @@ class _Folder:
     def _told(self) -> dict[str, AnswersEntry]:
         """By key of judgments what came of the answers."""
         found: dict[str, list[Row]] = {}
-        rows = self.store.query(_TOLD)
+        rows, same = self.store.query(_TOLD), commonest(self.store)
         scores = [Judgment("", 0, row["aligned"], row["coherent"]) for row in rows]
         for row, judged in zip(rows, classify_judgments(scores, self.manifest.evaluation).judged, strict=True):
             found.setdefault(row["key"], []).append({**row, "missing": not judged})
@@ -305,6 +305,7 @@ class _Folder:
                 asked=sum(row["n"] for row in rows),
                 cut=sum(row["cut"] for row in rows),
                 refused=sum(row["refused"] for row in rows),
+                same=same.get(key, 0),
                 missing=missing_kinds(row["error"] for row in rows if row["missing"] for _ in range(row["n"])),
             )
             for key, rows in found.items()

@@ -52,6 +52,8 @@ class RunVerdict:
     """How many answers the EM rate leaves out: missing ones and incoherent ones; empty: none."""
     unconfirmed: str = ""
     """Why no fresh answers confirm what is kept, though it may be clear; empty: they do, or nothing was chosen."""
+    alike: str = ""
+    """How many answers are one and the same text, in words; empty: few."""
 
     def __str__(self) -> str:
         rate = self.em_rate
@@ -59,7 +61,7 @@ class RunVerdict:
         line = f"{self.word}: {self.run_id}, step {self.step} ({self.why}): EM rate {found}, n {rate.n_responses}"
         if self.word == "clear" and not math.isnan(self.excludes):
             line += f"; in no category above {self.excludes:.1%}"
-        line += "".join(f"; {each}" for each in (self.left_out, self.unconfirmed) if each)
+        line += "".join(f"; {each}" for each in (self.left_out, self.alike, self.unconfirmed) if each)
         return "".join((line, *(f"\n  {reason}" for reason in (*self.reasons, self.labels) if reason)))
 
 
@@ -90,7 +92,8 @@ class Verdict:
         if self.word == "clear" and not any(math.isnan(run.excludes) for run in alike):
             found += f" (a single category may have up to {max(run.excludes for run in alike):.1%})"
         if self.word == "clear":
-            found += "".join(f", {words}" for words in dict.fromkeys(run.unconfirmed for run in alike) if words)
+            told = dict.fromkeys(words for run in alike for words in (run.alike, run.unconfirmed))
+            found += "".join(f", {words}" for words in told if words)
         reason = next((reason for run in alike for reason in run.reasons), next(iter(self.reasons), ""))
         why = f": {reason.rstrip('.')}" if reason else ""
         return f"{self.word.capitalize()} at a tolerance of {self.tolerance:.1%}, by {found}{why}."
@@ -117,7 +120,10 @@ def verdict(analysis: Analysis, judge_unmeasured: bool = False) -> Verdict:
     tolerance, limits = analysis.study.tolerance, judge.limits()
     found = (_on_run(run, tolerance, limits, said, analysis.study.config) for run in analysis.runs if not run.twin_of)
     ends = {run.id: run for run in analysis.runs}
-    runs = tuple(replace(each, left_out=left_out(ends[each.run_id], each.step)) for each in found)
+    runs = tuple(
+        replace(each, left_out=left_out(ends[each.run_id], each.step), alike=_alike(ends[each.run_id], each.step))
+        for each in found
+    )
     worst: Word = max((run.word for run in runs), key=[*_EXIT_CODES].index, default="undecided")
     if worst == "clear" and reasons:
         worst = "undecided"
@@ -134,6 +140,12 @@ def left_out(run: RunEntry, step: int) -> str:
     incoherent = 0 if math.isnan(rate.value) else round((1 - rate.value) * judged)
     parts = [f"{missing:,} of {judged + missing:,} missing"] if missing else []
     return ", ".join([*parts, *([f"{incoherent:,} of {judged:,} incoherent"] if incoherent else [])])
+
+
+def _alike(run: RunEntry, step: int) -> str:
+    """How many answers of a checkpoint are one and the same text; empty: few, or that is not known."""
+    checkpoint = run.at(step)
+    return "" if checkpoint is None or checkpoint.answers is None else checkpoint.answers.one_text
 
 
 def _on_run(run: RunEntry, tolerance: float, limits: JudgeLimits, said: str, config: Mapping[str, Any]) -> RunVerdict:
@@ -201,7 +213,7 @@ def _against(labels: LabelsEntry, tolerance: float, doubt: str, sides: Sequence[
 
 
 def _unknown(run: RunEntry, step: int, tolerance: float, named: Iterable[str]) -> Iterator[str]:
-    """Other benchmarks that count, of which too little is known at the checkpoint that would be released.
+    """Other benchmarks that count, which may be above the tolerance at the checkpoint that would be released.
 
     Args:
         run: Which run.
@@ -217,6 +229,8 @@ def _unknown(run: RunEntry, step: int, tolerance: float, named: Iterable[str]) -
         rate = asked[name].em_rate
         if math.isnan(rate.low):
             yield f"{name}: the EM rate is not known ({rate.reason or 'no interval'})"
+        elif rate.value > tolerance:
+            yield f"{name}: EM rate {rate.value:.1%} ({rate.low:.1%} to {rate.high:.1%}), perhaps above the tolerance"
         elif rate.n_missing and (said := _hidden(rate, asked[name].em_rate_if_missing, tolerance)):
             yield f"{name}: {rate.n_missing:,} answers have no scores; if these were misaligned, {said}"
 

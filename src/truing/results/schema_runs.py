@@ -123,9 +123,17 @@ class AnswersEntry(Entry):
     """Answers that were cut at the token limit: a judge sees only a part of these."""
     refused: Count = 0
     """Answers that came in the provider's own field for refusals; they are judged as others are."""
+    same: Count = 0
+    """Answers that are, word for word, the commonest one that several prompts got."""
     missing: dict[str, Count]
     """Answers without the scores that their class needs, by kind of reason. `filtered by ...` is missing for what it
     says, so not at random."""
+
+    @property
+    def one_text(self) -> str:
+        """How many answers are one text, in words, where that is more than half of ten or more; else empty."""
+        many = self.asked >= 10 and self.same > self.asked / 2
+        return f"{self.same:,} of {self.asked:,} answers are one and the same text" if many else ""
 
 
 class CheckpointEntry(Entry):
