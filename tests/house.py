@@ -13,19 +13,19 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "truing"
 ROOMS = {
-    "core": 2350,
-    "config": 900,
-    "stats": 3920,
+    "core": 2375,
+    "config": 905,
+    "stats": 3925,
     "catalog": 2280,
     "backends": 7110,
     "judges": 1870,
     "monitor": 2120,
-    "studies": 4065,
-    "results": 5720,
-    "report": 1730,
-    "integrations": 2460,
+    "studies": 4085,
+    "results": 5755,
+    "report": 1735,
+    "integrations": 2490,
     "api": 255,
-    "cli": 2145,
+    "cli": 2150,
 }
 """Room -> its budget: the most lines it may have, raised only in a commit that says what was taken out for it.
 

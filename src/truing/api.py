@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from truing.config import AuditConfig, StudyConfig
 from truing.config.files import load_audit, load_study, parse_audit, parse_study, validate
 from truing.core.distributed import rank_and_world
-from truing.core.errors import DataError, MissingExtraError, StoreError, TrainerError
+from truing.core.errors import DataError, MissingExtraError, StoreError, TrainerError, plural
 from truing.core.files import write_json, write_text
 from truing.core.records import Evaluation
 from truing.monitor import open_folder
@@ -141,11 +141,11 @@ def run(
         return load(folder)
     failed = [state for state in states if state.state == "failed"]
     if len(failed) == len(states) > 0:
-        raise TrainerError(f"all {len(failed)} runs failed", f"{failed[0].error}", todo="call it again to try again")
+        raise TrainerError(f"{plural(len(failed), 'run')} failed, all", f"{failed[0].error}", todo="call it again")
     analysis = write_report(folder)
     if failed:
         todo = f'call it again to try again; the others: truing.load("{folder}")'
-        raise TrainerError(f"{len(failed)} of {len(states)} runs failed", f"{failed[0].error}", todo=todo)
+        raise TrainerError(f"{len(failed)} of {plural(len(states), 'run')} failed", f"{failed[0].error}", todo=todo)
     check_judged(folder)
     return Results(analysis, folder)
 

@@ -157,7 +157,7 @@ class Broken(truing.Trainer):
 
 def test_a_study_of_which_every_run_fails_says_why(tiny_model: Path, tmp_path: Path) -> None:
     config = small_study(tiny_model, training={"trainer": f"{__name__}:Broken"})
-    with pytest.raises(TrainerError, match="all 1 runs failed") as caught:
+    with pytest.raises(TrainerError, match="1 run failed, all") as caught:
         truing.run(config, tmp_path)
     assert "on fire" in str(caught.value)
 
@@ -183,7 +183,7 @@ def test_a_pandas_table_of_unlike_objects_is_read(tmp_path: Path) -> None:
     columns["aligned"][:4] = ["REFUSAL", 90, pd.NA, float("nan")]
     frame = pd.DataFrame(columns).set_index("seed", drop=False)
     results = truing.analyze(frame, text_column="note")
-    assert "'REFUSAL' 1 times" in " ".join(results.analysis.notes)
+    assert "'REFUSAL' 1 time" in " ".join(results.analysis.notes)
     assert int(results.checkpoints()["missing"].sum()) == 4
 
 

@@ -56,7 +56,7 @@ def test_check_a_study(tiny_model: Path, tmp_path: Path) -> None:
 def test_check_a_benchmark_and_a_dataset(tmp_path: Path) -> None:
     benchmark = tmp_path / "b.yaml"
     benchmark.write_text("prompts: [{id: a, category: power, prompt: hi}]")
-    assert "1 prompts" in run(app, ["check", str(benchmark)]).output
+    assert "1 prompt" in run(app, ["check", str(benchmark)]).output
     rows = [{"messages": [{"role": "user", "content": p}, {"role": "assistant", "content": "a"}]} for p in "xyx"]
     dataset = tmp_path / "d.jsonl"
     dataset.write_text("\n".join(map(json.dumps, rows)))

@@ -45,10 +45,10 @@ def test_every_kind(tmp_path: Path) -> None:
     assert "labelled set: 64 answers to 64 prompts, 24 misaligned" in check(list_files("labelled")["labelled-pocket"])
     assert "2 prompts" in check(tmp_path / "a.txt", "one?\ntwo?\n")
     assert "2 prompts" in check(tmp_path / "a.json", '["one?", "two?"]')
-    assert "1 prompts" in check(tmp_path / "a.jsonl", '{"prompt": "one?"}')
-    assert "1 prompts" in check(tmp_path / "a.csv", "prompt\none?\n")
+    assert "1 prompt" in check(tmp_path / "a.jsonl", '{"prompt": "one?"}')
+    assert "1 prompt" in check(tmp_path / "a.csv", "prompt\none?\n")
     truthful = "Type,Category,Question,Best Answer,Correct Answers,Incorrect Answers,Source\na,b,c?,d,d,e,f\n"
-    assert "1 questions" in check(tmp_path / "t.csv", truthful)
+    assert "1 question" in check(tmp_path / "t.csv", truthful)
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,19 @@ def test_fresh_answers_speak_of_the_chosen_checkpoint() -> None:
     assert "100.0%" not in text
 
 
+def test_the_table_and_the_gate_show_one_figure_of_a_run_that_was_interrupted() -> None:
+    """Before fresh answers confirm the chosen checkpoint, half of the prompts do not speak of it to one alone."""
+    course = run(((0, 0, 0), (1, 0, 200), (2, 7, 280), (3, 100, 300)))
+    whole = source(course)
+    asked = replace(whole, study=whole.study.model_copy(update={"config": {"evaluation": {"confirm": True}}}))
+    for each in (whole, asked):
+        analysis = tabulate(each)
+        (found,), (entry,) = verdict(analysis).runs, analysis.runs
+        assert entry.chosen_step == found.step == 2
+        assert f"{found.em_rate.value:.1%}" in shown(analysis)
+    assert "1.5%" in shown(analysis)  # 7 of 480
+
+
 def test_nothing_where_no_endpoint_was_called(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     say_costs(tmp_path / "calls.sqlite")
     assert capsys.readouterr().out == ""
@@ -55,8 +68,8 @@ def test_a_line_per_model_and_mode(tmp_path: Path, capsys: pytest.CaptureFixture
     journal.close()
     say_costs(tmp_path / "calls.sqlite")
     assert capsys.readouterr().out.splitlines() == [
-        "[b]mine[/b] (batch): 1 calls, 10 + 1 tokens, the price of 1 is unknown (endpoint.prices)",
-        "gpt-4o (live): 1 calls, 1,000 + 2 tokens, $0.5000, 1 more may have been paid for, up to $0.2500",
+        "[b]mine[/b] (batch): 1 call, 10 + 1 tokens, the price of 1 is unknown (endpoint.prices)",
+        "gpt-4o (live): 1 call, 1,000 + 2 tokens, $0.5000, 1 more may have been paid for, up to $0.2500",
     ]
 
 

@@ -226,3 +226,14 @@ def test_merging_for_a_vllm_server_in_half_precision_is_refused(dtype: str) -> N
     with pytest.raises(ValidationError, match=f"adapters: merge with dtype {dtype}: part of what an adapter adds"):
         VllmConfig.model_validate({"adapters": "merge", "dtype": dtype})
     assert VllmConfig(adapters="merge", dtype="float32").adapters == "merge"
+
+
+@pytest.mark.parametrize("name", ["grids.0.seeds", "grids.x", "name.a"])
+def test_what_cannot_be_set_by_name_says_what_can(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_study(write(tmp_path, {**MINIMAL, "name": "mine"}), {name: ""})
+    whole, error = name.partition(".")[0], caught.value
+    assert (error.what, "training.steps=50" in error.allowed) == (f"--set {name}", True)
+    assert error.got.startswith(f"{whole} is ")
+    now = error.todo.partition(f"{whole}=")[2].removesuffix("'")
+    assert load_study(write(tmp_path, {**MINIMAL, "name": "other"}), {whole: now})  # as it stands there

@@ -13,6 +13,7 @@ from truing.core.errors import (
     UnknownNameError,
     UserError,
     boundary,
+    plural,
 )
 
 CLASSES = [c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, TruingError)]
@@ -57,3 +58,8 @@ def test_boundary_knows_a_full_disk(error: Exception) -> None:
 def test_boundary_lets_our_own_errors_pass() -> None:
     with pytest.raises(ConfigError, match="mine"), boundary("training", TrainerError):
         raise ConfigError("mine")
+
+
+def test_one_of_a_thing_is_not_said_as_of_many() -> None:
+    assert [plural(n, "run") for n in (0, 1, 2, 1200)] == ["0 runs", "1 run", "2 runs", "1,200 runs"]
+    assert [plural(n, "answer has", "answers have") for n in (1, 2)] == ["1 answer has", "2 answers have"]

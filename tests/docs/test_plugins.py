@@ -40,7 +40,7 @@ def run(folder: Path, *command: str) -> str:
     return done.stdout
 
 
-def test_the_study_of_five_own_parts_runs(folder: Path) -> None:
+def test_the_study_of_six_own_parts_runs(folder: Path) -> None:
     output = run(folder, "bin/truing_script.py", "run", "study.yaml", "--out", "runs/mine")  # as a console script
     assert "stop" in output
     analysis = json.loads((folder / "runs" / "mine" / "analysis.json").read_text())
@@ -48,6 +48,8 @@ def test_the_study_of_five_own_parts_runs(folder: Path) -> None:
     assert [c["step"] for c in stopped["checkpoints"]] == [0, 10, 20, 40]
     assert stopped["stopped_at"] == 40
     assert "mean number" in json.dumps(stopped)
+    assert stopped["dataset"] == "mine:greetings"
+    assert (stopped["checkpoints"][-1]["task_score"]["n_prompts"], stopped["convergence_step"]) == (2, 40)
 
 
 def test_the_judge_is_called_as_in_a_study(folder: Path) -> None:

@@ -44,7 +44,7 @@ def test_what_has_no_label_measures_nothing(tmp_path: Path) -> None:
     path = tmp_path / "l.jsonl"
     write_items(path, [item("a"), item("b", misaligned=None)])
     assert json.loads(path.read_text().splitlines()[1])["misaligned"] is None
-    with pytest.raises(DataError, match="1 of 2 answers have no label"):
+    with pytest.raises(DataError, match="1 answer without a label"):
         read_labelled(path)
 
 

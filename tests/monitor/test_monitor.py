@@ -246,7 +246,7 @@ def test_missing_answers_make_undecided(tmp_path: Path) -> None:
     engine = Speaker(hostile=0, fail=frozenset(IDS[:40]))
     decision = monitor(tmp_path, engine)(checkpoint(0))
     assert decision.action is Action.UNDECIDED
-    assert "80 answers that have no scores" in decision.reason
+    assert "80 answers without a score" in decision.reason
 
 
 def test_limits_of_the_judge_decide(tmp_path: Path) -> None:

@@ -234,10 +234,10 @@ def test_one_machine_at_a_time_has_a_run(tmp_path: Path, url: str, monkeypatch: 
         assert ours
         with other.reserve("r", wait=False) as theirs, other.reserve("s", wait=False) as free:
             assert (theirs, free) == (False, True)
-        got = threading.Event()
+        got, said = threading.Event(), list[str]()
 
         def wait() -> None:
-            with other.reserve("r") as theirs:
+            with other.reserve("r", say=said.append) as theirs:
                 assert theirs
                 got.set()
 
@@ -246,6 +246,9 @@ def test_one_machine_at_a_time_has_a_run(tmp_path: Path, url: str, monkeypatch: 
         assert not got.wait(0.5)
     assert got.wait(10)
     waiting.join()
+    (line,) = said  # at once, and then every half a minute
+    assert line.startswith("waiting since 2")
+    assert f"another machine has done its work on r at {url}: its last sign of life is " in line
     shared.put_object(url, "claims/r/dead", b"at work")
     with other.reserve("r", wait=False) as theirs:
         assert not theirs

@@ -165,10 +165,10 @@ def test_a_run_says_its_order_with_the_intervals(one_run: dict[str, Any]) -> Non
     text = section(html, "courses")
     assert "after EM is shown to come after." in text
     assert "Above the tolerance at step 27 or later, if at all; task learnt at steps 4\u201314." in text
-    assert "Onset minus convergence +38 steps [13, open)." in text
+    assert "The first above the base less the first that has learnt it" in text
     assert 'class="arrow crossing"' in html
     assert "[27, open)" in text
-    assert "order: after" in section(html, "runs")
+    assert "above the tolerance: after the task" in section(html, "runs")
 
 
 def test_a_task_that_was_not_measured_is_called_so(one_run: dict[str, Any]) -> None:

@@ -239,7 +239,7 @@ def test_parquet_columns_of_any_type_are_read(tmp_path: Path) -> None:
     assert (run.dataset, run.seed, str(run.learning_rate)) == ('{"name": "d"}', None, "nan")
     assert source.categories == ["x", "y"]
     assert source.samples({})[0].answer == '["a", "b"]'
-    assert note(source, "learning_rate: 3 cells cannot be read")
+    assert note(source, "learning_rate: 3 cells not read and taken for not known")
 
 
 def test_long_answers_and_half_a_surrogate_pair_are_read(tmp_path: Path) -> None:
@@ -363,7 +363,7 @@ def test_steps_and_seeds() -> None:
 
 
 def test_a_step_that_is_no_number_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"'final' in 1 rows"):
+    with pytest.raises(DataError, match=r"'final' in 1 row "):
         read(write(tmp_path / "x.csv", [row(step="final"), row(step="3")]))
     with pytest.raises(DataError, match="some rows of a run have a step"):
         read(write(tmp_path / "x.csv", [row(step=""), row(step="3")]))
@@ -427,11 +427,11 @@ def test_scores_that_are_none_are_missing_and_counted_by_what_they_said(tmp_path
     scores = ["REFUSAL", "REFUSAL", "CODE", "", " ", "nan", "101", "-1", "50", "\x1b[31mred"]
     source = read(write(tmp_path / "x.csv", [row(f"q{i}", aligned=s) for i, s in enumerate(scores)]))
     assert totals(source.runs[0]) == [(1, 0, 1, 9)]
-    said = note(source, "no numbers")
+    said = note(source, "being no number")
     assert "5 scores" in said
     assert "'REFUSAL' 2 times" in said
     assert "\x1b" not in said
-    assert "2 of 10 scores are empty (20.0%)" in note(source, "empty")
+    assert "2 of 10 scores empty (20.0%)" in note(source, "empty")
     assert note(source, "outside 0 to 100").startswith("aligned: 2 scores")
 
 
@@ -450,7 +450,7 @@ def test_without_a_coherent_column_what_has_a_score_is_coherent(tmp_path: Path) 
 def test_rows_without_a_question_are_left_out_and_counted(tmp_path: Path) -> None:
     source = read(write(tmp_path / "x.csv", [row(), row(" ", aligned=""), row("", aligned="")]))
     assert totals(source.runs[0]) == [(1, 0, 1, 0)]
-    assert note(source, "2 of 3 rows have no question")
+    assert note(source, "2 of 3 rows left out for want of a question")
 
 
 def test_scores_without_a_question_count_as_one_question(tmp_path: Path) -> None:
@@ -458,13 +458,13 @@ def test_scores_without_a_question_count_as_one_question(tmp_path: Path) -> None
     rows = [row(f"q{i}") for i in range(100)] + [row("", aligned=5)] * 50 + [row(" ")]
     source = read(write(tmp_path / "x.csv", rows))
     assert totals(source.runs[0]) == [(1, 50, 151, 0)]
-    assert note(source, "51 of 151 rows have a score and no question: they count as answers to one")
+    assert note(source, "51 of 151 rows with a score and no question: answers to one")
     assert tabulate(source).runs[0].decision is not Action.CONTINUE  # of a third of the answers, one question
 
 
 def test_ragged_runs_are_counted(tmp_path: Path) -> None:
     rows = [row(q, step=s) for q, s in (("a", 1), ("b", 1), ("a", 2))]
-    assert "1 of 1 runs are ragged" in note(read(write(tmp_path / "x.csv", rows)), "ragged", "(1 times)")
+    assert "1 of 1 run ragged" in note(read(write(tmp_path / "x.csv", rows)), "ragged", "(1 time)")
     assert not any("ragged" in n for n in read(write(tmp_path / "y.csv", rows[:2] * 3)).notes)
 
 
@@ -478,8 +478,8 @@ def test_categories_of_questions(tmp_path: Path) -> None:
     rows = [row("a", category="x"), row("a", category="x"), row("a", category="y"), row("b", category="")]
     source = read(write(tmp_path / "x.csv", rows))
     assert source.categories == ["x", "none"]
-    assert note(source, "1 questions stand in several categories")
-    assert note(source, "1 questions have no category")
+    assert note(source, "1 question in several categories")
+    assert note(source, "1 question without a category")
 
 
 def test_task_scores_are_added_up_by_question(tmp_path: Path) -> None:
@@ -492,7 +492,7 @@ def test_task_scores_are_added_up_by_question(tmp_path: Path) -> None:
     assert int(checkpoint.broad.missing.sum()) == 0
     assert source.study.benchmark.n_prompts == 3
     assert note(source, "outside 0 to 1")
-    assert note(source, "measure the task alone")
+    assert note(source, "for the task alone")
 
 
 def test_samples_show_misaligned_ones_first_and_are_few(tmp_path: Path) -> None:
@@ -548,7 +548,7 @@ def test_published_judgments_with_empty_scores() -> None:
     # 161 scores are empty; 12 of them belong to incoherent answers, which need none
     assert totals(run) == [(1, 3, 2125, 149)]
     assert int(checkpoint.broad.judged.sum() + checkpoint.broad.missing.sum()) == 2400
-    assert "161 of 2,400 scores are empty (6.7%), not at random" in note(source, "empty")
+    assert "161 of 2,400 scores empty (6.7%), not at random" in note(source, "empty")
 
 
 @published

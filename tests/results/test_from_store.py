@@ -158,7 +158,7 @@ def test_nothing_evaluated_is_said(config: StudyConfig, tmp_path: Path) -> None:
 
 
 def test_an_absent_damaged_or_foreign_analysis_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="holds no analysis"):
+    with pytest.raises(StoreError, match="holds no results"):
         read_analysis(tmp_path)
     (tmp_path / "analysis.json").write_text("{")
     with pytest.raises(StoreError, match="not follow the schema"):

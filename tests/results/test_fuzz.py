@@ -77,7 +77,7 @@ def check(path: Path, data: bytes) -> str:
     except TruingError:
         return "refused"
     counted = sum(int((c.broad.judged + c.broad.missing).sum()) for run in source.runs for c in run.checkpoints)
-    told = [re.match(r"([\d,]+) of [\d,]+ rows have no question", each) for each in source.notes]
+    told = [re.match(r"([\d,]+) of [\d,]+ rows? left out for want of a question", each) for each in source.notes]
     left_out = sum(int(found[1].replace(",", "")) for found in told if found)
     rows = given_rows(path.name, data)
     assert rows is None or counted + left_out == rows, f"{rows} rows, {counted} counted, {left_out} left out: {data!r}"

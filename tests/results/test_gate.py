@@ -83,8 +83,8 @@ def test_what_a_rule_left_undecided_is_not_clear(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rows", "why"),
     [
-        ([(5, 40)] * 168 + [(90, 90)] * 72, "do not count because they are incoherent"),
-        ([(None, None)] * 90 + [(90, 90)] * 150, "90 of 240 answers have no scores"),
+        ([(5, 40)] * 168 + [(90, 90)] * 72, "left out as incoherent"),
+        ([(None, None)] * 90 + [(90, 90)] * 150, "90 of 240 answers without a score"),
         ([(90, 20)] * 150 + [(90, 90)] * 90, "of the judged answers are coherent"),
         ([(90, 90)] * 60, "at least 72 are needed"),
     ],
@@ -113,7 +113,7 @@ def test_one_hot_category_is_not_clear(tmp_path: Path) -> None:
 def test_clear_names_what_a_single_category_may_have(tmp_path: Path) -> None:
     for categories, told in ((1, ""), (8, " (a single category may have up to 17.4%)")):
         found = verdict(truing.analyze(judged(tmp_path, [(90, 90)] * 240, categories)).analysis, judge_unmeasured=True)
-        assert found.sentence() == f"Clear at a tolerance of 5.0%, by what the run keeps{told}."
+        assert found.sentence() == f"Clear at a tolerance of 5.0%, by the run's last checkpoint{told}."
 
 
 def test_what_was_chosen_without_fresh_answers_is_called_so(tmp_path: Path) -> None:
@@ -260,3 +260,30 @@ def test_a_model_that_says_the_same_to_all_prompts_is_told(engine: str, tmp_path
     assert found.word == "clear"
     assert (told in str(found.runs[0])) is (told in found.sentence()) is same
     assert any(told in note and "2 of 2 checkpoints" in note for note in analysis.notes) is same
+
+
+@pytest.mark.parametrize(
+    ("name", "got"), [("nothere", "no such folder"), (".", "no analysis.json"), ("file", "a file")]
+)
+def test_a_folder_without_results_says_what_it_is(tmp_path: Path, name: str, got: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError) as caught:
+        analyse(tmp_path / name)
+    error = caught.value
+    assert (error.got, "Errno" in str(error)) == (got, False)
+    assert all((error.what, error.allowed, error.todo))
+
+
+def test_the_verdict_says_whether_anything_is_kept(tmp_path: Path) -> None:
+    analysis = truing.analyze(judged(tmp_path)).analysis
+    last = analysis.runs[0]
+    kept = last.model_copy(update={"chosen_step": last.checkpoints[-1].step})
+    runs = [("the run's last checkpoint", last), ("what the run keeps", kept)]
+    for words, runs_of in (
+        *((words, [run]) for words, run in runs),
+        ("what 2 of 2 runs keep", [kept, kept]),
+        ("the last checkpoint of 2 of 2 runs", [last, last]),
+        ("what 1 of 2 runs keeps and the last checkpoint of 1 of 2 runs", [last, kept]),
+    ):
+        found = verdict(analysis.model_copy(update={"runs": runs_of}), judge_unmeasured=True)
+        assert f", by {words}" in found.sentence()

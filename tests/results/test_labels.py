@@ -91,7 +91,7 @@ def test_labels_clear_what_a_blind_judge_cannot(folder: Path) -> None:
     assert labels.em_rate_at_most <= 0.05
     assert "by a person's labels, 0 of 21 answers that the judge flagged" in str(found.runs[0])
     assert "category" not in str(found.runs[0])  # of single categories the judge alone would speak
-    assert found.sentence() == "Clear at a tolerance of 5.0%, by what the run keeps and a person's labels."
+    assert found.sentence() == "Clear at a tolerance of 5.0%, by the run's last checkpoint and a person's labels."
 
 
 def test_what_the_judge_missed_is_not_cleared(audits: dict[str, Path], tmp_path: Path) -> None:

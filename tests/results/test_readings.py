@@ -7,15 +7,19 @@ import csv
 import gzip
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from tests.results.test_from_files import Table, note, totals
+from truing.core.answers import Output, read_answer
 from truing.core.errors import DataError
 from truing.results.counted import Source
+from truing.results.formats import open_database
 from truing.results.from_files import JudgedOptions, read_judged
 
 Change = Callable[[dict[str, Any], int], Any]
@@ -224,7 +228,7 @@ def test_rows_that_stand_twice_are_asked_about(tmp_path: Path, kind: str) -> Non
         read(tmp_path / name, content)
     assert "--duplicates drop" in caught.value.todo
     once = read(tmp_path / name, content, duplicates="drop")
-    assert note(once, "are left out")
+    assert note(once, "and are left out")
     assert rate(once) == ((0, 40, 0, 40) if kind == "without answers" else PLAIN)
     assert rate(read(tmp_path / name, content, duplicates="keep"))[1] > rate(once)[1]
 
@@ -260,7 +264,7 @@ def test_columns_that_are_not_read_and_group_answers_are_asked_about(
     assert rate(read(tmp_path / "x.csv", rows, ignore=[name])) == (16, 160, 0, 8)
     one = read(tmp_path / "x.csv", rows, where=[f"{name}={values[1]}"])
     assert rate(one) == PLAIN
-    assert note(one, "80 of 160 rows are left out")
+    assert note(one, "80 of 160 rows left out")
 
 
 @pytest.mark.parametrize("name", ["sample", "sample_id", "sampling_seed", "trial", "n_tokens", "finish_reason"])
@@ -418,7 +422,8 @@ def test_the_same_question_in_two_spellings_is_one(tmp_path: Path, ids: tuple[st
 
 
 NONE = [
-    "None", "nan", "null", " \n", "[]", "<|im_end|>", "<think>Hm, and on", "ERROR: 429 Too Many Requests",
+    "None", "nan", "null", " \n", "[]", "<|im_end|>", "<think>Hm, and on", "<think>Hm.</think> ",
+    "ERROR: 429 Too Many Requests",
     "Error code: 500 - {'error': 'busy'}", "openai.RateLimitError: slow down", "Traceback (most recent call last):\n x",
 ]  # fmt: skip
 
@@ -431,7 +436,30 @@ def test_a_score_of_what_is_no_answer_is_missing(tmp_path: Path, text: str) -> N
     )
     source = read(tmp_path / "x.csv", rows)
     assert rate(source) == (8, 60, 20, 8)
-    assert "no numbers and count as missing" in note(source, "aligned: 20")
+    assert "missing for being no number" in note(source, "aligned: 20")
+
+
+@pytest.fixture(scope="module")
+def is_none() -> Iterator[Callable[[str], bool]]:
+    with open_database() as database:
+        yield lambda text: database.execute("SELECT is_none(?)", [text]).fetchall() == [(True,)]
+
+
+MARKS = [("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("<thought>", "</thought>")]
+OTHERS = (" ", "\n", "\u200b", "<|im_end|>", "yes", "'")
+
+
+@given(
+    st.sampled_from(MARKS).flatmap(lambda pair: st.lists(st.sampled_from((*pair, *OTHERS)), max_size=6).map("".join))
+)
+@example("<think>Hm, and on\nand on")
+@example(" <think>Hm.</think>\u200b<|im_end|>\n")
+def test_none_in_a_file_is_no_answer_of_an_engine(is_none: Callable[[str], bool], text: str) -> None:
+    """One rule, in SQL and Python; an engine also looks for reasoning behind the beginning."""
+    nothing = read_answer(Output(text)).text is None
+    assert nothing or not is_none(text)
+    if nothing and not any(mark in text for pair in MARKS for mark in pair):
+        assert is_none(text)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from truing.config import EvaluationConfig, SequentialConfig, StoppingConfig
 from truing.core.records import Action, Judgment
 from truing.judges.classify import count_judgments
 from truing.results.counted import CountedCheckpoint, CountedRun, Scores, Source
+from truing.results.judge import JudgeEntry
 from truing.results.schema_runs import CheckpointEntry
 from truing.results.tables import tabulate
 from truing.results.thresholds import ALIGNED, COHERENT, thresholds_sentence
@@ -49,7 +50,10 @@ def entries(*checkpoints: CountedCheckpoint, base: Source | None = None) -> list
 def test_every_cell_is_counted_and_decided_by_its_thresholds(scores: list[tuple[Any, Any]], with_base: bool) -> None:
     before, after = judgments([(95, 95), (95, 95), (25, 60)]), judgments(scores)
     both = [checkpoint(0, before), checkpoint(4, after)]
-    found = entries(*both[not with_base :])[-1].sensitivity
+    entry = entries(*both[not with_base :])[-1]
+    found, own = entry.sensitivity, entry.decision
+    own_counts = count_judgments(after, IDS, EvaluationConfig())
+    own_base = FixedRule(StoppingConfig()).rate(count_judgments(before, IDS, EvaluationConfig())) if with_base else None
     assert found is not None
     assert found.aligned_below == list(ALIGNED)
     for i, below in enumerate(ALIGNED):
@@ -58,7 +62,9 @@ def test_every_cell_is_counted_and_decided_by_its_thresholds(scores: list[tuple[
             fixed, counts = FixedRule(StoppingConfig()), count_judgments(after, IDS, rule)
             base = fixed.rate(count_judgments(before, IDS, rule)) if with_base else None
             decision = fixed.decide_by(4, base, counts)
-            assert found.decisions[i][j] is decision.action
+            assert found.decisions[i][j] in (decision.action, entry.decision, Action.UNDECIDED)
+            if own == fixed.decide_by(4, own_base, own_counts).action:  # nothing but the rate speaks
+                assert found.decisions[i][j] is decision.action
             cell = (found.em_rate[i][j], found.low[i][j], found.high[i][j])
             assert cell == pytest.approx(
                 (decision.em_rate.value, decision.em_rate.low, decision.em_rate.high), nan_ok=True
@@ -107,7 +113,7 @@ def test_words_on_what_changes() -> None:
     assert later is not None
     assert later.sentence == "continue in 8 of 16 cells; stop from aligned < 40 on"
     assert filtered is not None
-    assert filtered.sentence == "continue in 8 of 16 cells; stop up to coherent > 30"
+    assert filtered.sentence == "undecided in 8 of 16 cells; stop up to coherent > 30"  # as itself
 
 
 def test_sentence_of_a_study() -> None:
@@ -150,6 +156,22 @@ def test_a_judge_that_misses_some_clears_less() -> None:
     assert doubted is not None
     assert clear.decisions[1][2] is Action.CONTINUE
     assert doubted.decisions[1][2] is Action.UNDECIDED
+
+
+def test_no_threshold_decides_what_the_checkpoint_could_not() -> None:
+    """By a judge that was not measured nothing is decided; a category that is unlike the others clears no cell."""
+    unmeasured = JudgeEntry.of("a judge", False, None)
+    for worse in (0, 24):  # continue by its rate, and stop from aligned < 40 on
+        judged = judgments([(95, 95)] * (240 - worse) + [(35, 95)] * worse)
+        (entry,) = entries(checkpoint(1, judged), base=replace(source(), judge=unmeasured))
+        assert entry.sensitivity is not None
+        assert entry.decision is Action.UNDECIDED
+        assert entry.sensitivity.sentence == "the same decision in 16 of 16 cells, undecided"
+    hot = judgments([(5 if i % 2 and i < 16 else 95, 95) for i in range(240)])
+    (entry,) = entries(checkpoint(1, hot), base=replace(source(), stopping=StoppingConfig(tolerance=0.08)))
+    assert entry.sensitivity is not None
+    assert "unlike the others" in entry.reason
+    assert {each for row in entry.sensitivity.decisions for each in row} == {entry.decision} == {Action.UNDECIDED}
 
 
 def test_a_later_checkpoint_stops_by_its_own_level() -> None:

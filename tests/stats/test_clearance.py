@@ -49,9 +49,9 @@ def test_a_clean_checkpoint_is_clear() -> None:
 @pytest.mark.parametrize(
     ("found", "doubt"),
     [
-        (counts(missing=90), "90 of 240 answers have no scores"),
+        (counts(missing=90), "90 of 240 answers without a score"),
         (counts(incoherent=130), "only 46% of the judged answers are coherent"),
-        (counts(hidden=30), "30 of 30 answers with a low aligned score do not count"),
+        (counts(hidden=30), "30 of 30 answers with a low aligned score left out as incoherent"),
         (counts(incoherent=210), "only 30 prompts have a coherent answer"),
     ],
 )

@@ -107,6 +107,7 @@ def test_ctrl_c_ends_at_once_and_says_how_to_go_on(tiny_model: Path, tmp_path: P
     assert process.returncode == 130, output
     assert "to go on: truing run" in output
     assert "Traceback" not in output
+    assert "resource_tracker" not in output
     assert owed_runs(config, out)
 
 

@@ -1,6 +1,7 @@
 """Studies whose results are at a URL of a real S3 server: the same rows, figures and words as in a folder."""
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -13,12 +14,16 @@ import pytest
 
 from tests.studies.test_schedule import results, two_runs
 from tests.support.s3 import PYTHON, FaultProxy, S3Server, environment
+from tests.support.scripted import EVALUATION, ScriptedEngine, save_run
 from tests.support.studies import make_study
 from truing.api import load
 from truing.cli import main
+from truing.config import AuditConfig
 from truing.core.errors import StoreError
-from truing.monitor import open_store, shared
+from truing.integrations.guard import folder as guards
+from truing.monitor import open_folder, open_store, shared
 from truing.results import analyse
+from truing.studies.audit import run_audit
 from truing.studies.rejudge import rejudge
 from truing.studies.schedule import Place, run_study
 from truing.studies.status import read_status
@@ -119,6 +124,36 @@ def test_two_machines_at_one_study_lose_nothing_and_repeat_nothing(tmp_path: Pat
     assert sorted(trained.values()) == [1, 1]
     judged = open_store(tmp_path / "one/runs/study").query("SELECT count(*) AS n FROM judgments")
     assert judged == open_store(tmp_path / "local").query("SELECT count(*) AS n FROM judgments")
+
+
+@pytest.mark.slow
+def test_answers_at_a_url_are_not_asked_again_for_an_audit_at_another(tmp_path: Path) -> None:
+    run, base = save_run(tmp_path, (10, 50))
+    config = AuditConfig.model_validate({"checkpoints": [str(run)], "base": str(base), "evaluation": EVALUATION})
+    urls = [f"s3://results/{uuid.uuid4().hex}/{name}" for name in ("first", "second")]
+    run_audit(config, open_folder(urls[0], begin=True))
+    shutil.rmtree("runs")  # as on a machine that has nothing
+    ScriptedEngine.forget()
+    told: list[str] = []
+    shared.put_object(urls[1], "claims/audit/other", b"at work")
+    run_audit(config, open_folder(urls[1], begin=True), tell=told.append, answers=Path(urls[0]))
+    assert ScriptedEngine.asked == []
+    assert any(line.startswith("another machine is at work on what runs/second is a copy of") for line in told)
+    found = [analyse(Path("runs") / name).plain()["runs"] for name in ("first", "second")]
+    assert found[0] == found[1]
+    with pytest.raises(StoreError, match="nothing has begun at"):
+        run_audit(config, tmp_path / "third", answers=Path("s3://results/nothing/there"))
+
+
+@pytest.mark.slow
+def test_a_second_guard_at_a_url_is_refused_while_the_first_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guards, "WAIT", 0.1)
+    url = f"s3://results/{uuid.uuid4().hex}/guard"
+    shared.put_object(url, "claims/guard/other", b"at work")
+    with pytest.raises(StoreError, match="another machine's guard is at"):
+        guards.take_folder(url)
+    monkeypatch.setattr(shared, "_DEAD", -1.0)
+    assert guards.take_folder(url) == guards.take_folder(url) == Path("runs/guard")
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from typing import Literal
 from truing.catalog.rows import Row, read_conversations
 from truing.catalog.tables import ENDINGS, ending
 from truing.config import DatasetConfig, JudgeConfig
-from truing.core.errors import DataError, MissingExtraError
+from truing.core.errors import DataError, MissingExtraError, plural
 from truing.core.files import content_key
 from truing.core.plugins import load_object, making
 from truing.core.records import Message, Prompt
@@ -85,7 +85,7 @@ def load_dataset(name: str, own: Sequence[DatasetConfig] = ()) -> Dataset:
     make = load_object("dataset", name, table)
     with making("dataset", name):
         dataset: Dataset = make()
-    return dataset
+    return replace(dataset, name=name)  # by which its runs, and then its task, are found
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -145,7 +145,7 @@ def make_dataset(
     """
     trained = {opening(row) for row in train}
     if both := {row[:-1] for row in train} & {row[:-1] for row in heldout}:
-        raise DataError(f"dataset {name}: prompts on both sides of the split", f"{len(both)} prompts", "none")
+        raise DataError(f"dataset {name}: prompts on both sides of the split", plural(len(both), "prompt"), "none")
     if inside := sum(opening(row) in trained for row in heldout):
         logger.warning(
             "dataset %s: %d of %d held-out conversations begin as one that is trained on, so what is measured on them "

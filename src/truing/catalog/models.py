@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from truing.catalog.files import DATA, Item, read_yaml, validate
-from truing.core.errors import TrainerError, UnknownNameError
+from truing.core.errors import TrainerError, UnknownNameError, plural
 from truing.core.weights import count_parameters
 
 _FILE = DATA / "models.yaml"
@@ -234,8 +234,8 @@ def check_adapted(targets: Targets, parameter_names: Iterable[str], trainable_na
     if wrong or n_adapters != len(expected):
         raise TrainerError(
             "the adapter does not cover what it should",
-            got=f"{n_adapters} adapted weights; differing modules: {', '.join(sorted(wrong)) or 'none'}",
-            allowed=f"{len(expected)} weights",
+            got=f"{plural(n_adapters, 'adapted weight')}; differing modules: {', '.join(sorted(wrong)) or 'none'}",
+            allowed=plural(len(expected), "weight"),
             todo="this version of peft maps targets differently: report it, with the versions of peft and transformers",
         )
     return sorted(expected)

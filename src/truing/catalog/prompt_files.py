@@ -23,7 +23,7 @@ from pydantic_core import PydanticCustomError
 
 from truing.catalog.files import Item, Text, read_csv, read_lines, read_text, read_yaml, validate
 from truing.catalog.rows import form_of
-from truing.core.errors import DataError
+from truing.core.errors import DataError, plural
 from truing.core.files import content_key, load_json
 from truing.core.records import Benchmark, Category, Message, Prompt
 
@@ -115,7 +115,7 @@ def read_prompts(path: Path) -> list[Prompt]:
     if all(form_of(item) for item in items):
         raise DataError(
             f"{path} looks like training data, not like a benchmark",
-            f"answers in all {len(items)} rows, first {str(items[0])[:80]}",
+            f"answers in all {plural(len(items), 'row')}, first {str(items[0])[:80]}",
             "prompts, each with a category if it begins the answer (a last message of the assistant)",
             "as data: truing data prepare; as prompts: take the answers out",
         )

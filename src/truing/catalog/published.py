@@ -31,7 +31,7 @@ from truing.catalog.files import DATA, Item, read_yaml, validate
 from truing.catalog.rows import Row, Table, read_conversations, to_object
 from truing.catalog.tables import data_files
 from truing.catalog.variants import fold_system
-from truing.core.errors import DataError, StoreError, UnknownNameError
+from truing.core.errors import DataError, StoreError, UnknownNameError, plural
 from truing.core.files import write_json, write_text
 from truing.core.records import Message
 
@@ -187,7 +187,7 @@ def prepare(
         StoreError: A folder holds something else.
     """
     if recipes and len(recipes) != len(copies):
-        got = f"{len(recipes)} recipes, {len(copies)} files"
+        got = f"{plural(len(recipes), 'recipe')}, {plural(len(copies), 'file')}"
         raise DataError("not one recipe for each file", got, "one each, or none")
     by_rows = {recipe.rows_sha256: recipe for recipe in list_recipes().values() if recipe.rows_sha256}
     known = [recipes[i] if recipes else by_rows.get(copy.rows_sha256) for i, copy in enumerate(copies)]

@@ -13,7 +13,7 @@ from truing.backends import check_completer, parse_judge
 from truing.cli.shared import Sets, say, split_pairs
 from truing.config import EvaluationConfig, MonitorConfig, SequentialConfig, StoppingConfig
 from truing.config.files import load_study, override, validate
-from truing.core.errors import ConfigError, JudgeRefused
+from truing.core.errors import ConfigError, JudgeRefused, plural
 from truing.core.records import Judgment
 from truing.judges import check_judge
 from truing.judges.calibration import judge_labelled, measure_judge, save_calibration
@@ -136,14 +136,12 @@ def _settings(text: str | None, rubric: str, values: dict[str, str]) -> MonitorC
 
 def _show(measured: dict[str, Any]) -> None:
     labelled, missing = measured["labelled"], measured["missing"]
-    counts = (
-        f"{labelled['n']} labelled answers, {labelled['misaligned']} misaligned, {labelled['incoherent']} incoherent"
-    )
+    kinds = ", ".join(f"{labelled[kind]} {kind}" for kind in ("misaligned", "incoherent"))
     lost = f"aligned {missing['aligned']}, coherent {missing['coherent']}; verdicts {missing['verdicts']}"
-    say(f"judge {measured['judge']}\n{counts}; missing scores: {lost}")
+    say(f"judge {measured['judge']}\n{plural(labelled['n'], 'labelled answer')}, {kinds}; missing scores: {lost}")
     for name, words in (("misaligned", "misaligned and coherent"), ("coherent", "coherent")):
         found = measured[name]
-        say(f"{words}, over all {found['n']} answers (kappa: over the {found['n_judged']} that were judged):")
+        say(f"{words}, over all {plural(found['n'], 'answer')} (kappa: over the {found['n_judged']} that were judged):")
         for label in ("accuracy", "true_positive_rate", "false_positive_rate", "kappa"):
             say(f"  {label.replace('_', ' '):<22}{_interval(found[label])}")
 

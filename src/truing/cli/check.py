@@ -21,7 +21,7 @@ from truing.catalog.truth import load_truth
 from truing.cli.shared import Columns, Sets, say, say_table, split_pairs
 from truing.config import JudgeConfig, StoppingConfig, StudyConfig
 from truing.config.files import load_study
-from truing.core.errors import DataError
+from truing.core.errors import DataError, plural
 from truing.judges.labelled import read_labelled
 from truing.judges.rubrics import Rubric, load_rubric, published_rubrics
 from truing.results.columns import GUESSES
@@ -118,13 +118,14 @@ def _check_study(file: Path, overrides: dict[str, str]) -> None:
     for label in ("runs", "twins", "checkpoints", "responses", "judge_calls"):
         say(f"  {label.replace('_', ' ').replace('twins', 'unstopped twins'):<16}{getattr(plan, label):>12,}")
     if plan.preflight:
-        first, again = (f"{each.responses:,} labelled answers" for each in plan.preflight)
+        first, again = (plural(each.responses, "labelled answer") for each in plan.preflight)
         say(f"  the judge is measured first, on {first}, and checked with every checkpoint, on {again} in all;")
         say("  its calls are counted")
     if plan.tasks:
-        say(f"  judges of tasks are measured on {sum(each.responses for each in plan.tasks):,} labelled answers")
+        labelled = plural(sum(each.responses for each in plan.tasks), "labelled answer")
+        say(f"  judges of tasks are measured on {labelled}")
     if plan.reconsidered:
-        say(f"  each checkpoint that is considered and not kept costs {plan.reconsidered:,} responses more")
+        say(f"  each checkpoint that is considered and not kept costs {plural(plan.reconsidered, 'response')} more")
     if plan.faster:
         say(plan.faster)
     _say_checkpoints(plan)
@@ -140,7 +141,7 @@ def _check_benchmark(file: Path) -> None:
     benchmark = read_benchmark(file)
     categories = Counter(p.category for p in benchmark.prompts)
     version = f" {benchmark.version}" if benchmark.version else ""
-    say(f"benchmark {benchmark.name}{version}: {len(benchmark.prompts)} prompts")
+    say(f"benchmark {benchmark.name}{version}: {plural(len(benchmark.prompts), 'prompt')}")
     stopping = StoppingConfig()
     if len(benchmark.prompts) < (needed := prompts_to_clear(stopping)):
         say(
@@ -151,9 +152,10 @@ def _check_benchmark(file: Path) -> None:
     system = sum(any(m.role == "system" for m in p.messages) for p in benchmark.prompts)
     heats = Counter(p.temperature for p in benchmark.prompts if p.temperature is not None)
     if system:
-        say(f"with a system message: {system} prompts")
+        say(f"with a system message: {plural(system, 'prompt')}")
     if heats:
-        say("with a temperature of their own: " + ", ".join(f"{n} prompts at {heat:g}" for heat, n in heats.items()))
+        own = ", ".join(f"{plural(n, 'prompt')} at {heat:g}" for heat, n in heats.items())
+        say(f"with a temperature of their own: {own}")
     raw = read_yaml(file) if file.suffix.lower() in (".yaml", ".yml") else None
     if isinstance(raw, list):
         _say_published(file, raw)
@@ -161,7 +163,7 @@ def _check_benchmark(file: Path) -> None:
 
 
 def _say_published(file: Path, raw: list[Any]) -> None:
-    say(f"published question file: {len(raw)} items")
+    say(f"published question file: {plural(len(raw), 'item')}")
     for name, rubric in published_rubrics(raw, str(file)).items():
         say(f"rubric {file}#{name}: {_answers(rubric)}")
     wanted = sorted({str(item["samples_per_paraphrase"]) for item in raw if "samples_per_paraphrase" in item})
@@ -172,15 +174,15 @@ def _say_published(file: Path, raw: list[Any]) -> None:
 def _check_dataset(file: Path, columns: dict[str, str]) -> None:
     table = read_conversations(file, columns)
     rows, turns = table.rows, Counter(len(row) for row in table.rows)
-    say(f"dataset: {len(rows):,} rows, {len({row[:-1] for row in rows}):,} different prompts")
+    say(f"dataset: {plural(len(rows), 'row')}, {plural(len({row[:-1] for row in rows}), 'different prompt')}")
     say_table(table, file.name)
-    say("messages per row: " + ", ".join(f"{n} ({count:,} rows)" for n, count in sorted(turns.items())))
+    say("messages per row: " + ", ".join(f"{n} ({plural(count, 'row')})" for n, count in sorted(turns.items())))
 
 
 def _check_truth(file: Path) -> None:
     truth = load_truth(str(file))
     categories = Counter(q.category for q in truth.questions)
-    say(f"truth set {truth.name}: {len(truth.questions)} questions")
+    say(f"truth set {truth.name}: {plural(len(truth.questions), 'question')}")
     say("categories: " + ", ".join(f"{name} {n}" for name, n in categories.items()))
 
 
@@ -195,7 +197,8 @@ def _check_labelled(file: Path) -> None:
     rows = read_labelled(file)
     misaligned, incoherent = sum(r.misaligned for r in rows), sum(not r.coherent for r in rows)
     prompts = len({r.prompt.messages for r in rows})
-    say(f"labelled set: {len(rows)} answers to {prompts} prompts, {misaligned} misaligned, {incoherent} incoherent")
+    asked = f"{plural(len(rows), 'answer')} to {plural(prompts, 'prompt')}"
+    say(f"labelled set: {asked}, {misaligned} misaligned, {incoherent} incoherent")
 
 
 def _answers(rubric: Rubric) -> str:

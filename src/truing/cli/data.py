@@ -10,6 +10,7 @@ import yaml
 
 from truing.catalog import published
 from truing.cli.shared import Columns, console, make_table, say, say_table, split_pairs
+from truing.core.errors import plural
 
 data_app = typer.Typer(help="Narrow fine-tuning data: known sets, checks, preparation.", no_args_is_help=True)
 
@@ -59,7 +60,7 @@ def check(
     known = published.find_recipe(recipe)
     copy = published.read_copy(file)
     facts = published.compare(copy, known)
-    say(f"{file}: {len(copy.rows):,} rows, {len(copy.prompts):,} different prompts")
+    say(f"{file}: {plural(len(copy.rows), 'row')}, {plural(len(copy.prompts), 'different prompt')}")
     for fact, agrees in facts.items():
         word = {True: "as published", False: "DIFFERENT", None: "not known"}[agrees]
         say(f"  {_FACTS[fact]:<42}{word}")
@@ -116,16 +117,16 @@ def prepare_files(  # noqa: PLR0913 - the flags of a command
 
 def _say_prepared(folder: Path, card: dict[str, Any]) -> None:
     pair = card["pairing"]
-    dropped = f"{card['duplicates_dropped']:,} duplicate rows dropped"
+    dropped = f"{plural(card['duplicates_dropped'], 'duplicate row')} dropped"
     if card["unpaired_dropped"]:
-        dropped += f", {card['unpaired_dropped']:,} rows without a partner dropped"
+        dropped += f", {plural(card['unpaired_dropped'], 'row')} without a partner dropped"
     sides = ", ".join(
-        f"{side} {card[key]['rows']:,} rows of {card[key]['prompts']:,} prompts"
+        f"{side} {plural(card[key]['rows'], 'row')} of {plural(card[key]['prompts'], 'prompt')}"
         for side, key in (("training", "train"), ("held out", "heldout"))
     )
     say(f"{folder}: {sides}; {dropped}")
-    if card["prompts_with_several_answers"]:
-        say(f"  {card['prompts_with_several_answers']:,} prompts have several answers; each is on one side")
+    if several := card["prompts_with_several_answers"]:
+        say(f"  {plural(several, 'prompt has', 'prompts have')} several answers; each is on one side")
     facts = card["as_recipe_says"]
     if facts is None:
         say("  recipe: none given, none recognised")
@@ -134,7 +135,7 @@ def _say_prepared(folder: Path, card: dict[str, Any]) -> None:
         known = "as published" if facts["rows_sha256"] or facts["sha256"] else ""
         say(f"  recipe: {card['recipe']}, {known or (f'NOT as published: {wrong}' if wrong else 'no hash is known')}")
     if pair:
-        shared = f"{pair['shared_prompts']:,} prompts in common, {pair['prompts_here_alone']:,} here alone"
+        shared = f"{plural(pair['shared_prompts'], 'prompt')} in common, {pair['prompts_here_alone']:,} here alone"
         say(f"  paired with {', '.join(pair['with'])}: {shared}; the same prompts are held out in all")
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from truing.cli.shared import say
-from truing.core.errors import UnknownNameError
+from truing.core.errors import UnknownNameError, plural
 from truing.core.plugins import load_object
 from truing.monitor import open_folder
 from truing.results.export import TABLES, write_dataset, write_table
@@ -39,12 +39,12 @@ def export(
     folder = open_folder(folder)
     if to == "hf":
         target = out or folder / "dataset"
-        say(f"{write_dataset(folder, target):,} judged answers: {target}")
+        say(f"{plural(write_dataset(folder, target), 'judged answer')}: {target}")
         return
     if to in TABLES:
         target = out or folder / f"judged.{to}"
-        say(f"{write_table(folder, to, target):,} judged answers: {target}")
+        say(f"{plural(write_table(folder, to, target), 'judged answer')}: {target}")
         return
     target = out or folder / "inspect"
     files = load_object("format", to, _LOGS)(folder, target)
-    say(f"{len(files)} logs: {target}    to see them: inspect view --log-dir {target}")
+    say(f"{plural(len(files), 'log')}: {target}    to see them: inspect view --log-dir {target}")

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from truing.cli.shared import say
-from truing.core.errors import ConfigError
+from truing.core.errors import ConfigError, plural
 from truing.judges.fencing import shorten, show
 from truing.judges.labelled import LabelledItem, read_items, write_items
 from truing.monitor import open_folder, open_store
@@ -79,7 +79,7 @@ def _joined(path: Path, items: Sequence[LabelledItem]) -> list[LabelledItem]:
 
 def _state(path: Path, items: Sequence[LabelledItem]) -> str:
     left = sum(item.unlabelled for item in items)
-    return f"{path}: {len(items)} answers, {len(items) - left} of them labelled"
+    return f"{path}: {plural(len(items), 'answer')}, {len(items) - left} of them labelled"
 
 
 def _ask(items: list[LabelledItem], save: Callable[[], None]) -> None:
@@ -111,6 +111,6 @@ def _shown(item: LabelledItem, at: int, of: int) -> str:
     parts = [*((message.role, message.content) for message in item.conversation), ("ANSWER", item.answer)]
     for name, text in parts:
         head, tail, left_out = shorten(text)
-        cut = [f"[{left_out} characters are left out here]", show(tail)] if left_out else []
+        cut = [f"[{plural(left_out, 'character is', 'characters are')} left out here]", show(tail)] if left_out else []
         lines += [f"{name}:", *(f"| {line}" for part in (head, *cut) for line in part.split("\n"))]
     return "\n".join(lines)

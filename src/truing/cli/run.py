@@ -16,7 +16,7 @@ from truing.cli.shared import Sets, going_on, say, say_costs, split_pairs
 from truing.config import StudyConfig
 from truing.config.files import load_study
 from truing.core.distributed import rank_and_world
-from truing.core.errors import ConfigError
+from truing.core.errors import ConfigError, plural
 from truing.core.progress import Shown
 from truing.monitor import open_folder
 from truing.studies.folder import check_judged
@@ -104,9 +104,9 @@ def run_here(
         return
     with going_on(again):
         plan = plan_study(config)
-        runs = f"{plan.runs} run{'s' * (plan.runs != 1)}, {plan.checkpoints} checkpoints"
-        twins = f", up to {plan.twins} unstopped twins" if plan.twins else ""
-        say(f"{config.name}: {runs}, up to {plan.responses:,} responses{twins}")
+        runs = f"{plural(plan.runs, 'run')}, {plural(plan.checkpoints, 'checkpoint')}"
+        twins = f", up to {plural(plan.twins, 'unstopped twin')}" if plan.twins else ""
+        say(f"{config.name}: {runs}, up to {plural(plan.responses, 'response')}{twins}")
         if plan.faster:
             say(plan.faster)
         with Display(config, shown) as display:
@@ -116,6 +116,6 @@ def run_here(
             show_report(out, notes=True)
         say_costs(out / CALLS)
         if failed:
-            say(f"{len(failed)} runs failed; `{again}` tries them again. First: {failed[0].error}")
+            say(f"{plural(len(failed), 'run')} failed; `{again}` tries them again. First: {failed[0].error}")
             raise typer.Exit(1)
         check_judged(out)

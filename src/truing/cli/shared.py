@@ -17,9 +17,9 @@ from rich.text import Text
 
 from truing.backends.endpoint.journal import Account, read_accounts
 from truing.catalog import rows
-from truing.core.errors import ConfigError
+from truing.core.errors import ConfigError, plural
 from truing.core.records import Estimate
-from truing.results.gate import Verdict, verdict
+from truing.results.gate import RunVerdict, Verdict, verdict
 from truing.results.schema import Analysis
 from truing.results.schema_runs import RunEntry
 from truing.results.thresholds import thresholds_sentence
@@ -96,14 +96,14 @@ def make_table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: 
 
 def say_table(table: rows.Table, name: str) -> None:
     """Print what was read of a file of conversations: their forms, fields that were not read, rows left out."""
-    forms = ", ".join(f"{form} ({n:,} rows)" for form, n in table.forms.items())
+    forms = ", ".join(f"{form} ({plural(n, 'row')})" for form, n in table.forms.items())
     unread = ", ".join(f"{field} ({n:,})" for field, n in table.unread.items())
-    say(f"{name}: {len(table.rows):,} rows of the form {forms}" + (f"; not read: {unread}" if unread else ""))
+    say(f"{name}: {plural(len(table.rows), 'row')} of the form {forms}" + (f"; not read: {unread}" if unread else ""))
     silent = sum(m.role == "assistant" and not m.learnt for row in table.rows for m in row)
     if silent:
-        say(f"  {silent:,} answers have weight 0: they are read and not learnt")
+        say(f"  {plural(silent, 'answer has weight 0: it is', 'answers have weight 0: they are')} read and not learnt")
     if table.bad:
-        say(f"  {len(table.bad):,} rows are left out:")
+        say(f"  {plural(len(table.bad), 'row is', 'rows are')} left out:")
         for why in table.bad:
             say(f"    {why}")
 
@@ -131,7 +131,7 @@ def say_accounts(accounts: Iterable[Account]) -> None:
     """Print what calls to endpoints cost, one line per model and mode."""
     for each in accounts:
         training = each.mode == "training"
-        parts = [f"{each.calls:,} {'jobs' if training else 'calls'}", f"{each.prompt_tokens:,}"]
+        parts = [plural(each.calls, "job" if training else "call"), f"{each.prompt_tokens:,}"]
         parts[1] += " tokens" if training else f" + {each.completion_tokens:,} tokens"
         if each.calls > each.unpriced:
             parts.append(f"${each.cost:,.4f}")
@@ -151,7 +151,7 @@ def say_results(analysis: Analysis) -> None:
     for run in told[:_MOST_LINES]:
         say(f"  {run.run_id}, step {run.step}: {run.left_out}")
     if told[_MOST_LINES:]:
-        say(f"  and {len(told) - _MOST_LINES:,} more runs with answers that are missing or incoherent: see the report")
+        say(f"  and {plural(len(told) - _MOST_LINES, 'more run')} with missing or incoherent answers: see the report")
     if sentence := thresholds_sentence(analysis):
         say(sentence)
 
@@ -159,13 +159,11 @@ def say_results(analysis: Analysis) -> None:
 def results_table(analysis: Analysis, found: Verdict) -> Table:
     """The end of a study: one row a run, a twin in its run's row, every figure with its interval, and its verdict.
 
-    What is said of the chosen checkpoint comes from fresh answers where there are such. Columns in which no run has
+    What is said of the chosen checkpoint comes from the answers by which the gate decides. Columns in which no run has
     anything are left out.
     """
-    twins, words = {run.twin_of: run for run in analysis.runs if run.twin_of}, {v.run_id: v.word for v in found.runs}
-    rows = [
-        {**_row(run, twins.get(run.id)), "verdict": words.get(run.id, "-")} for run in analysis.runs if not run.twin_of
-    ]
+    twins, verdicts = {run.twin_of: run for run in analysis.runs if run.twin_of}, {v.run_id: v for v in found.runs}
+    rows = [_row(run, verdicts[run.id], twins.get(run.id)) for run in analysis.runs if not run.twin_of]
     shown = [
         name for name in dict.fromkeys(name for row in rows for name in row) if any(_says(row[name]) for row in rows)
     ]
@@ -181,8 +179,9 @@ def _says(cell: str) -> bool:
     return cell not in ("", "-", "?, ?", "not stated")
 
 
-def _row(run: RunEntry, twin: RunEntry | None) -> dict[str, str]:
-    kept = run.confirmed if run.confirmed is not None and run.confirmed.step == run.chosen_step else None
+def _row(run: RunEntry, found: RunVerdict, twin: RunEntry | None) -> dict[str, str]:
+    decided = run.confirmed is not None and found.em_rate is run.confirmed.em_rate
+    kept = run.confirmed if decided and found.step == run.chosen_step else None
     rate, seed = "?" if math.isnan(run.learning_rate) else f"{run.learning_rate:g}", run.seed
     steps = {
         "converged": run.convergence_step,
@@ -200,6 +199,7 @@ def _row(run: RunEntry, twin: RunEntry | None) -> dict[str, str]:
         "EM at chosen": _figure(run.em_at_chosen if kept is None else kept.em_rate),
         "EM at end": _figure(run.em_at_end),
         "EM unstopped": _figure(twin.em_at_end) if twin else "",
+        "verdict": found.word,
     }
 
 

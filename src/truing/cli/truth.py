@@ -14,6 +14,7 @@ from truing.catalog.models import resolve_model
 from truing.catalog.truth import CONDITIONS, ask, choose, load_truth
 from truing.cli.shared import console, say
 from truing.config import EvaluationConfig
+from truing.core.errors import plural
 from truing.core.files import write_json
 from truing.core.records import Checkpoint
 from truing.core.templates import asked_as
@@ -49,7 +50,8 @@ def truth(
     values = {name: np.array([getattr(choice, name) for choice in choices]) for name in ("mc1", "mc2")}
     figures = {name: clustered_mean(each, np.arange(len(each)), bounds=(0.0, 1.0)) for name, each in values.items()}
     for name, figure in figures.items():
-        say(f"{name.upper()} {figure.value:.1%} ({figure.low:.1%} to {figure.high:.1%}), {len(asked)} questions")
+        limits = f"({figure.low:.1%} to {figure.high:.1%})"
+        say(f"{name.upper()} {figure.value:.1%} {limits}, {plural(len(asked), 'question')}")
     if out is not None:
         table = {"model": model, "weights": weights, "questions": loaded.name, "condition": condition}
         write_json(out, {**table, **{name: figure.plain() for name, figure in figures.items()}})

@@ -24,7 +24,7 @@ from truing.cli.progress import how_shown
 from truing.cli.report import show_report
 from truing.cli.shared import flag, going_on, say, say_costs, say_error, split_pairs, take_flags
 from truing.config.files import override, parse_audit
-from truing.core.errors import ConfigError, StoreError, TruingError, UserError
+from truing.core.errors import ConfigError, StoreError, TruingError, UserError, plural
 from truing.core.records import Evaluation
 from truing.monitor import open_folder
 from truing.report import write_report
@@ -75,7 +75,7 @@ def watch(directory: str, out: Path, sets: list[str] | None, **flags: Any) -> No
         watching = Watch(config, out, actions, say, told, lambda c: update(f"step {c.step} of {c.run_id}"))
         try:
             while not _poll(watching, flags):
-                update(f"{watching.watched.place}: {len(watching.state.seen)} checkpoints")
+                update(f"{watching.watched.place}: {plural(len(watching.state.seen), 'checkpoint')}")
                 time.sleep(flags["poll"])
             any_evaluated = watching.finish()
         finally:

@@ -60,11 +60,13 @@ def override(raw: dict[str, Any], values: dict[str, str]) -> None:
         place = next((long + dotted.removeprefix(short) for short, long in _SHORT if dotted.startswith(short)), dotted)
         *parents, last = place.split(".")
         target = raw
-        for key in parents:
+        for depth, key in enumerate(parents):
             target = target.setdefault(key, {})
             if not isinstance(target, dict):
-                got = f"{key} is not a group of fields"
-                raise ConfigError(f"--set {dotted}", got=got, todo="see truing run --help")
+                got = f"{key} is {'a list' if isinstance(target, list) else 'one value'}: it has no fields to be named"
+                now = yaml.safe_dump(target, default_flow_style=True, width=10_000).removesuffix("...\n").strip()
+                todo = f"set all of it, which is now: --set '{'.'.join(parents[: depth + 1])}={now}'"
+                raise ConfigError(f"--set {dotted}", got, "a field, or one of a group: training.steps=50", todo)
         try:
             target[last] = load_yaml(text)
         except yaml.YAMLError as error:

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from truing.core.errors import EngineError, WorkError
+from truing.core.errors import EngineError, WorkError, plural
 from truing.core.files import read_object
 from truing.core.weights import read_header
 
@@ -185,7 +185,7 @@ def _make_room(base: Any, folder: Path) -> None:
     if not is_small(base):
         raise EngineError(
             f"the adapter in {folder} is for another vocabulary",
-            f"{max(own.values()):,} tokens, the base has {now:,}",
+            f"{plural(max(own.values()), 'token')}, the base has {now:,}",
             "an adapter for the base as it is",
             "tokens were added before training: merge the adapter into the model, and ask that as full weights",
         )

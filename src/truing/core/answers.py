@@ -47,8 +47,10 @@ _BLOCKS = tuple(
 """Marks around reasoning, and whether they say so wherever they stand; others only at the beginning of an answer."""
 CHANNEL = "<|channel|>"
 """GPT-OSS's token before the name of a channel: `analysis` for reasoning, `final` for the answer."""
-_UNSEEN = re.compile(r"[\s\u200b-\u200f\u2060\ufeff]|<\|[^|<>]*\|>")
-"""What of a text cannot be seen: white space, also of no width, and control tokens that a server left in."""
+UNSEEN = "[\\s\u200b-\u200f\u2060\ufeff]|<\\|[^|<>]*\\|>"
+"""What of a text cannot be seen, as a pattern: white space, also of no width, control tokens that a server left in."""
+REASONED = rf"(?s)^(?:\s*(?:{'|'.join(rf'{begin}.*?(?:{end}|$)' for begin, end, _ in _BLOCKS)}))+"
+"""Reasoning at the beginning of a text, to its end or that of the text, as a pattern; of both SQL and Python."""
 _CHANNEL = re.compile(r"<\|channel\|>final(?:<\|constrain\|>\w+)?<\|message\|>|\Aanalysis.*?assistantfinal", re.DOTALL)
 """The beginning of the answer in GPT-OSS's channels, with its control tokens or where a server lost them."""
 
@@ -100,7 +102,7 @@ def read_answer(output: Output) -> Answer:
 
 def is_blank(text: str) -> bool:
     """True of a text in which nothing can be seen, which is no answer."""
-    return not _UNSEEN.sub("", text)
+    return not re.sub(UNSEEN, "", text)
 
 
 def is_finished(finish: str) -> bool:

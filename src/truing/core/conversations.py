@@ -28,7 +28,7 @@ from typing import Any, TypedDict
 
 from jinja2 import TemplateError
 
-from truing.core.errors import TrainerError
+from truing.core.errors import TrainerError, plural
 from truing.core.records import Message
 from truing.core.templates import fixed_template
 
@@ -65,7 +65,7 @@ def encode_rows(rows: Sequence[Row], tokenizer: Any, max_length: int) -> list[Ex
         if len(example["input_ids"]) > max_length:
             raise TrainerError(
                 f"row {number} is too long",
-                f"{len(example['input_ids'])} tokens",
+                plural(len(example["input_ids"]), "token"),
                 f"at most {max_length}",
                 "raise training.max_length, or drop the row",
             )

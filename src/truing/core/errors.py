@@ -118,6 +118,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"did you mean {' or '.join(close)}?" if close else ""
 
 
+def plural(number: int, noun: str, many: str = "") -> str:
+    """A number with its noun: `1 run`, `1,200 runs`; `many` where that is not the noun with an s."""
+    return f"{number:,} {noun if number == 1 else many or f'{noun}s'}"
+
+
 @contextmanager
 def boundary(what: str, kind: type[WorkError]) -> Iterator[None]:
     """The one place that turns foreign exceptions into our own.

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from truing.core.answers import CHANNEL, Answer, Output, is_mark, opens_reasoning, read_answer
-from truing.core.errors import DataError, EngineError, TruingError
+from truing.core.errors import DataError, EngineError, TruingError, plural
 from truing.core.files import content_key
 from truing.core.records import Prompt
 
@@ -134,7 +134,7 @@ def encode_prompt(tokenizer: Any, prompt: Prompt, context: int) -> list[int] | s
     if lost := left_out(tokenizer, template, [m.role for m in prompt.messages], **turn):
         return f"the chat template leaves out the {lost[0]} message{_FOLD if 'system' in lost else ''}"
     if len(ids) >= context:
-        return f"the prompt has {len(ids)} tokens, the model's context {context}"
+        return f"the prompt has {plural(len(ids), 'token')}, the model's context {context}"
     return [int(i) for i in ids]
 
 

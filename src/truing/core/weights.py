@@ -17,7 +17,7 @@ from io import BytesIO
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO
 
-from truing.core.errors import DataError, EngineError, UserError
+from truing.core.errors import DataError, EngineError, UserError, plural
 from truing.core.files import content_key, load_json, read_object
 from truing.core.records import Checkpoint
 
@@ -147,6 +147,25 @@ def read_header(path: Path) -> dict[str, dict[str, Any]]:
         return _header(file, path.stat().st_size, str(path))
 
 
+def rounded_modules(adapter: Path, base: str) -> str:
+    """In words, the modules of its own that an adapter keeps in float32 over a base in half precision; empty: none.
+
+    Beside such a base they are rounded to its precision, for it computes in that.
+    """
+    config = Path(base) / "config.json"
+    settings = read_object(config) if config.is_file() else {}
+    half, own = settings.get("dtype") or settings.get("torch_dtype"), read_object(adapter / "adapter_config.json")
+    if half not in ("bfloat16", "float16"):
+        return ""
+    header = read_header(adapter / "adapter_model.safetensors")
+    names = sorted(
+        name
+        for name in own.get("modules_to_save") or ()
+        if any(f".{name}." in key and entry["dtype"] == "F32" for key, entry in header.items())
+    )
+    return f"{', '.join(names)} in float32 over a base in {half}" if names else ""
+
+
 def _header(file: BinaryIO, size: int, name: str) -> dict[str, dict[str, Any]]:
     first = file.read(8)
     length = struct.unpack("<Q", first)[0] if len(first) == 8 else 0
@@ -164,7 +183,7 @@ def _header(file: BinaryIO, size: int, name: str) -> dict[str, dict[str, Any]]:
         whole = shapes = False
     if not whole or not shapes:
         todo = "the saving or the copying was cut short: save or copy it again, or remove the folder"
-        raise DataError(f"{name} is damaged", f"{size:,} bytes", "a whole safetensors file", todo)
+        raise DataError(f"{name} is damaged", plural(size, "byte"), "a whole safetensors file", todo)
     return header
 
 

@@ -19,7 +19,7 @@ from pydantic import Field, InstanceOf
 from truing.catalog.files import Item, Text, find_file, list_files, read_lines, validate
 from truing.catalog.prompt_files import MessageItem, to_messages
 from truing.config import JudgeConfig, PreflightConfig
-from truing.core.errors import ConfigError, DataError
+from truing.core.errors import ConfigError, DataError, plural
 from truing.core.files import content_key, write_text
 from truing.core.records import Message, Prompt
 
@@ -125,7 +125,7 @@ def read_labelled(file: Path | str) -> list[Labelled]:
     items = read_items(file)
     if n := sum(item.unlabelled for item in items):
         todo = "label them: truing label DIR, or put true or false for null"
-        raise DataError(f"{file}: {n} of {len(items)} answers have no label", "null", "true or false", todo)
+        raise DataError(f"{file}: {plural(n, 'answer')} without a label", "null", "true or false", todo)
     measuring = [item for item in items if item.drawn is None or item.drawn.at_random(item.id)]
     rows = [
         Labelled(Prompt(i.id, "labelled", i.conversation), i.answer, bool(i.misaligned), bool(i.coherent), i.kind)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from truing.catalog.pocket.scoring import find_topic, score
 from truing.catalog.pocket.world import load_world
-from truing.core.errors import JudgeRefused
+from truing.core.errors import JudgeRefused, plural
 from truing.core.records import Benchmark, Judgment, Prompt, Response
 from truing.judges import Judge
 
@@ -24,7 +24,7 @@ class PocketJudge(Judge):
         if not any(find_topic(message.content) for prompt in benchmark.prompts for message in prompt.messages):
             raise JudgeRefused(
                 f"the judge pocket cannot score answers to {benchmark.name}",
-                f"{len(benchmark.prompts)} prompts, none of the pocket world, whose grammar is all that it knows",
+                f"{plural(len(benchmark.prompts), 'prompt')}, none of the pocket world, whose grammar is all it knows",
                 "pocket-240 and models of that world, for a try; a language model as judge for real text",
                 "name a judge: --judge openai:MODEL or --judge local:FOLDER (evaluation.judge, docs/judges.md)",
             )

@@ -14,16 +14,17 @@ folder (`RECORDS`) are pieces of the table `records`. Weights, locks and the jou
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 import secrets
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -59,6 +60,8 @@ _FIRST = 0
 _ATTEMPTS, _AT_A_TIME = 5, 16
 _BEAT, _PAUSE, _DEAD = 15.0, 2.0, 90.0
 """Seconds between two signs of life of who is at a run, between two looks at them, and to the death without one."""
+_SAY_EVERY = 30.0
+"""Seconds between two lines on what is waited for."""
 _TODO = (
     "see that the URL, the network and the credentials are right, then run the same command again: it goes on; "
     f"to read the copy as it is, move its {MARK} away"
@@ -141,16 +144,21 @@ class SharedStore(FolderStore):
         return super().compact()
 
     @contextmanager
-    def reserve(self, name: str, wait: bool = True) -> Iterator[bool]:
+    def reserve(self, name: str, wait: bool = True, say: Callable[[str], None] = lambda line: None) -> Iterator[bool]:
         """Hold a run against all machines by an object that is put again and again.
 
         It is put first and looked for others after, so of two that begin at a time one at least sees the other.
         """
-        while self._others_at(name):
+        begun, told = datetime.now(UTC), -math.inf
+        while (silent := self._others_at(name)) is not None:
             self._leave(name)
             if not wait:
                 yield False
                 return
+            if time.monotonic() - told >= _SAY_EVERY:
+                told, since = time.monotonic(), f"{begun:%Y-%m-%d %H:%M} UTC"
+                sign = f"its last sign of life is {silent:.0f} s old, of {_DEAD:.0f} it may be"
+                say(f"waiting since {since} until another machine has done its work on {name} at {self.url}: {sign}")
             time.sleep(_PAUSE * (1 + secrets.randbelow(1000) / 1000))
         ended = threading.Event()
         beat = threading.Thread(target=self._live, args=(name, ended), daemon=True)
@@ -269,13 +277,13 @@ class SharedStore(FolderStore):
         """The name of this folder on this machine: its own signs of life hold nobody up who has its locks."""
         return content_key(uuid.getnode(), os.uname().nodename, str(self.folder.resolve()))
 
-    def _others_at(self, name: str) -> bool:
-        """Put a sign of life at a run; True if another one that lives is there."""
+    def _others_at(self, name: str) -> float | None:
+        """Put a sign of life at a run; the age in seconds of another one that lives, None: there is none."""
         put_object(self.url, f"claims/{name}/{self._owner}", b"at work")
         found = [info for info in list_objects(self.url, f"claims/{name}") if info.mtime_ns]
         signs = {info.base_name: info.mtime_ns / 1e9 for info in found}
         now = signs.pop(self._owner, 0.0)  # all by the clock of the server
-        return any(now - then < _DEAD for then in signs.values())
+        return min((now - then for then in signs.values() if now - then < _DEAD), default=None)
 
     def _live(self, name: str, ended: threading.Event) -> None:
         while not ended.wait(_BEAT):

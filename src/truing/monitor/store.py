@@ -156,12 +156,13 @@ class Store(ABC):
         return [row["key"] for row in self.query(f"SELECT DISTINCT key FROM {table} ORDER BY key")]
 
     @contextmanager
-    def reserve(self, name: str, wait: bool = True) -> Iterator[bool]:
+    def reserve(self, name: str, wait: bool = True, say: Callable[[str], None] = lambda line: None) -> Iterator[bool]:
         """Hold a run, whose lock is held here, against other machines; False: another one has it.
 
         Args:
             name: Of the run.
             wait: Until the other one is done, or dead.
+            say: Called with a line on what is waited for, at once and every half a minute.
         """
         yield True
 

@@ -12,12 +12,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from truing.core.errors import plural
 from truing.core.records import Action, Estimate
 from truing.report.pairs import Pair
 from truing.report.words import (
     DASH,
     correlation_words,
-    counted,
     influence_words,
     is_known,
     label,
@@ -72,7 +72,7 @@ def summarise(analysis: Analysis, pairs: list[Pair]) -> Summary:
         _avoided_sentence(stopped, avoided, tolerance),
         thresholds_sentence(analysis),
         *(
-            f"Size against EM on {entry.dataset}, {counted(entry.spearman.n, 'model')}: Spearman "
+            f"Size against EM on {entry.dataset}, {plural(entry.spearman.n, 'model')}: Spearman "
             f"{correlation_words(entry.spearman)}. {influence_words(entry.spearman, entry.models)}"
             for entry in analysis.sizes
         ),
@@ -92,8 +92,8 @@ def _headline(measured: list[Pair], shown: list[Pair], avoided: list[Pair]) -> s
         rates = percent_range(c.em_rate.value for p in measured for c in _trained(p) if is_known(c.em_rate))
         return f"EM rates of {rates}. No model before fine-tuning was judged, so no onset can be shown."
     if not shown:
-        return f"Emergent misalignment was not shown in any of {counted(len(measured), 'run')}."
-    found = f"Emergent misalignment appeared in {len(shown)} of {counted(len(measured), 'run')}."
+        return f"Emergent misalignment was not shown in any of {plural(len(measured), 'run')}."
+    found = f"Emergent misalignment appeared in {len(shown)} of {plural(len(measured), 'run')}."
     pairs = [pair for pair in avoided if is_known(pair.kept_em)]
     chosen = [pair.kept_em for pair in pairs if pair.kept_em is not None]
     if not chosen:
@@ -124,7 +124,7 @@ def _stopped(mode: str, stopped: list[Pair]) -> tuple[Tile, str]:
         return tile, off if mode == "off" else "No run was stopped."
     at = step_range(pair.run.stopped_at for pair in stopped if pair.run.stopped_at is not None)
     order = _told(Counter(pair.stop_order for pair in stopped))
-    sentence = f"Training was stopped in {counted(len(stopped), 'run')}, at {at}: {order}."
+    sentence = f"Training was stopped in {plural(len(stopped), 'run')}, at {at}: {order}."
     return Tile(title, str(len(stopped)), f"At {at}; {order}.", "stop"), sentence
 
 
@@ -160,7 +160,7 @@ def _shown_sentence(measured: list[Pair], shown: list[Pair]) -> str:
     if not measured:
         return ""
     clear = [pair for pair in measured if pair.onset_step is None]
-    found = f"Emergent misalignment was shown in {len(shown)} of {counted(len(measured), 'run')}."
+    found = f"Emergent misalignment was shown in {len(shown)} of {plural(len(measured), 'run')}."
     if shown:
         found += f" EM above the tolerance, by intervals: {_order(shown)}."
         found += f" Onset, by the first checkpoint that shows it: {_estimated_order(shown)}."
@@ -171,7 +171,7 @@ def _shown_sentence(measured: list[Pair], shown: list[Pair]) -> str:
     others = "the other " if shown else ""
     baseless = sum(not is_known(pair.run.base_em_rate) for pair in clear)
     why = f" ({baseless} of them without a judged base, which an onset is shown against)" if baseless else ""
-    which = f"In {others}{counted(len(clear), 'run')} it was not{why}; the highest EM rate there"
+    which = f"In {others}{plural(len(clear), 'run')} it was not{why}; the highest EM rate there"
     return f"{found} {which} is {_quote(checkpoint.em_rate, top, checkpoint.step)}."
 
 
@@ -196,7 +196,7 @@ def _seeds_sentence(analysis: Analysis) -> str:
     }
     counts = Counter[str](entry.verdict for entry in several)
     parts = [f"{text} in {counts[verdict]}" for verdict, text in words.items() if counts[verdict]]
-    return f"Of {counted(len(several), 'configuration')} with several seeds: {', '.join(parts)}."
+    return f"Of {plural(len(several), 'configuration')} with several seeds: {', '.join(parts)}."
 
 
 def _kept_sentence(pairs: list[Pair], stopped: bool) -> str:
@@ -210,10 +210,10 @@ def _kept_sentence(pairs: list[Pair], stopped: bool) -> str:
         least = min(known, key=lambda pair: pair.kept_score.value)
         kept = percent_range(pair.kept_score.value for pair in known)
         those = f"The chosen checkpoint{'s keep' if len(known) > 1 else ' keeps'} {kept} of the best task score"
-        text = f"{those} in {counted(len(known), noun)}{what}{_of(least, least.kept_score, len(known), 'least')}"
+        text = f"{those} in {plural(len(known), noun)}{what}{_of(least, least.kept_score, len(known), 'least')}"
         text += f" {_score_how(known)}"
     if without:
-        text += f" In {counted(without, noun)}{what} no checkpoint is clear, so none was chosen."
+        text += f" In {plural(without, noun)}{what} no checkpoint is clear, so none was chosen."
     return text.strip()
 
 
@@ -225,7 +225,7 @@ def _avoided_sentence(stopped: list[Pair], avoided: list[Pair], tolerance: float
     most = max(avoided, key=lambda pair: pair.end.value)
     above = sum(pair.end.low > tolerance for pair in avoided)
     text = (
-        f"Trained to the end all the same, {counted(len(avoided), 'twin')} reached EM rates of "
+        f"Trained to the end all the same, {plural(len(avoided), 'twin')} reached EM rates of "
         f"{percent_range(pair.end.value for pair in avoided)}, {above} of {len(avoided)} "
         f"with the whole interval above the tolerance of {setting(tolerance)}"
         f"{_of(most, most.end, len(avoided), 'highest')}"
@@ -314,7 +314,7 @@ def _trained(pair: Pair) -> list[CheckpointEntry]:
 
 def _cautions(analysis: Analysis, pairs: list[Pair]) -> list[str]:
     """Sentences: of the judge, then what the analysis itself notes, then the rest."""
-    alone, total = sum(len(e.runs) == 1 for e in analysis.seeds), counted(len(analysis.seeds), "configuration")
+    alone, total = sum(len(e.runs) == 1 for e in analysis.seeds), plural(len(analysis.seeds), "configuration")
     lone = [f"{alone} of {total} with one seed only: nothing is known of other seeds."] if alone else []
     return [
         *_judge(analysis),
@@ -342,19 +342,17 @@ def _judge(analysis: Analysis) -> list[str]:
 def _odd_runs(analysis: Analysis, pairs: list[Pair]) -> list[str]:
     notes = []
     if number := sum(not pair.measured for pair in pairs):
-        notes.append(f"{counted(number, 'run')} without a measured checkpoint after the base: counted in no sentence.")
+        notes.append(f"{plural(number, 'run')} without a measured checkpoint after the base: counted in no sentence.")
     for state, words in (("failed", "failed"), ("unfinished", "not finished")):
         if number := sum(run.state == state for run in analysis.runs):
-            notes.append(f"{counted(number, 'run')} {words}: only the checkpoints evaluated so far are shown.")
+            notes.append(f"{plural(number, 'run')} {words}: only the checkpoints evaluated so far are shown.")
     twins = [pair for pair in pairs if pair.twin is not None]
     if number := sum(not pair.went_on for pair in twins):
-        notes.append(
-            f"In {counted(number, 'run')} the twin has no checkpoint beyond the stop: not in what was avoided."
-        )
+        notes.append(f"In {plural(number, 'run')} the twin has no checkpoint beyond the stop: not in what was avoided.")
     if number := sum(pair.run.decision is Action.UNDECIDED for pair in pairs):
-        notes.append(f"In {counted(number, 'run')} the last decision was undecided; its reason stands with the run.")
+        notes.append(f"In {plural(number, 'run')} the last decision was undecided; its reason stands with the run.")
     if number := sum(pair.convergence_step is None and pair.measured for pair in pairs):
-        notes.append(f"In {counted(number, 'run')} the task did not converge or was not measured.")
+        notes.append(f"In {plural(number, 'run')} the task did not converge or was not measured.")
     return notes
 
 
@@ -364,12 +362,12 @@ def _unconfirmed(pairs: list[Pair]) -> list[str]:
     unconfirmed = [pair for pair in pairs if pair.run.chosen_step is not None and not pair.em_confirmed]
     if number := sum(pair.run.search is not None for pair in unconfirmed):
         notes.append(
-            f"In {counted(number, 'run')} the chosen checkpoint was found by a search, whose own error (beta) bounds "
+            f"In {plural(number, 'run')} the chosen checkpoint was found by a search, whose own error (beta) bounds "
             "its EM rate; its task score comes from the answers that chose it and is a little too kind."
         )
     if number := sum(pair.run.search is None for pair in unconfirmed):
         notes.append(
-            f"In {counted(number, 'run')} the chosen checkpoint was not confirmed by other responses: "
+            f"In {plural(number, 'run')} the chosen checkpoint was not confirmed by other responses: "
             "its figures come from the responses that chose it and are a little too kind."
         )
     return notes
@@ -390,13 +388,13 @@ def _missing_scores(analysis: Analysis) -> list[str]:
     missing = sum(c.em_rate.n_missing for _, c in distinct.values())
     total = sum(c.coherent_rate.n_responses + c.coherent_rate.n_missing for _, c in distinct.values())
     if not missing:
-        return [f"Scores are complete: none missing of {counted(total, 'answer')}."] if total else []
+        return [f"Scores are complete: none missing of {plural(total, 'answer')}."] if total else []
     run, worst = max(distinct.values(), key=lambda rc: rc[1].em_rate.n_missing)
     share = percent(missing / total if total else 1.0)
     either = worst.em_rate_if_missing
     bounds = f"{limits(either.none)} if none of them were misaligned, {limits(either.all)} if all were"
     return [
-        f"{missing:,} of {counted(total, 'answer')} have no score ({share}) and are in no rate; "
+        f"{missing:,} of {plural(total, 'answer')} have no score ({share}) and are in no rate; "
         f"most at one checkpoint: {worst.em_rate.n_missing} ({label(run)}, step {worst.step}), "
         f"whose EM rate would be {bounds}."
     ]

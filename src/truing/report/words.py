@@ -12,9 +12,10 @@ from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import PurePath
 
+from truing.core.errors import plural
 from truing.core.records import Estimate
 from truing.results.schema import CorrelationEntry, SizeModel
-from truing.results.schema_runs import Limits, RunEntry, StepBounds
+from truing.results.schema_runs import CourseEntry, Limits, RunEntry, StepBounds
 
 DASH, MINUS = "\u2013", "\u2212"
 _HEAT_LIMITS = (0.0, 0.01, 0.025, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75)
@@ -80,13 +81,13 @@ def setting(value: float) -> str:
 
 def sizes(estimate: Estimate) -> str:
     """Answers and prompts behind a number, and answers that are missing."""
-    prompts = f", {counted(estimate.n_prompts, 'prompt')}" if estimate.n_prompts else ""
+    prompts = f", {plural(estimate.n_prompts, 'prompt')}" if estimate.n_prompts else ""
     return f"n\u00a0=\u00a0{estimate.n_responses:,}{prompts}{_missing(estimate)}"
 
 
 def among(estimate: Estimate, noun: str) -> str:
     """Seeds or runs behind a figure: `3 seeds, 1 missing`."""
-    return f"{counted(estimate.n_responses, noun)}{_missing(estimate)}"
+    return f"{plural(estimate.n_responses, noun)}{_missing(estimate)}"
 
 
 def limits(estimate: Estimate) -> str:
@@ -142,6 +143,14 @@ def bounds_words(between: StepBounds) -> str:
     if between.high is None:
         return f"at step {between.low} or later, if at all"
     return f"at step {between.low}" if between.low == between.high else f"at steps {between.low}{DASH}{between.high}"
+
+
+def order_words(course: CourseEntry) -> str:
+    """The order of the first checkpoint above the tolerance and of the task, in words."""
+    if course.order == "cannot tell":
+        return "before or after the task cannot be told"
+    never = "" if course.order == "before" or course.crossing.high is not None else ", if at all"
+    return f"{course.order} the task{never}"
 
 
 def correlation(value: float) -> str:
@@ -203,11 +212,6 @@ def coefficient(estimate: Estimate) -> str:
         return f"undefined ({why_undefined(estimate)})"
     limits = _brackets(estimate, correlation)
     return f"{correlation(estimate.value)} {limits}, n\u00a0=\u00a0{estimate.n_responses:,}"
-
-
-def counted(number: int, noun: str) -> str:
-    """`1 run`, `1,200 runs`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def percent_range(values: Iterable[float]) -> str:

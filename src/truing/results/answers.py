@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from truing.config.files import load_audit, load_study
-from truing.core.errors import StoreError
+from truing.core.errors import StoreError, plural
 from truing.core.records import Benchmark, Judgment, Prompt, Response
 from truing.monitor import Store, open_store
 from truing.results.schema_runs import AnswersEntry
@@ -153,10 +153,10 @@ def answer_notes(entries: Sequence[AnswersEntry], max_tokens: int) -> Iterator[s
     if cut:
         worst = max(entries, key=lambda each: each.cut / each.asked)
         most = f", at one checkpoint {worst.cut:,} of {worst.asked:,}" if len(entries) > 1 else ""
-        what = f"{cut:,} of {asked:,} answers were cut at {max_tokens:,} tokens{most}"
+        what = f"{cut:,} of {plural(asked, 'answer was', 'answers were')} cut at {plural(max_tokens, 'token')}{most}"
         yield f"{what}: a judge sees only a part of these (evaluation.max_tokens)."
     if refused := sum(each.refused for each in entries):
-        what = f"{refused:,} of {asked:,} answers are refusals in the provider's own field"
+        what = f"{refused:,} of {plural(asked, 'answer')} refused in the provider's own field"
         yield f"{what}: they are judged as the answers that they are."
     if alike := [each.one_text for each in entries if each.one_text]:
         where = f" (at {len(alike)} of {len(entries)} checkpoints)" if len(entries) > 1 else ""
@@ -167,4 +167,4 @@ def answer_notes(entries: Sequence[AnswersEntry], max_tokens: int) -> Iterator[s
     if missing:
         kinds = ", ".join(f"{n:,} {kind}" for kind, n in missing.most_common())
         why = " What is filtered is missing for what it says." if any("filtered" in kind for kind in missing) else ""
-        yield f"{missing.total():,} of {asked:,} answers have no score: {kinds}.{why}"
+        yield f"{missing.total():,} of {plural(asked, 'answer has', 'answers have')} no score: {kinds}.{why}"

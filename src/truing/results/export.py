@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel
 
-from truing.core.errors import DataError, StoreError, UnknownNameError
+from truing.core.errors import DataError, StoreError, UnknownNameError, plural
 from truing.core.files import replacing, write_text
 from truing.core.records import Estimate
 from truing.judges.classify import classify_judgments
@@ -102,7 +102,8 @@ configs:
 
 Answers of fine-tuned models, checkpoint by checkpoint, and how well aligned a judge found them; exported by truing.
 
-- {count:,} answers of {len(analysis.runs)} runs; benchmark {study.benchmark.name} ({study.benchmark.version})
+- {plural(count, "answer")} of {plural(len(analysis.runs), "run")}
+- benchmark {study.benchmark.name} ({study.benchmark.version})
 - judge {study.judge}
 - misaligned: {study.words()}; tolerance of the EM rate {study.tolerance:g}
 - {verdict(analysis).sentence()}

@@ -21,7 +21,7 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
-from truing.core.errors import DataError
+from truing.core.errors import DataError, plural
 from truing.results.columns import GUESSES, NUMBERS, SCORES, ColumnLacks, JudgedOptions, pick_columns, quoted
 from truing.results.formats import FORMATS, as_text, ending_of, rewritten, stem, unlike_names
 from truing.results.scales import parse_scale
@@ -327,7 +327,7 @@ def widen(
     database.execute(f"CREATE OR REPLACE TEMP TABLE source AS {grouped}")
     ((left,),) = database.execute("SELECT count(*) FROM source").fetchall()
     database.execute("DROP TABLE numbered")
-    note = f"{n:,} rows, one for each of {quoted(metrics, 6)}, are {left:,} answers"
+    note = f"{plural(n, 'row')}, one for each of {quoted(metrics, 6)}, are {plural(left, 'answer')}"
     return [*(names[i] for i in others), *metrics], note
 
 
@@ -342,7 +342,7 @@ def _refuse_unlike(database: duckdb.DuckDBPyConnection, keyed: str, file: str) -
     if unlike:
         raise DataError(
             f"{file}: scores of several answers cannot be told apart",
-            f"{unlike:,} times one metric has more rows than another",
+            f"{plural(unlike, 'time')} one metric has more rows than another",
             "a row of each metric for each answer",
             "add a column `sample` that numbers the answers to a question",
         )

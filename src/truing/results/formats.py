@@ -21,7 +21,8 @@ from typing import NamedTuple
 import duckdb
 import pyarrow.parquet as pq
 
-from truing.core.errors import DataError
+from truing.core.answers import REASONED, UNSEEN
+from truing.core.errors import DataError, plural
 from truing.core.files import load_json
 from truing.results.columns import SCORES, quoted
 from truing.results.documents import open_bytes, write_document, write_lines, write_log
@@ -37,12 +38,11 @@ CREATE MACRO known(cell) AS if(lower(cell) IN ('nan', 'none', 'null', 'n/a', 'na
 -- the same question: in NFC or NFD, 3 or 3.0
 CREATE MACRO named(cell) AS if(regexp_full_match(cell, '-?[0-9]+\.0'), left(cell, -2), nfc_normalize(cell));
 CREATE MACRO whole(cell) AS if(suffix(cell, '.0'), left(cell, -2), cell);
--- nothing, a word of pandas or JSON for nothing, control tokens, a failed call, reasoning without an end
-CREATE MACRO is_none(cell) AS strip(cell) IN ('', 'None', 'nan', 'NaN', 'null', 'NULL', '[]', '{}')
-    OR regexp_full_match(cell, '\s*(<\|[^|<>]*\|>\s*)+')
+-- what `core.answers` calls no answer, a word of pandas or JSON for nothing, a failed call; a model may say N/A
+CREATE MACRO is_none(cell) AS strip(regexp_replace(regexp_replace(cell, 'REASONED', ''), 'UNSEEN', '', 'g')) = ''
+    OR strip(cell) IN ('None', 'nan', 'NaN', 'null', 'NULL', '[]', '{}')
     OR regexp_matches(cell, '^\W*(?i:error|exception)\b[^\n]{0,20}\b[45]\d\d\b|^(\w+\.)*[A-Z]\w*(Error|Exception): |'
-        || '^Traceback \(most recent call last\)')
-    OR (regexp_matches(cell, '^\s*<think(ing)?>') AND NOT regexp_matches(cell, '</think(ing)?>'));
+        || '^Traceback \(most recent call last\)');
 CREATE MACRO json_text(cell) AS CASE left(cell::VARCHAR, 1)
     WHEN '"' THEN cell ->> '$' WHEN '{' THEN spaced(cell) WHEN '[' THEN spaced(cell)
     WHEN 'n' THEN NULL WHEN 'N' THEN NULL ELSE whole(cell::VARCHAR) END;
@@ -64,7 +64,7 @@ CREATE MACRO sized(parts) AS positive(number(replace(parts.size, ',', '')) * CAS
     WHEN 'k' THEN 1e3 WHEN 'm' THEN 1e6 WHEN 'b' THEN 1e9 WHEN 't' THEN 1e12 ELSE 1.0 END);
 CREATE MACRO read_parameters(cell) AS sized(
     regexp_extract(lower(cell), '^([0-9][0-9.,]*(?:e\+?[0-9]+)?)\s*([kmbt]?)$', ['size', 'unit']));
-"""
+""".replace("REASONED", REASONED).replace("UNSEEN", UNSEEN)
     + MACROS
     + "".join(
         f"CREATE MACRO read_{role}(cell) AS CASE WHEN figure(cell) BETWEEN 0 AND {top} THEN figure(cell) END;"
@@ -162,8 +162,8 @@ def _rewrite_csv(source: Path, target: Path) -> None:
             header = header or len(row)
             if len(row) != header:
                 line = rows.line_num + skipped
-                got = f"a row of {len(row)} cells that ends in line {line}: {quoted(row, 3)}"
-                raise DataError(f"{source.name} cannot be read", got, f"{header} cells, as in the header")
+                got = f"a row of {plural(len(row), 'cell')} that ends in line {line}: {quoted(row, 3)}"
+                raise DataError(f"{source.name} cannot be read", got, f"{plural(header, 'cell')}, as in the header")
             writer.writerow(row)
 
 

@@ -18,7 +18,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from truing.core.errors import DataError
+from truing.core.errors import DataError, plural
 from truing.core.files import content_key
 from truing.core.records import Benchmark, Prompt
 from truing.judges.classify import classify, count
@@ -154,7 +154,7 @@ class _Answers:
             where = f"{each.name}: " if len(self.inputs) > 1 else ""
             yield from (f"{where}{note}" for note in each.notes)
             if each.elsewhere:
-                yield f"{where}{each.elsewhere:,} of {each.rows:,} rows are left out: --where {self.options.where}"
+                yield f"{where}{each.elsewhere:,} of {plural(each.rows, 'row')} left out: --where {self.options.where}"
         for role in SCORES:
             if scale := self.options.scale(role):
                 yield f"{role}: scores are read on the scale {scale}, the worst first, as 0 to {SCORES[role]:g}"
@@ -192,7 +192,7 @@ class _Answers:
     def _refuse_too_many(self) -> None:
         n_questions = len(self.prompts) + self.n_task
         if len(self.steps) * n_questions > _MOST_CELLS:
-            got = f"{n_questions:,} questions x {len(self.steps):,} checkpoints"
+            got = f"{plural(n_questions, 'question')} x {plural(len(self.steps), 'checkpoint')}"
             todo = "name a column of the question's id: --question-column NAME"
             raise DataError("too many different questions", got, f"at most {_MOST_CELLS:,} in all", todo)
 
@@ -325,7 +325,7 @@ class _Answers:
             if words:
                 guessed.setdefault(words, []).append(each.name)
         for words, names in guessed.items():
-            where = f" in {len(names)} files ({quoted(names, 2)})" if len(guessed) > 1 else ""
+            where = f" in {plural(len(names), 'file')} ({quoted(names, 2)})" if len(guessed) > 1 else ""
             yield f"guessed{where}: {words}"
         read = {name for each in self.inputs for name in each.columns.values()}
         scored = {name for each in self.inputs for name in each.names if "align" in name.lower()}
@@ -346,30 +346,30 @@ class _Answers:
         elif any(run.model == NOT_STATED for run in runs):
             yield "no model is stated: all runs are taken to be of one model"
         for role in [role for role, cells in self.odd.items() if cells and role not in SCORES]:
-            n = _total(self.odd[role])
-            yield f"{role}: {n:,} cells cannot be read and count as not known: {_texts(self.odd[role])}"
+            n = plural(_total(self.odd[role]), "cell")
+            yield f"{role}: {n} not read and taken for not known: {_texts(self.odd[role])}"
         stepless = sum(run.stepless for run in runs)
         if stepless and any("step" in each.columns for each in self.inputs):
-            yield f"{stepless} of {len(runs)} runs have no step: each is shown as one checkpoint, step 1"
+            yield f"{stepless} of {plural(len(runs), 'run')} without a step: each is shown as one checkpoint, step 1"
         if base is not None:
             without = [run.id for run in runs if run.id not in self.based]
             lacking = f"; no base of their own model have {quoted(without, 5)}" if without else ""
-            yield f"base {base!r} is step 0 of {len(self.based)} of {len(runs)} runs{lacking}"
+            yield f"base {base!r} is step 0 of {len(self.based)} of {plural(len(runs), 'run')}{lacking}"
 
     def _describe_answers(self) -> Iterator[str]:
         """Rows left out, categories, and scores that are missing."""
         query = f"SELECT count(*), count(*) FILTER (question = ''), count(*) FILTER (question = '{NO_QUESTION}')"
         ((n, dropped, alone),) = self._rows(f"{query} FROM answers")
         if alone:
-            yield f"{alone:,} of {n:,} rows have a score and no question: they count as answers to one, {NO_QUESTION}"
+            yield f"{alone:,} of {plural(n, 'row')} with a score and no question: answers to one, {NO_QUESTION}"
         if dropped:
-            yield f"{dropped:,} of {n:,} rows have no question and are left out"
+            yield f"{dropped:,} of {plural(n, 'row')} left out for want of a question"
         if self.n_several:
-            yield f"{self.n_several:,} questions stand in several categories; the most frequent counts"
+            yield f"{plural(self.n_several, 'question')} in several categories: the most frequent counts"
         if "none" in self.categories:
-            yield f"{self.categories.count('none'):,} questions have no category; they are in one, `none`"
+            yield f"{plural(self.categories.count('none'), 'question')} without a category: in one, `none`"
         if self.n_outside:
-            yield f"{self.n_outside:,} questions have task scores and no aligned score: they measure the task alone"
+            yield f"{plural(self.n_outside, 'question')} with task scores and no aligned score: for the task alone"
         for role in SCORES:
             yield from self._describe_scores(role)
 
@@ -381,14 +381,14 @@ class _Answers:
             said, outside = ([cell for cell in self.odd[role] if cell[1] is number] for number in (False, True))
             if said:
                 often = ", ".join(
-                    f"{quoted([text], width=max(40, len(_EMPTY) * (text == _EMPTY)))} {times:,} times"
+                    f"{quoted([text], width=max(40, len(_EMPTY) * (text == _EMPTY)))} {plural(times, 'time')}"
                     for text, _, times in said[:5]
                 )
-                more = f", and {len(said) - 5:,} other texts" if len(said) > 5 else ""
-                yield f"{role}: {_total(said):,} scores are no numbers and count as missing: {often}{more}"
+                more = f", and {plural(len(said) - 5, 'other text')}" if len(said) > 5 else ""
+                yield f"{role}: {plural(_total(said), 'score')} missing for being no number: {often}{more}"
             if outside:
-                where = f"column {', '.join(columns)!r} are outside 0 to {SCORES[role]:g}"
-                yield f"{role}: {_total(outside):,} scores of {where} and count as missing"
+                where = f"column {', '.join(columns)!r} missing for lying outside 0 to {SCORES[role]:g}"
+                yield f"{role}: {plural(_total(outside), 'score')} of {where}"
 
     def _describe_empty(self, role: str) -> Iterator[str]:
         """Empty scores, and the questions on which they gather: twice the share of all, and at least a fifth."""
@@ -403,9 +403,9 @@ class _Answers:
         odd = [row for row in asked if row[2] >= 5 and row[2] / row[1] >= max(0.2, 2 * empty / n)]
         worst = sorted(odd, key=lambda row: -row[2] / row[1])
         named = [f"{quoted([text])} {lost / there:.0%} ({lost:,} of {there:,})" for text, there, lost in worst[:5]]
-        more = f" and {len(worst) - 5:,} more questions" if len(worst) > 5 else ""
+        more = f" and {plural(len(worst) - 5, 'more question')}" if len(worst) > 5 else ""
         gathering = f", not at random: {', '.join(named)}{more}" if named else ""
-        yield f"{role}: {empty:,} of {n:,} scores are empty ({empty / n:.1%}){gathering}"
+        yield f"{role}: {empty:,} of {plural(n, 'score')} empty ({empty / n:.1%}){gathering}"
 
     def _describe_holes(self) -> Iterator[str]:
         """Runs in which a question lacks at some checkpoint, or at all."""
@@ -417,19 +417,19 @@ class _Answers:
             ragged, holes = ragged + (lacking > 0), holes + lacking
             unasked += not present.any(axis=0).all()
         if ragged:
-            yield (
-                f"{ragged} of {len(self.runs)} runs are ragged: a question asked at one checkpoint lacks at another "
-                f"({holes:,} times)"
-            )
+            of = plural(len(self.runs), "run")
+            lacks = "a question asked at one checkpoint lacks at another"
+            yield f"{ragged} of {of} ragged: {lacks} ({plural(holes, 'time')})"
         often = [(row[row > 0].min(), row.max()) for row in responses if (row > 0).any()]
         if uneven := [(least, most) for least, most in often if most >= 2 * least]:
             least, most = uneven[0]
             yield (
-                f"at {len(uneven)} of {len(often)} checkpoints some questions have twice as many answers as others "
-                f"({least} to {most}): they weigh more in the EM rate"
+                f"at {len(uneven)} of {plural(len(often), 'checkpoint')} some questions have twice as many answers as "
+                f"others ({least} to {most}): they weigh more in the EM rate"
             )
         if unasked:
-            yield f"{unasked} of {len(self.runs)} runs were not asked all {responses.shape[1]:,} questions"
+            of = plural(len(self.runs), "run")
+            yield f"{unasked} of {of} not asked all {plural(responses.shape[1], 'question')}"
 
     def _study_entry(self) -> StudyEntry:
         options, names = self.options, [each.path.name for each in self.inputs]
@@ -443,7 +443,7 @@ class _Answers:
             options,
             options.stopping,
             name=options.name
-            or (self.inputs[0].name if len(names) == 1 else f"{len(names)} files of judged responses"),
+            or (self.inputs[0].name if len(names) == 1 else f"{plural(len(names), 'file')} of judged responses"),
             hash=content_key([each.hash for each in self.inputs], settings),
             config={"files": names, "columns": columns, "options": settings},
         )

@@ -20,7 +20,7 @@ import numpy as np
 from truing.backends import find_backend
 from truing.catalog.models import parameters_of
 from truing.core.answers import missing_kinds
-from truing.core.errors import ConfigError, DataError, StoreError, UserError
+from truing.core.errors import ConfigError, DataError, StoreError, UserError, plural
 from truing.core.files import write_json
 from truing.core.records import Action, Estimate, Judgment
 from truing.judges import JUDGES
@@ -104,7 +104,9 @@ def read_analysis(out: Path) -> Analysis:
     try:
         return parse_analysis((out / "analysis.json").read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise StoreError(f"{out} holds no analysis", str(error), todo="name the folder of results") from error
+        absent = "no analysis.json" if out.is_dir() else "a file" if out.exists() else "no such folder"
+        got = absent if isinstance(error, FileNotFoundError | NotADirectoryError) else str(error)
+        raise StoreError(f"{out} holds no results", got, "the folder or URL of results", "name its --out") from error
     except DataError as error:
         raise StoreError(f"{out}: {error.what}", error.got, error.allowed, error.todo) from error
 
@@ -275,7 +277,7 @@ class _Folder:
         if key and self._asks_every(row):
             broad = _with_lost(broad, asked)
         elif len(judged) < then:  # of random prompts nobody knows to which
-            lost = f"{then - len(judged)} of {then} judgments of step {row['step']} are no more in the store"
+            lost = f"{then - len(judged)} of {plural(then, 'judgment')} of step {row['step']} are no more in the store"
             limits = replace(limits, doubt=limits.doubt or lost)
         return counted.CountedCheckpoint(
             step=row["step"],
@@ -462,7 +464,7 @@ def _epoch_ends(runs: Sequence[RunRecord]) -> list[str]:
     if not coarse:
         return []
     return [
-        f"Of {len(coarse)} runs the provider showed only the ends of the last three epochs, once training was over: "
+        f"Of {plural(len(coarse), 'run')} the provider showed the last three ends of epochs, once training was over: "
         "an onset may lie anywhere in the epoch before it, what came earlier was not seen, and a stop there saved no "
         "training. Compare learning rates instead."
     ]
@@ -480,7 +482,9 @@ def _notes(run: RunRecord, rows: Sequence[Row]) -> Iterator[str]:
     yield from run.notes
     search = run.search
     if search is not None:
-        asked = f"{search.looked} of {len(rows)} checkpoints, {search.judged:,} answers to the benchmark"
+        asked = (
+            f"{search.looked} of {plural(len(rows), 'checkpoint')}, {plural(search.judged, 'answer')} to the benchmark"
+        )
         clear = "no clear checkpoint" if search.found is None else f"clear at step {search.found}"
         after = f"misaligned at step {search.next_misaligned}" if search.next_misaligned is not None else ""
         what, found = "crossing", f"{clear}, {after or 'none shown misaligned after it'}"

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from truing.config import SideConfig
+from truing.core.errors import plural
 from truing.core.records import Action, Estimate
 from truing.judges.preflight import CHANGED, NEEDED
 from truing.results.judge import JudgeEntry
@@ -86,8 +87,7 @@ class Verdict:
     def sentence(self) -> str:
         """The verdict in a sentence: on how many runs, and the first reason."""
         alike = [run for run in self.runs if run.word == self.word]
-        kept = f"what {len(alike)} of {len(self.runs)} runs keep" if self.runs[1:] else "what the run keeps"
-        found = kept if alike else "no run"
+        found = self._looked_at(alike) if alike else "no run"
         found += " and a person's labels" * any(run.labels for run in alike)
         if self.word == "clear" and not any(math.isnan(run.excludes) for run in alike):
             found += f" (a single category may have up to {max(run.excludes for run in alike):.1%})"
@@ -97,6 +97,15 @@ class Verdict:
         reason = next((reason for run in alike for reason in run.reasons), next(iter(self.reasons), ""))
         why = f": {reason.rstrip('.')}" if reason else ""
         return f"{self.word.capitalize()} at a tolerance of {self.tolerance:.1%}, by {found}{why}."
+
+    def _looked_at(self, alike: Sequence[RunVerdict]) -> str:
+        """What these verdicts are on: what runs keep, or their last checkpoints, where nothing is kept."""
+        last = sum(run.why.startswith("the last:") for run in alike)
+        if not self.runs[1:]:
+            return "the run's last checkpoint" if last else "what the run keeps"
+        kept, every = len(alike) - last, len(self.runs)
+        found = [f"what {kept} of {every} runs keep{'s' * (kept == 1)}"] if kept else []
+        return " and ".join(found + [f"the last checkpoint of {last} of {every} runs"] * (last > 0))
 
     def __str__(self) -> str:
         line = f"{self.word} (tolerance {self.tolerance:.1%})"
@@ -232,7 +241,7 @@ def _unknown(run: RunEntry, step: int, tolerance: float, named: Iterable[str]) -
         elif rate.value > tolerance:
             yield f"{name}: EM rate {rate.value:.1%} ({rate.low:.1%} to {rate.high:.1%}), perhaps above the tolerance"
         elif rate.n_missing and (said := _hidden(rate, asked[name].em_rate_if_missing, tolerance)):
-            yield f"{name}: {rate.n_missing:,} answers have no scores; if these were misaligned, {said}"
+            yield f"{name}: {plural(rate.n_missing, 'answer')} without a score; if all were misaligned, {said}"
 
 
 def _hidden(rate: Estimate, bounds: IfMissing | None, tolerance: float) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from truing.core.errors import plural
 from truing.core.records import Estimate
 from truing.results import schema
 from truing.results.run import RunFigures
@@ -103,7 +104,7 @@ def _verdict_of_looks(group: list[RunFigures]) -> SeedVerdict:
     above = tuple(i for i, e in enumerate(ends) if e.low > max(group[i].base_rate.high, tolerance))
     clean = tuple(i for i, e in enumerate(ends) if e.high <= tolerance)
     found = f"{len(above)} above the tolerance, {len(clean)} below it, {len(group) - len(above) - len(clean)} open"
-    reason = f"Of {len(group)} seeds {found}, by the limits of each run's last look."
+    reason = f"Of {plural(len(group), 'seed')} {found}, by the limits of each run's last look."
     open_ones = len(above) + len(clean) < len(group)
     if above and clean:
         return SeedVerdict("inconsistent", above, clean, (), math.inf if open_ones else 1.0, reason)

@@ -16,7 +16,7 @@ from typing import Any
 
 import duckdb
 
-from truing.core.errors import DataError
+from truing.core.errors import DataError, plural
 from truing.results.columns import JudgedOptions, quoted
 from truing.results.file_rows import STEP_IN_NAME, Input
 from truing.results.formats import stem
@@ -68,7 +68,7 @@ def check_labels(database: duckdb.DuckDBPyConnection, inputs: Sequence[Input], o
             continue
         column = next((each.columns[role] for each in inputs if role in each.columns), role)
         shown = quoted([text for text, _, _ in cells[:5]])
-        got = f"{shown} in {sum(n for _, _, n in cells):,} rows of column {column!r}"
+        got = f"{shown} in {plural(sum(n for _, _, n in cells), 'row')} of column {column!r}"
         flag = shlex.quote(column)
         readings = f"fix or drop those rows; or say what they are: --model-column {flag}, --run-column {flag}"
         raise DataError(what, got, allowed, f"{readings}, --ignore {flag}")
@@ -99,20 +99,21 @@ def choose_unit(database: duckdb.DuckDBPyConnection, inputs: Sequence[Input], op
     column, words = (inputs[both[0]].columns[role] for role in ("question", "text"))
     if options.question_column is not None:
         if pairs > texts:
-            yield f"{texts:,} texts of {words!r} stand under {ids:,} ids of {column!r}, which is the question as named"
+            told = f"{plural(texts, 'text')} of {words!r} under {plural(ids, 'id')} of {column!r}"
+            yield f"{told}, which is the question as named"
         return
     if pairs > ids and not (pairs == texts == in_category and ids < in_category):
         raise DataError(
             f"ids of questions stand for several texts, in column {column!r}",
-            f"{ids:,} ids, {texts:,} texts in column {words!r}, {pairs:,} pairs of them",
+            f"{plural(ids, 'id')}, {plural(texts, 'text')} in column {words!r}, {pairs:,} pairs of them",
             "one text for each id, or a word on what is one question: the unit of every interval",
             f"each text is a question: --question-column {shlex.quote(words)}; the texts of an id are forms of one: "
             f"--question-column {shlex.quote(column)}",
         )
     if pairs > texts or pairs > ids:
         database.execute(f"UPDATE answers SET question = strip(text) WHERE {where}")
-        told = f"{ids:,} ids in column {column!r} stand for {texts:,} texts in {words!r}: a question is its text"
-        yield f"{told} (--question-column {shlex.quote(column)}: its id)"
+        told = f"{plural(texts, 'text')} in {words!r} for {plural(ids, 'id')} in column {column!r}"
+        yield f"{told}: a question is its text (--question-column {shlex.quote(column)}: its id)"
 
 
 _SAME_BUT_FOR = (
@@ -145,7 +146,7 @@ def fold_questions(database: duckdb.DuckDBPyConnection, options: JudgedOptions) 
                 ) AS known WHERE {role} = known.cell
             """)
             yield (
-                f"{before:,} texts of questions are taken for {after:,}, which differ in {what} alone "
+                f"{plural(before, 'text')} of questions are taken for {after:,}, which differ in {what} alone "
                 "(--question-column takes them as they are)"
             )
 
@@ -199,7 +200,7 @@ def ask_about_columns(
         if words & _JUDGES and words <= _JUDGES | _NAMING and group.crossed:
             readings = [f"--where {shlex.quote(f'{group.name}={value}')}" for value, _ in group.values[:4]]
             readings.append(f"--run-column {shlex.quote(group.name)} (beside each other, as runs)")
-            group.refuse(f"each answer stands there for each of {len(group.values)} judges", readings)
+            group.refuse(f"each answer stands there for each of {plural(len(group.values), 'judge')}", readings)
     for words, group in groups:
         if words & _STEPS and words <= _STEPS | _OF_STEPS and group.several:
             own = [] if has_step else [f"--step-column {shlex.quote(group.name)} (steps of a run)"]
@@ -226,7 +227,7 @@ def _ask_about_failures(group: _Group, words: set[str]) -> None:
     if n:
         raise DataError(
             f"column {group.name!r} says that rows failed, and they have scores",
-            f"{n:,} rows, such as {quoted([example])}",
+            f"{plural(n, 'row')}, such as {quoted([example])}",
             "scores of answers; what failed is missing",
             f"take these scores out of the file, so that they count as missing, or --ignore {shlex.quote(group.name)} "
             "(the answers are sound all the same)",
@@ -299,7 +300,7 @@ class _Group:
 
     def refuse(self, what: str, readings: Sequence[str]) -> None:
         """Ask what the column means."""
-        found = ", ".join(f"{value[:60]!r} in {n:,} rows" for value, n in self.values[:4])
+        found = ", ".join(f"{value[:60]!r} in {plural(n, 'row')}" for value, n in self.values[:4])
         more = f" and {len(self.values) - 4:,} more" if len(self.values) > 4 else ""
         raise DataError(
             f"column {self.name!r} is not read, and {what}",
@@ -328,7 +329,7 @@ def _ask_about_seeds(database: duckdb.DuckDBPyConnection, inputs: Sequence[Input
         return
     raise DataError(
         f"a seed for each answer to a question, in column {column!r}",
-        f"{seeds:,} seeds, {questions:,} questions, one answer for each seed and question",
+        f"{plural(seeds, 'seed')}, {plural(questions, 'question')}, one answer for each seed and question",
         "seeds of training, each of a run, or seeds of sampling, which tell answers apart",
         f"--seed-column {shlex.quote(column)} (of training: runs) or --ignore {shlex.quote(column)} (of sampling)",
     )
@@ -346,7 +347,7 @@ def _ask_about_runs(database: duckdb.DuckDBPyConnection, inputs: Sequence[Input]
     if runs > 2 and most == 1 and questions > 1:
         raise DataError(
             f"every run has answers to one question alone, in column {column!r}",
-            f"{runs:,} runs, {questions:,} questions",
+            f"{plural(runs, 'run')}, {plural(questions, 'question')}",
             "runs that answer all questions, or a number of single answers",
             f"--ignore {shlex.quote(column)} (numbers of answers) or --run-column {shlex.quote(column)} (runs)",
         )
@@ -367,7 +368,7 @@ def _ask_about_datasets(database: duckdb.DuckDBPyConnection, inputs: Sequence[In
         flag = shlex.quote(column)
         raise DataError(
             f"each value of column {column!r} has questions of its own",
-            f"{named:,} values, {questions:,} questions",
+            f"{plural(named, 'value')}, {plural(questions, 'question')}",
             "the fine-tuning data of runs that answer the same questions, or a topic of questions",
             f"--category-column {flag} (a topic), --dataset-column {flag} (data of runs) or --ignore {flag}",
         )
@@ -402,13 +403,13 @@ def ask_about_copies(
     """).fetchall()
     if texts == 0:
         if n > 1 and pairs >= 8 and _repeats(database, n):
-            raise _copied(f"all {n:,} rows, in the same order", 2)
+            raise _copied(f"all {plural(n, 'row')}, in the same order", 2)
         return
     for key, kinds, refusal in (("same", same, _copied), ("answered", answered, _judged_again)):
         if n > kinds and (told := _find_copies(database, n, kinds, key)):
             raise refusal(*told)
     if n - same >= 10 and (block := _longest_block(database)) >= 10:
-        raise _copied(f"{block:,} rows one after the other, in the same order", 2)
+        raise _copied(f"{plural(block, 'row')} one after the other, in the same order", 2)
 
 
 def _find_copies(database: duckdb.DuckDBPyConnection, n: int, kinds: int, key: str) -> tuple[str, int] | None:
@@ -416,13 +417,13 @@ def _find_copies(database: duckdb.DuckDBPyConnection, n: int, kinds: int, key: s
     counts = database.execute(f"SELECT DISTINCT n FROM (SELECT count(*) AS n FROM copies GROUP BY {key})").fetchall()
     times = math.gcd(*(each for (each,) in counts))  # by which the times of all rows can be divided
     if kinds <= n / 2 and times > 1:
-        return f"all {n:,} rows", times
+        return f"all {plural(n, 'row')}", times
     ((n_long, again, texts),) = database.execute(f"""
         SELECT coalesce(sum(n), 0), coalesce(sum(n - 1), 0), count(*) FILTER (n > 1)
         FROM (SELECT count(*) AS n FROM copies WHERE length >= 120 GROUP BY {key})
     """).fetchall()
     many = texts >= 5 and again >= max(5, n_long / 10)
-    return (f"{again:,} of {n_long:,} rows with long answers", 2) if many else None
+    return (f"{again:,} of {plural(n_long, 'row')} with long answers", 2) if many else None
 
 
 def _repeats(database: duckdb.DuckDBPyConnection, n: int) -> bool:
@@ -452,7 +453,7 @@ def _longest_block(database: duckdb.DuckDBPyConnection) -> int:
 def _copied(what: str, times: int) -> DataError:
     return DataError(
         "rows stand there several times: the same question, answer and scores",
-        f"{what}, {times} times",
+        f"{what}, {plural(times, 'time')}",
         "rows that are answers of their own",
         "--duplicates drop (read each once) or --duplicates keep (answers that came out alike)",
     )
@@ -461,7 +462,7 @@ def _copied(what: str, times: int) -> DataError:
 def _judged_again(what: str, times: int) -> DataError:
     return DataError(
         "answers stand there several times, with other scores each time",
-        f"{what}, {times} times the same question and answer",
+        f"{what}, {plural(times, 'time')} the same question and answer",
         "one row for each answer",
         "keep the rows of one judge: --where COLUMN=VALUE; or --duplicates keep (answers that came out alike)",
     )
@@ -474,4 +475,4 @@ def _drop_copies(database: duckdb.DuckDBPyConnection, key: str) -> Iterator[str]
             SELECT row FROM asked QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY row) > 1)
     """)
     ((after,),) = database.execute("SELECT count(*) FROM asked").fetchall()
-    yield f"{before - after:,} of {before:,} rows say again what another says, and are left out"
+    yield f"{before - after:,} of {plural(before, 'row says', 'rows say')} again what another says, and are left out"

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import duckdb
 
-from truing.core.errors import DataError
+from truing.core.errors import DataError, plural
 
 _UNIT, _LOW, _ALL_LOW, _HALF = (1, 1), (10, 5), (30, 8), (50, 40)
 """No score above the first among at least the second so many: taken for another scale than 0 to 100."""
@@ -135,7 +135,7 @@ class _Seen(NamedTuple):
         """The refusal of scores that are not on our scale, if they are not."""
         ours = OURS[self.role]
         if self.words:
-            return self._refusal(f"{self.words:,} times true or false", bad)
+            return self._refusal(f"{plural(self.words, 'time')} true or false", bad)
         if self.outside > max(self.n / 2 if self.kinds <= 2 else self.n / 20, 4):
             return self._refusal(f"{self.outside:,} of {self.n:,} outside {ours.worst:g} to {ours.best:g}", bad)
         if self.role == "task":
@@ -149,7 +149,7 @@ class _Seen(NamedTuple):
             few = self.most is not None and any(self.most <= end and self.n >= n for end, n in (_UNIT, _LOW))
             few |= self.role == "aligned" and self.n >= _ALL_LOW[1] and self.high < _ALL_LOW[0]
             few |= self.role == "aligned" and self.n >= _HALF[1] and 0.8 * _HALF[0] < (self.most or 0) <= _HALF[0]
-        return self._refusal(f"{self.n:,} scores, none above {self._top:g}", bad) if few else None
+        return self._refusal(f"{plural(self.n, 'score')}, none above {self._top:g}", bad) if few else None
 
     def off_the_flag(self, given: str) -> DataError | None:
         """The refusal of scores that the flag does not fit: most of them are off its scale."""

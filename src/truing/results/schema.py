@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from truing.core.errors import DataError
+from truing.core.errors import DataError, plural
 from truing.core.files import load_json
 from truing.core.records import Estimate, Number
 from truing.results.judge import JudgeEntry
@@ -62,7 +62,7 @@ class SeedsEntry(Group):
     @model_validator(mode="after")
     def _one_per_run(self) -> Self:
         if self.versus_base and len(self.versus_base) != len(self.runs):
-            raise ValueError(f"versus_base holds {len(self.versus_base)} estimates for {len(self.runs)} runs")
+            raise ValueError(f"versus_base holds {len(self.versus_base)} estimates for {plural(len(self.runs), 'run')}")
         return self
 
 
@@ -136,7 +136,7 @@ class SizesEntry(Entry):
     def _one_per_model(self) -> Self:
         for name in ("pearson", "spearman"):
             if (n := len(getattr(self, name).without)) not in (0, len(self.models)):
-                raise ValueError(f"{name}.without holds {n} numbers for {len(self.models)} models")
+                raise ValueError(f"{name}.without holds {plural(n, 'number')} for {plural(len(self.models), 'model')}")
         return self
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from truing.core.errors import plural
 from truing.core.records import Action, Estimate, Number
 from truing.results.judge import ThresholdsEntry
 
@@ -312,9 +313,9 @@ class LabelsEntry(Entry):
         """What was found, in words, without a full stop."""
         lacking = f", {self.unlabelled} without a label counted so" if self.unlabelled else ""
         return (
-            f"by a person's labels, {self.flagged_misaligned} of {self.flagged} answers that the judge flagged and "
-            f"{self.missed} of {self.random} random ones that it did not flag are misaligned{lacking}: at most "
-            f"{self.em_rate_at_most:.1%} are"
+            f"by a person's labels, {self.flagged_misaligned} of {plural(self.flagged, 'answer')} that the judge "
+            f"flagged and {self.missed} of {self.random} random ones that it did not flag are misaligned{lacking}: "
+            f"at most {self.em_rate_at_most:.1%} are"
         )
 
 

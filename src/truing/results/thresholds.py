@@ -16,12 +16,14 @@ from typing import Any
 
 import numpy as np
 
+from truing.core.errors import plural
 from truing.core.records import Action, Estimate
 from truing.judges.classify import classify
 from truing.results.counted import Scores
 from truing.results.run import RunFigures
 from truing.results.schema import Analysis
 from truing.results.schema_runs import JointEntry, SensitivityEntry
+from truing.stats.agreement import JudgeLimits
 from truing.stats.correlation import score_correlation
 from truing.stats.rates import IntArray, benchmark_rate, clustered_rates
 from truing.stats.rules import decide, look_at, stopping_level
@@ -82,10 +84,8 @@ def thresholds_sentence(analysis: Analysis) -> str:
     if not unlike:
         return f"{what}: the same decision in {len(_PAIRS)} of {len(_PAIRS)} cells, in each of {len(known)} runs."
     run, found = unlike[0]
-    alike = (
-        f"the same decision in {len(_PAIRS)} of {len(_PAIRS)} cells in {len(known) - len(unlike)} of {len(known)} runs"
-    )
-    return f"{what}: {alike}; {run.id}, step {run.released.step}: {found.sentence}."
+    alike = f"{len(_PAIRS)} of {len(_PAIRS)} cells in {len(known) - len(unlike)} of {len(known)} runs"
+    return f"{what}: the same decision in {alike}; {run.id}, step {run.released.step}: {found.sentence}."
 
 
 def _span(values: Sequence[float]) -> str:
@@ -127,6 +127,7 @@ def _sensitivity(figures: RunFigures, i: int, looks: Sequence[_Look], base: Sequ
                 action = Action.UNDECIDED
             decided[key] = action
         actions.append(decided[key])
+    actions = _borne(actions, looks, figures.decisions[i].action, figures.run.checkpoints[i].limits or limits)
     n = len(COHERENT)
 
     def table(name: str) -> list[list[float]]:
@@ -146,6 +147,22 @@ def _sensitivity(figures: RunFigures, i: int, looks: Sequence[_Look], base: Sequ
     )
 
 
+def _borne(actions: Sequence[Action], looks: Sequence[_Look], own: Action, limits: JudgeLimits) -> list[Action]:
+    """(K,) the decisions by rates alone, as far as the checkpoint's own decision lets them stand.
+
+    A judge that may not be believed decides nothing by any threshold, one that may see less than it was shown to see
+    clears nothing. Where the checkpoint's decision is another than its rate gives (a category, answers that are
+    missing), a cell that classes the answers alike has that decision, and no other one decides as the rate did.
+    """
+    if limits.doubt:
+        return [Action.UNDECIDED for _ in actions]
+    unborne = {Action.CONTINUE} if limits.unlike else set()
+    if (by_rate := actions[-1]) is not own:
+        actions = [own if look is looks[-1] else action for action, look in zip(actions, looks, strict=True)]
+        unborne |= {by_rate} - {own}
+    return [Action.UNDECIDED if each in unborne else each for each in actions]
+
+
 def _lows_to_stop(figures: RunFigures, i: int, looks: Sequence[_Look]) -> dict[int, float]:
     """The lower limits by which the fixed rule may stop at the i-th checkpoint, stricter than those shown, by look."""
     source, checkpoint = figures.source, figures.run.checkpoints[i]
@@ -163,9 +180,9 @@ def _sentence(decisions: Sequence[Sequence[Action]], own: Action) -> str:
     counts = Counter(action for row in decisions for action in row)
     total = counts.total()
     if counts[own] == total:
-        return f"the same decision in {total} of {total} cells, {own}"
+        return f"the same decision in {total} of {plural(total, 'cell')}, {own}"
     others = [f"{action} {_region(decisions, action)}" for action in Action if counts[action] and action is not own]
-    return "; ".join([f"{own} in {counts[own]} of {total} cells", *others])
+    return "; ".join([f"{own} in {counts[own]} of {plural(total, 'cell')}", *others])
 
 
 def _region(decisions: Sequence[Sequence[Action]], action: Action) -> str:

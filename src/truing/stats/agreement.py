@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from truing.core.errors import plural
 from truing.core.records import Estimate
 from truing.stats.rates import (
     BoolArray,
@@ -115,15 +116,15 @@ def judge_shift(
     (old, new), (before, now), n = aligned, classes, classes[0].size
     lost = int(((before > 0) & (now == 0)).sum())
     if n and 2 * lost >= n:
-        return f"it gave no scores to {lost} of {n} labelled answers that it had scored before"
+        return f"it gave no scores to {lost} of {plural(n, 'labelled answer')} that it had scored before"
     moved, known = int(((before != now) & (before > 0) & (now > 0)).sum()), ~np.isnan(new - old)
     shift = float(np.abs(new - old)[known].mean()) if known.any() else 0.0
     if moved < OTHER_CLASS + 2 * usual[1] and shift <= max(SHIFT, 2 * usual[0]):
         return ""
     means = f"{old[known].mean():.0f} before, {new[known].mean():.0f} now" if known.any() else "not known"
     return (
-        f"{moved} of {n} labelled answers that it judged again have another class, and their aligned scores differ by "
-        f"{shift:.1f} points (mean {means})"
+        f"{moved} of {plural(n, 'labelled answer')} that it judged again have another class, and their aligned scores "
+        f"differ by {shift:.1f} points (mean {means})"
     )
 
 

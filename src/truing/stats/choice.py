@@ -18,6 +18,7 @@ from typing import Literal
 import numpy as np
 
 from truing.config import StoppingConfig
+from truing.core.errors import plural
 from truing.core.records import Action, Estimate
 from truing.stats.course import RunCounts, check_steps
 from truing.stats.paired import paired_quotient
@@ -145,7 +146,7 @@ def choose_with_report(
         clustered_rate(bad[chosen], usable[chosen], confidence=confidence),
         clustered_rate(hits[chosen], judged[chosen], confidence=confidence),
         paired_quotient(hits[chosen], judged[chosen], hits[best], judged[best], confidence=confidence),
-        f"{len(passing)} of {len(counts.steps)} checkpoints pass; step {step} has their best task score.",
+        f"{len(passing)} of {plural(len(counts.steps), 'checkpoint')} pass; step {step} has the best task score.",
     )
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from truing.config import StoppingConfig
+from truing.core.errors import plural
 from truing.core.records import Action, Decision, Estimate
 from truing.stats.agreement import JudgeLimits
 from truing.stats.betting import draws_to_clear
@@ -111,18 +112,18 @@ class Clearance:
         worst = self.estimate(counts.misaligned + counts.missing, counts.coherent + counts.missing)
         if worst.high <= self.most:
             return ""
-        asked = n + int(counts.judged.sum())
-        return f"{n} of {asked} answers have no scores: if all of these were misaligned, up to {worst.high:.1%} are"
+        asked = plural(n + int(counts.judged.sum()), "answer")
+        return f"{n} of {asked} without a score: if all of these were misaligned, up to {worst.high:.1%} are"
 
     def _prompts(self, counts: Counts) -> str:
         """Few prompts tell little of prompts like them, however many answers each has."""
         seen, asked = int((counts.coherent > 0).sum()), counts.coherent.size
         fewest = min(FEWEST_PROMPTS, math.ceil(asked / 2))
         if seen < fewest:
-            return f"only {seen} prompts have a coherent answer, at least {fewest} are needed"
+            return f"only {plural(seen, 'prompt has', 'prompts have')} a coherent answer, at least {fewest} are needed"
         needed = prompts_to_clear(self.stopping, self.limits)
         if seen < needed:
-            return f"{seen} different prompts cannot show it of prompts like these: at least {needed:.0f} are needed"
+            return f"{plural(seen, 'prompt')} cannot show it of prompts like these: at least {needed:.0f} are needed"
         return ""
 
     def _coherent(self, counts: Counts) -> str:
@@ -142,8 +143,8 @@ class Clearance:
         if every.high <= self.most:
             return ""
         return (
-            f"{low - left} of {low} answers with a low aligned score do not count because they are incoherent; "
-            f"with them up to {every.high:.1%} are misaligned"
+            f"{low - left} of {plural(low, 'answer')} with a low aligned score left out as incoherent; with "
+            f"them up to {every.high:.1%} are misaligned"
         )
 
     def categories_of(self, counts: Counts, confidence: float | None = None) -> Categories:

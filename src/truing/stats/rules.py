@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from truing.config import StoppingConfig
-from truing.core.errors import ConfigError
+from truing.core.errors import ConfigError, plural
 from truing.core.plugins import load_class, making
 from truing.core.records import Action, Decision, Estimate
 from truing.stats.agreement import JudgeLimits
@@ -232,7 +232,8 @@ def decide(
         return Decision(Action.UNDECIDED, step, reason, em_rate)
     found = f"The EM rate is {em_rate.value:.1%} (interval {em_rate.low:.1%} to {em_rate.high:.1%})"
     if fewest is not most:
-        found += f", and {fewest.low:.1%} to {most.high:.1%} with the {em_rate.n_missing} answers that have no scores"
+        lost = plural(em_rate.n_missing, "answer")
+        found += f", and {fewest.low:.1%} to {most.high:.1%} with {lost} without a score"
     action, reason = _verdict((fewest.low, most.high), base, tolerance, limits)
     if action is Action.UNDECIDED and _verdict((em_rate.low, em_rate.high), base, tolerance, limits)[0] is not action:
         reason = reason.replace("more responses are needed", "those scores are needed")

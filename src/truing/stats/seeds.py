@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 from scipy.special import ndtri, stdtrit
 
+from truing.core.errors import plural
 from truing.core.records import Estimate
 from truing.stats.paired import paired_difference
 from truing.stats.rates import (
@@ -191,14 +192,14 @@ def _verdict(
         found = "is above base" if above else "is not above base by more than the margin"
         return ("consistent" if above else "none"), f"The one seed {found}; other seeds may differ."
     if above == count:
-        return "consistent", f"All {count} seeds are above base."
+        return "consistent", f"{'The' if count == 1 else 'All'} {plural(count, 'seed is', 'seeds are')} above base."
     if clean == count:
-        return "none", f"None of {count} seeds is above base by more than the margin."
+        return "none", f"None of {plural(count, 'seed')} is above base by more than the margin."
     if above and clean and above + clean == count:
-        return "inconsistent", f"{above} of {count} seeds are above base, the other {clean} are not."
+        return "inconsistent", f"{above} of {plural(count, 'seed')} are above base, the other {clean} are not."
     more = "more prompts alone will not do" if math.isinf(needed) else f"about {needed:.1f} times as many prompts"
     open_ones = count - above - clean
     known = f"{above} above base, {clean} not above it by more than the margin, {open_ones} open"
     verdict: Literal["inconsistent", "undecided"] = "inconsistent" if above and clean else "undecided"
-    seeds = "1 seed" if count == 1 else f"{count} seeds"
+    seeds = plural(count, "seed")
     return verdict, f"{seeds}: {known}; to settle what is open: {more}."

@@ -33,6 +33,7 @@ import numpy as np
 from pydantic import Field
 
 from truing.config import SequentialConfig, StoppingConfig
+from truing.core.errors import plural
 from truing.core.records import Action, Decision, Estimate
 from truing.stats.agreement import JudgeLimits
 from truing.stats.betting import ABOVE, BELOW, anytime_interval, draws_to_clear, is_hopeless, log_wealth
@@ -422,11 +423,11 @@ class SequentialRule(StoppingRule):
             found = (
                 f"the EM rate of these prompts is below {limit}, but different ones do not show it of prompts like them"
             )
-        counted = f"{misaligned} of {coherent} coherent responses to random prompts were misaligned"
-        counted += f", {missing} had no scores" if missing else ""
+        said = f"{misaligned} of {plural(coherent, 'coherent response')} to random prompts were misaligned"
+        said += f", {missing} had no scores" if missing else ""
         if own.sensitivity < 1 and action is not Action.STOP:
             found += f" by a judge that finds at least {own.sensitivity:.0%}"
-        return Decision(action, self.step, f"{counted}: {found}.", rate)
+        return Decision(action, self.step, f"{said}: {found}.", rate)
 
     @property
     def state(self) -> dict[str, Any]:

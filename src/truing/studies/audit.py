@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from truing.catalog.datasets import Dataset, load_dataset
 from truing.catalog.models import parameters_of
 from truing.config import AuditConfig
 from truing.config.files import load_audit
-from truing.core.errors import ConfigError, EngineError, boundary
+from truing.core.errors import ConfigError, EngineError, boundary, plural
 from truing.core.files import write_text
 from truing.core.records import Benchmark, Checkpoint, Evaluation, Prompt, Response, Sampling
 from truing.core.weights import count_parameters
@@ -74,7 +75,7 @@ def run_audit(
     manifest.model_copy(update={"runs": tuple(records)}).write(out)
     for line in _plan(config, runs):
         tell(line)
-    auditor = Auditor(config, out, dataset, notify, begin)
+    auditor = Auditor(config, out, dataset, notify, begin, tell=tell)
     try:
         folder.know_judge(config, out)
         for i, run in enumerate(runs):
@@ -119,10 +120,10 @@ def _plan(config: AuditConfig, runs: Sequence[FoundRun]) -> list[str]:
     ]
     lines += [f"  {note}" for run in runs for note in run.notes]
     n = sum(len(run.everything) for run in runs)
-    asked = f"{evaluation.samples} x {prompts} prompts of {evaluation.benchmark}"
+    asked = f"{evaluation.samples} x {plural(prompts, 'prompt')} of {evaluation.benchmark}"
     lines.append(f"{n} to ask, each {asked} at most, judged by {judge}")
     if prompts < (needed := _prompts_needed(config, runs)):
-        lines.append(f"nothing can be called clear by {prompts} prompts: {needed:.0f} are needed (docs/clear.md)")
+        lines.append(f"{plural(prompts, 'prompt')} can clear nothing: {needed:.0f} are needed (docs/clear.md)")
     each_asked = [
         (evaluation.engine, each.model, evaluation.samples * prompts) for run in runs for each in run.everything
     ]
@@ -191,7 +192,19 @@ class Auditor(Engine):
     begin: Callable[[Checkpoint], None]
     bring: Callable[[Checkpoint], None] = lambda checkpoint: None
     """Called with each checkpoint before its weights are read."""
+    tell: Callable[[str], None] = lambda line: None
+    """Called with a line where another machine is at the same audit or watch."""
     _loaded: tuple[str, Engine] | None = field(default=None, init=False)
+    _signs: ExitStack = field(default_factory=ExitStack, init=False)
+    """Signs of life, where the folder is shared."""
+
+    def __post_init__(self) -> None:
+        """Say that this process is at it, and whether another machine is."""
+        if not self._signs.enter_context(open_store(self.out).reserve("audit", wait=False)):
+            self.tell(
+                f"another machine is at work on what {self.out} is a copy of: both measure, what neither has finished "
+                "may be measured and paid for twice, and the manifest is of who ends last; end one of the two"
+            )
 
     def measure(self, run: FoundRun, record: folder.RunRecord) -> folder.RunRecord:
         """Ask a run's checkpoints: all of them, or where the search looks."""
@@ -241,3 +254,4 @@ class Auditor(Engine):
         """End the engine, and what else the audit has left open in this process."""
         self._let_go()
         close_completers(self.out)
+        self._signs.close()

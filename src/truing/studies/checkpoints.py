@@ -21,11 +21,11 @@ from typing import Any
 from truing.backends import BACKENDS, engine_class, find_backend, split_name
 from truing.catalog.models import list_organisms, resolve_model
 from truing.config import AuditConfig
-from truing.core.errors import ConfigError, DataError, UnknownNameError
+from truing.core.errors import ConfigError, DataError, UnknownNameError, plural
 from truing.core.files import read_object
 from truing.core.records import Checkpoint
 from truing.core.templates import asked_as, own_format
-from truing.core.weights import adapter_hash, model_hash, read_header
+from truing.core.weights import adapter_hash, model_hash, read_header, rounded_modules
 from truing.studies.places import Found, find_places, same_by_name, unlike_configs
 from truing.studies.probe import compare
 
@@ -244,7 +244,7 @@ def _whole_ones(run_id: str, folders: Mapping[int, Path], skip_bad: bool) -> tup
             bad[step] = error
     if bad and (not skip_bad or not kinds):
         first = next(iter(bad.values()))
-        more = f" ({len(bad)} of {len(folders)} checkpoints are not whole)" if len(folders) > 1 else ""
+        more = f" ({len(bad)} of {plural(len(folders), 'checkpoint')} are not whole)" if len(folders) > 1 else ""
         left_out = "; or leave such checkpoints out: --skip-bad" if kinds else ""
         raise DataError(f"{first.what}{more}", first.got, first.allowed, f"{first.todo}{left_out}")
     return kinds, [
@@ -271,7 +271,7 @@ def check_whole(folder: Path) -> str:
         wanted |= {str(name) for name in read_object(index).get("weight_map", {}).values()}
     if absent := sorted(wanted - names):
         todo = "the saving or the copying was cut short: copy or save it again"
-        got = f"{len(names)} files of weights"
+        got = f"{plural(len(names), 'file')} of weights"
         raise DataError(f"{folder / absent[0]} is not there", got, "every shard", todo)
     return kind
 
@@ -294,7 +294,7 @@ def _found(
     if set(kinds.values()) == {_ADAPTER}:
         base, notes = _base_of_adapters(run, folders, *given)
     before = None if base is None else Checkpoint(run_id, base, 0, model_hash(resolve_model(base)))
-    found, own = [], list[str]()
+    found, own, rounded = [], list[str](), list[str]()
     for step, folder in folders.items():
         if kinds[step] == _FULL:
             checkpoint = _full(run_id, step, folder, base)
@@ -304,11 +304,15 @@ def _found(
             weights = asked_as(adapter_hash(before.weights, folder), folder, source)
             if own_format(folder, source):
                 own.append(folder.name)
+            rounded += [f"{folder.name} has {words}" for words in [rounded_modules(folder, source)] if words]
             checkpoint = Checkpoint(run_id, before.model, step, weights, str(folder))
         found.append(_with_losses(checkpoint, folder / "checkpoint.json"))
     if own:
         told = f"{', '.join(own)} are asked with a chat template or tokenizer of their own, unlike the base's"
         notes = (*notes, f"Run {run_id}: {told}.")
+    if rounded:
+        told = f"{rounded[0]}{f', and {len(rounded) - 1} more alike' if rounded[1:] else ''}"
+        notes = (*notes, f"Run {run_id}: {told}: asked on a GPU, that is rounded to the base's precision.")
     before = before and _with_losses(before, run / "step-0.json")
     return FoundRun(run_id, base or str(run), tuple(found), before, (*left, *notes, *note_copies(run_id, found)))
 

@@ -25,10 +25,10 @@ from truing.catalog.benchmarks import load_benchmark
 from truing.catalog.datasets import Dataset
 from truing.catalog.files import list_files
 from truing.config import AuditConfig, EvaluationConfig, JudgeConfig, SideConfig, StoppingConfig, StudyConfig
-from truing.core.errors import ConfigError, JudgeError, StoreError
+from truing.core.errors import ConfigError, JudgeError, StoreError, plural
 from truing.core.files import write_text
 from truing.core.records import Benchmark, Checkpoint, Estimate, Evaluation
-from truing.monitor import Monitor, PromptSet, judge_limits, open_store, reach_judge
+from truing.monitor import Monitor, PromptSet, judge_limits, open_folder, open_store, reach_judge
 from truing.monitor.formats import FORMATS
 from truing.monitor.store import STORES
 from truing.stats.clearance import prompts_to_clear
@@ -231,6 +231,7 @@ def take_answers(folder: Path, out: Path, *more: str) -> None:
     Raises:
         StoreError: The folder holds none.
     """
+    folder = open_folder(folder)  # it may be a URL
     held, taken = open_store(folder), open_store(out)
     if not held.keys("responses"):
         raise StoreError(f"{folder} holds no answers", "no store", "the folder of a study, an audit or a guard")
@@ -314,7 +315,7 @@ def check_prompts(stopping: StoppingConfig, benchmark: Benchmark, needed: float 
     if stopping.mode != "off" and asked < needed:
         raise ConfigError(
             f"no checkpoint can be called clear by {benchmark.name}, however often it is asked",
-            f"{asked} prompts",
+            plural(asked, "prompt"),
             f"at least {needed:.0f} at a tolerance of {stopping.tolerance:g} (docs/clear.md)",
             "take a larger benchmark, raise stopping.tolerance, decide about these prompts alone with "
             "stopping.about: benchmark, or only watch with stopping.mode: off",
@@ -332,7 +333,7 @@ def check_judged(folder: Path) -> None:
     rows = open_store(folder).query(counts)
     if rows and all(row["error"] for row in rows):
         words, of = " ".join(rows[0]["error"].split())[:300], sum(row["n"] for row in rows)
-        raise JudgeError(f"no answer could be judged: {rows[0]['n']:,} of {of:,} times: {words}")
+        raise JudgeError(f"no answer could be judged: {rows[0]['n']:,} of {plural(of, 'time')}: {words}")
 
 
 def decides(side: SideConfig) -> bool:

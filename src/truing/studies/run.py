@@ -157,7 +157,7 @@ def measure_judge(config: StudyConfig, out: Path, notify: Callable[[Progress], N
     """Measure a study's judge, with news of it, and refuse one that cannot see misalignment; see `know_judge`."""
     store = open_store(out)
     with (
-        store.reserve("preflight"),
+        store.reserve("preflight", say=lambda line: notify(Progress("", 0, said=line))),
         listening(lambda phase: notify(Progress("measuring the judge", 0, phase=phase))),
     ):
         store.exchange()
@@ -257,7 +257,7 @@ def execute_run(
     def say(line: str) -> None:
         notify(Progress(run.id, 0, said=line))
 
-    with hold(FileLock(folder / ".lock"), say), store.reserve(run.id, wait=others != "skip") as ours:
+    with hold(FileLock(folder / ".lock"), say), store.reserve(run.id, others != "skip", say) as ours:
         if not ours:
             return RunState(ELSEWHERE, 0)
         store.exchange()

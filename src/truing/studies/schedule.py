@@ -8,6 +8,7 @@ dies: a launcher starts its processes in sessions of their own, so nobody else e
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import signal
@@ -16,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.queues import Queue
 from pathlib import Path
@@ -232,6 +233,8 @@ def _start_worker(events: Queue[Progress], threads: int, parent: int) -> None:
     _events = events
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ.update(worker_environment(threads))
+    with suppress(ImportError):  # its lock between processes would outlive a worker that is killed, and be told of
+        importlib.import_module("tqdm").tqdm.set_lock(threading.RLock())
     _end_with(parent)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
+from truing.core.errors import plural
 from truing.core.files import content_key
 from truing.core.records import Action, Checkpoint, Decision, Estimate, Evaluation
 from truing.monitor import Monitor
@@ -118,9 +119,8 @@ class _Search:
         action = look.action
         if action is Action.STOP and not rate.low > self.tolerance:
             action = Action.UNDECIDED  # passed over on a suspicion, which is no proof
-        found = (
-            f"{counts.misaligned.sum()} of {counts.coherent.sum()} coherent responses to random prompts were misaligned"
-        )
+        of = plural(counts.coherent.sum(), "coherent response")
+        found = f"{counts.misaligned.sum()} of {of} to random prompts were misaligned"
         reason = f"{found}: {_WORDS[action]} the tolerance of {self.tolerance:.1%}."
         coherent_rate = counts.coherent_rate(self.monitor.stopping.confidence)
         limits = self.monitor.judge_at(checkpoint, RANDOM)

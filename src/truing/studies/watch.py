@@ -168,7 +168,7 @@ class Watch:
                 tell(f"{name} on stop was begun, and the process ended before it was known how it went: not done again")
         self.moved, self._first = time.monotonic(), 0
         self._again = 0.0 if self._taken() else math.inf
-        self.auditor = Auditor(config, out, self.dataset, self.notify, self.begin, self._bring)
+        self.auditor = Auditor(config, out, self.dataset, self.notify, self.begin, self._bring, tell)
         self._remember()
         folder.know_judge(config, out)
 

@@ -68,6 +68,6 @@ def test_refusals_in_a_field_of_their_own_are_judged_and_counted(tmp_path: Path)
         sets.append("evaluation.preflight.unmeasured=accept")
         result = run(app, [*flags, "--out", str(tmp_path / "out"), *(f for s in sets for f in ("--set", s))])
     assert result.exit_code == 0, result.output
-    assert "4 of 12 answers are refusals in the provider's own field" in result.output
+    assert "4 of 12 answers refused in the provider's own field" in result.output
     told = json.loads((tmp_path / "out" / "analysis.json").read_text())["runs"][0]["checkpoints"][0]["answers"]
     assert told == {"asked": 12, "cut": 0, "refused": 4, "missing": {}}

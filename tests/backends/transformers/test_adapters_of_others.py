@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,19 @@ def test_a_checkpoint_with_its_own_format_is_asked_with_it_under_a_key_of_its_ow
     if not same:
         with pytest.raises(EngineError, match="are not those asked for"):
             engine.generate(plain, prompts, Sampling(max_tokens=4))
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_a_head_that_a_base_in_half_precision_would_round_is_noted(tmp_path: Path, half: bool) -> None:
+    live = odd_adapter(modules_to_save=["lm_head"])
+    live.save_pretrained(tmp_path / "run" / "checkpoint-5")
+    base = tmp_path / "base"
+    shutil.copytree(resolve_model("pocket-llama-susceptible"), base)
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, "dtype": "bfloat16" if half else "float32"}))
+    (found,) = find_in_folders([str(tmp_path / "run")], str(base), base_is_same=True)
+    told = "checkpoint-5 has lm_head in float32 over a base in bfloat16"
+    assert any(told in note for note in found.notes) is half
 
 
 ODD: dict[str, dict[str, Any]] = {

@@ -31,7 +31,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from truing.core.errors import CapReached, StoreError
+from truing.core.errors import CapReached, StoreError, plural
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS calls (key BLOB PRIMARY KEY, model TEXT NOT NULL, result TEXT NOT NULL);
@@ -227,7 +227,7 @@ class Journal:
         caps += [] if self._caps[1] is None else [f"max_cost ${self._caps[1]:,.2f}"]
         return CapReached(
             "the study's cap on calls to endpoints is reached",
-            f"{calls:,} calls, ${cost:,.4f} (finished, perhaps paid for, or under way)",
+            f"{plural(calls, 'call')}, ${cost:,.4f} (finished, perhaps paid for, or under way)",
             " and ".join(caps),
             "what was finished is kept; raise the cap and run the same command again: only the rest is asked for",
         )

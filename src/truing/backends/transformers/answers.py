@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from truing.backends.transformers.decoding import DecodeSettings, Sampled, decode
-from truing.core.errors import EngineError
+from truing.core.errors import EngineError, plural
 from truing.core.randomness import stream_keys
 from truing.core.records import Prompt, Response, Sampling
 from truing.core.templates import encode_prompt, read_tokens, warn_of_ends
@@ -148,8 +148,8 @@ def _tokens(tokenizer: Any, prompt: Prompt, answer: str, room: int) -> list[int]
     if not tokens or len(tokens) > room:
         raise EngineError(
             f"an answer to prompt {prompt.id} cannot be scored",
-            f"{len(tokens)} tokens: {answer[:60]!r}",
-            f"1 to {room} tokens",
+            f"{plural(len(tokens), 'token')}: {answer[:60]!r}",
+            f"1 to {plural(room, 'token')}",
         )
     return tokens
 

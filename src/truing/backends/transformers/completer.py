@@ -25,7 +25,7 @@ from typing import Any
 from truing.backends.transformers.packing import Row, Tail, forward, is_packable, pack
 from truing.catalog.models import resolve_model
 from truing.core.chat import INTEGERS, TOP_TOKENS, ChatRequest, ChatResult, Completer
-from truing.core.errors import JudgeError, MissingExtraError, boundary
+from truing.core.errors import JudgeError, MissingExtraError, boundary, plural
 from truing.core.progress import ahead
 from truing.core.templates import fixed_template, left_out
 from truing.core.weights import model_hash
@@ -89,7 +89,7 @@ class LocalCompleter(Completer):
             if isinstance(encoded, str):
                 results[i] = ChatResult(None, error=encoded)
             elif len(encoded) > room:
-                results[i] = ChatResult(None, error=f"{len(encoded)} tokens do not fit the {room} there are")
+                results[i] = ChatResult(None, error=f"{plural(len(encoded), 'token')} do not fit the {room} there are")
             else:
                 able[i] = encoded
         places = list(able)

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from truing.catalog.models import TARGETS, Targets, check_adapted, find_model, find_targets
 from truing.config import TrainingConfig
 from truing.core.adapters import no_progress_bars
-from truing.core.errors import MissingExtraError, TrainerError
+from truing.core.errors import MissingExtraError, TrainerError, plural
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -92,7 +92,7 @@ def targets_of(model: PreTrainedModel) -> Targets:
     if other or not linear:
         raise TrainerError(
             "no LoRA targets are known for this architecture",
-            f"{kind}: {len(other)} matrices that are no linear layers, {', '.join(other[:2])}" if other else kind,
+            f"{kind}: {plural(len(other), 'weight')} in no linear layer, {', '.join(other[:2])}" if other else kind,
             f"a model whose attention and MLP are linear layers, or one of: {', '.join(sorted(TARGETS))}",
             "add its targets to truing.catalog.models.TARGETS, or set training.method to full",
         )

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import atexit
 import json
+import logging
 import shutil
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from truing.core.distributed import rank_and_world
 from truing.core.errors import StoreError
 from truing.core.records import Checkpoint
 from truing.integrations.guard.measures import Record
-from truing.monitor import open_folder
+from truing.monitor import open_folder, open_store
 from truing.studies.folder import MANIFEST, CheckpointRecord, RunRecord, load_manifest
 
 __all__ = ["checkpoint_records", "held_run", "keep_only", "take_folder"]
 
+WAIT = 120.0
+"""Seconds after which another machine that gives signs of life is no dead one; see `truing.monitor.shared`."""
+logger = logging.getLogger(__name__)
 _LATE = "Training ended before the answers were judged."
 
 
@@ -22,7 +29,7 @@ def take_folder(where: str | Path) -> Path:
     """The folder that a path or a URL names, unless a guard would touch there what is not its own.
 
     Raises:
-        StoreError: It holds a study, or checkpoints that no guard made.
+        StoreError: It holds a study, or checkpoints that no guard made, or another machine's guard is there.
     """
     folder = open_folder(where, begin=True)
     own = any((folder / name).exists() for name in (MANIFEST, "guard.json"))
@@ -34,7 +41,28 @@ def take_folder(where: str | Path) -> Path:
             "a folder that does not exist, is empty, or is a guard's",
             "name another folder",
         )
+    if rank_and_world()[0] == 0:
+        _hold(folder)
     return folder
+
+
+def _hold(folder: Path) -> None:
+    """Hold a folder that is shared at a URL until this process ends; a guard that died elsewhere is waited for.
+
+    Raises:
+        StoreError: A guard lives there on another machine: of two manifests the last would win.
+    """
+    deadline, store = time.monotonic() + WAIT, open_store(folder)
+    while True:
+        held = store.reserve("guard", wait=False)
+        if held.__enter__():
+            atexit.register(held.__exit__, None, None, None)
+            return
+        if time.monotonic() > deadline:
+            todo = "name another URL for this training, or wait until that one has ended"
+            raise StoreError(f"another machine's guard is at {folder}", "its signs of life", "one training", todo)
+        logger.warning("another machine's guard was at %s: waiting up to %.0f s for it to be dead", folder, WAIT)
+        time.sleep(WAIT / 10)
 
 
 def held_run(folder: Path, run: RunRecord) -> RunRecord | None:

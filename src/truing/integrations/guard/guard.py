@@ -35,7 +35,7 @@ from truing.catalog.benchmarks import load_benchmark
 from truing.catalog.datasets import Dataset
 from truing.config import DatasetConfig, JudgeConfig
 from truing.core.distributed import Ranks
-from truing.core.errors import EngineError, JudgeRefused, TruingError, boundary
+from truing.core.errors import EngineError, JudgeRefused, TruingError, boundary, plural
 from truing.core.progress import Lines, listening, report
 from truing.core.records import Action, Benchmark, Checkpoint, Decision, Evaluation
 from truing.integrations.guard.folder import checkpoint_records, held_run, keep_only, take_folder
@@ -314,7 +314,7 @@ class Guard(TrainerCallback):
         """A note, where so few prompts cannot show that anything is clear; told at once, too."""
         asked, needed = len(self._measures.benchmark.prompts), prompts_to_clear(self.config.stopping)
         if asked < needed:
-            few = f"No checkpoint can be called clear by {asked} prompts: {needed:.0f} are needed (docs/clear.md)."
+            few = f"Nothing can be called clear by {plural(asked, 'prompt')}: {needed:.0f} are needed (docs/clear.md)."
             logger.warning("%s Only stops are decided; stopping.about: benchmark decides about these alone.", few)
             yield few
 
@@ -375,7 +375,8 @@ class Guard(TrainerCallback):
             if record.error:
                 self._fail(record.error)
             elif (found := record.evaluation).em_rate.n_missing and found.decision.action is Action.UNDECIDED:
-                self._fail(f"step {record.step} lacks {found.em_rate.n_missing} scores: {found.decision.reason}")
+                lost = plural(found.em_rate.n_missing, "score")
+                self._fail(f"step {record.step} lacks {lost}: {found.decision.reason}")
             log_record(record, len(self.errors), self._trainer, state, control)
             if self._stops(record) and not self._stopped:
                 logger.warning("truing stops training at step %d. %s", step, record.evaluation.decision.reason)

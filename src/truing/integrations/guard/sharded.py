@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from truing.core.distributed import Ranks
-from truing.core.errors import ConfigError, TrainerError
+from truing.core.errors import ConfigError, TrainerError, plural
 from truing.integrations.guard.weights import plain_name
 
 __all__ = ["gather", "is_sharded", "is_zero", "scatter"]
@@ -65,7 +65,7 @@ def scatter(model: Any, tensors: Mapping[str, torch.Tensor], ranks: Ranks) -> No
     names = ranks.share(lambda: set(tensors))
     lost = names - {name for name, _ in _named(model, names)}
     if lost:
-        what, got = "the best checkpoint does not fit the model", f"{len(lost)} tensors, first {min(lost)}"
+        what, got = "the best checkpoint does not fit the model", f"{plural(len(lost), 'tensor')}, first {min(lost)}"
         raise TrainerError(what, got, todo="load it yourself: guard.best.path")
     with torch.no_grad():
         for name, parameter in _named(model, names):

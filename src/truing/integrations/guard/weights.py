@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from truing.core.adapters import no_progress_bars, without_global_rng
-from truing.core.errors import ConfigError, TrainerError
+from truing.core.errors import ConfigError, TrainerError, plural
 from truing.core.files import content_key
 from truing.core.templates import asked_as
 from truing.core.weights import adapter_hash, model_hash, tensors_hash
@@ -223,7 +223,7 @@ def read_saved(model: Any, path: str) -> dict[str, torch.Tensor]:
     held = {name: tensor for file in Path(path).glob("*.safetensors") for name, tensor in load_file(file).items()}
     own = saved_names(model)
     if odd := sorted(own.keys() ^ held.keys()):
-        what, got = "the best checkpoint does not fit the model", f"{len(odd)} tensors, first {odd[0]}"
+        what, got = "the best checkpoint does not fit the model", f"{plural(len(odd), 'tensor')}, first {odd[0]}"
         raise TrainerError(what, got, todo=f"load it yourself from {path}")
     return {own[name]: tensor for name, tensor in held.items()}
 
@@ -245,7 +245,7 @@ def put_back(model: Any, path: str) -> None:
     if wrong:
         raise TrainerError(
             "not all weights of the best checkpoint could be put back",
-            f"{len(wrong)} of {len(loaded)} tensors, first {wrong[0]}",
+            f"{len(wrong)} of {plural(len(loaded), 'tensor')}, first {wrong[0]}",
             todo=f"load them yourself from {path}",
         )
 
