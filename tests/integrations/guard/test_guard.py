@@ -207,7 +207,7 @@ def test_without_an_aligned_checkpoint_it_says_so(
     assert "no checkpoint of this training is put back (none is clear)" in caplog.text
     own = [record.getMessage() for record in caplog.records if record.name.startswith("truing")]
     assert own[-1] == verdict(analyse(guard.folder)).sentence()  # the gate's
-    assert own[-1].startswith("Misaligned at a tolerance of 20.0%, by what the run keeps")
+    assert own[-1].startswith("Misaligned at a tolerance of 20.0%, by the run's last checkpoint")
 
 
 def test_mode_off_only_watches(tiny_model: Path, tmp_path: Path) -> None:
