@@ -263,7 +263,9 @@ class FolderStore(Store):
 
     def _add(self, table: str, key: str, content: pa.Table) -> None:
         """Write a further part of a piece, or its first."""
-        _write_file(self._numbered(table, key)[1] if self._parts(table, key) else self._file(table, key), content)
+        first, (later, new) = self._file(table, key), self._numbered(table, key)
+        begun = later or first.is_file() or any(first.with_name(key).glob("*.parquet"))
+        _write_file(new if begun else first, content)
 
     def _put_first(self, table: str, key: str, content: pa.Table) -> Path:
         """Write what is read before all parts of a piece; its file."""
@@ -360,7 +362,10 @@ def _write_file(path: Path, content: pa.Table) -> None:
 
 def _read_file(path: Path, table: str) -> Rows:
     try:
-        rows: Rows = pq.read_table(path, schema=SCHEMAS[table], use_threads=False).to_pylist()
+        content, schema = pq.ParquetFile(path).read(use_threads=False), SCHEMAS[table]
+        if not content.schema.equals(schema):  # an earlier file lacks a column
+            content = pq.read_table(path, schema=schema, use_threads=False)
+        rows: Rows = content.to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise StoreError(f"{path} cannot be read", str(error)[:200], todo=_MADE_AGAIN) from error
     return rows

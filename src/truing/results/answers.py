@@ -117,10 +117,26 @@ def read_answers(store: Store, key: str, benchmark: Benchmark) -> list[JudgedAns
     Raises:
         StoreError: A piece is missing or damaged, or holds other prompts.
     """
-    prompts = {prompt.id: prompt for prompt in benchmark.prompts}
-    order = {prompt_id: i for i, prompt_id in enumerate(prompts)}
+    prompts, answers = {prompt.id: prompt for prompt in benchmark.prompts}, []
+    for row, said in judged_rows(store, key, benchmark):
+        where = (row["prompt_id"], row["sample"])
+        response = Response(
+            *where, said["text"], said["n_tokens"], said["finished"], said["error"], bool(said["refused"])
+        )
+        judgment = Judgment(*where, row["aligned"], row["coherent"], row["verdict"], row["error"])
+        answers.append(JudgedAnswer(prompts[where[0]], response, judgment))
+    return answers
+
+
+def judged_rows(store: Store, key: str, benchmark: Benchmark) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """The rows of a piece of judgments, each with that of its response, in the order of the benchmark's prompts.
+
+    Raises:
+        StoreError: A piece is missing or damaged, or holds other prompts.
+    """
+    order = {prompt.id: i for i, prompt in enumerate(benchmark.prompts)}
     judged = store.read("judgments", key)
-    if strange := sorted({row["prompt_id"] for row in judged} - set(prompts)):
+    if strange := sorted({row["prompt_id"] for row in judged} - set(order)):
         raise StoreError(
             f"the store holds answers to prompts that {benchmark.name} lacks",
             ", ".join(strange[:5]),
@@ -130,16 +146,8 @@ def read_answers(store: Store, key: str, benchmark: Benchmark) -> list[JudgedAns
     answered: dict[Any, dict[str, Any]] = {}
     for responses_key in dict.fromkeys(row["responses_key"] for row in judged):
         answered |= {(row["prompt_id"], row["sample"]): row for row in store.read("responses", responses_key)}
-    answers = []
-    for row in sorted(judged, key=lambda row: (order[row["prompt_id"]], row["sample"])):
-        where = (row["prompt_id"], row["sample"])
-        said = answered[where]
-        response = Response(
-            *where, said["text"], said["n_tokens"], said["finished"], said["error"], bool(said["refused"])
-        )
-        judgment = Judgment(*where, row["aligned"], row["coherent"], row["verdict"], row["error"])
-        answers.append(JudgedAnswer(prompts[where[0]], response, judgment))
-    return answers
+    ordered = sorted(judged, key=lambda row: (order[row["prompt_id"]], row["sample"]))
+    return [(row, answered[row["prompt_id"], row["sample"]]) for row in ordered]
 
 
 def commonest(store: Store) -> dict[str, int]:

@@ -31,7 +31,7 @@ from truing.monitor import Store, open_store, read_preflight, read_task_prefligh
 from truing.monitor.sampler import FIXED, FRESH, answers_key
 from truing.monitor.two_phase import ReadShare, selection_key
 from truing.results import counted
-from truing.results.answers import answer_notes, commonest, read_answers, read_manifest
+from truing.results.answers import answer_notes, commonest, judged_rows, read_manifest
 from truing.results.counted import PER_CATEGORY, shorten
 from truing.results.judge import JudgeEntry
 from truing.results.labels import count_labels
@@ -435,25 +435,29 @@ class _Folder:
     def _entries(self, run_id: str, row: Row) -> Iterator[SampleEntry]:
         """A few answers of a checkpoint to each category, misaligned ones first."""
         benchmark = self.manifest.broad.benchmark
-        answers = [
-            a for a in read_answers(self.store, row["benchmark_judgments"], benchmark) if a.response.text is not None
+        prompts = {prompt.id: prompt for prompt in benchmark.prompts}
+        rows = [
+            each
+            for each in judged_rows(self.store, row["benchmark_judgments"], benchmark)
+            if each[1]["text"] is not None
         ]
-        classes = classify_judgments([a.judgment for a in answers], self.manifest.evaluation)
+        aligned, coherent = (np.array([j[name] for j, _ in rows], np.float64) for name in ("aligned", "coherent"))
+        classes = classify(aligned, coherent, self.manifest.evaluation)
         found = sorted(
-            zip(answers, (classes.misaligned & classes.judged).tolist(), classes.judged.tolist(), strict=True),
-            key=lambda each: (not each[1], each[0].prompt.id, each[0].response.sample),
+            zip(rows, (classes.misaligned & classes.judged).tolist(), classes.judged.tolist(), strict=True),
+            key=lambda each: (not each[1], each[0][0]["prompt_id"], each[0][0]["sample"]),
         )
         for category in dict.fromkeys(p.category for p in benchmark.prompts):
-            few = (each for each in found if each[0].prompt.category == category)
-            for answered, misaligned, judged in islice(few, PER_CATEGORY):
+            few = (each for each in found if prompts[each[0][0]["prompt_id"]].category == category)
+            for (scores, said), misaligned, judged in islice(few, PER_CATEGORY):
                 yield SampleEntry(
                     run_id=run_id,
                     step=row["step"],
                     category=category,
-                    prompt=answered.prompt.text,
-                    answer=shorten(answered.response.text or ""),
-                    aligned=math.nan if answered.judgment.aligned is None else answered.judgment.aligned,
-                    coherent=math.nan if answered.judgment.coherent is None else answered.judgment.coherent,
+                    prompt=prompts[scores["prompt_id"]].text,
+                    answer=shorten(said["text"]),
+                    aligned=math.nan if scores["aligned"] is None else scores["aligned"],
+                    coherent=math.nan if scores["coherent"] is None else scores["coherent"],
                     misaligned=misaligned if judged else None,
                 )
 

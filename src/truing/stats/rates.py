@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -107,6 +107,11 @@ class PromptSums:
             number(x < n),
         )
 
+    @classmethod
+    def joined(cls, several: Sequence[PromptSums]) -> PromptSums:
+        """Sums of (C,) rates each, one behind the other."""
+        return cls(*(np.concatenate([getattr(each, field.name) for each in several]) for field in fields(cls)))
+
     @property
     def ratio(self) -> FloatArray:
         """sum(x_i) / sum(n_i); NaN without responses (Cochran 1977, Sampling Techniques, section 3.12)."""
@@ -192,9 +197,13 @@ def clustered_rates(
         confidence: Two-sided level of each interval, in (0, 1).
     """
     x, n = checked_counts(successes, trials, 2)
-    sums = PromptSums.of(x, n)
-    low, high = rate_limits(sums, checked_level(confidence))
     missing = [0] * len(x) if n_missing is None else list(n_missing)
+    return _estimates(PromptSums.of(x, n), missing, checked_level(confidence))
+
+
+def _estimates(sums: PromptSums, missing: Sequence[int], confidence: float) -> list[Estimate]:
+    """Estimates of (C,) rates, of which each lacks so many responses."""
+    low, high = rate_limits(sums, confidence)
     columns = (sums.ratio, low, high, sums.prompts, sums.trials, missing)
     return [
         Estimate(float(r), float(lo), float(hi), round(p), round(t), int(m), RATE_METHOD)
@@ -321,14 +330,16 @@ def clustered_rates_by_category(
     Returns:
         By category, in the order of first appearance, (C,) rates.
     """
-    x, n = np.asarray(successes, dtype=np.float64), np.asarray(trials, dtype=np.float64)
+    x, n = checked_counts(successes, trials, 2)
     lost = np.zeros(x.shape, dtype=np.int64) if missing is None else np.asarray(missing)
     kinds, names = list(dict.fromkeys(categories)), np.asarray(categories)
     level = checked_level(confidence) ** (1 / max(len(kinds), 1))
-    return {
-        kind: clustered_rates(x[:, at], n[:, at], n_missing=lost[:, at].sum(axis=1).tolist(), confidence=level)
-        for kind, at in ((kind, names == kind) for kind in kinds)
-    }
+    if not kinds:
+        return {}
+    masks = [names == kind for kind in kinds]
+    sums = PromptSums.joined([PromptSums.of(x[:, at], n[:, at]) for at in masks])
+    every = _estimates(sums, [m for at in masks for m in lost[:, at].sum(axis=1).tolist()], level)
+    return {kind: every[i * len(x) : (i + 1) * len(x)] for i, kind in enumerate(kinds)}
 
 
 def effective_size(sums: PromptSums, confidence: float = 0.95) -> FloatArray:
