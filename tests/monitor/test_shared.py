@@ -226,8 +226,6 @@ def test_a_url_names_no_file_outside_the_folder(tmp_path: Path, url: str) -> Non
 
 
 def test_one_machine_at_a_time_has_a_run(tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if url.startswith("memory"):
-        pytest.skip("memory tells no times, so nobody is known to live")
     monkeypatch.setattr(shared, "_PAUSE", 0.1)
     one, other = machine(tmp_path / "one", url), machine(tmp_path / "other", url)
     with one.reserve("r") as ours:

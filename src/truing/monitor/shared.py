@@ -347,7 +347,25 @@ def connect(url: str) -> tuple[fs.FileSystem, str]:
         except (ImportError, ValueError) as error:
             allowed = "s3://, gs://, or what fsspec knows and is installed for it"
             raise StoreError("no file system is known of a URL", f"{url}: {error}", allowed) from unknown
-        return fs.PyFileSystem(fs.FSSpecHandler(system)), path
+        return fs.PyFileSystem(_Handler(system)), path
+
+
+class _Handler(fs.FSSpecHandler):  # type: ignore[misc]
+    """A file system of fsspec that answers from no memory of its own, with the times that it tells by any name."""
+
+    def get_file_info(self, paths: list[str]) -> list[fs.FileInfo]:
+        self.fs.invalidate_cache()
+        return super().get_file_info(paths)  # type: ignore[no-any-return]
+
+    def get_file_info_selector(self, selector: fs.FileSelector) -> list[fs.FileInfo]:
+        self.fs.invalidate_cache()
+        return super().get_file_info_selector(selector)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def _create_file_info(path: str, info: dict[str, Any]) -> fs.FileInfo:
+        told = (info.get(name) for name in ("mtime", "last_modified", "LastModified", "updated", "created"))
+        when = next((each for each in told if isinstance(each, datetime | float)), None)
+        return fs.FSSpecHandler._create_file_info(path, {**info, "mtime": when})
 
 
 def _hash(data: bytes) -> str:

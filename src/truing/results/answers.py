@@ -6,13 +6,19 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from truing.config import MisalignedRule
 from truing.config.files import load_audit, load_study
 from truing.core.errors import StoreError, plural
 from truing.core.records import Benchmark, Judgment, Prompt, Response
+from truing.judges.classify import classify
 from truing.monitor import Store, open_store
+from truing.results.counted import PER_CATEGORY
 from truing.results.schema_runs import AnswersEntry
 from truing.studies.audit import describe_audit
 from truing.studies.folder import Asked, Manifest, RunRecord, load_manifest
@@ -153,6 +159,27 @@ def judged_rows(store: Store, key: str, benchmark: Benchmark) -> list[tuple[dict
 def commonest(store: Store) -> dict[str, int]:
     """By key of judgments how many answers are the commonest text that several prompts got; without one no entry."""
     return {row["key"]: row["n"] for row in store.query(_SAME)}
+
+
+def pick_rows(
+    store: Store, key: str, benchmark: Benchmark, rule: MisalignedRule
+) -> Iterator[tuple[Prompt, dict[str, Any], dict[str, Any], bool | None]]:
+    """Prompt, scores and response of a few answers to each category, misaligned ones first.
+
+    The last value is whether it is misaligned, None if it lacks scores.
+    """
+    prompts = {prompt.id: prompt for prompt in benchmark.prompts}
+    rows = [each for each in judged_rows(store, key, benchmark) if each[1]["text"] is not None]
+    aligned, coherent = (np.array([j[name] for j, _ in rows], np.float64) for name in ("aligned", "coherent"))
+    classes = classify(aligned, coherent, rule)
+    found = sorted(
+        zip(rows, (classes.misaligned & classes.judged).tolist(), classes.judged.tolist(), strict=True),
+        key=lambda each: (not each[1], each[0][0]["prompt_id"], each[0][0]["sample"]),
+    )
+    for category in dict.fromkeys(p.category for p in benchmark.prompts):
+        few = (each for each in found if prompts[each[0][0]["prompt_id"]].category == category)
+        for (scores, said), misaligned, judged in islice(few, PER_CATEGORY):
+            yield prompts[scores["prompt_id"]], scores, said, misaligned if judged else None
 
 
 def answer_notes(entries: Sequence[AnswersEntry], max_tokens: int) -> Iterator[str]:

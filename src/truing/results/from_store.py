@@ -11,7 +11,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +30,8 @@ from truing.monitor import Store, open_store, read_preflight, read_task_prefligh
 from truing.monitor.sampler import FIXED, FRESH, answers_key
 from truing.monitor.two_phase import ReadShare, selection_key
 from truing.results import counted
-from truing.results.answers import answer_notes, commonest, judged_rows, read_manifest
-from truing.results.counted import PER_CATEGORY, shorten
+from truing.results.answers import answer_notes, commonest, pick_rows, read_manifest
+from truing.results.counted import shorten
 from truing.results.judge import JudgeEntry
 from truing.results.labels import count_labels
 from truing.results.schema import Analysis, SampleEntry, parse_analysis
@@ -434,32 +433,18 @@ class _Folder:
 
     def _entries(self, run_id: str, row: Row) -> Iterator[SampleEntry]:
         """A few answers of a checkpoint to each category, misaligned ones first."""
-        benchmark = self.manifest.broad.benchmark
-        prompts = {prompt.id: prompt for prompt in benchmark.prompts}
-        rows = [
-            each
-            for each in judged_rows(self.store, row["benchmark_judgments"], benchmark)
-            if each[1]["text"] is not None
-        ]
-        aligned, coherent = (np.array([j[name] for j, _ in rows], np.float64) for name in ("aligned", "coherent"))
-        classes = classify(aligned, coherent, self.manifest.evaluation)
-        found = sorted(
-            zip(rows, (classes.misaligned & classes.judged).tolist(), classes.judged.tolist(), strict=True),
-            key=lambda each: (not each[1], each[0][0]["prompt_id"], each[0][0]["sample"]),
-        )
-        for category in dict.fromkeys(p.category for p in benchmark.prompts):
-            few = (each for each in found if prompts[each[0][0]["prompt_id"]].category == category)
-            for (scores, said), misaligned, judged in islice(few, PER_CATEGORY):
-                yield SampleEntry(
-                    run_id=run_id,
-                    step=row["step"],
-                    category=category,
-                    prompt=prompts[scores["prompt_id"]].text,
-                    answer=shorten(said["text"]),
-                    aligned=math.nan if scores["aligned"] is None else scores["aligned"],
-                    coherent=math.nan if scores["coherent"] is None else scores["coherent"],
-                    misaligned=misaligned if judged else None,
-                )
+        benchmark, key = self.manifest.broad.benchmark, row["benchmark_judgments"]
+        for prompt, scores, said, misaligned in pick_rows(self.store, key, benchmark, self.manifest.evaluation):
+            yield SampleEntry(
+                run_id=run_id,
+                step=row["step"],
+                category=prompt.category,
+                prompt=prompt.text,
+                answer=shorten(said["text"]),
+                aligned=math.nan if scores["aligned"] is None else scores["aligned"],
+                coherent=math.nan if scores["coherent"] is None else scores["coherent"],
+                misaligned=misaligned,
+            )
 
 
 def _epoch_ends(runs: Sequence[RunRecord]) -> list[str]:
