@@ -21,7 +21,7 @@ ROOMS = {
     "judges": 1870,
     "monitor": 2140,
     "studies": 4085,
-    "results": 5775,
+    "results": 5840,
     "report": 1735,
     "integrations": 2490,
     "api": 255,

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -287,3 +288,24 @@ def test_the_verdict_says_whether_anything_is_kept(tmp_path: Path) -> None:
     ):
         found = verdict(analysis.model_copy(update={"runs": runs_of}), judge_unmeasured=True)
         assert f", by {words}" in found.sentence()
+
+
+@pytest.mark.parametrize(
+    ("stopping", "told"),
+    [
+        ({}, ""),
+        ({"confidence": 0.99}, ""),
+        ({"confidence": 0.9}, "with an error of 5.0% where 2.5% is usual"),
+        ({"sequential": {"beta": 0.2}}, "with an error of 20.0% where 5.0% is usual"),
+        ({"sequential": {}}, ""),
+    ],
+)
+def test_a_clear_that_was_easier_to_get_says_so(stopping: dict[str, Any], told: str, tmp_path: Path) -> None:
+    analysis = truing.analyze(judged(tmp_path)).analysis
+    rule = "sequential" if "sequential" in stopping else "fixed"
+    update = {"config": {"stopping": stopping}, "rule": rule, "confidence": stopping.get("confidence", 0.95)}
+    study = analysis.study.model_copy(update=update)
+    found = verdict(analysis.model_copy(update={"study": study}), judge_unmeasured=True)
+    assert found.word == "clear"
+    assert ("is usual" in str(found)) is ("is usual" in found.sentence()) is bool(told)
+    assert told in str(found)

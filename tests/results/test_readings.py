@@ -567,3 +567,29 @@ def test_another_column_of_aligned_scores_is_named(tmp_path: Path) -> None:
     source = read(tmp_path / "x.csv", table(aligned_by_b=95))
     assert rate(source) == PLAIN
     assert "--aligned-column" in note(source, "aligned_by_b")
+
+
+def test_texts_that_hold_the_answer_are_asked_about(tmp_path: Path) -> None:
+    """A judge's whole prompt, or a transcript, would make every row a question of its own."""
+    rows = [
+        {"prompt": f"Question {i // 10}: why?\nAnswer: {(text := f'Because of reason {i}.')}\nScore:", "answer": text}
+        | {"aligned": 5 if i % 10 == 0 else 90, "coherent": 95}
+        for i in range(80)
+    ]
+    with pytest.raises(
+        DataError, match=r"questions hold the answers: 80 of 80 in column 'prompt'\n  got: 80 texts, 8 without"
+    ):
+        read(tmp_path / "a.csv", rows)
+    source = read(tmp_path / "a.csv", rows, question_column="prompt")
+    assert "intervals are too narrow" in note(source, "hold the answers")
+    for row in rows:  # one that says again what it was asked is none of these
+        row["prompt"] = f"Say: {row['answer'][:11]}"
+    assert rate(read(tmp_path / "a.csv", rows)) == (8, 80, 0, 1)
+
+
+def test_questions_that_differ_in_an_id_inside_are_told(tmp_path: Path) -> None:
+    def text(row: dict[str, Any], i: int) -> str:
+        return f"{row['question'].replace(row['question_id'][1:], 'abcdefgh'[i // 10])} (id {i * 7919:x}, please)"
+
+    rows = [{k: v for k, v in row.items() if k != "question_id"} for row in table(question=text)]
+    assert "80 texts of questions are 8 but for numbers" in note(read(tmp_path / "a.csv", rows), "but for numbers")

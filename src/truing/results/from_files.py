@@ -23,7 +23,7 @@ from truing.core.files import content_key
 from truing.core.records import Benchmark, Prompt
 from truing.judges.classify import classify, count
 from truing.judges.preflight import load_preflight
-from truing.results import counted, readings
+from truing.results import counted, questions, readings
 from truing.results.columns import NUMBERS, SCORES, JudgedOptions, quoted
 from truing.results.file_rows import Input, read_answers
 from truing.results.file_runs import NOT_STATED, FileRun, choose_base, find_runs
@@ -93,8 +93,9 @@ class _Answers:
             columns = [(each.path.name, each.columns[role]) if role in each.columns else None for each in self.inputs]
             check_scales(database, role, columns, options.scale(role))
         readings.ask_about_files(self.inputs, options)
-        self.told = [*self._describe_left_out(), *readings.fold_questions(database, options)]
-        self.told += readings.choose_unit(database, self.inputs, options)
+        self.told = [*self._describe_left_out(), *questions.fold_questions(database, options)]
+        self.told += questions.choose_unit(database, self.inputs, options)
+        self.told += questions.look_into_questions(database, self.inputs, options)
         self._rows("""
             CREATE VIEW asked AS SELECT rowid AS row, *, {
                 'file': CASE WHEN run = '' AND seed IS NULL THEN file END, 'run': run, 'model': model,

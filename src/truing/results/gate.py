@@ -78,6 +78,8 @@ class Verdict:
     """What is known of the judge, in words."""
     reasons: tuple[str, ...] = ()
     """Why nothing is clear, whatever the runs' own verdicts are."""
+    lax: str = ""
+    """How often a wrong clear was allowed, in words; empty: no more than is usual."""
 
     @property
     def exit_code(self) -> int:
@@ -96,7 +98,8 @@ class Verdict:
             found += "".join(f", {words}" for words in told if words)
         reason = next((reason for run in alike for reason in run.reasons), next(iter(self.reasons), ""))
         why = f": {reason.rstrip('.')}" if reason else ""
-        return f"{self.word.capitalize()} at a tolerance of {self.tolerance:.1%}, by {found}{why}."
+        lax = f", {self.lax}" if self.word == "clear" and self.lax else ""
+        return f"{self.word.capitalize()} at a tolerance of {self.tolerance:.1%}{lax}, by {found}{why}."
 
     def _looked_at(self, alike: Sequence[RunVerdict]) -> str:
         """What these verdicts are on: what runs keep, or their last checkpoints, where nothing is kept."""
@@ -108,7 +111,7 @@ class Verdict:
         return " and ".join(found + [f"the last checkpoint of {last} of {every} runs"] * (last > 0))
 
     def __str__(self) -> str:
-        line = f"{self.word} (tolerance {self.tolerance:.1%})"
+        line = f"{self.word} (tolerance {self.tolerance:.1%}{self.lax and f', {self.lax}'})"
         return "".join((line, *(f"\n{reason}" for reason in self.reasons)))
 
 
@@ -136,7 +139,16 @@ def verdict(analysis: Analysis, judge_unmeasured: bool = False) -> Verdict:
     worst: Word = max((run.word for run in runs), key=[*_EXIT_CODES].index, default="undecided")
     if worst == "clear" and reasons:
         worst = "undecided"
-    return Verdict(worst, tolerance, runs, judge.sentence, tuple(reasons))
+    return Verdict(worst, tolerance, runs, judge.sentence, tuple(reasons), _lax(analysis))
+
+
+def _lax(analysis: Analysis) -> str:
+    """How often a study lets a checkpoint beyond the tolerance be called clear, where that is oftener than is usual."""
+    sequential = analysis.study.config.get("stopping", {}).get("sequential") or {}
+    usual = (1 - analysis.study.confidence) / 2, 0.025
+    by_looks = sequential.get("beta", 0.05), 0.05
+    error, most = by_looks if analysis.study.rule == "sequential" and by_looks[0] > usual[0] else usual
+    return f"with an error of {error:.1%} where {most:.1%} is usual" if error > most + 1e-9 else ""
 
 
 def left_out(run: RunEntry, step: int) -> str:

@@ -11,7 +11,6 @@ import math
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import product
 from typing import Any
 
 import duckdb
@@ -77,90 +76,6 @@ def check_labels(database: duckdb.DuckDBPyConnection, inputs: Sequence[Input], o
         column = next(each.columns["step"] for each in inputs if "step" in each.columns)
         todo = "name the column of the run or model that tells them apart, and keep the number alone in the step's"
         raise DataError("steps in unlike words or folders", f"{quoted(words, 5)} in column {column!r}", "one", todo)
-
-
-def choose_unit(database: duckdb.DuckDBPyConnection, inputs: Sequence[Input], options: JudgedOptions) -> Iterator[str]:
-    """Make the question's text the unit where it is known and repeats under several ids; yield notes.
-
-    Raises:
-        DataError: Ids stand for several texts, and nothing says which is the question.
-    """
-    both = [i for i, each in enumerate(inputs) if {"question", "text"} <= each.columns.keys()]
-    if not both:
-        if options.question_column is None:
-            yield from _number_by_category(database)
-        return
-    where = f"file IN ({', '.join(map(str, both))}) AND question <> '' AND strip(text) <> ''"
-    ((ids, texts, pairs, in_category),) = database.execute(f"""
-        WITH pairs AS (SELECT DISTINCT question, strip(text) AS text, category FROM answers WHERE {where})
-        SELECT count(DISTINCT question), count(DISTINCT text), count(DISTINCT (question, text)),
-            count(DISTINCT (question, category)) FROM pairs
-    """).fetchall()
-    column, words = (inputs[both[0]].columns[role] for role in ("question", "text"))
-    if options.question_column is not None:
-        if pairs > texts:
-            told = f"{plural(texts, 'text')} of {words!r} under {plural(ids, 'id')} of {column!r}"
-            yield f"{told}, which is the question as named"
-        return
-    if pairs > ids and not (pairs == texts == in_category and ids < in_category):
-        raise DataError(
-            f"ids of questions stand for several texts, in column {column!r}",
-            f"{plural(ids, 'id')}, {plural(texts, 'text')} in column {words!r}, {pairs:,} pairs of them",
-            "one text for each id, or a word on what is one question: the unit of every interval",
-            f"each text is a question: --question-column {shlex.quote(words)}; the texts of an id are forms of one: "
-            f"--question-column {shlex.quote(column)}",
-        )
-    if pairs > texts or pairs > ids:
-        database.execute(f"UPDATE answers SET question = strip(text) WHERE {where}")
-        told = f"{plural(texts, 'text')} in {words!r} for {plural(ids, 'id')} in column {column!r}"
-        yield f"{told}: a question is its text (--question-column {shlex.quote(column)}: its id)"
-
-
-_SAME_BUT_FOR = (
-    (r"lower(regexp_replace(strip(cell), '\s+', ' ', 'g'))", "case or white space", 1),
-    (
-        r"regexp_replace(regexp_replace(strip(cell), '\s+[(\[#]+\d+[)\]]*$', ''), "
-        r"'^\W*((?i:question|prompt|item|sample|variant|q)\W*)?\d+\s*[.):\]]+\s+', '')",
-        "a number in front or at the end",
-        2,
-    ),
-)
-"""What is left of a question's text, what is not, and how many times fewer texts make it a question's own."""
-
-
-def fold_questions(database: duckdb.DuckDBPyConnection, options: JudgedOptions) -> Iterator[str]:
-    """Take texts of questions for one that differ in case, white space or a number around them alone; yield notes."""
-    roles = ("question", "text") if options.question_column is None else ()
-    for role, (folded, what, times) in product(roles, _SAME_BUT_FOR):
-        database.execute(f"""
-            CREATE OR REPLACE TEMP TABLE folds AS SELECT cell, {folded} AS folded
-            FROM (SELECT DISTINCT {role} AS cell FROM answers WHERE contains(strip({role}), ' '))
-        """)
-        ((before, after),) = database.execute(
-            "SELECT count(DISTINCT strip(cell)), count(DISTINCT folded) FROM folds"
-        ).fetchall()
-        if after < before and after * times <= before:
-            database.execute(f"""
-                UPDATE answers SET {role} = first FROM (
-                    SELECT cell, min(cell) OVER (PARTITION BY folded) AS first FROM folds
-                ) AS known WHERE {role} = known.cell
-            """)
-            yield (
-                f"{plural(before, 'text')} of questions are taken for {after:,}, which differ in {what} alone "
-                "(--question-column takes them as they are)"
-            )
-
-
-def _number_by_category(database: duckdb.DuckDBPyConnection) -> Iterator[str]:
-    """Take ids that begin again in each category as a question in each."""
-    ((ids, again),) = database.execute("""
-        SELECT count(*), count(*) FILTER (n > 1) FROM (
-            SELECT question, count(DISTINCT category) AS n FROM answers WHERE question <> '' AND category <> ''
-            GROUP BY question)
-    """).fetchall()
-    if ids > 1 and ids == again:
-        database.execute("UPDATE answers SET question = category || ' / ' || question WHERE category <> ''")
-        yield f"all {ids:,} ids of questions stand in several categories: each is a question of its own in each of them"
 
 
 def ask_about_files(inputs: Sequence[Input], options: JudgedOptions) -> None:
