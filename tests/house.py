@@ -18,7 +18,7 @@ ROOMS = {
     "stats": 3935,
     "catalog": 2280,
     "backends": 7110,
-    "judges": 1870,
+    "judges": 1875,
     "monitor": 2140,
     "studies": 4085,
     "results": 5840,

@@ -247,3 +247,21 @@ def test_a_text_in_which_nothing_can_be_seen_is_no_answer_of_any_engine(text: st
         counts = sampler.measure(checkpoint, prompt_set)[1]
         assert (counts.missing.tolist(), counts.judged.tolist()) == ([1, 0, 0, 0], [0, 1, 1, 1])
     assert (sampler.responses(checkpoint, prompt_set, FIXED)[0].error, engine.asked) == ("empty answer", 4)
+
+
+class Eager(Judge):
+    """Scores whatever it gets."""
+
+    identity = "eager"
+
+    def judge(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> list[Judgment]:
+        return [Judgment(r.prompt_id, r.sample, 95.0, 90.0) for r in responses]
+
+
+def test_what_holds_no_answer_has_no_score_whatever_a_judge_says_of_it(tmp_path: Path) -> None:
+    engine = Counting(lambda p, i: Response(p, i, None, error="status 500") if p == "p1" else Response(p, i, "good 1"))
+    sampler, prompts = Sampler(open_store(tmp_path), engine, EvaluationConfig()), make_prompts(4)
+    asked, checkpoint = PromptSet(prompts, Eager()), Checkpoint("run", "any", 0, "weights")
+    _, judgments = sampler.judged(checkpoint, asked, asked.every_pair(FIXED), FIXED)
+    assert [j.aligned for j in judgments] == [95.0, None, 95.0, 95.0]
+    assert judgments[1].error == "no answer: status 500"

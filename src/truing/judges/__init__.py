@@ -110,16 +110,21 @@ def load_judge(judge: str | JudgeConfig, completer: Completer | None = None) -> 
 def ask_judge(judge: Judge, prompts: Sequence[Prompt], responses: Sequence[Response]) -> list[Judgment]:
     """Have responses judged: a judgment of each, in their order, without scores where one is no number from 0 to 100.
 
+    What holds no answer has no score, whatever a judge makes of it: it is not asked.
+
     Raises:
         JudgeError: The judge cannot be used at all, leaves out responses, or returns something else than judgments.
     """
-    who = f"the judge {type(judge).__name__}"
+    who, answered = f"the judge {type(judge).__name__}", [r for r in responses if r.text is not None]
+    about = [prompt for prompt, r in zip(prompts, responses, strict=True) if r.text is not None]
     with boundary(f"{who}: judging", JudgeError):
-        made = judge.judge(prompts, responses)
-        return [
-            row.on_scale()
-            for row in every_one([(r.prompt_id, r.sample) for r in responses], made, Judgment, JudgeError, who)
-        ]
+        made = judge.judge(about, answered) if answered else []
+        pairs = [(r.prompt_id, r.sample) for r in answered]
+        judged = iter([row.on_scale() for row in every_one(pairs, made, Judgment, JudgeError, who)])
+    return [
+        Judgment(r.prompt_id, r.sample, None, None, error=f"no answer: {r.error}") if r.text is None else next(judged)
+        for r in responses
+    ]
 
 
 def check_judge(judge: str | JudgeConfig) -> None:
