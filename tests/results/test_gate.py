@@ -12,6 +12,7 @@ from tests.conftest import small_study
 from tests.results.test_from_store import fill
 from tests.support.audits import audited
 from tests.support.scripted import EVALUATION, save_run
+from truing.catalog.files import list_files
 from truing.config import AuditConfig
 from truing.core.errors import StoreError
 from truing.core.files import write_json
@@ -309,3 +310,21 @@ def test_a_clear_that_was_easier_to_get_says_so(stopping: dict[str, Any], told: 
     assert found.word == "clear"
     assert ("is usual" in str(found)) is ("is usual" in found.sentence()) is bool(told)
     assert told in str(found)
+
+
+def test_answers_to_other_prompts_clear_nothing(tiny_model: Path, tmp_path: Path) -> None:
+    """A finished study owes nothing, though its benchmark's file holds other prompts now."""
+    text = list_files("benchmarks")["pocket-240"].read_text(encoding="utf-8")
+    (benchmark := tmp_path / "own.yaml").write_text(text, encoding="utf-8")
+    evaluation = {"benchmark": str(benchmark), "samples": 1, "confirm": False}
+    config = small_study(tiny_model, evaluation=evaluation, stopping={"mode": "off"})
+    open_study(config, out := tmp_path / "out").release()
+    (run,) = config.runs()
+    fill(config, out, run, lambda step: 0, (0, 2, 6))
+    write_json(out / "runs" / run.id / "run.json", {"state": "finished", "step": 6, "error": None})
+    assert verdict(analyse(out)).word == "clear"
+    benchmark.write_text(text.replace("prompt: ", "prompt: now , "), encoding="utf-8")
+    open_study(config, out).release()
+    found = verdict(analyse(out))
+    assert (found.word, found.exit_code) == ("undecided", 3)
+    assert "step 6 answered other prompts, or had another judge, than the folder now names" in found.runs[0].reasons

@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 
 import truing
-from tests.support.scripted import ENGINE, EVALUATION, save_run
+from tests.support.scripted import ENGINE, EVALUATION, ScriptedEngine, WordJudge, save_run
+from truing.catalog.files import list_files
 from truing.config import AuditConfig
 from truing.core.errors import ConfigError, DataError
 from truing.core.records import Checkpoint
@@ -107,3 +108,37 @@ def test_an_audit_that_was_ended_is_not_clear(tmp_path: Path) -> None:
     assert "step 30 came later and was not evaluated" in str(found.runs[0])
     run_audit(config, tmp_path / "out")
     assert truing.load(tmp_path / "out").verdict().word == "clear"
+
+
+@pytest.mark.parametrize("other", ["benchmark", "judge"])
+def test_an_audit_again_is_about_the_prompts_and_the_judge_that_there_are_now(
+    other: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The names and ids are those of before, so that the audit is the same; which row came last was left to hashes."""
+    text = list_files("benchmarks")["pocket-240"].read_text(encoding="utf-8")
+    (benchmark := tmp_path / "own.yaml").write_text(text, encoding="utf-8")
+    run, base = save_run(tmp_path, (13, 23))
+    monkeypatch.setattr(ScriptedEngine, "rates", {0: 0.0, 13: 0.0, 23: 0.0})
+    config = audit(run, base=str(base), engine=ENGINE, evaluation={**EVALUATION, "benchmark": str(benchmark)})
+    run_audit(config, tmp_path / "out")
+    assert truing.load(tmp_path / "out").verdict().word == "clear"
+    if other == "judge":
+        monkeypatch.setattr(WordJudge, "identity", "words/2")
+        monkeypatch.setattr(WordJudge, "words", {"good": (5.0, 90.0), "bad": (5.0, 90.0)})
+    else:
+        benchmark.write_text(text.replace("prompt: ", "prompt: now , "), encoding="utf-8")
+        monkeypatch.setattr(ScriptedEngine, "rates", {0: 0.0, 13: 0.6, 23: 0.6})
+    run_audit(config, tmp_path / "out")
+    assert truing.load(tmp_path / "out").verdict().word == "misaligned"
+
+
+@pytest.mark.parametrize(("bad", "word"), [(20, "clear"), (30, "undecided")])
+def test_a_last_checkpoint_that_is_left_out_is_missed(bad: int, word: str, tmp_path: Path) -> None:
+    run, base = save_run(tmp_path, (10, 20, 30))
+    (run / f"checkpoint-{bad}" / "adapter_model.safetensors").write_bytes(b"cut")
+    run_audit(audit(run, base=str(base), evaluation=EVALUATION, engine=ENGINE, skip_bad=True), tmp_path / "out")
+    results = truing.load(tmp_path / "out")
+    found = results.verdict()
+    assert found.word == word
+    assert any(f"checkpoint-{bad} is left out" in note for note in results.analysis.notes)
+    assert ("step 30 came later and was not evaluated" in found.runs[0].reasons) == (bad == 30)

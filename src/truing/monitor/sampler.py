@@ -93,7 +93,7 @@ class Sampler:
         if (responses := self._keys.get(asked)) is None:
             responses = answers_key(asked[0], prompt_set.prompts, prompt_set.samples, first, self.config)
             self._keys[asked] = responses
-        return responses, content_key("judgments", responses, prompt_set.judge.identity)
+        return responses, judgments_key(responses, prompt_set.judge.identity)
 
     def judged(
         self, checkpoint: Checkpoint, prompt_set: PromptSet, pairs: Sequence[Pair], first: int
@@ -246,6 +246,11 @@ def answers_key(weights: str, prompts: Sequence[Prompt], samples: int, first: in
     """Key of the answers of weights to prompts, `samples` to each, their indices from `first` on."""
     sampling = Sampling(samples, config.temperature, config.max_tokens, config.seed, first)
     return content_key("responses", weights, [p.plain for p in prompts], asdict(sampling), config.engine)
+
+
+def judgments_key(responses: str, judge: str) -> str:
+    """Key of the judgments of answers, by the key of these and the identity of the judge."""
+    return content_key("judgments", responses, judge)
 
 
 class RandomPrompts:

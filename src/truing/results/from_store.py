@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from truing.judges.calibration import load_calibration
 from truing.judges.classify import classify, classify_judgments, count_judgments
 from truing.judges.preflight import Preflight
 from truing.monitor import Store, open_store, read_preflight, read_task_preflight
-from truing.monitor.sampler import FIXED, FRESH, answers_key
+from truing.monitor.sampler import FIXED, FRESH, RANDOM, answers_key, judgments_key
 from truing.monitor.two_phase import ReadShare, selection_key
 from truing.results import counted
 from truing.results.answers import answer_notes, commonest, pick_rows, read_manifest
@@ -119,6 +119,7 @@ class _Folder:
     store: Store
     changes: Mapping[str, str]
     """Thresholds that are others than those of the time."""
+    _keys: dict[tuple[str, int, int], str] = field(default_factory=dict, init=False)
 
     def analysis(self) -> Analysis:
         manifest, evaluation, stopping = self.manifest, self.manifest.evaluation, self.manifest.stopping
@@ -237,15 +238,23 @@ class _Folder:
     def _rows(self, run: RunRecord) -> list[Row]:
         """The evaluations of a run, by ascending step."""
         rows = self._tables["evaluations"].get(run.id, [])
-        if run.checkpoints is None:  # of a step decided again, by what became known of the judge, the newest counts
-            rows = sorted(rows, key=lambda row: (row["step"], self.store.written("evaluations", row["key"])))
-            return list({row["step"]: row for row in rows}.values())
-        if run.search is None and self.manifest.config.get("search", "all") != "all":
+        if run.search is None and run.checkpoints is not None and self.manifest.config.get("search", "all") != "all":
             return []  # the search has not ended
+        # of a step that was evaluated again the row by these prompts and this judge counts, of such the newest
+        rows = sorted(rows, key=lambda row: (self._is_own(row), self.store.written("evaluations", row["key"])))
+        if run.checkpoints is None:
+            newest = {row["step"]: row for row in rows}
+            return [newest[step] for step in sorted(newest)]
         by_key = {row["key"]: row for row in rows}
         by_weights = {(row["step"], row["weights"]): row for row in rows}
         found = (by_key.get(c.evaluation or "", by_weights.get((c.step, c.weights))) for c in run.checkpoints)
         return [row for row in found if row is not None]
+
+    def _is_own(self, row: Row) -> bool:
+        """True of answers to the prompts of the manifest, by its judge: a file may be another under the same name."""
+        asked, key = self.manifest.broad, row["benchmark_judgments"]
+        first = FIXED if self._asks_every(row) else RANDOM
+        return key is None or key == self._judgments_key(row["weights"], asked, first)
 
     @cached_property
     def _tables(self) -> dict[str, dict[str, list[Row]]]:
@@ -278,6 +287,9 @@ class _Folder:
         elif len(judged) < then:  # of random prompts nobody knows to which
             lost = f"{then - len(judged)} of {plural(then, 'judgment')} of step {row['step']} are no more in the store"
             limits = replace(limits, doubt=limits.doubt or lost)
+        if not self._is_own(row):
+            other = f"step {row['step']} answered other prompts, or had another judge, than the folder now names"
+            limits = replace(limits, doubt=limits.doubt or other)
         return counted.CountedCheckpoint(
             step=row["step"],
             broad=broad,
@@ -355,29 +367,28 @@ class _Folder:
         )
 
     def _fresh(self, run_id: str, rows: Sequence[Row], task: Task | None) -> dict[int, counted.FreshCounts]:
-        """By step the fresh answers of the weights that the run has there now."""
+        """By step the fresh answers of the weights that the run has there now, to the manifest's prompts."""
         names = ("benchmark_judgments", "task_judgments", "best_judgments")
         rounds = self._tables["confirmations"].get(run_id, ())
-        keys = {key for confirmed in rounds for name in names if (key := confirmed[name])}
-        answered = {self._answers_of(key): key for key in sorted(keys)}
+        held = {key for confirmed in rounds for name in names if (key := confirmed[name])}
         fresh = {}
-        for row in rows if answered else ():
-            broad = answered.get(self._answers_key(row["weights"], self.manifest.broad, FRESH))
-            again = answered.get(self._answers_key(row["weights"], task, FRESH)) if task else None
+        for row in rows if held else ():
+            own = self.manifest.broad
+            keys = (self._judgments_key(row["weights"], each, FRESH) if each else "" for each in (own, task))
+            broad, again = (key if key in held else None for key in keys)
             if broad or again:
-                own = self.manifest.broad
                 counts = _with_lost(self._counts(self._judged(broad), own), own) if broad else None
-                fresh[row["step"]] = counted.FreshCounts(
-                    counts, self._task(again, task), [*self._limits(rows, broad)][-1]
-                )
+                limits = [*self._limits(rows, broad)][-1]
+                fresh[row["step"]] = counted.FreshCounts(counts, self._task(again, task), limits)
         return fresh
 
-    def _answers_of(self, key: str) -> str:
-        """The key of the answers that a piece of judgments is about."""
-        return str(self.store.read("judgments", key)[0]["responses_key"])
-
-    def _answers_key(self, weights: str, asked: Asked, first: int) -> str:
-        return answers_key(weights, asked.benchmark.prompts, asked.samples, first, self.manifest.evaluation)
+    def _judgments_key(self, weights: str, asked: Asked, first: int) -> str:
+        """Key of what the judge that the manifest names said of answers to the prompts that it names."""
+        about = (weights, id(asked), first)
+        if about not in self._keys:  # each is a hash of the whole benchmark
+            answers = answers_key(weights, asked.benchmark.prompts, asked.samples, first, self.manifest.evaluation)
+            self._keys[about] = judgments_key(answers, asked.judge)
+        return self._keys[about]
 
     def _also(self, run_id: str, rows: Sequence[Row]) -> Iterator[counted.SideCounts]:
         """Answers to other benchmarks, and other judges' opinions of the run's own answers."""
@@ -387,7 +398,7 @@ class _Folder:
             decides = not truth if asked.decides is None else asked.decides
             for row in self._tables["also"].get(run_id, ()):
                 now = at.get(row["step"]) if row["benchmark"] == label else None
-                if now is None or self._answers_of(row["judgments"]) != self._answers_key(now["weights"], asked, FIXED):
+                if now is None or row["judgments"] != self._judgments_key(now["weights"], asked, FIXED):
                     continue
                 same = asked.benchmark.name == own.benchmark.name
                 related = same or asked.benchmark.name.startswith(f"{own.benchmark.name}+")

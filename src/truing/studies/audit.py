@@ -156,7 +156,7 @@ def _record(config: AuditConfig, run: FoundRun, dataset: Dataset | None) -> fold
         dataset=dataset.name if dataset else unnamed,
         parameters=None if math.isnan(counted) else counted,
         state="finished",
-        checkpoints=tuple(folder.CheckpointRecord.of(checkpoint) for checkpoint in run.everything),
+        checkpoints=tuple(folder.CheckpointRecord.of(checkpoint) for checkpoint in (*run.everything, *run.left_out)),
         notes=run.notes,
     )
 
@@ -215,7 +215,8 @@ class Auditor(Engine):
             search, evaluations = search_run(monitor, run, config.search, self.begin)
             for evaluation in list(evaluations.values())[: search.looked]:
                 self.notify(evaluation)
-            found = (folder.CheckpointRecord.of(c, evaluation=evaluations[c.step].key) for c in run.checkpoints)
+            found = [folder.CheckpointRecord.of(c, evaluation=evaluations[c.step].key) for c in run.checkpoints]
+            found += map(folder.CheckpointRecord.of, run.left_out)
             return record.model_copy(update={"search": search, "checkpoints": tuple(found)})
         monitor.prefetch(run.everything)
         course = []

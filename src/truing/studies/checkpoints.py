@@ -47,6 +47,8 @@ class FoundRun:
     """Step 0, the model before fine-tuning; None if it is not known."""
     notes: tuple[str, ...] = ()
     """What is odd about it, in sentences."""
+    left_out: tuple[Checkpoint, ...] = ()
+    """Those that are there and not whole: nobody asks them, and the last of them may be what the model is now."""
 
     @property
     def everything(self) -> tuple[Checkpoint, ...]:
@@ -314,7 +316,9 @@ def _found(
         told = f"{rounded[0]}{f', and {len(rounded) - 1} more alike' if rounded[1:] else ''}"
         notes = (*notes, f"Run {run_id}: {told}: asked on a GPU, that is rounded to the base's precision.")
     before = before and _with_losses(before, run / "step-0.json")
-    return FoundRun(run_id, base or str(run), tuple(found), before, (*left, *notes, *note_copies(run_id, found)))
+    model, notes = base or str(run), (*left, *notes, *note_copies(run_id, found))
+    bad = tuple(Checkpoint(run_id, model, step, "", str(every[step])) for step in every if step not in kinds)
+    return FoundRun(run_id, model, tuple(found), before, notes, bad)
 
 
 def _full(run_id: str, step: int, folder: Path, base: str | None) -> Checkpoint:

@@ -82,6 +82,7 @@ class CheckpointRecord(_Record):
 
     step: int
     weights: str
+    """Their hash; empty: they could not be read."""
     model: str
     path: str | None = None
     train_loss: float | None = None

@@ -135,7 +135,7 @@ def _of_study(
 def _of_records(run: RunRecord, rows: dict[int, str], running: bool) -> tuple[State, int | None, tuple[str, ...]]:
     """Of a run whose checkpoints are made elsewhere."""
     known = run.checkpoints or ()
-    lacking = [c for c in known if rows.get(c.step) != c.weights]
+    lacking = [c for c in known if rows.get(c.step) != c.weights and (c.weights or c.error)]  # else it is left out
     reasons = tuple(f"step {c.step}: {c.error}" for c in lacking if c.error)
     if run.state in ("finished", "stopped"):
         return ("failed" if reasons else "done"), len(lacking), reasons
