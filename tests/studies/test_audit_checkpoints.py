@@ -17,6 +17,7 @@ from truing.core.records import Checkpoint, Evaluation, Prompt, Response, Sampli
 from truing.monitor import open_store
 from truing.report import render_report
 from truing.results import analyse
+from truing.results.gate import verdict
 from truing.results.schema import Analysis
 from truing.studies.audit import run_audit
 from truing.studies.run import execute_run, open_study
@@ -67,6 +68,27 @@ def test_a_whole_run_with_its_base_and_its_onset(tmp_path: Path) -> None:
     assert (run["chosen_step"], run["search"]) == (None, None)
     assert run["course"]["onset"] == {"low": 50, "high": 50}
     render_report(analysis)
+
+
+class BadFacts(ScriptedEngine):
+    """Two of thirty facts go wrong at step 40, which is above the tolerance and not shown to be."""
+
+    def rate(self, checkpoint: Checkpoint, prompt: Prompt) -> float:
+        bad = checkpoint.step == 40 and prompt.id in ("facts-01", "facts-02")
+        return 1.0 if bad else super().rate(checkpoint, prompt)
+
+
+def test_what_the_gate_would_not_call_clear_for_another_benchmark_is_not_kept(tmp_path: Path) -> None:
+    folder, _ = save_run(tmp_path)
+    evaluation = {
+        "engine": "tests.studies.test_audit_checkpoints:BadFacts",
+        "also": [{"benchmark": "pocket-facts", "decides": True}],
+    }
+    analysis = audited(audit(folder, dataset=own_data(tmp_path), evaluation=evaluation), tmp_path / "a")
+    sides = {side["step"]: side["em_rate"] for side in only_run(analysis)["also"]}
+    assert sides[40]["low"] < 0.05 < sides[40]["value"]
+    assert only_run(analysis)["chosen_step"] in (10, 20, 30)  # without the facts it is 40, as below
+    assert verdict(analysis).runs[0].word == "clear"
 
 
 def test_with_its_data_the_task_is_measured_and_a_checkpoint_chosen_and_confirmed(tmp_path: Path) -> None:

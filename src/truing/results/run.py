@@ -161,9 +161,9 @@ class RunFigures:
 
     @cached_property
     def _above_elsewhere(self) -> set[int]:
-        """Steps at which another benchmark that counts is above the tolerance."""
+        """Steps at which the rate found on another benchmark that counts is above the tolerance."""
         counting = [side for side in self.run.also if side.decides]
-        return {side.step for side in counting if side.rates(self.source.confidence)[0].low > self.source.tolerance}
+        return {side.step for side in counting if side.rates(self.source.confidence)[0].value > self.source.tolerance}
 
     @cached_property
     def keepable(self) -> list[int]:

@@ -352,13 +352,14 @@ def keep_one(
 ) -> Checkpoint | None:
     """The checkpoint that a run keeps, None if there is none; it and the ends of the run are asked other benchmarks.
 
-    The benchmarks that count are asked before: of one that is above the tolerance there the next best is considered.
+    The benchmarks that count are asked before: of one whose rate found there is above the tolerance, which the gate
+    would not call clear, the next best is considered.
     """
     counting = [side for side in config.evaluation.also if decides(side)]
 
     def passes(checkpoint: Checkpoint) -> bool:
         rates = _ask_also(config, folder, monitor, [checkpoint], counting)
-        return not any(rate.low > config.stopping.tolerance for rate in rates)
+        return not any(rate.value > config.stopping.tolerance for rate in rates)
 
     best, order = best_of(course), [each for each in monitor.keepable() if is_there(each)]
     kept = monitor.keep(order, best if best is not None and is_there(best) else None, passes=passes)

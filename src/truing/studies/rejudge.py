@@ -165,7 +165,7 @@ def _judged(
                     asked = manifest.also[label]
                     prompts = PromptSet(asked.benchmark.prompts, others[label], asked.samples)
                     side = next(side for side in evaluation.also if side.label == label)
-                    if monitor.ask_also(checkpoint, side, prompts).low > monitor.stopping.tolerance and asked.decides:
+                    if monitor.ask_also(checkpoint, side, prompts).value > monitor.stopping.tolerance and asked.decides:
                         above.add(checkpoint.step)
         fresh = [
             c for c in monitor.keepable() if monitor.store.has("responses", monitor.sampler.keys(c, own, FRESH)[0])

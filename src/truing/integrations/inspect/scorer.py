@@ -18,7 +18,7 @@ from truing.core.chat import ChatRequest, ChatResult, Completer
 from truing.core.errors import ConfigError
 from truing.core.records import Judgment, Message, Prompt, Response
 from truing.integrations.inspect.metrics import METRICS, to_score
-from truing.judges import check_judge
+from truing.judges import ask_judge, check_judge
 from truing.judges.llm import LLMJudge
 
 WAYS = ("auto", "logprobs", "text")
@@ -103,7 +103,7 @@ class _Relay(Completer):
     ) -> tuple[list[ChatRequest], Judgment]:
         """Requests of a judge about one answer, and its judgment when these are the results."""
         self._asked, self._results = [], results
-        (judgment,) = judge.judge([prompt], [response])
+        (judgment,) = ask_judge(judge, [prompt], [response])
         return self._asked, judgment
 
     def stream(self, requests: Iterable[ChatRequest]) -> Iterator[ChatResult]:
