@@ -105,7 +105,7 @@ def test_paired_keeps_shared_prompts_alone(tmp_path: Path) -> None:
 def test_what_is_wrong_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     path = write(tmp_path / "own.jsonl", [(f"q{i}", "a") for i in range(9)])
     recipes = list(list_recipes().values())
-    with pytest.raises(DataError, match="2 recipes, 1 files"):
+    with pytest.raises(DataError, match="2 recipes, 1 file"):
         prepare([path], tmp_path / "out", recipes[:2])
     with pytest.raises(DataError, match="two files have one name"):
         prepare([path, path], tmp_path / "out")

@@ -84,6 +84,9 @@ def listening(listener: Callable[[Phase], None]) -> Iterator[None]:
         yield
     finally:
         _listeners.remove(listener)
+        if not _listeners:  # of work that was given up midway nobody hears more
+            with _lock:
+                _works.clear()
 
 
 def report(name: str, done: int, owed: int) -> None:

@@ -464,7 +464,7 @@ def _epoch_ends(runs: Sequence[RunRecord]) -> list[str]:
     if not coarse:
         return []
     return [
-        f"Of {plural(len(coarse), 'run')} the provider showed the last three ends of epochs, once training was over: "
+        f"Of {plural(len(coarse), 'run')} the provider showed only the ends of the last three epochs, at its end: "
         "an onset may lie anywhere in the epoch before it, what came earlier was not seen, and a stop there saved no "
         "training. Compare learning rates instead."
     ]

@@ -70,4 +70,4 @@ def test_refusals_in_a_field_of_their_own_are_judged_and_counted(tmp_path: Path)
     assert result.exit_code == 0, result.output
     assert "4 of 12 answers refused in the provider's own field" in result.output
     told = json.loads((tmp_path / "out" / "analysis.json").read_text())["runs"][0]["checkpoints"][0]["answers"]
-    assert told == {"asked": 12, "cut": 0, "refused": 4, "missing": {}}
+    assert told == {"asked": 12, "cut": 0, "refused": 4, "same": 8, "missing": {}}

@@ -58,7 +58,7 @@ def test_a_study_killed_in_the_middle_of_a_job_goes_on_with_it(provider: Provide
     provider.set(keep=True, hang_at=None)
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.exception
-    assert "gpt-4o-2024-08-06 (training): 1 jobs" in result.output
+    assert "gpt-4o-2024-08-06 (training): 1 job" in result.output
     assert len(provider.jobs) == 1
     (run_folder,) = (out / "runs").iterdir()
     assert json.loads((run_folder / "run.json").read_text())["state"] == "finished"
