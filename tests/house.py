@@ -13,14 +13,14 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "truing"
 ROOMS = {
-    "core": 2375,
+    "core": 2380,
     "config": 905,
     "stats": 3935,
     "catalog": 2280,
     "backends": 7110,
     "judges": 1875,
     "monitor": 2140,
-    "studies": 4090,
+    "studies": 4100,
     "results": 5850,
     "report": 1735,
     "integrations": 2490,

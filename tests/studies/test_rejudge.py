@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.cli.test_app import run as command
+from tests.support.scripted import EVALUATION, save_run
 from tests.support.studies import make_study
 from truing.backends.scripted.engine import ScriptedEngine
 from truing.cli.app import app
@@ -82,6 +83,17 @@ def test_other_thresholds_decide_by_the_judgments_that_there_are(audit: Path, tm
     assert verdict(new, False).word == "undecided"
     with pytest.raises(StoreError, match="is not empty"):
         rejudge(audit, tmp_path / "new", {"stopping.tolerance": "0.02"})
+
+
+def test_a_last_checkpoint_that_was_not_evaluated_is_missed_here_too(tmp_path: Path) -> None:
+    run, base = save_run(tmp_path, steps=(10, 20, 30))
+    (run / "checkpoint-30" / "adapter_model.safetensors").write_bytes(b"cut")
+    config = {"name": "a", "checkpoints": [str(run)], "base": str(base), "evaluation": EVALUATION, "skip_bad": True}
+    run_audit(AuditConfig.model_validate(config), tmp_path / "old")
+    rejudge(tmp_path / "old", tmp_path / "new", {"stopping.tolerance": "0.06"})
+    for folder in (tmp_path / "old", tmp_path / "new"):
+        (found,) = verdict(analyse(folder)).runs
+        assert (found.word, "step 30 came later" in str(found)) == ("undecided", True)
 
 
 def test_a_look_by_other_thresholds_changes_nothing(audit: Path) -> None:

@@ -35,6 +35,7 @@ from truing.studies.run import read_state
 _JUDGED = {"judge", "measures", "preflight", "confirm", *MisalignedRule.model_fields}
 """Settings of an evaluation that may change; only other answers could tell of any other."""
 
+_LOST = "its answers are no more in the folder"
 _ANEW = (
     "audit the checkpoints by the new settings, where only what lacks is asked: truing audit --checkpoints CHECKPOINTS "
     "--answers THIS_FOLDER --out NEW"
@@ -155,10 +156,13 @@ def _judged(
     monitor.measures = {}
     monitor.measures_judge(out)
     above: set[int] = set()
-    records, also = [], old.query("SELECT step, benchmark FROM also WHERE run_id = ?", [run.id])
+    known = {record.step: record.model_copy(update={"evaluation": None}) for record in run.checkpoints or ()}
+    records, also = list[CheckpointRecord](), old.query("SELECT step, benchmark FROM also WHERE run_id = ?", [run.id])
     with boundary(f"run {run.id}", EngineError):
         for checkpoint in _checkpoints(old, run):
-            if monitor.is_sampled(checkpoint):
+            if not monitor.is_sampled(checkpoint):  # what nobody could judge then is not forgotten now
+                records.append(known.get(checkpoint.step) or CheckpointRecord.of(checkpoint, error=_LOST))
+            else:
                 evaluated = monitor.evaluate(checkpoint)
                 records.append(CheckpointRecord.of(checkpoint, evaluation=evaluated.key))
                 for label in (row["benchmark"] for row in also if row["step"] == checkpoint.step):
