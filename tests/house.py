@@ -21,7 +21,7 @@ ROOMS = {
     "judges": 1875,
     "monitor": 2140,
     "studies": 4100,
-    "results": 5850,
+    "results": 5855,
     "report": 1735,
     "integrations": 2490,
     "api": 255,

@@ -10,7 +10,9 @@ from rich.console import Console
 
 from tests.support.sources import PROMPTS, broad, run, source, task
 from truing.backends.endpoint.journal import Journal, Paid
-from truing.cli.shared import results_table, say_costs, say_results
+from truing.cli.shared import results_table, say_costs, say_results, split_pairs
+from truing.core.errors import ConfigError
+from truing.report.words import limits
 from truing.results.counted import CountedCheckpoint, CountedRun, FreshCounts, Scores
 from truing.results.gate import verdict
 from truing.results.schema import Analysis
@@ -54,6 +56,22 @@ def test_the_table_and_the_gate_show_one_figure_of_a_run_that_was_interrupted() 
         assert entry.chosen_step == found.step == 2
         assert f"{found.em_rate.value:.1%}" in shown(analysis)
     assert "1.5%" in shown(analysis)  # 7 of 480
+
+
+def test_a_limit_that_says_nothing_is_not_written_out() -> None:
+    (entry,) = (analysis := tabulate(source(run(((0, 0, 0), (1, 0, 200), (2, 1, 280)))))).runs
+    wide = replace(entry.retention, value=0.5, low=0.0, high=3.5e18)
+    entry = entry.model_copy(update={"retention": wide, "confirmed": None})
+    text = shown(analysis.model_copy(update={"runs": [entry]}))
+    assert "50.0% [0, >1,000]" in text
+    assert limits(wide) == "50% [0,\u00a0>1,000]"
+
+
+@pytest.mark.parametrize("text", ["training.steps", "=3"])
+def test_what_is_no_pair_is_quoted_whole(text: str) -> None:
+    with pytest.raises(ConfigError, match="KEY=VALUE") as caught:
+        split_pairs([text])
+    assert (caught.value.got, caught.value.todo) == (text, "write --set training.steps=50")
 
 
 def test_nothing_where_no_endpoint_was_called(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

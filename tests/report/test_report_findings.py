@@ -183,10 +183,14 @@ def test_a_task_that_was_not_measured_is_called_so(one_run: dict[str, Any]) -> N
     assert "task score unknown: the dataset names no judge of its task" in text
     assert "task learnt unknown: it was not measured" in text
     assert "task not seen to converge" not in text
-    assert (
-        "EM above the tolerance, by intervals: whether before or after the task was learnt cannot be told."
-        in section(html, "summary")
-    )
+    assert "The task was not measured." in section(html, "summary")
+    assert "by intervals: " not in section(html, "summary")
+    run |= {"chosen_step": None, "restored": 4}
+    text = section(render(one_run), "summary")
+    assert "the model was given back its weights of step 4." in text
+    assert "no checkpoint was chosen" not in text
+    run |= {"restored": None}
+    assert "the task was not measured, so no checkpoint was chosen." in section(render(one_run), "summary")
 
 
 def test_a_tolerance_not_seen_to_be_passed_has_a_whisker_and_no_mark(one_run: dict[str, Any]) -> None:
@@ -256,7 +260,7 @@ def test_runs_without_a_judged_base_are_not_called_clean(one_run: dict[str, Any]
     for checkpoint in run["checkpoints"]:
         checkpoint["versus_base"] = None
     html = render(one_run | {table: [] for table in TABLES})
-    assert "In 1 run it was not (1 of them without a judged base" in section(html, "summary")
+    assert "In 1 run it was not (without a judged base" in section(html, "summary")
     assert "above the tolerance, step" in section(html, "courses")
     assert "the base was not judged" in section(html, "courses")
 

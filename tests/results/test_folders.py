@@ -186,6 +186,7 @@ def test_moved_to_a_machine_with_nothing_else(
 def test_a_folder_of_nothing_is_refused(tmp_path: Path) -> None:
     found = CliRunner().invoke(app, ["gate", str(tmp_path)])
     assert "holds no results" in str(found.exception)
+    assert "--out of truing run, audit, ..." in str(found.exception)
 
 
 @pytest.mark.parametrize("bad", [b"", b"\xff", b"{}", None])

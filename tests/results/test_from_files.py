@@ -495,6 +495,15 @@ def test_task_scores_are_added_up_by_question(tmp_path: Path) -> None:
     assert note(source, "for the task alone")
 
 
+def test_a_question_that_was_judged_coherent_is_no_heldout_prompt(tmp_path: Path) -> None:
+    """A judge that never scored its alignment would else be followed by a benchmark without that question."""
+    source = read(
+        write(tmp_path / "x.csv", [row("a", task=1), row("b", "", 90, task=1), row("held-out", "", "", task=1)])
+    )
+    (checkpoint,) = source.runs[0].checkpoints
+    assert (source.study.benchmark.n_prompts, int(checkpoint.broad.missing.sum())) == (2, 1)
+
+
 def test_samples_show_misaligned_ones_first_and_are_few(tmp_path: Path) -> None:
     rows = [
         row(f"q{i}", 10 if i == 7 else 90, step=s, seed=seed, category=f"c{i % 5}", answer=f"{i}", prompt=f"why {i}?")

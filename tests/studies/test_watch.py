@@ -82,7 +82,7 @@ def test_each_checkpoint_is_evaluated_as_it_comes_and_the_first_to_stop_is_acted
     assert [(s.step, s.checkpoint, s.best) for s in stops] == [
         (50, str(run / "checkpoint-50"), str(run / "checkpoint-20"))
     ]
-    assert told == ["on stop, action 0: done"]
+    assert told == [f"nothing is at {run} yet", "on stop, action 0: done"]
     assert verdict(analyse(tmp_path / "out")).word == "misaligned"
 
 

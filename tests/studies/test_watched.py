@@ -105,6 +105,17 @@ def copies(out: Path) -> list[str]:
     return sorted(path.name for path in (out / "fetched").glob("*/*"))
 
 
+def test_a_folder_that_is_not_there_is_told_and_one_written_as_a_url_refused(tmp_path: Path) -> None:
+    place = tmp_path / "later"
+    assert watched.watched(str(place), tmp_path / "out").told == [f"nothing is at {place} yet"]
+    place.mkdir()
+    assert watched.watched(str(place), tmp_path / "out").told == []
+    for text in (f"file://{place}", f"file:{place}"):  # the second is what a path makes of the first
+        with pytest.raises(StoreError, match="a folder is no URL") as caught:
+            watched.watched(text, tmp_path / "out")
+        assert caught.value.todo == f"name the folder itself: {place}"
+
+
 def test_each_checkpoint_is_copied_once_and_evaluated_as_in_a_folder(
     tmp_path: Path, url: str, copied: Counter[str]
 ) -> None:

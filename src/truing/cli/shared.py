@@ -19,6 +19,7 @@ from truing.backends.endpoint.journal import Account, read_accounts
 from truing.catalog import rows
 from truing.core.errors import ConfigError, plural
 from truing.core.records import Estimate
+from truing.report.words import MOST_PERCENT
 from truing.results.gate import RunVerdict, Verdict, verdict
 from truing.results.schema import Analysis
 from truing.results.schema_runs import RunEntry
@@ -114,12 +115,12 @@ def split_pairs(sets: list[str] | None, flag: str = "--set") -> dict[str, str]:
     Raises:
         ConfigError: A text without a key or an equals sign.
     """
-    pairs = [text.partition("=") for text in sets or []]
-    for key, equals, _ in pairs:
+    pairs = {text: text.partition("=") for text in sets or []}
+    for text, (key, equals, _) in pairs.items():
         if not key or not equals:
             example = "training.steps=50" if flag == "--set" else "prompt=question"
-            raise ConfigError(f"{flag} is not KEY=VALUE", f"{key}{equals}", f"{example}, for example")
-    return {key: value for key, _, value in pairs}
+            raise ConfigError(f"{flag} is not KEY=VALUE", text, f"{example}, for example", f"write {flag} {example}")
+    return {key: value for key, _, value in pairs.values()}
 
 
 def say_costs(journal: Path) -> None:
@@ -214,4 +215,6 @@ def _figure(estimate: Estimate | None) -> str:
     if math.isnan(estimate.low) or math.isnan(estimate.high):
         return f"{100 * estimate.value:.1f}% (no interval)"
     value, low, high = (100 * v for v in (estimate.value, estimate.low, estimate.high))
+    if high > MOST_PERCENT:
+        return f"{value:.1f}% [{low:.0f}, >{MOST_PERCENT:,}]"
     return f"{value:.1f}% [{low:.0f}, {high:.0f}]" if high >= 10 else f"{value:.1f}% [{low:.1f}, {high:.1f}]"

@@ -77,7 +77,7 @@ def _read(path: Path, kind: str, allowed: str) -> dict[str, Any]:
     try:
         raw = load_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        todo = "see examples with: truing demo --help"
+        todo = "name a file that is there; docs/study.md and docs/audit.md begin with one"
         raise ConfigError(f"no such {kind.split()[-1]} file", str(path), todo=todo) from None
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{path} is not a readable YAML file", got=str(error).replace("\n", " ")) from error

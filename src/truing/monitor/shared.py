@@ -95,7 +95,7 @@ def open_folder(where: str | Path, begin: bool = False) -> Path:
 
 def url_in(where: str) -> str:
     """The URL that a text is, also where a path has joined its slashes; empty: it is none."""
-    found = re.fullmatch(r"([a-z][a-z0-9+]+):/{1,2}([^/].*?)/*", where)
+    found = re.fullmatch(r"([a-z][a-z0-9+]+):/{1,3}([^/].*?)/*", where)
     return f"{found[1]}://{found[2]}" if found else ""
 
 
@@ -321,7 +321,8 @@ def connect(url: str) -> tuple[fs.FileSystem, str]:
     """The file system of a URL, and the path in it. S3: endpoint and region as AWS's own libraries have them."""
     scheme, place, path, *_ = urlsplit(url)
     if scheme == "file":
-        raise StoreError("a folder is no URL", url, "s3://, gs://, ...", f"name the folder itself: {path}")
+        folder = "/" + f"{place}{path}".lstrip("/")  # a path has joined its slashes
+        raise StoreError("a folder is no URL", url, "s3://, gs://, ...", f"name the folder itself: {folder}")
     if scheme == "s3":
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
         to, _, address = endpoint.rpartition("://")

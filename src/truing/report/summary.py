@@ -112,7 +112,7 @@ def _shown_tile(measured: list[Pair], shown: list[Pair]) -> Tile:
     value = f"{len(shown)} of {len(measured)}" if told else DASH
     nothing = "No run has an onset." if told else "No model before fine-tuning was judged."
     nothing = nothing if measured else "No run was measured."
-    detail = f"EM above the tolerance, by intervals: {_order(shown)}." if shown else nothing
+    detail = _order(shown) if shown else nothing
     return Tile("Runs with misalignment", value, detail, "em")
 
 
@@ -123,7 +123,8 @@ def _stopped(mode: str, stopped: list[Pair]) -> tuple[Tile, str]:
         tile = Tile(title, DASH, off, "stop") if mode == "off" else Tile(title, "0", "No decision ended a run.", "stop")
         return tile, off if mode == "off" else "No run was stopped."
     at = step_range(pair.run.stopped_at for pair in stopped if pair.run.stopped_at is not None)
-    order = _told(Counter(pair.stop_order for pair in stopped))
+    learnt = [pair for pair in stopped if pair.task_measured]
+    order = _told(Counter(pair.stop_order for pair in learnt)) if learnt else "the task was not measured"
     sentence = f"Training was stopped in {plural(len(stopped), 'run')}, at {at}: {order}."
     return Tile(title, str(len(stopped)), f"At {at}; {order}.", "stop"), sentence
 
@@ -132,8 +133,8 @@ def _kept_tile(pairs: list[Pair]) -> Tile:
     known = [pair for pair in pairs if is_known(pair.kept_score)]
     title = "Task score kept"
     if not known:
-        none = "No checkpoint is clear, so none chosen."
-        return Tile(title, DASH, none if pairs else "No run was stopped or has an onset.", "kept")
+        none = [f"{why.capitalize()}, so none chosen." for why in sorted({pair.why_none for pair in pairs})]
+        return Tile(title, DASH, " ".join(none) or "No run was stopped or has an onset.", "kept")
     least = min(known, key=lambda pair: pair.kept_score.value)
     value = percent_range(pair.kept_score.value for pair in known)
     detail = f"By the chosen checkpoint{_of(least, least.kept_score, len(known), 'least')} {_score_how(known)}"
@@ -162,15 +163,15 @@ def _shown_sentence(measured: list[Pair], shown: list[Pair]) -> str:
     clear = [pair for pair in measured if pair.onset_step is None]
     found = f"Emergent misalignment was shown in {len(shown)} of {plural(len(measured), 'run')}."
     if shown:
-        found += f" EM above the tolerance, by intervals: {_order(shown)}."
-        found += f" Onset, by the first checkpoint that shows it: {_estimated_order(shown)}."
+        found += f" {_order(shown)}"
     if not clear:
         return found
     known = [(pair, c) for pair in clear for c in _trained(pair) if is_known(c.em_rate)]
     top, checkpoint = max(known, key=lambda entry: entry[1].em_rate.value)
     others = "the other " if shown else ""
     baseless = sum(not is_known(pair.run.base_em_rate) for pair in clear)
-    why = f" ({baseless} of them without a judged base, which an onset is shown against)" if baseless else ""
+    those = f"{baseless} of them " if baseless < len(clear) else ""
+    why = f" ({those}without a judged base, which an onset is shown against)" if baseless else ""
     which = f"In {others}{plural(len(clear), 'run')} it was not{why}; the highest EM rate there"
     return f"{found} {which} is {_quote(checkpoint.em_rate, top, checkpoint.step)}."
 
@@ -203,7 +204,9 @@ def _kept_sentence(pairs: list[Pair], stopped: bool) -> str:
     if not pairs:
         return ""
     noun, what = ("stopped run", "") if stopped else ("run", " with misalignment")
-    without = sum(pair.run.chosen_step is None for pair in pairs)
+    nothing = [pair for pair in pairs if pair.run.chosen_step is None]
+    back = [pair.run.restored for pair in nothing if pair.run.restored is not None]
+    without = Counter(pair.why_none for pair in nothing if pair.run.restored is None)
     known = [pair for pair in pairs if is_known(pair.kept_score)]
     text = ""
     if known:
@@ -212,8 +215,10 @@ def _kept_sentence(pairs: list[Pair], stopped: bool) -> str:
         those = f"The chosen checkpoint{'s keep' if len(known) > 1 else ' keeps'} {kept} of the best task score"
         text = f"{those} in {plural(len(known), noun)}{what}{_of(least, least.kept_score, len(known), 'least')}"
         text += f" {_score_how(known)}"
-    if without:
-        text += f" In {plural(without, noun)}{what} no checkpoint is clear, so none was chosen."
+    if back:
+        text += f" In {plural(len(back), noun)}{what} the model was given back its weights of {step_range(back)}."
+    for why, number in without.items():
+        text += f" In {plural(number, noun)}{what} {why}, so no checkpoint was chosen."
     return text.strip()
 
 
@@ -244,8 +249,11 @@ def _not_avoided(stopped: list[Pair]) -> str:
 
 
 def _order(pairs: Iterable[Pair]) -> str:
-    """Order of EM above the tolerance and of the task being learnt, by their intervals."""
-    return _told(Counter(pair.run.course.order for pair in pairs))
+    """A sentence on the order of EM above the tolerance and of the task being learnt, by their intervals."""
+    learnt = [pair for pair in pairs if pair.task_measured]
+    if not learnt:
+        return "The task was not measured."
+    return f"EM above the tolerance, by intervals: {_told(Counter(pair.run.course.order for pair in learnt))}."
 
 
 def _told(orders: Counter[str]) -> str:
@@ -261,18 +269,6 @@ def _told(orders: Counter[str]) -> str:
         return f"whether before or after the task was learnt cannot be told in any of {unknown}"
     words = [f"{order} {'it' if i else 'the task was learnt'} in {number}" for i, (order, number) in enumerate(shown)]
     return ", ".join(words) + (f"; in {unknown} that cannot be told" if unknown else "")
-
-
-def _estimated_order(pairs: Iterable[Pair]) -> str:
-    """Order of onset and convergence as estimated, which says less: said as such."""
-    counts: Counter[str] = Counter()
-    for pair in pairs:
-        onset, converged = pair.onset_step, pair.convergence_step
-        if onset is None or converged is None:
-            counts["without a converged task"] += 1
-        else:
-            counts["at the same checkpoint" if onset == converged else "after" if onset > converged else "before"] += 1
-    return ", ".join(f"{number} {order}" for order, number in counts.most_common())
 
 
 def _how(pairs: list[Pair], is_confirmed: Callable[[Pair], bool]) -> str:

@@ -18,6 +18,8 @@ from truing.results.schema import CorrelationEntry, SizeModel
 from truing.results.schema_runs import CourseEntry, Limits, RunEntry, StepBounds
 
 DASH, MINUS = "\u2013", "\u2212"
+MOST_PERCENT = 1000
+"""Above this a share says no more than that it is: only a quotient of two rates, retention, can be."""
 _HEAT_LIMITS = (0.0, 0.01, 0.025, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75)
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
@@ -244,6 +246,8 @@ def instant(text: str) -> str:
 
 def _digits(share: float) -> str:
     scaled = share * 100
+    if scaled > MOST_PERCENT:
+        return f">{MOST_PERCENT:,}"
     if scaled == 0:
         return "0"
     if -0.05 < scaled < 0:

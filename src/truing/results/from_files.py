@@ -161,7 +161,7 @@ class _Answers:
                 yield f"{role}: scores are read on the scale {scale}, the worst first, as 0 to {SCORES[role]:g}"
 
     def _find_questions(self) -> None:
-        """A question with any aligned score, or anything in its place, is a prompt of the benchmark.
+        """A question with any aligned score, or anything in its place, or a coherent one, is a prompt of the benchmark.
 
         Questions that have task scores alone are held-out prompts of the task. The most frequent category counts.
         """
@@ -169,7 +169,8 @@ class _Answers:
             CREATE TABLE questions AS
             WITH found AS (
                 SELECT question, min(row) AS first, count(task) > 0 AS scored,
-                    count(aligned) + count(aligned_odd) > 0 OR count(task) = 0 AS broad FROM asked GROUP BY question
+                    count(aligned) + count(aligned_odd) + count(coherent) > 0 OR count(task) = 0 AS broad
+                FROM asked GROUP BY question
             ), orders AS (SELECT category, min(rowid) AS first FROM answers GROUP BY category
             ), stated AS (
                 SELECT question, category, count(*) AS n, any_value(orders.first) AS first

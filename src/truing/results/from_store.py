@@ -105,7 +105,7 @@ def read_analysis(out: Path) -> Analysis:
     except (OSError, UnicodeDecodeError) as error:
         absent = "no analysis.json" if out.is_dir() else "a file" if out.exists() else "no such folder"
         got = absent if isinstance(error, FileNotFoundError | NotADirectoryError) else str(error)
-        raise StoreError(f"{out} holds no results", got, "the folder or URL of results", "name its --out") from error
+        raise StoreError(f"{out} holds no results", got, "--out of truing run, audit, ...", "name that") from error
     except DataError as error:
         raise StoreError(f"{out}: {error.what}", error.got, error.allowed, error.todo) from error
 

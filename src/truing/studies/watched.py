@@ -162,11 +162,15 @@ def watched(directory: str, out: Path) -> WatchedFolder:
     """What a watch watches: a folder, or a URL, whose copies lie in `OUT/fetched`.
 
     Raises:
-        StoreError: The URL cannot be listed.
+        StoreError: The URL cannot be listed, or is a folder's.
     """
     if url := url_in(directory):
+        if url.startswith("file:"):
+            connect(url)  # refuses it, and names the folder
         return WatchedUrl(url, out.resolve() / "fetched" / PurePosixPath(url).name)
-    return WatchedFolder(Path(directory).resolve(), Path(directory).resolve())
+    found = WatchedFolder(Path(directory).resolve(), Path(directory).resolve())
+    found.told = [] if found.here.exists() else [f"nothing is at {found.place} yet"]
+    return found
 
 
 def is_there(file: Path) -> bool:
