@@ -20,7 +20,7 @@ ROOMS = {
     "backends": 7110,
     "judges": 1875,
     "monitor": 2140,
-    "studies": 4100,
+    "studies": 4110,
     "results": 5855,
     "report": 1735,
     "integrations": 2490,

@@ -209,6 +209,19 @@ def test_a_last_step_whose_evaluation_is_lost_is_missed(tmp_path: Path) -> None:
     assert analyse(tmp_path).runs[0].unevaluated == [6]
 
 
+def test_an_earlier_step_whose_evaluation_is_lost_is_missed(tmp_path: Path) -> None:
+    """It may have been misaligned: what is kept depends on it."""
+    config = small_study("pocket-llama-late")
+    open_study(config, tmp_path).release()
+    (run,) = config.runs()
+    fill(config, tmp_path, run, lambda step: 0, (0, 4, 6))
+    ended = {"state": "finished", "step": 6, "error": None, "evaluated": [0, 2, 4, 6]}
+    write_json(tmp_path / "runs" / run.id / "run.json", ended)
+    (found,) = verdict(analyse(tmp_path)).runs
+    assert found.word == "undecided"
+    assert "step 2 was evaluated, which is no more in the folder" in str(found)
+
+
 def test_answers_without_their_manifest_are_not_judged_by_an_old_analysis(lucky: Path, tmp_path: Path) -> None:
     write_analysis(lucky)
     moved = tmp_path / "moved"

@@ -214,7 +214,7 @@ class _Folder:
             task_doubt=self._task_doubt(task),
             restored=run.restored,
             ended_with=self._ended_with(run, rows),
-            unjudged=run.unjudged,
+            unjudged=run.unjudged or (ended.lost({row["step"] for row in rows}) if ended else ""),
             inside=inside if inside.any() else None,
             fresh=self._fresh(run.id, rows, task),
             also=list(self._also(run.id, rows)),

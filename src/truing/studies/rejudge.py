@@ -179,8 +179,9 @@ def _judged(
     ended = None if run.state else read_state(folder, run.id)
     state = run.state or (ended.state if ended and ended.state in ("finished", "stopped") else "unfinished")
     stopped = ended.step if ended and ended.state == "stopped" else run.stopped_at
+    unjudged = run.unjudged or (ended.lost({record.step for record in records}) if ended else "")
     update = {"checkpoints": tuple(records), "state": state, "stopped_at": stopped, "restored": None}
-    return run.model_copy(update=update)
+    return run.model_copy(update={**update, "unjudged": unjudged})
 
 
 def _checkpoints(store: Store, run: RunRecord) -> Iterator[Checkpoint]:

@@ -17,9 +17,9 @@ import math
 import os
 import platform
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -64,6 +64,13 @@ class RunState:
     state: str
     step: int
     error: str | None = None
+    evaluated: list[int] = field(default_factory=list)
+    """Steps of its checkpoints that had been evaluated then, as far as that is known."""
+
+    def lost(self, steps: Collection[int]) -> str:
+        """In words, evaluations that are not among those of these steps, which are there; empty: none."""
+        gone = [step for step in self.evaluated if step not in steps]
+        return f"step {gone[0]} was evaluated, which is no more in the folder" if gone else ""
 
 
 Say = Callable[[str], None]
@@ -302,12 +309,13 @@ def _execute(config: StudyConfig, run: Run, out: Path, notify: Callable[[Progres
             last = course[-1].decision
             *earlier, _ = (0, *checkpoint_steps(config.trainer_of(run), config.training, len(dataset.train)))
             stopped = last.step <= earlier[-1] and run.stops and last.action is Action.STOP
-            state = RunState("stopped" if stopped else "finished", last.step)
+            done = [each.checkpoint.step for each in course]
+            state = RunState("stopped" if stopped else "finished", last.step, evaluated=done)
             told.unlink(missing_ok=True)
         except WorkError as error:
             write_text(told, "".join(traceback.format_exception(error)))
             state = RunState("failed", course[-1].decision.step if course else 0, f"{error}\n  all of it: {told}")
-        write_json(folder / "run.json", {"state": state.state, "step": state.step, "error": state.error})
+        write_json(folder / "run.json", asdict(state))
         notify(Progress(run.id, state.step, ended=state))
         return state
 
