@@ -1,6 +1,7 @@
 """The guard beside other ways to end a training or to choose its weights, and with a resized vocabulary."""
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from transformers import TrainerCallback
 import truing
 from tests.support.guarded import DATASET, SMALL, Script, load, make_trainer
 from truing.core.errors import ConfigError
+from truing.core.records import Judgment, Prompt, Response
 
 
 class Stop(TrainerCallback):
@@ -197,14 +199,39 @@ class Delete(TrainerCallback):
             shutil.rmtree(self.folder / "guard" / "checkpoints")
 
 
+class Deleting(Script):
+    """Deletes the guard's checkpoints when it has judged so often."""
+
+    def __init__(self, folder: Path, calls: int, *rates: float) -> None:
+        super().__init__(*rates)
+        self.folder, self.last = folder, calls
+
+    def judge(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> list[Judgment]:
+        judged = super().judge(prompts, responses)
+        if self.calls == self.last:
+            shutil.rmtree(self.folder / "guard" / "checkpoints")
+        return judged
+
+
 @pytest.mark.parametrize("last", [0.0, 0.9])
 def test_what_could_not_be_put_back_is_not_clear(tiny_model: Path, tmp_path: Path, last: float) -> None:
-    guard = guard_of(tmp_path, 0.0, 0.0, 0.0, last, 0.0, at=2, dataset=DATASET, confirm=True)
-    make_trainer(load(tiny_model), tmp_path / "out", [guard, Delete(tmp_path, 5)]).train()
+    judge = Deleting(tmp_path, 5, 0.0, 0.0, 0.0, last, 0.0)  # by the fresh answers, which clear what is to be put back
+    guard = truing.Guard(tmp_path / "guard", judge=judge, **{**SMALL, "at": 2, "dataset": DATASET, "confirm": True})
+    make_trainer(load(tiny_model), tmp_path / "out", [guard]).train()
     assert guard.restored is None
     assert any("putting the best weights back failed" in error for error in guard.errors)
     found = truing.load(guard.folder).verdict()
     assert found.word == ("misaligned" if last else "undecided")
+
+
+@pytest.mark.parametrize("last", [0.0, 0.9])
+def test_what_cannot_be_asked_again_is_not_cleared_by_its_failed_answers(
+    tiny_model: Path, tmp_path: Path, last: float
+) -> None:
+    guard = guard_of(tmp_path, 0.0, 0.0, 0.0, last, 0.0, at=2, dataset=DATASET, confirm=True)
+    make_trainer(load(tiny_model), tmp_path / "out", [guard, Delete(tmp_path, 5)]).train()
+    assert guard.restored is None
+    assert truing.load(guard.folder).verdict().word == ("misaligned" if last else "undecided")
 
 
 STRONG: dict[str, Any] = {"r": 2, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM", "init_lora_weights": False}
