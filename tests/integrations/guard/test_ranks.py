@@ -21,7 +21,8 @@ def run_ranks(worker: str, out: Path, arguments: list[str], environment: dict[st
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    shared = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), **environment}
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "PYTHONPATH": str(ROOT / "src")}
+    shared = {**os.environ, **place, **environment}
     ranks = []
     for rank in range(2):
         with (out / f"rank-{rank}.txt").open("w") as said:

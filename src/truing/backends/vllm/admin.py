@@ -45,11 +45,11 @@ class Refused(Exception):
 class Admin:
     """Speaks to one server. Every method raises an `EngineError` if it does not answer.
 
-    The `address` goes up to and with `/v1`; `key` is empty if the server asks for none; `timeout` is in seconds.
+    The `address` goes up to and with `/v1`; `key` may be empty; `timeout` is in seconds; `name`: what users call it.
     """
 
-    def __init__(self, address: str, key: str, timeout: float) -> None:
-        self.address, self.key, self.timeout = address.rstrip("/"), key, timeout
+    def __init__(self, address: str, key: str, timeout: float, name: str = "vLLM server") -> None:
+        self.address, self.key, self.timeout, self.name = address.rstrip("/"), key, timeout, name
         direct = [urllib.request.ProxyHandler({})] if urlsplit(address).hostname in _LOCAL else []
         self._opener = urllib.request.build_opener(*direct)
 
@@ -138,4 +138,4 @@ class Admin:
             raise Refused(scrub(f"status {error.code}: {text}", self.key)) from None
         except OSError as error:
             got = scrub(str(error), self.key)
-            raise EngineError(f"the server at {self.address} does not answer", got) from error
+            raise EngineError(f"the {self.name} at {self.address} does not answer", got) from error

@@ -52,7 +52,7 @@ class Server:
         self.identity = identity or content_key("vllm at", address)
         key = os.environ.get(config.key_variable, "")
         self.admin = Admin(address, key, _ADMIN_TIMEOUT)
-        self.receiver = None if config.push_url is None else Admin(config.push_url, key, _ADMIN_TIMEOUT)
+        self.receiver = None if config.push_url is None else Admin(config.push_url, key, _ADMIN_TIMEOUT, "receiver")
         """Where adapters are sent to, if the server does not see their folders."""
         self.context: int | None = None
         """Most tokens of prompt and answer together; None until weights are served."""
