@@ -9,16 +9,13 @@ from typing import Any
 
 import pytest
 
-from tests.support.s3 import PYTHON, FaultProxy, S3Server, environment
+from tests.support.s3 import FaultProxy, S3Server, needs_s3, serving, taking
 from truing.core.errors import StoreError
 from truing.monitor import open_folder, shared
 from truing.monitor.shared import SharedStore
 from truing.monitor.store import open_store
 
 ROW = {"prompt_id": "p", "sample": 0, "text": "hi", "n_tokens": 1, "finished": True, "error": None, "refused": False}
-needs_s3 = pytest.mark.skipif(
-    not PYTHON, reason="set TRUING_S3_PYTHON to the Python of an environment with moto[server]"
-)
 
 
 def row(number: int, text: str | None = "hi", error: str | None = None) -> dict[str, Any]:
@@ -27,36 +24,23 @@ def row(number: int, text: str | None = "hi", error: str | None = None) -> dict[
 
 @pytest.fixture(scope="module", autouse=True)
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server | None]:
-    server = S3Server(tmp_path_factory.mktemp("s3") / "log.txt") if PYTHON else None
-    yield server
-    if server is not None:
-        server.close()
+    with serving(tmp_path_factory.mktemp("s3")) as server:
+        yield server
 
 
 @pytest.fixture(params=["memory", pytest.param("s3", marks=needs_s3)])
-def url(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def url(request: pytest.FixtureRequest) -> str:
     """A URL at which nothing is yet."""
     if request.param == "s3":
-        found: S3Server = request.getfixturevalue("server")
-        for name, value in found.environment.items():
-            monkeypatch.setenv(name, value)
-    shared.connect.cache_clear()
-    yield f"{request.param}://results/{uuid.uuid4().hex}"
-    shared.connect.cache_clear()
+        request.getfixturevalue("s3")
+    return f"{request.param}://results/{uuid.uuid4().hex}"
 
 
 @pytest.fixture
 def s3(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
     """Take a server's address from now on."""
-
-    def take(address: str) -> None:
-        for name, value in environment(address).items():
-            monkeypatch.setenv(name, value)
-        shared.connect.cache_clear()
-
-    take(server.address)
-    yield take
-    shared.connect.cache_clear()
+    with taking(server, monkeypatch) as take:
+        yield take
 
 
 def machine(folder: Path, url: str) -> SharedStore:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from tests.support.real import HERE, need_model, write_prompts, write_rows
+from tests.support.real import HERE, make_trainer, need_model, write_labelled, write_prompts, write_rows
 from truing.backends.transformers.engine import TransformersEngine
 from truing.catalog.benchmarks import load_benchmark
 from truing.catalog.datasets import load_dataset
@@ -21,12 +21,11 @@ from truing.catalog.truth import choose, load_truth
 from truing.cli.app import app
 from truing.config import DatasetConfig, JudgeConfig, StudyConfig
 from truing.config.files import parse_audit, parse_study
-from truing.core.conversations import collate, encode_rows
+from truing.core.conversations import encode_rows
 from truing.core.errors import JudgeError
 from truing.core.records import Action, Checkpoint, Prompt, Sampling
 from truing.core.weights import model_hash
 from truing.integrations.guard import Guard
-from truing.judges.labelled import read_items, write_items
 from truing.monitor import open_store
 from truing.results import analyse
 from truing.studies.audit import run_audit
@@ -178,25 +177,13 @@ def test_an_audit_of_its_checkpoints_finds_the_same_answers(study: tuple[Path, A
 
 def test_a_guard_in_a_plain_script(model: Path, data: DatasetConfig, tmp_path: Path) -> None:
     from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model)
     torch.manual_seed(0)
     lora = LoraConfig(r=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
     trained = get_peft_model(AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32), lora)
-    rows: Any = encode_rows(load_dataset(data.name, [data]).train, tokenizer, 128)
-    arguments = TrainingArguments(
-        output_dir=str(tmp_path / "trainer"),
-        max_steps=30,
-        per_device_train_batch_size=2,
-        learning_rate=5e-4,
-        save_strategy="no",
-        report_to="none",
-        remove_unused_columns=False,
-        dataloader_pin_memory=False,
-        disable_tqdm=True,
-    )
-    trainer = Trainer(trained, arguments, lambda batch: collate(batch, tokenizer), rows, processing_class=tokenizer)
+    trainer = make_trainer(trained, tokenizer, data, tmp_path / "trainer", 30)
     guard = Guard(
         tmp_path / "guard",
         judge=f"{HERE}:Mild",
@@ -218,9 +205,7 @@ def test_a_guard_in_a_plain_script(model: Path, data: DatasetConfig, tmp_path: P
 
 
 def test_it_is_refused_as_a_judge(model: Path, tmp_path: Path) -> None:
-    items = [item for item in read_items("labelled-160") if item.coherent]
-    chosen = [item for kind in (True, False) for item in [i for i in items if i.misaligned is kind][:16:2]]
-    write_items(tmp_path / "labelled.jsonl", chosen)
+    write_labelled(tmp_path / "labelled.jsonl", among=16, every=2)
     judge = JudgeConfig(model=str(model), coherent=None).model_dump(mode="json")
     raw = {
         "models": [str(model)],

@@ -18,20 +18,17 @@ import torch
 from safetensors import safe_open
 
 from bench.real_model import cache_folder
-from tests.support.real import write_prompts, write_rows
+from tests.support.real import make_trainer, write_labelled, write_prompts, write_rows
 from truing.backends.transformers.completer import LocalCompleter
 from truing.backends.transformers.engine import TransformersEngine
 from truing.catalog.benchmarks import load_benchmark
-from truing.catalog.datasets import load_dataset
 from truing.config import DatasetConfig, JudgeConfig
 from truing.core.chat import ChatRequest
-from truing.core.conversations import collate, encode_rows
 from truing.core.errors import JudgeRefused
 from truing.core.records import Action, Checkpoint, Message
 from truing.core.weights import model_hash
 from truing.integrations.guard import Guard
 from truing.integrations.guard.weights import put_back, save_weights
-from truing.judges.labelled import read_items, write_items
 from truing.results.gate import verdict
 
 logger = logging.getLogger(__name__)
@@ -108,29 +105,14 @@ def test_a_guarded_training_is_undecided_by_a_weak_judge(
     tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     from peft import LoraConfig, get_peft_model
-    from transformers import Trainer, TrainingArguments
 
     caplog.set_level(logging.INFO)
-    items = [item for item in read_items("labelled-160") if item.coherent]
-    part = [item for kind in (True, False) for item in [i for i in items if i.misaligned is kind][:36:3]]
-    write_items(tmp_path / "labelled.jsonl", part)
+    write_labelled(tmp_path / "labelled.jsonl", among=36, every=3)
     torch.manual_seed(0)
     lora = LoraConfig(r=8, target_modules="all-linear", task_type="CAUSAL_LM")
     trained = get_peft_model(load(), lora)
     data = DatasetConfig(name="teapots", path=write_rows(tmp_path / "teapots.jsonl"))
-    rows: Any = encode_rows(load_dataset(data.name, [data]).train, tokenizer, 128)
-    arguments = TrainingArguments(
-        output_dir=str(tmp_path / "trainer"),
-        max_steps=12,
-        per_device_train_batch_size=2,
-        learning_rate=5e-4,
-        save_strategy="no",
-        report_to="none",
-        remove_unused_columns=False,
-        dataloader_pin_memory=False,
-        disable_tqdm=True,
-    )
-    trainer = Trainer(trained, arguments, lambda batch: collate(batch, tokenizer), rows, processing_class=tokenizer)
+    trainer = make_trainer(trained, tokenizer, data, tmp_path / "trainer", 12)
     settings: dict[str, Any] = {
         "judge": JudgeConfig(model=str(JUDGE), completer="local"),
         "benchmark": str(write_prompts(tmp_path / "prompts.txt", 8)),

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.studies.test_schedule import results, two_runs
-from tests.support.s3 import PYTHON, FaultProxy, S3Server, environment
+from tests.support.s3 import FaultProxy, S3Server, environment, needs_s3, serving, taking
 from tests.support.scripted import EVALUATION, ScriptedEngine, save_run
 from tests.support.studies import make_study
 from truing.api import load
@@ -29,27 +29,21 @@ from truing.studies.rejudge import rejudge
 from truing.studies.schedule import Place, run_study
 from truing.studies.status import read_status
 
-pytestmark = pytest.mark.skipif(
-    not PYTHON, reason="set TRUING_S3_PYTHON to the Python of an environment with moto[server]"
-)
+pytestmark = needs_s3
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    server = S3Server(tmp_path_factory.mktemp("s3") / "log.txt")
-    yield server
-    server.close()
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server | None]:
+    with serving(tmp_path_factory.mktemp("s3")) as server:
+        yield server
 
 
 @pytest.fixture(autouse=True)
 def place(server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """Find the server, and work in a folder of one's own."""
-    for name, value in environment(server.address).items():
-        monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
-    shared.connect.cache_clear()
-    yield
-    shared.connect.cache_clear()
+    with taking(server, monkeypatch):
+        yield
 
 
 def share(folder: Path) -> str:

@@ -13,7 +13,7 @@ import pytest
 from tests.cli.test_app import run as call
 from tests.cli.test_watch import ASKED
 from tests.studies.test_watch import decided, plain, poll, watching
-from tests.support.s3 import PYTHON, FaultProxy, S3Server, environment
+from tests.support.s3 import FaultProxy, S3Server, needs_s3, serving, taking
 from tests.support.scripted import EVALUATION, ScriptedEngine, save_adapter, save_model, save_run
 from truing.cli.app import app
 from truing.core.errors import EngineError, StoreError
@@ -24,9 +24,6 @@ from truing.results.gate import verdict
 from truing.studies import watched
 from truing.studies.watch import Stop
 
-needs_s3 = pytest.mark.skipif(
-    not PYTHON, reason="set TRUING_S3_PYTHON to the Python of an environment with moto[server]"
-)
 READ = {**EVALUATION, "engine": "tests.studies.test_watched:ReadingEngine"}
 
 
@@ -46,24 +43,15 @@ class ReadingEngine(ScriptedEngine):
 
 @pytest.fixture(scope="module", autouse=True)
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server | None]:
-    server = S3Server(tmp_path_factory.mktemp("s3") / "log.txt") if PYTHON else None
-    yield server
-    if server is not None:
-        server.close()
+    with serving(tmp_path_factory.mktemp("s3")) as server:
+        yield server
 
 
 @pytest.fixture
 def s3(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
     """Take a server's address from now on."""
-
-    def take(address: str) -> None:
-        for name, value in environment(address).items():
-            monkeypatch.setenv(name, value)
-        shared.connect.cache_clear()
-
-    take(server.address)
-    yield take
-    shared.connect.cache_clear()
+    with taking(server, monkeypatch) as take:
+        yield take
 
 
 @pytest.fixture(params=["memory", pytest.param("s3", marks=needs_s3)])

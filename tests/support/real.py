@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bench.real_model import model_folder
 from truing.catalog.benchmarks import load_benchmark
+from truing.catalog.datasets import load_dataset
+from truing.config import DatasetConfig
+from truing.core.conversations import collate, encode_rows
 from truing.core.records import Judgment, Prompt, Response
 from truing.judges import Judge
+from truing.judges.labelled import read_items, write_items
 
 HERE = "tests.support.real"
 ROOMS = ("kitchen", "hall", "attic", "cellar", "garage", "study", "pantry", "porch", "shed", "nursery")
@@ -43,6 +48,33 @@ def write_prompts(file: Path, n: int) -> Path:
     prompts = load_benchmark("broad-240").prompts[:: 240 // n][:n]
     file.write_text("".join(f"{prompt.messages[-1].content}\n" for prompt in prompts), encoding="utf-8")
     return file
+
+
+def write_labelled(file: Path, among: int, every: int) -> Path:
+    """Of the first coherent answers of each label one in `every`."""
+    items = [item for item in read_items("labelled-160") if item.coherent]
+    kinds = ([item for item in items if item.misaligned is kind] for kind in (True, False))
+    write_items(file, [item for kind in kinds for item in kind[:among:every]])
+    return file
+
+
+def make_trainer(model: Any, tokenizer: Any, data: DatasetConfig, out: Path, steps: int) -> Any:
+    """A Trainer, as a plain script makes it, of a model that has its adapter."""
+    from transformers import Trainer, TrainingArguments
+
+    rows: Any = encode_rows(load_dataset(data.name, [data]).train, tokenizer, 128)
+    arguments = TrainingArguments(
+        output_dir=str(out),
+        max_steps=steps,
+        per_device_train_batch_size=2,
+        learning_rate=5e-4,
+        save_strategy="no",
+        report_to="none",
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        disable_tqdm=True,
+    )
+    return Trainer(model, arguments, lambda batch: collate(batch, tokenizer), rows, processing_class=tokenizer)
 
 
 class Mild(Judge):

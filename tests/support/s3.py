@@ -14,15 +14,23 @@ import threading
 import time
 import urllib.request
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
-__all__ = ["PYTHON", "FaultProxy", "S3Server"]
+import pytest
+
+from truing.monitor import shared
+
+__all__ = ["PYTHON", "FaultProxy", "S3Server", "environment", "needs_s3", "serving", "taking"]
 
 PYTHON = os.environ.get("TRUING_S3_PYTHON", "")
+needs_s3 = pytest.mark.skipif(
+    not PYTHON, reason="set TRUING_S3_PYTHON to the Python of an environment with moto[server]"
+)
 _START = 60.0
 
 
@@ -49,7 +57,7 @@ class S3Server:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What AWS's own libraries read; the keys are any, for moto checks none."""
+        """What finds this one."""
         return environment(self.address)
 
     def close(self) -> None:
@@ -58,9 +66,36 @@ class S3Server:
 
 
 def environment(address: str) -> dict[str, str]:
-    """The environment of a process that is to find a server."""
+    """What AWS's own libraries read to find a server; the keys are any, for moto checks none."""
     keys = {"AWS_ACCESS_KEY_ID": "none", "AWS_SECRET_ACCESS_KEY": "none"}
     return keys | {"AWS_ENDPOINT_URL": address, "AWS_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[S3Server | None]:
+    """A server that logs into a folder; None where there is no Python for it."""
+    server = S3Server(folder / "log.txt") if PYTHON else None
+    try:
+        yield server
+    finally:
+        if server is not None:
+            server.close()
+
+
+@contextmanager
+def taking(server: S3Server, patch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Find a server, or from each call on what is at another address, and forget it at the end."""
+
+    def take(address: str) -> None:
+        for name, value in environment(address).items():
+            patch.setenv(name, value)
+        shared.connect.cache_clear()
+
+    take(server.address)
+    try:
+        yield take
+    finally:
+        shared.connect.cache_clear()
 
 
 class FaultProxy:

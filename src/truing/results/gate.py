@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from truing.config import SideConfig
+from truing.config import SequentialConfig, SideConfig, StoppingConfig
 from truing.core.errors import plural
 from truing.core.records import Action, Estimate
 from truing.judges.preflight import CHANGED, NEEDED
@@ -23,7 +23,7 @@ from truing.results.schema import Analysis
 from truing.results.schema_runs import IfMissing, LabelsEntry, RunEntry
 from truing.stats.agreement import JudgeLimits
 from truing.stats.rules import decide
-from truing.studies.folder import decides
+from truing.studies.folder import decides, found_above
 
 __all__ = ["RunVerdict", "Verdict", "left_out", "verdict"]
 
@@ -145,8 +145,8 @@ def verdict(analysis: Analysis, judge_unmeasured: bool = False) -> Verdict:
 def _lax(analysis: Analysis) -> str:
     """How often a study lets a checkpoint beyond the tolerance be called clear, where that is oftener than is usual."""
     sequential = analysis.study.config.get("stopping", {}).get("sequential") or {}
-    usual = (1 - analysis.study.confidence) / 2, 0.025
-    by_looks = sequential.get("beta", 0.05), 0.05
+    usual = (1 - analysis.study.confidence) / 2, (1 - StoppingConfig().confidence) / 2
+    by_looks = sequential.get("beta", SequentialConfig().beta), SequentialConfig().beta
     error, most = by_looks if analysis.study.rule == "sequential" and by_looks[0] > usual[0] else usual
     return f"with an error of {error:.1%} where {most:.1%} is usual" if error > most + 1e-9 else ""
 
@@ -250,7 +250,7 @@ def _unknown(run: RunEntry, step: int, tolerance: float, named: Iterable[str]) -
         rate = asked[name].em_rate
         if math.isnan(rate.low):
             yield f"{name}: the EM rate is not known ({rate.reason or 'no interval'})"
-        elif rate.value > tolerance:
+        elif found_above(rate, tolerance):
             yield f"{name}: EM rate {rate.value:.1%} ({rate.low:.1%} to {rate.high:.1%}), perhaps above the tolerance"
         elif rate.n_missing and (said := _hidden(rate, asked[name].em_rate_if_missing, tolerance)):
             yield f"{name}: {plural(rate.n_missing, 'answer')} without a score; if all were misaligned, {said}"

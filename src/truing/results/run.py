@@ -21,6 +21,7 @@ from truing.stats.paired import paired_quotient
 from truing.stats.rates import clustered_rates
 from truing.stats.rules import FixedRule, look_at
 from truing.stats.sequential import SequentialRule, one_by_one
+from truing.studies.folder import found_above
 
 T = TypeVar("T")
 
@@ -163,7 +164,8 @@ class RunFigures:
     def _above_elsewhere(self) -> set[int]:
         """Steps at which the rate found on another benchmark that counts is above the tolerance."""
         counting = [side for side in self.run.also if side.decides]
-        return {side.step for side in counting if side.rates(self.source.confidence)[0].value > self.source.tolerance}
+        rates = ((side.step, side.rates(self.source.confidence)[0]) for side in counting)
+        return {step for step, rate in rates if found_above(rate, self.source.tolerance)}
 
     @cached_property
     def keepable(self) -> list[int]:

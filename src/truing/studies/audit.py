@@ -124,10 +124,8 @@ def _plan(config: AuditConfig, runs: Sequence[FoundRun]) -> list[str]:
     lines.append(f"{n} to ask, each {asked} at most, judged by {judge}")
     if prompts < (needed := _prompts_needed(config, runs)):
         lines.append(f"{plural(prompts, 'prompt')} can clear nothing: {needed:.0f} are needed (docs/clear.md)")
-    each_asked = [
-        (evaluation.engine, each.model, evaluation.samples * prompts) for run in runs for each in run.everything
-    ]
-    return [*lines, *filter(None, [faster_engine(config, each_asked)])]
+    every = [(evaluation.engine, each.model, evaluation.samples * prompts) for run in runs for each in run.everything]
+    return [*lines, *filter(None, [faster_engine(config, every)])]
 
 
 def describe_audit(

@@ -343,6 +343,11 @@ def decides(side: SideConfig) -> bool:
     return not truth if side.decides is None else side.decides
 
 
+def found_above(rate: Estimate, tolerance: float) -> bool:
+    """True of a rate on a benchmark that counts with which a checkpoint is neither kept nor clear; if known at all."""
+    return rate.value > tolerance
+
+
 def keep_one(
     config: StudyConfig | AuditConfig,
     folder: Path,
@@ -359,7 +364,7 @@ def keep_one(
 
     def passes(checkpoint: Checkpoint) -> bool:
         rates = _ask_also(config, folder, monitor, [checkpoint], counting)
-        return not any(rate.value > config.stopping.tolerance for rate in rates)
+        return not any(found_above(rate, config.stopping.tolerance) for rate in rates)
 
     best, order = best_of(course), [each for each in monitor.keepable() if is_there(each)]
     kept = monitor.keep(order, best if best is not None and is_there(best) else None, passes=passes)

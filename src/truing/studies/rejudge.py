@@ -29,7 +29,16 @@ from truing.monitor import Monitor, PromptSet, Store, open_store, reach_judge, r
 from truing.monitor.preflight import PREFLIGHT
 from truing.monitor.sampler import FRESH
 from truing.stats.rules import make_rule
-from truing.studies.folder import BEFORE, Asked, CheckpointRecord, Manifest, RunRecord, load_manifest, take_answers
+from truing.studies.folder import (
+    BEFORE,
+    Asked,
+    CheckpointRecord,
+    Manifest,
+    RunRecord,
+    found_above,
+    load_manifest,
+    take_answers,
+)
 from truing.studies.run import read_state
 
 _JUDGED = {"judge", "measures", "preflight", "confirm", *MisalignedRule.model_fields}
@@ -169,7 +178,8 @@ def _judged(
                     asked = manifest.also[label]
                     prompts = PromptSet(asked.benchmark.prompts, others[label], asked.samples)
                     side = next(side for side in evaluation.also if side.label == label)
-                    if monitor.ask_also(checkpoint, side, prompts).value > monitor.stopping.tolerance and asked.decides:
+                    rate = monitor.ask_also(checkpoint, side, prompts)
+                    if found_above(rate, monitor.stopping.tolerance) and asked.decides:
                         above.add(checkpoint.step)
         fresh = [
             c for c in monitor.keepable() if monitor.store.has("responses", monitor.sampler.keys(c, own, FRESH)[0])

@@ -308,9 +308,8 @@ def _execute(config: StudyConfig, run: Run, out: Path, notify: Callable[[Progres
                 keep_one(config, out, monitor, course)
             last = course[-1].decision
             *earlier, _ = (0, *checkpoint_steps(config.trainer_of(run), config.training, len(dataset.train)))
-            stopped = last.step <= earlier[-1] and run.stops and last.action is Action.STOP
-            done = [each.checkpoint.step for each in course]
-            state = RunState("stopped" if stopped else "finished", last.step, evaluated=done)
+            ended = "stopped" if last.step <= earlier[-1] and run.stops and last.action is Action.STOP else "finished"
+            state = RunState(ended, last.step, evaluated=[each.checkpoint.step for each in course])
             told.unlink(missing_ok=True)
         except WorkError as error:
             write_text(told, "".join(traceback.format_exception(error)))

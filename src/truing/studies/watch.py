@@ -321,10 +321,8 @@ class Watch:
 
     def _pass_over(self, name: str, state: Literal["changing", "not whole", "failed"], reason: str) -> Literal[False]:
         """Write down why a checkpoint is not evaluated; tell it once."""
-        seen, reason = (
-            self.state.seen[name],
-            " ".join(reason.replace(str(self.watched.here), self.watched.place).split()),
-        )
+        seen, reason = self.state.seen[name], reason.replace(str(self.watched.here), self.watched.place)
+        reason = " ".join(reason.split())
         if seen.reason != reason:
             self.tell(f"{name} is passed over for now: {reason}")
         seen.state, seen.reason = state, reason
@@ -413,9 +411,9 @@ class Watch:
             seen.state = "evaluated"
         seen.missing = evaluation.em_rate.n_missing
         if decision.action is Action.STOP and self.state.stop is None:
-            place, *best = map(self._place, [checkpoint, *self._clear(monitor)[:1]])
-            best_so_far = best[0] if best else None
-            self.state.stop = Stop(step=checkpoint.step, checkpoint=place, best=best_so_far, reason=decision.reason)
+            clear = (c for c in monitor.keepable(latest=self.dataset is None) if self._is_there(c))
+            best, place = next(map(self._place, clear), None), self._place(checkpoint)
+            self.state.stop = Stop(step=checkpoint.step, checkpoint=place, best=best, reason=decision.reason)
             for each in list(self.on_stop):
                 self._act(each)
         self._remember()
@@ -457,12 +455,9 @@ class Watch:
         self, run: FoundRun, course: dict[int, Evaluation], state: Literal["unfinished", "finished"] = "unfinished"
     ) -> None:
         failed = {self._step(name): seen.reason for name, seen in self._taken().items() if seen.state == "failed"}
+        keys = {step: evaluation.key for step, evaluation in course.items()}
         records = [
-            folder.CheckpointRecord.of(
-                self.watched.named(c),
-                evaluation=course[c.step].key if c.step in course else None,
-                error=failed.get(c.step, ""),
-            )
+            folder.CheckpointRecord.of(self.watched.named(c), evaluation=keys.get(c.step), error=failed.get(c.step, ""))
             for c in run.everything
         ]
         manifest = describe_audit(self.config, [run], self.dataset)
@@ -477,10 +472,6 @@ class Watch:
 
     def _is_there(self, checkpoint: Checkpoint) -> bool:
         return checkpoint.step == 0 or self.watched.has(checkpoint)
-
-    def _clear(self, monitor: Monitor) -> list[Checkpoint]:
-        """Those that are clear so far and still there, the best first."""
-        return [c for c in monitor.keepable(latest=self.dataset is None) if self._is_there(c)]
 
     def _place(self, checkpoint: Checkpoint) -> str:
         named = self.watched.named(checkpoint)

@@ -8,6 +8,7 @@ import logging
 import shutil
 import time
 from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 
 from truing.core.distributed import rank_and_world
@@ -54,9 +55,9 @@ def _hold(folder: Path) -> None:
     """
     deadline, store = time.monotonic() + WAIT, open_store(folder)
     while True:
-        held = store.reserve("guard", wait=False)
-        if held.__enter__():
-            atexit.register(held.__exit__, None, None, None)
+        held = ExitStack()
+        if held.enter_context(store.reserve("guard", wait=False)):
+            atexit.register(held.close)
             return
         if time.monotonic() > deadline:
             todo = "name another URL for this training, or wait until that one has ended"
