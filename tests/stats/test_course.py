@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.support.estimates import NAN, UNKNOWN, rate
@@ -42,6 +42,7 @@ def test_convergence(scores: list[float], step: int | None) -> None:
 
 
 @given(st.lists(st.floats(0.01, 1), min_size=1, max_size=12), st.floats(0.1, 1), st.floats(0.1, 10))
+@example([1.0, *[0.17572073021389495] * 3], 0.17572073021389495, 1.0)
 def test_convergence_is_where_a_course_that_never_falls_reaches_its_end(
     values: list[float], share: float, factor: float
 ) -> None:

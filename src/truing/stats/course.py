@@ -213,7 +213,10 @@ def find_convergence(
     if not known:
         return None
     weight = None if weights is None else np.array([float(weights[i]) for i in known])
-    fitted = isotonic_regression(np.array([scores[i] for i in known]), weights=weight).x
+    own = np.array([scores[i] for i in known])
+    fit = isotonic_regression(own, weights=weight)
+    least, most = (np.repeat(f.reduceat(own, fit.blocks[:-1]), np.diff(fit.blocks)) for f in (np.minimum, np.maximum))
+    fitted = np.clip(fit.x, least, most)  # by rounding, the mean of equal scores may lie beside them
     return steps[known[int(np.argmax(fitted >= share * fitted[-1]))]] if fitted[-1] > 0 else None
 
 
