@@ -20,10 +20,10 @@ ROOMS = {
     "backends": 7110,
     "judges": 1875,
     "monitor": 2140,
-    "studies": 4110,
-    "results": 5855,
+    "studies": 4130,
+    "results": 5850,
     "report": 1735,
-    "integrations": 2490,
+    "integrations": 2505,
     "api": 255,
     "cli": 2150,
 }

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from tests.cli.test_app import run as command
+from tests.conftest import small_study
+from tests.results.test_from_store import fill
 from tests.support.scripted import EVALUATION, save_run
 from tests.support.studies import make_study
 from truing.backends.scripted.engine import ScriptedEngine
@@ -19,9 +21,11 @@ from truing.core.records import Action, Judgment
 from truing.judges.words import WordsJudge
 from truing.monitor import open_store
 from truing.results import analyse
+from truing.results.answers import judged_checkpoints
 from truing.results.gate import verdict
 from truing.studies.audit import run_audit
 from truing.studies.rejudge import rejudge
+from truing.studies.run import open_study
 from truing.studies.status import read_status
 
 
@@ -138,6 +142,31 @@ def test_what_needs_other_answers_is_refused(changes: dict[str, str], words: str
     with pytest.raises(ConfigError, match=words):
         analyse(audit, changes)
     assert not (tmp_path / "new").exists()
+
+
+def test_what_a_search_asked_tells_nothing_by_other_thresholds(tmp_path: Path) -> None:
+    """It asked random prompts as far as its own thresholds needed them, also where the rule asks every prompt."""
+    run, base = save_run(tmp_path, steps=(10, 20))
+    config = {"name": "a", "checkpoints": [str(run)], "base": str(base), "evaluation": EVALUATION, "search": "crossing"}
+    run_audit(AuditConfig.model_validate(config), tmp_path / "old")
+    with pytest.raises(ConfigError, match="random prompts were asked only as far") as caught:
+        analyse(tmp_path / "old", {"stopping.tolerance": "0.3"})
+    assert caught.value.got == "a search before, fixed now"
+
+
+def test_of_weights_that_were_replaced_nothing_is_decided_again(tmp_path: Path) -> None:
+    """As where a run was trained again after its machine had died: the analysis takes the newest, so does this."""
+    config = small_study("pocket-llama-late", evaluation={"benchmark": "pocket-240", "confirm": False})
+    (run,) = config.runs()
+    for trial in range(4):  # the order of the store's rows is that of their hashes
+        open_study(config, old := tmp_path / f"old-{trial}").release()
+        for hostile in (trial, 100 + trial):
+            fill(config, old, run, lambda step, n=hostile: n if step else 0, (0, 6))  # type: ignore[misc]
+        write_json(old / "runs" / run.id / "run.json", {"state": "finished", "step": 6, "error": None})
+        rejudge(old, new := tmp_path / f"new-{trial}", {"stopping.tolerance": "0.06"})
+        rates = [analyse(folder).runs[0].em_at_end.value for folder in (old, new)]
+        assert rates == [(100 + trial) / 240] * 2
+        assert [answered.weights for answered in judged_checkpoints(old)][1:] == [f"0-{100 + trial}-6"]
 
 
 def test_a_folder_is_never_its_own_copy(audit: Path, tmp_path: Path) -> None:

@@ -21,14 +21,14 @@ from truing.monitor import Store, open_store
 from truing.results.counted import PER_CATEGORY
 from truing.results.schema_runs import AnswersEntry
 from truing.studies.audit import describe_audit
-from truing.studies.folder import Asked, Manifest, RunRecord, load_manifest
+from truing.studies.folder import Asked, Manifest, RunRecord, counting_rows, load_manifest
 from truing.studies.run import describe_study
 
 _ROWS = """
-SELECT run_id, step, weights, benchmark_judgments AS key, NULL AS benchmark FROM evaluations
+SELECT run_id, step, weights, benchmark_judgments AS judgments, NULL AS benchmark, key FROM evaluations
 WHERE benchmark_judgments IS NOT NULL
 UNION ALL
-SELECT run_id, step, weights, judgments, benchmark FROM also JOIN evaluations USING (run_id, step)
+SELECT run_id, step, weights, judgments, benchmark, e.key FROM also JOIN evaluations e USING (run_id, step)
 ORDER BY run_id, step, benchmark NULLS FIRST
 """
 
@@ -98,13 +98,18 @@ def judged_checkpoints(folder: Path, sides: bool = False) -> Iterator[JudgedChec
     """
     store, manifest = open_store(folder), read_manifest(folder)
     runs = {run.id: run for run in manifest.runs}
-    rows = [row for row in store.query(_ROWS) if row["run_id"] in runs and (sides or row["benchmark"] is None)]
+    every = [row for row in store.query(_ROWS) if row["run_id"] in runs and (sides or row["benchmark"] is None)]
+    own = ([row for row in every if row["run_id"] == run.id] for run in manifest.runs)
+    counting = {
+        row["key"] for run, rows in zip(manifest.runs, own, strict=True) for row in counting_rows(store, run, rows)
+    }
+    rows = [row for row in every if row["key"] in counting]
     if not rows:
         raise StoreError(f"nothing has been evaluated in {folder}", todo="run the study first: truing run")
     asked: dict[str | None, Asked] = {None: manifest.broad}
     asked.update(manifest.also)
     for row in (row for row in rows if row["benchmark"] in asked):
-        label, key, about = row["benchmark"], row["key"], asked[row["benchmark"]]
+        label, key, about = row["benchmark"], row["judgments"], asked[row["benchmark"]]
         yield JudgedCheckpoint(
             run=runs[row["run_id"]],
             step=row["step"],

@@ -41,7 +41,7 @@ from truing.stats.agreement import JudgeLimits, agreement
 from truing.stats.rates import Counts
 from truing.stats.rules import StoppingRule, make_rule
 from truing.stats.sequential import SequentialRule
-from truing.studies.folder import MANIFEST, Asked, Manifest, RunRecord, Task
+from truing.studies.folder import MANIFEST, Asked, Manifest, RunRecord, Task, counting_rows
 from truing.studies.rejudge import changed_settings
 from truing.studies.run import RunState, read_state
 
@@ -240,15 +240,7 @@ class _Folder:
         rows = self._tables["evaluations"].get(run.id, [])
         if run.search is None and run.checkpoints is not None and self.manifest.config.get("search", "all") != "all":
             return []  # the search has not ended
-        # of a step that was evaluated again the row by these prompts and this judge counts, of such the newest
-        rows = sorted(rows, key=lambda row: (self._is_own(row), self.store.written("evaluations", row["key"])))
-        if run.checkpoints is None:
-            newest = {row["step"]: row for row in rows}
-            return [newest[step] for step in sorted(newest)]
-        by_key = {row["key"]: row for row in rows}
-        by_weights = {(row["step"], row["weights"]): row for row in rows}
-        found = (by_key.get(c.evaluation or "", by_weights.get((c.step, c.weights))) for c in run.checkpoints)
-        return [row for row in found if row is not None]
+        return counting_rows(self.store, run, rows, self._is_own)  # the row by these prompts and this judge first
 
     def _is_own(self, row: Row) -> bool:
         """True of answers to the prompts of the manifest, by its judge: a file may be another under the same name."""

@@ -30,7 +30,7 @@ from truing.core.files import write_text
 from truing.core.records import Benchmark, Checkpoint, Estimate, Evaluation
 from truing.monitor import Monitor, PromptSet, judge_limits, open_folder, open_store, reach_judge
 from truing.monitor.formats import FORMATS
-from truing.monitor.store import STORES
+from truing.monitor.store import STORES, Store
 from truing.stats.clearance import prompts_to_clear
 from truing.stats.rules import make_rule
 
@@ -202,6 +202,24 @@ def load_manifest(folder: Path) -> Manifest | None:
     except (OSError, ValidationError, UnicodeDecodeError) as error:
         todo = "run the same study, audit or training again: it is written again, and finished work is kept"
         raise StoreError(f"{folder / MANIFEST} cannot be read", str(error)[:300], todo=todo) from error
+
+
+def counting_rows(
+    store: Store, run: RunRecord, rows: Iterable[dict[str, Any]], is_own: Callable[[dict[str, Any]], bool] = bool
+) -> list[dict[str, Any]]:
+    """Those of a run's rows of the store's `evaluations` that count, one for each step, by ascending step.
+
+    Of a step that was evaluated again, as of a run that was trained again, it is the one that the run's record names,
+    else the newest, of those first that `is_own` holds true.
+    """
+    rows = sorted(rows, key=lambda row: (is_own(row), store.written("evaluations", row["key"])))
+    if run.checkpoints is None:
+        newest = {row["step"]: row for row in rows}
+        return [newest[step] for step in sorted(newest)]
+    by_key = {row["key"]: row for row in rows}
+    by_weights = {(row["step"], row["weights"]): row for row in rows}
+    found = (by_key.get(c.evaluation or "", by_weights.get((c.step, c.weights))) for c in run.checkpoints)
+    return [row for row in found if row is not None]
 
 
 def check_folder(

@@ -35,6 +35,7 @@ from truing.studies.folder import (
     CheckpointRecord,
     Manifest,
     RunRecord,
+    counting_rows,
     found_above,
     load_manifest,
     take_answers,
@@ -77,8 +78,9 @@ def changed_settings(manifest: Manifest, changes: Mapping[str, Any]) -> Manifest
     for name in EvaluationConfig.model_fields:
         if name not in _JUDGED and getattr(evaluation, name) != getattr(manifest.evaluation, name):
             raise ConfigError(f"evaluation.{name} needs other answers", str(getattr(evaluation, name)), allowed, _ANEW)
-    if not (manifest.every_prompt and make_rule(stopping).every_prompt):
-        got = f"{manifest.stopping.rule_name} before, {stopping.rule_name} now"
+    searched = manifest.config.get("search", "all") != "all"
+    if searched or not (manifest.every_prompt and make_rule(stopping).every_prompt):
+        got = f"{'a search' if searched else manifest.stopping.rule_name} before, {stopping.rule_name} now"
         raise ConfigError("random prompts were asked only as far as a decision needed them", got, "every prompt", _ANEW)
     raw["evaluation"], raw["stopping"] = evaluation.model_dump(mode="json"), stopping.model_dump(mode="json")
     fields = {name: getattr(manifest, name) for name in Manifest.model_fields}  # a copy would keep the old settings
@@ -199,9 +201,8 @@ def _checkpoints(store: Store, run: RunRecord) -> Iterator[Checkpoint]:
     if run.checkpoints is not None:
         yield from (record.checkpoint(run.id) for record in run.checkpoints)
         return
-    sql = "SELECT step, weights, train_loss, heldout_loss FROM evaluations WHERE run_id = ? ORDER BY step"
-    rows = {row["step"]: row for row in store.query(sql, [run.id])}
-    for row in rows.values():
+    rows = store.query("SELECT * FROM evaluations WHERE run_id = ?", [run.id])
+    for row in counting_rows(store, run, rows):
         losses = (math.nan if loss is None else loss for loss in (row["train_loss"], row["heldout_loss"]))
         yield Checkpoint(run.id, run.model, row["step"], row["weights"], None, *losses)
 

@@ -288,6 +288,27 @@ def test_errors_end_training_if_asked(tiny_model: Path, tmp_path: Path) -> None:
         trainer.train()
 
 
+class Mute(Script):
+    """A judge that gives no score after so many evaluations."""
+
+    def judge(self, prompts: Any, responses: Any) -> list[Judgment]:
+        judged = super().judge(prompts, responses)
+        return judged if self.calls <= 2 else [Judgment(j.prompt_id, j.sample, None, None, "REFUSAL") for j in judged]
+
+
+@pytest.mark.parametrize("on_error", ["warn", "raise"])
+def test_scores_that_are_all_missing_end_training_if_errors_do(tiny_model: Path, tmp_path: Path, on_error: str) -> None:
+    guard = guard_of(tmp_path, judge=Mute(0.0), on_error=on_error)
+    trainer = make_trainer(load(tiny_model), tmp_path / "out", [guard])
+    if on_error == "raise":
+        with pytest.raises(JudgeError, match="no answer has a score"):
+            trainer.train()
+    else:
+        trainer.train()
+    assert trainer.state.global_step == (4 if on_error == "raise" else 6)
+    assert guard.errors[0].startswith("step 4 lacks 30 scores")
+
+
 class Keyless(Script):
     """A judge that cannot be made."""
 
@@ -428,6 +449,23 @@ def test_a_resumed_training_repeats_nothing(tiny_model: Path, tmp_path: Path, se
     assert same(weights_of(parts[0]), weights_of(whole[0]))
     assert [d.action for d in guard.decisions] == [d.action for d in reference.decisions]
     assert guard.errors == []
+
+
+def test_a_training_that_goes_on_with_other_settings_says_what_the_folder_does_not_hold(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """Without the base's answers of the same length the fixed rule could not stop, and said nothing."""
+    saving = {"save_strategy": "steps", "save_steps": 4}
+    guard = guard_of(tmp_path, judge=Script(0.0))
+    make_trainer(load(tiny_model), tmp_path / "out", [guard], max_steps=4, **saving).train()
+    for settings, told in (({}, []), ({"max_tokens": 5}, [0, 2, 4])):
+        guard = guard_of(tmp_path, judge=Script(0.0), **settings)
+        trainer = make_trainer(load(tiny_model), tmp_path / "out", [guard], **saving)
+        trainer.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-4"))
+        lacking = [f"by what the folder holds, step {step} lacks 30 scores" for step in told]
+        assert [error[: len(lacking[0])] for error in guard.errors[: len(told)]] == lacking
+        assert [error for error in guard.errors if "step 0 was not evaluated" in error] == guard.errors[len(told) :]
+        assert len(guard.errors) == len(told) + bool(told)
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
@@ -617,7 +655,9 @@ def test_a_guard_s_judge_that_changes_decides_nothing_more(
     make_trainer(load(tiny_model), tmp_path / "out", [guard]).train()
     reasons = {d.step: d.reason for d in guard.decisions}
     assert [step for step, reason in reasons.items() if reason.startswith("the judge changed: at step 4, ")] == [4, 6]
-    assert guard.errors == []
+    assert [error[:49] for error in guard.errors] == [
+        f"step {step} is undecided: the judge changed: at step 4"[:49] for step in (4, 6)
+    ]
     assert guard.restored is not None
     assert guard.restored.step == 2  # nothing is confirmed here, and what was decided before stays
     doubts = {c.step: c.doubts for c in guard.report().runs[0].checkpoints}

@@ -35,7 +35,7 @@ from truing.catalog.benchmarks import load_benchmark
 from truing.catalog.datasets import Dataset
 from truing.config import DatasetConfig, JudgeConfig
 from truing.core.distributed import Ranks
-from truing.core.errors import EngineError, JudgeRefused, TruingError, boundary, plural
+from truing.core.errors import EngineError, JudgeError, JudgeRefused, TruingError, boundary, plural
 from truing.core.progress import Lines, listening, report
 from truing.core.records import Action, Benchmark, Checkpoint, Decision, Evaluation
 from truing.integrations.guard.folder import checkpoint_records, held_run, keep_only, take_folder
@@ -124,8 +124,7 @@ class Guard(TrainerCallback):
         self._trainer: Any = None
         self._tokenizer: Any = None
         self._model: Any = None
-        self._looked, self._pending, self._past = -1, 0, -1
-        self._stopped = False
+        self._looked, self._pending, self._stopped = -1, 0, False
         self._stays: Checkpoint | None = None
         self._best_put_in = ""
         self._run = RunRecord(id=self.folder.name, model="", dataset=learnt.name if learnt else "the trainer's own")
@@ -256,8 +255,7 @@ class Guard(TrainerCallback):
         """Forget an earlier training; find out what this one is."""
         self._watcher, self._ranks = Watcher(self.folder, self._measures), Ranks()
         self.records, self.errors, self._keepable, self.restored = [], [], [], None
-        self._looked, self._pending, self._past, self._stays = -1, 0, -1, None
-        self._stopped = False
+        self._looked, self._pending, self._past, self._stays, self._stopped = -1, 0, -1, None, False
         self._model = Model(model, self._tokenizer, self.config, self._ranks)
         self._run = RunRecord(
             id=self.folder.name,
@@ -307,8 +305,8 @@ class Guard(TrainerCallback):
         self._keepable, self._stays, self.restored, self._past, self._run = told
         self.records, self.errors = self._ranks.share(lambda: (self.records, self.errors))
         self._stopped = self._run.state == "stopped" or any(self._stops(record) for record in self.records)
-        if not any(record.step == 0 for record in self.records):
-            self._fail("step 0 was not evaluated in this folder, so the base's EM rate is unknown")
+        if not any(record.step == 0 and record.is_known for record in self.records):
+            self._fail("step 0 was not evaluated here as is asked now: without a base the fixed rule cannot stop")
 
     def _too_few_prompts(self) -> Iterator[str]:
         """A note, where so few prompts cannot show that anything is clear; told at once, too."""
@@ -372,11 +370,10 @@ class Guard(TrainerCallback):
         step = int(state.global_step)
         for record in (replace(record, lag=step - record.step) for record in records):
             self.records = sorted((*(r for r in self.records if r.step != record.step), record), key=lambda r: r.step)
-            if record.error:
-                self._fail(record.error)
-            elif (found := record.evaluation).em_rate.n_missing and found.decision.action is Action.UNDECIDED:
-                lost = plural(found.em_rate.n_missing, "score")
-                self._fail(f"step {record.step} lacks {lost}: {found.decision.reason}")
+            if record.lacks:
+                self._fail(record.lacks)
+            if self.config.on_error == "raise" and not record.is_known:
+                raise JudgeError("no answer has a score", record.lacks, todo="see what the judge says")
             log_record(record, len(self.errors), self._trainer, state, control)
             if self._stops(record) and not self._stopped:
                 logger.warning("truing stops training at step %d. %s", step, record.evaluation.decision.reason)
@@ -479,7 +476,9 @@ class Guard(TrainerCallback):
             return
         for each in (each for each in held.checkpoints or () if each.step <= last):
             record = failed(each.checkpoint(held.id), each.error)
-            self.records.append(self._watcher.recall(replace(record, lag=each.lag)))
+            self.records.append(found := self._watcher.recall(replace(record, lag=each.lag)))
+            if found.lacks and not found.error:
+                self._fail(f"by what the folder holds, {found.lacks}")
         self.records.sort(key=lambda record: record.step)
         if not (self.folder / MANIFEST).is_file():
             self._run = held

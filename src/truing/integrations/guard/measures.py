@@ -11,7 +11,7 @@ from truing.backends import Engine, check_completer, faster_engine, load_engine,
 from truing.catalog.datasets import Dataset, load_dataset
 from truing.config import DatasetConfig, EndpointConfig, JudgeConfig
 from truing.config.files import validate
-from truing.core.errors import ConfigError
+from truing.core.errors import ConfigError, plural
 from truing.core.records import (
     Action,
     Benchmark,
@@ -25,6 +25,7 @@ from truing.core.records import (
 )
 from truing.integrations.guard.settings import GuardConfig
 from truing.judges import Judge, check_judge
+from truing.judges.preflight import CHANGED
 from truing.monitor import PromptSet, reach_judge
 
 __all__ = ["LateJudge", "Measures", "Record", "failed", "find_dataset", "find_judge"]
@@ -46,6 +47,21 @@ class Record:
     def step(self) -> int:
         """The step of the checkpoint."""
         return self.evaluation.checkpoint.step
+
+    @property
+    def lacks(self) -> str:
+        """Why nothing is decided, in words, where a failure is the cause; empty: none is."""
+        missing, decision = self.evaluation.em_rate.n_missing, self.evaluation.decision
+        changed = decision.reason.startswith(CHANGED)
+        if self.error or decision.action is not Action.UNDECIDED or not (missing or changed):
+            return self.error
+        lost = f"step {self.step} lacks {plural(missing, 'score')}" if missing else f"step {self.step} is undecided"
+        return f"{lost}: {decision.reason}"
+
+    @property
+    def is_known(self) -> bool:
+        """True if some answer has a score."""
+        return self.evaluation.coherent_rate.n_responses > 0
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ class GuardConfig(Services):
     terminal), `json` (JSON Lines), `quiet` (nothing)."""
     on_error: Literal["warn", "raise"] = "warn"
     """`warn`: what fails in engine, judge or store is logged and counted, and the decision is undecided; `raise`: it
-    ends training."""
+    ends training, and so does a step of which no answer has a score."""
 
     @field_validator("at", mode="before")
     @classmethod
