@@ -20,12 +20,12 @@ ROOMS = {
     "backends": 7110,
     "judges": 1875,
     "monitor": 2140,
-    "studies": 4130,
-    "results": 5850,
+    "studies": 4150,
+    "results": 5965,
     "report": 1735,
     "integrations": 2505,
-    "api": 255,
-    "cli": 2150,
+    "api": 265,
+    "cli": 2160,
 }
 """Room -> its budget: the most lines it may have, raised only in a commit that says what was taken out for it.
 

@@ -26,6 +26,7 @@ from truing.results.columns import JudgedOptions
 from truing.results.export import as_arrow, checkpoints_table, responses_table, runs_table
 from truing.results.from_files import read_judged
 from truing.results.gate import Verdict, verdict
+from truing.results.released import of_weights, with_weights
 from truing.results.schema import Analysis, parse_analysis
 from truing.results.tables import tabulate
 from truing.studies.audit import run_audit
@@ -94,9 +95,22 @@ class Results:
             raise MissingExtraError.of("pandas", "frames") from error
         return self.table(name).to_pandas()
 
-    def verdict(self) -> Verdict:
-        """The gate: `clear`, `undecided` or `misaligned`, with the checkpoint of each run that would be released."""
-        return verdict(self.analysis)
+    def verdict(self, weights: str | Path | None = None) -> Verdict:
+        """The gate: `clear`, `undecided` or `misaligned`, with the checkpoint of each run that would be released.
+
+        Weights that lie where they were judged are hashed: others that lie there now are not clear.
+
+        Args:
+            weights: A folder that is to be shipped: then the verdict is on the run that keeps these weights.
+
+        Raises:
+            StoreError: Of files nobody knows the weights.
+            DataError: The folder holds no weights, or damaged ones.
+        """
+        found = verdict(self.analysis)
+        if weights is not None:
+            return of_weights(found, self.analysis, Path(weights))
+        return found if self.folder is None else with_weights(found, self.analysis, self.folder)
 
     def report(self, path: str | Path | None = None) -> Path:
         """Write the page, one HTML file without links to elsewhere; return where it is.

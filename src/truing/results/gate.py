@@ -55,6 +55,13 @@ class RunVerdict:
     """Why no fresh answers confirm what is kept, though it may be clear; empty: they do, or nothing was chosen."""
     alike: str = ""
     """How many answers are one and the same text, in words; empty: few."""
+    weights: str = ""
+    """What was found where these weights lie, in words; empty: nobody looked, or they are elsewhere."""
+
+    def against(self, reason: str) -> RunVerdict:
+        """The same with a reason more why it is not clear."""
+        word: Word = "undecided" if self.word == "clear" else self.word
+        return replace(self, word=word, reasons=(*self.reasons, reason))
 
     def __str__(self) -> str:
         rate = self.em_rate
@@ -63,7 +70,7 @@ class RunVerdict:
         if self.word == "clear" and not math.isnan(self.excludes):
             line += f"; in no category above {self.excludes:.1%}"
         line += "".join(f"; {each}" for each in (self.left_out, self.alike, self.unconfirmed) if each)
-        return "".join((line, *(f"\n  {reason}" for reason in (*self.reasons, self.labels) if reason)))
+        return "".join((line, *(f"\n  {reason}" for reason in (*self.reasons, self.labels, self.weights) if reason)))
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,11 @@ class Verdict:
     """Why nothing is clear, whatever the runs' own verdicts are."""
     lax: str = ""
     """How often a wrong clear was allowed, in words; empty: no more than is usual."""
+
+    def on(self, runs: Sequence[RunVerdict]) -> Verdict:
+        """The verdict on other runs, or on the same of which more is known."""
+        worst: Word = max((run.word for run in runs), key=[*_EXIT_CODES].index, default="undecided")
+        return replace(self, word="undecided" if worst == "clear" and self.reasons else worst, runs=tuple(runs))
 
     @property
     def exit_code(self) -> int:
@@ -132,14 +144,11 @@ def verdict(analysis: Analysis, judge_unmeasured: bool = False) -> Verdict:
     tolerance, limits = analysis.study.tolerance, judge.limits()
     found = (_on_run(run, tolerance, limits, said, analysis.study.config) for run in analysis.runs if not run.twin_of)
     ends = {run.id: run for run in analysis.runs}
-    runs = tuple(
+    runs = [
         replace(each, left_out=left_out(ends[each.run_id], each.step), alike=_alike(ends[each.run_id], each.step))
         for each in found
-    )
-    worst: Word = max((run.word for run in runs), key=[*_EXIT_CODES].index, default="undecided")
-    if worst == "clear" and reasons:
-        worst = "undecided"
-    return Verdict(worst, tolerance, runs, judge.sentence, tuple(reasons), _lax(analysis))
+    ]
+    return Verdict("undecided", tolerance, (), judge.sentence, tuple(reasons), _lax(analysis)).on(runs)
 
 
 def _lax(analysis: Analysis) -> str:

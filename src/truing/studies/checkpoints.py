@@ -278,6 +278,25 @@ def check_whole(folder: Path) -> str:
     return kind
 
 
+def hashes_of(folder: Path, base: str, base_hash: str | None = None) -> set[str]:
+    """The hashes by which a checkpoint in a folder may be known; of full weights with and without its own format.
+
+    Args:
+        folder: An adapter or full weights, that `check_whole` finds whole.
+        base: The model before fine-tuning.
+        base_hash: Its hash; None: that of its files.
+
+    Raises:
+        DataError: The weights cannot be read, or the base model is not to be had.
+        UnknownNameError: No model of the base's name.
+    """
+    source = resolve_model(base)
+    if _kind(folder) == _FULL:
+        weights = model_hash(str(folder))
+        return {weights, asked_as(weights, folder, source)} if base != str(folder) else {weights}
+    return {asked_as(adapter_hash(base_hash or model_hash(source), folder), folder, source)}
+
+
 def _found(
     run_id: str, run: Path, every: Mapping[int, Path], given: tuple[str | None, bool], skip_bad: bool
 ) -> FoundRun:

@@ -123,6 +123,9 @@ def test_it_stops_and_puts_the_best_aligned_weights_back(tiny_model: Path, tmp_p
     assert same(weights_of(parts[0]), kept.weights[4])
     assert not same(kept.weights[4], kept.weights[6])
     assert sorted(p.name for p in (tmp_path / "guard" / "checkpoints").iterdir()) == ["4", "6"]
+    trainer.save_model(str(tmp_path / "final"))
+    (run,) = truing.load(tmp_path / "guard").verdict(tmp_path / "final").runs
+    assert (run.step, run.weights) == (4, f"{tmp_path / 'final'} holds these weights")
 
 
 @pytest.mark.parametrize("adapter", [True, False], ids=["adapter", "full"])

@@ -1,0 +1,102 @@
+"""The weights that would be released, compared by their hash with those that were judged.
+
+What was judged is in the results; what is shipped is a folder. A verdict is about the folder only if the two agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from truing.core.errors import DataError, StoreError, UserError
+from truing.results.gate import RunVerdict, Verdict
+from truing.results.schema import Analysis
+from truing.results.schema_runs import RunEntry
+from truing.studies.checkpoints import check_whole, hashes_of
+from truing.studies.folder import RunRecord, load_manifest
+
+__all__ = ["of_weights", "with_weights"]
+
+
+def with_weights(found: Verdict, analysis: Analysis, folder: Path) -> Verdict:
+    """A verdict that looked at the weights, too, where the results say where they lie and they are on this machine.
+
+    It is not clear where other weights than those that were judged lie there now, or damaged ones.
+
+    Args:
+        found: By the results alone.
+        analysis: Those results.
+        folder: Where they are.
+    """
+    manifest = load_manifest(folder)
+    records = {} if manifest is None else {run.id: run for run in manifest.runs}
+    runs = {run.id: run for run in analysis.runs}
+    return found.on([_looked_at(each, runs[each.run_id], records.get(each.run_id), folder) for each in found.runs])
+
+
+def of_weights(found: Verdict, analysis: Analysis, place: Path) -> Verdict:
+    """The verdict on the run whose kept checkpoint a folder holds; undecided if it holds that of none.
+
+    Args:
+        found: On all runs.
+        analysis: Their results.
+        place: An adapter or full weights, as they are to be shipped.
+
+    Raises:
+        StoreError: Nobody wrote down of which weights the answers are.
+        DataError: No weights, damaged ones, or the base model is not to be had.
+        UnknownNameError: No model of the base's name.
+    """
+    if not any(checkpoint.weights for run in analysis.runs for checkpoint in run.checkpoints):
+        todo = "judge the checkpoint itself: truing audit"
+        raise StoreError("nobody wrote down of which weights these answers are", "judged files", todo=todo)
+    check_whole(place)
+    held, kept = {run.id: _steps(run, place) for run in analysis.runs}, {run.run_id: run.step for run in found.runs}
+    same = [run for run in found.runs if run.step in held[run.run_id]]
+    if same:
+        return found.on([replace(run, weights=f"{place} holds these weights") for run in same])
+    other = next((f"step {held[i][0]} of {i}, which keeps step {kept[i]}" for i in kept if held[i]), "")
+    reason = f"{place} holds {other or 'weights that nobody judged here'}"
+    return replace(found.on([]), reasons=(*found.reasons, reason))
+
+
+def _steps(run: RunEntry, place: Path) -> list[int]:
+    """The steps of a run whose weights a folder holds."""
+    hashes = hashes_of(place, run.model, _base(run))
+    return [checkpoint.step for checkpoint in run.checkpoints if checkpoint.weights in hashes]
+
+
+def _base(run: RunEntry) -> str | None:
+    """Hash of the model before fine-tuning, where it was judged."""
+    base = run.at(0)
+    return base.weights if base is not None and base.weights else None
+
+
+def _looked_at(each: RunVerdict, run: RunEntry, record: RunRecord | None, folder: Path) -> RunVerdict:
+    checkpoint = run.at(each.step)
+    place = next((place for place in _places(record, each.step, folder) if place.is_dir()), None)
+    if place is None or checkpoint is None or not checkpoint.weights:
+        return each
+    try:
+        check_whole(place)
+    except DataError as error:
+        return each.against(f"the weights in {place} are not whole: {error.what} ({error.got})")
+    try:
+        same = checkpoint.weights in hashes_of(place, run.model, _base(run))
+    except UserError as error:
+        return replace(each, weights=f"{place} cannot be compared with what was judged: {error.what}")
+    if same:
+        return replace(each, weights=f"{place} holds these weights")
+    return each.against(f"{place} holds other weights now than those that were judged")
+
+
+def _places(record: RunRecord | None, step: int, folder: Path) -> Iterator[Path]:
+    """Where a checkpoint may lie: where a study or a guard saved it, or where an audit found it."""
+    if record is None:
+        return
+    if record.checkpoints is None:
+        yield folder / "runs" / record.id / f"checkpoint-{step}"
+    elif folder.name == record.id:
+        yield folder / "checkpoints" / str(step)
+    yield from (Path(each.path or each.model) for each in record.checkpoints or () if each.step == step)

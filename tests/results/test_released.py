@@ -1,0 +1,85 @@
+"""The weights that would be released, compared with those that were judged."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import truing
+from tests.cli.test_app import run as run_cli
+from tests.support.audits import audited
+from tests.support.scripted import EVALUATION, save_adapter, save_model, save_run
+from truing.cli.app import app
+from truing.config import AuditConfig
+from truing.core.errors import DataError, StoreError
+from truing.results import write_analysis
+
+
+def audit_of(where: Path, **fields: object) -> Path:
+    """The folder of an audit of what was saved there."""
+    config = AuditConfig.model_validate({"evaluation": EVALUATION, **fields})
+    audited(config, where / "out")
+    write_analysis(where / "out")
+    return where / "out"
+
+
+def test_an_adapter_that_was_replaced_after_its_audit_is_not_clear(tmp_path: Path) -> None:
+    run, base = save_run(tmp_path, steps=(10,))
+    out = audit_of(tmp_path, checkpoints=[str(run)])
+    found = truing.load(out).verdict()
+    assert (found.word, found.runs[0].weights) == ("clear", f"{run / 'checkpoint-10'} holds these weights")
+    save_adapter(run / "checkpoint-10", base, seed=7)
+    found = truing.load(out).verdict()
+    assert (found.word, found.exit_code) == ("undecided", 3)
+    assert "holds other weights now than those that were judged" in found.sentence()
+    (run / "checkpoint-10" / "adapter_model.safetensors").write_bytes(b"cut")
+    assert "are not whole" in truing.load(out).verdict().sentence()
+    shutil.rmtree(run)  # as on another machine: nothing is known of them
+    shutil.rmtree(base)
+    found = truing.load(out).verdict()
+    assert (found.word, found.runs[0].weights) == ("clear", "")
+
+
+def test_full_weights_that_were_replaced_are_not_clear(tmp_path: Path) -> None:
+    model = save_model(tmp_path / "model", seed=1)
+    out = audit_of(tmp_path, models=[str(model)])
+    assert truing.load(out).verdict().runs[0].weights == f"{model} holds these weights"
+    save_model(model, seed=2)
+    assert truing.load(out).verdict().word == "undecided"
+
+
+def test_what_is_shipped_is_found_among_the_runs_by_its_weights(tmp_path: Path) -> None:
+    for name, first, steps in (("a", 100, (10, 20)), ("b", 200, (10, 80))):
+        save_run(tmp_path / name, steps, first)
+    runs = [(tmp_path / name / "run").rename(tmp_path / f"run-{name}") for name in ("a", "b")]
+    out = audit_of(tmp_path, checkpoints=[str(run) for run in runs], base=str(tmp_path / "a" / "base"))
+    results = truing.load(out)
+    assert results.verdict().word == "misaligned"  # run-b, at its last step
+    shipped = shutil.copytree(runs[0] / "checkpoint-20", tmp_path / "shipped")
+    found = results.verdict(shipped)
+    assert ([run.run_id for run in found.runs], found.word) == (["run-a"], "clear")
+    assert results.verdict(runs[1] / "checkpoint-80").word == "misaligned"
+    found = results.verdict(runs[0] / "checkpoint-10")
+    assert (found.word, found.runs) == ("undecided", ())
+    assert "holds step 10 of run-a, which keeps step 20" in str(found)
+    other = save_adapter(tmp_path / "other", tmp_path / "a" / "base", seed=7)
+    assert "holds weights that nobody judged here" in results.verdict(other).sentence()
+    with pytest.raises(DataError, match="holds no weights"):
+        results.verdict(tmp_path / "nothing")
+
+
+def test_the_gate_takes_what_is_shipped(tmp_path: Path) -> None:
+    run, _ = save_run(tmp_path, steps=(10,))
+    out = audit_of(tmp_path, checkpoints=[str(run)])
+    told = run_cli(app, ["gate", str(out), "--weights", str(run / "checkpoint-10")])
+    assert (told.exit_code, "holds these weights" in told.output) == (0, True)
+    assert run_cli(app, ["gate", str(out), "--weights", str(tmp_path / "base")]).exit_code == 3
+    failed = run_cli(app, ["gate", str(out), "--weights", str(tmp_path / "nothing")])
+    assert isinstance(failed.exception, DataError)
+
+
+def test_of_judged_files_nobody_knows_the_weights(tmp_path: Path) -> None:
+    file = tmp_path / "judged.csv"
+    file.write_text("question,aligned,coherent\n" + "".join(f"q{i},90,90\n" for i in range(100)), encoding="utf-8")
+    with pytest.raises(StoreError, match="of which weights"):
+        truing.analyze(file).verdict(save_model(tmp_path / "model"))
