@@ -62,15 +62,16 @@ def of_weights(found: Verdict, analysis: Analysis, place: Path) -> Verdict:
 
 
 def _steps(run: RunEntry, place: Path) -> list[int]:
-    """The steps of a run whose weights a folder holds."""
-    hashes = hashes_of(place, run.model, _base(run))
-    return [checkpoint.step for checkpoint in run.checkpoints if checkpoint.weights in hashes]
+    """The steps of a run whose weights a folder holds.
 
-
-def _base(run: RunEntry) -> str | None:
-    """Hash of the model before fine-tuning, where it was judged."""
+    What is known of step 0 names the base, unless it is that of a guard, with an adapter on it: then its files do.
+    """
     base = run.at(0)
-    return base.weights if base is not None and base.weights else None
+    for known in (base.weights if base else "", ""):
+        hashes = hashes_of(place, run.model, known)
+        if found := [checkpoint.step for checkpoint in run.checkpoints if checkpoint.weights in hashes]:
+            return found
+    return []
 
 
 def _looked_at(each: RunVerdict, run: RunEntry, record: RunRecord | None, folder: Path) -> RunVerdict:
@@ -83,7 +84,7 @@ def _looked_at(each: RunVerdict, run: RunEntry, record: RunRecord | None, folder
     except DataError as error:
         return each.against(f"the weights in {place} are not whole: {error.what} ({error.got})")
     try:
-        same = checkpoint.weights in hashes_of(place, run.model, _base(run))
+        same = each.step in _steps(run, place)
     except UserError as error:
         return replace(each, weights=f"{place} cannot be compared with what was judged: {error.what}")
     if same:

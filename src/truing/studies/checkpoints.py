@@ -278,13 +278,13 @@ def check_whole(folder: Path) -> str:
     return kind
 
 
-def hashes_of(folder: Path, base: str, base_hash: str | None = None) -> set[str]:
+def hashes_of(folder: Path, base: str, base_hash: str = "") -> set[str]:
     """The hashes by which a checkpoint in a folder may be known; of full weights with and without its own format.
 
     Args:
         folder: An adapter or full weights, that `check_whole` finds whole.
         base: The model before fine-tuning.
-        base_hash: Its hash; None: that of its files.
+        base_hash: Its hash; empty: that of its files.
 
     Raises:
         DataError: The weights cannot be read, or the base model is not to be had.

@@ -126,6 +126,7 @@ def test_it_stops_and_puts_the_best_aligned_weights_back(tiny_model: Path, tmp_p
     trainer.save_model(str(tmp_path / "final"))
     (run,) = truing.load(tmp_path / "guard").verdict(tmp_path / "final").runs
     assert (run.step, run.weights) == (4, f"{tmp_path / 'final'} holds these weights")
+    assert "checkpoints/4 holds these weights" in truing.load(tmp_path / "guard").verdict().runs[0].weights
 
 
 @pytest.mark.parametrize("adapter", [True, False], ids=["adapter", "full"])
