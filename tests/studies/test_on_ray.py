@@ -1,10 +1,12 @@
 """Studies on a Ray cluster of two nodes: the same results, also when a node or the driver is killed."""
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 from tests.backends.transformers.test_completer import save_judge
 from tests.conftest import small_study
 from tests.studies.test_schedule import results, two_runs
+from tests.support.counted import LOADS
 from truing.config import StudyConfig
 from truing.monitor import open_store
 from truing.studies.run import owed_runs
@@ -27,6 +30,24 @@ TRUING = ("-m", "truing")
 IMPATIENT = (
     "from truing.cli import main; from truing.studies import on_ray; on_ray.LOST, on_ray.PLACING = 6, 30; main()"
 )
+
+COUNTED = "tests.support.counted:Counted"
+GPUS = """
+import json, os, time, ray
+from truing.studies.on_ray import _keep_to_one_gpu
+
+def work(seconds):
+    _keep_to_one_gpu()
+    time.sleep(seconds)
+    return os.getpid(), ray.get_runtime_context().get_accelerator_ids()["GPU"][0]
+
+ray.init("local", num_cpus=3, num_gpus=3, log_to_driver=False, logging_level=40)
+task, used = ray.remote(num_cpus=1, num_gpus=1, max_retries=3, max_calls=0)(work), []
+for waits in ((0.1, 0.7, 0.4), (1, 0.5, 0.1), (0.1, 0.7, 0.4), (1, 0.5, 0.1)):
+    used += ray.get([task.remote(wait) for wait in waits])
+    time.sleep(2)  # its processes are idle, and Ray gives them any GPU
+print(json.dumps(used))
+"""
 
 
 class Nodes:
@@ -90,6 +111,30 @@ def test_the_store_is_that_of_local_workers(nodes: Nodes, tiny_model: Path, undi
     assert all(run.id in output for run in config.runs())  # news of each have come here
     assert results(out) == results(undisturbed)
     assert owed_runs(config, out) == []
+
+
+def test_a_process_that_runs_loads_each_base_once_and_runs_share_a_gpu(
+    nodes: Nodes, tiny_model: Path, tmp_path: Path
+) -> None:
+    grid = two_runs(tiny_model).grids[0].model_dump() | {
+        "models": [str(tiny_model), "pocket-qwen3"],
+        "seeds": [0, 1, 2],
+    }
+    config, out = small_study(tiny_model, grids=[grid], evaluation={"engine": COUNTED}), tmp_path / "out"
+    end(nodes.start(config, out, "--resources", "CPU=0.5,GPU=0.5"))
+    loads = [json.loads(line) for line in (out / LOADS).read_text().splitlines()]
+    assert len({(load["process"], load["model"]) for load in loads}) == len(loads)  # of 6 runs and 18 checkpoints
+    assert {load["model"] for load in loads} == {str(tiny_model), "pocket-qwen3"}
+    assert all(load["gpus"] == ["0"] for load in loads)
+    shares = Counter(node for node, _ in {(load["node"], load["process"]) for load in loads})
+    assert max(shares.values()) == 2
+
+
+def test_a_process_keeps_to_its_gpu() -> None:
+    done = subprocess.run([sys.executable, "-c", GPUS], capture_output=True, text=True, timeout=300, check=True)
+    used = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("[[")))  # Ray writes there, too
+    assert len({process for process, _ in used}) == len({(process, gpu) for process, gpu in used})
+    assert {gpu for _, gpu in used} == {"0", "1", "2"}
 
 
 def test_a_node_that_is_killed_costs_what_was_in_flight(

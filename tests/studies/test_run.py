@@ -3,17 +3,20 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar, Self
 
 import pytest
 
 from tests.conftest import small_study
-from truing.core.errors import ConfigError, DataError, StoreError, UnknownNameError, UserError
+from truing.backends import Engine
+from truing.config import Services
+from truing.core.errors import ConfigError, DataError, EngineError, StoreError, UnknownNameError, UserError
 from truing.core.records import Checkpoint, Prompt, Response, Sampling
 from truing.core.weights import adapter_hash, model_hash
 from truing.monitor import open_store
 from truing.results import analyse
 from truing.studies.plan import plan_study
-from truing.studies.run import Progress, execute_run, open_study, owed_runs, read_state, twin_of
+from truing.studies.run import Progress, close_engines, execute_run, open_study, owed_runs, read_state, twin_of
 from truing.studies.schedule import run_study
 
 PARTS, SEEING = "tests.core.test_plugins", "tests.support.labelled_judges:Seeing"
@@ -37,6 +40,39 @@ class Unreliable:
             for i, p in enumerate(prompts)
             for s in range(sampling.first, sampling.first + sampling.samples)
         ]
+
+
+class Closing(Engine):
+    """An engine that answers nothing, and says which are open."""
+
+    held: ClassVar[list[str]] = []
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+        Closing.held.append(model)
+
+    @classmethod
+    def build(cls, model: str, services: Services, folder: Path | None) -> Self:
+        return cls(model)
+
+    def generate(self, checkpoint: Checkpoint, prompts: Sequence[Prompt], sampling: Sampling) -> list[Response]:
+        raise EngineError("nothing is answered", self.model)
+
+    def close(self) -> None:
+        Closing.held.remove(self.model)
+
+
+def test_a_process_holds_one_engine_for_all_runs_of_a_base(tiny_model: Path, tmp_path: Path) -> None:
+    models = [str(tiny_model), "pocket-qwen3"]
+    grid = {"models": models, "datasets": ["pocket-insecure-code"], "learning_rates": [1e-3], "seeds": [0, 1]}
+    config = small_study(tiny_model, grids=[grid], evaluation={"engine": f"{__name__}:Closing"})
+    held = []
+    for run in config.runs():
+        execute_run(config, run, tmp_path)
+        held.append(list(Closing.held))
+    assert held == [[model] for model in models for _ in range(2)]
+    close_engines(tmp_path)
+    assert not Closing.held
 
 
 def test_the_plan_counts_without_loading(tiny_model: Path) -> None:

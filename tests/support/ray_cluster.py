@@ -1,4 +1,6 @@
-"""A Ray cluster of a head and two nodes here, the first with a resource `first`; says its address.
+"""A Ray cluster of a head and two nodes here with a GPU each that is not there, the first with a resource `first`.
+
+It says its address.
 
 For each line it kills the older node, and replaces it unless the line says `lose`.
 
@@ -11,7 +13,7 @@ if __name__ == "__main__":
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-    nodes = [cluster.add_node(num_cpus=1, resources=own) for own in ({"first": 1}, {})]
+    nodes = [cluster.add_node(num_cpus=1, num_gpus=1, resources=own) for own in ({"first": 1}, {})]
     cluster.wait_for_nodes()
     sys.stdout.write(f"{cluster.address}\n")
     sys.stdout.flush()

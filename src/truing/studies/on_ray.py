@@ -2,9 +2,9 @@
 
 A run is one task with declared resources; Ray places it, and starts it anew where a worker or a node is lost, and then
 it goes on from what the folder holds: what was in flight is repeated, nothing else. Processes are used again, so a base
-model is loaded once in each. A judge that is a model on these machines may be one actor that all runs ask, instead of
-one in each process. The driver holds the study's lock; if it dies, its tasks end with it, and the next driver goes on.
-What is computed is that of a worker process with as many threads as a run has CPUs.
+model is loaded once in each, and each keeps to its GPU. A judge that is a model on these machines may be one actor that
+all runs ask, instead of one in each process. The driver holds the study's lock; if it dies, its tasks end with it, and
+the next driver goes on. What is computed is that of a worker process with as many threads as a run has CPUs.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ RESTARTS = 20
 LOST, PLACING = 60.0, 900.0
 """Seconds after which a judge that does not answer is told to be lost, and after which the study ends for it."""
 
+_GPUS: list[dict[str, list[str]]] = []
+"""What Ray gave each run of this process; CUDA keeps to the first."""
 _BESIDE = "beside"
 """The group of calls that an actor answers while it answers others."""
 
@@ -267,12 +269,25 @@ def _enter(folder: Path) -> None:
         sys.path[:0] = [] if str(folder) in sys.path else [str(folder)]
 
 
+def _keep_to_one_gpu() -> None:
+    """End a process that is given another GPU than it uses; Ray begins the run in another one.
+
+    Ray's own way is to end every process that used a GPU with its task, so that the next would load the base again.
+    """
+    import ray
+
+    _GPUS.append(ray.get_runtime_context().get_accelerator_ids())
+    if _GPUS[-1] != _GPUS[0]:
+        os._exit(1)
+
+
 def _work(
     run: Run | None, config: StudyConfig, out: Path, folder: Path, told: Any, judges: dict[str, Any]
 ) -> RunState | BaseException:
     """One run, or the measurement of the judge; what it raises is returned, for Ray would wrap it."""
     try:
         _enter(folder)
+        _keep_to_one_gpu()
         LENT.clear()
         LENT.update({name: SharedCompleter(name, actor) for name, actor in judges.items()})
         study = out / "study.yaml"

@@ -280,9 +280,7 @@ def _execute(config: StudyConfig, run: Run, out: Path, notify: Callable[[Progres
     told = folder / "error.txt"
     with listening(lambda phase: notify(Progress(run.id, at, phase=phase))):
         dataset = load_dataset(run.dataset, config.datasets)
-        key = (config.engine_of(run), run.model, config, out)  # one engine per model and process: a base is loaded once
-        engine = _engines[key] = _engines[key] if key in _engines else load_engine(*key)
-        monitor = Monitor.from_config(config, out, engine, dataset)
+        monitor = Monitor.from_config(config, out, _engine(config, run, out), dataset)
         course: list[Evaluation] = []
 
         def on_step(step: int) -> None:
@@ -320,6 +318,16 @@ def _execute(config: StudyConfig, run: Run, out: Path, notify: Callable[[Progres
 
 
 _engines: dict[tuple[str, str, Services, Path], Engine] = {}
+
+
+def _engine(config: StudyConfig, run: Run, out: Path) -> Engine:
+    """The one engine of this process: its base is loaded once for all runs of it, and makes room for the next one."""
+    key = (config.engine_of(run), run.model, config, out)
+    if key not in _engines:
+        while _engines:
+            _engines.popitem()[1].close()
+        _engines[key] = load_engine(*key)
+    return _engines[key]
 
 
 def close_engines(out: Path) -> None:
