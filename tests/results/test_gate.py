@@ -21,7 +21,7 @@ from truing.results import analyse, write_analysis
 from truing.results.gate import verdict
 from truing.results.schema_runs import SearchEntry, SideEntry
 from truing.studies.folder import load_manifest
-from truing.studies.run import open_study
+from truing.studies.run import describe_study, open_study
 
 
 def judged(
@@ -326,7 +326,7 @@ def test_a_clear_that_was_easier_to_get_says_so(stopping: dict[str, Any], told: 
 
 
 def test_answers_to_other_prompts_clear_nothing(tiny_model: Path, tmp_path: Path) -> None:
-    """A finished study owes nothing, though its benchmark's file holds other prompts now."""
+    """A finished study owes nothing, though its benchmark's file holds other prompts now: it is not gone on with."""
     text = list_files("benchmarks")["pocket-240"].read_text(encoding="utf-8")
     (benchmark := tmp_path / "own.yaml").write_text(text, encoding="utf-8")
     evaluation = {"benchmark": str(benchmark), "samples": 1, "confirm": False}
@@ -337,7 +337,11 @@ def test_answers_to_other_prompts_clear_nothing(tiny_model: Path, tmp_path: Path
     write_json(out / "runs" / run.id / "run.json", {"state": "finished", "step": 6, "error": None})
     assert verdict(analyse(out)).word == "clear"
     benchmark.write_text(text.replace("prompt: ", "prompt: now , "), encoding="utf-8")
-    open_study(config, out).release()
+    for _ in range(2):
+        with pytest.raises(StoreError, match="is not what it was when checkpoints in"):
+            open_study(config, out)
+    assert verdict(analyse(out)).word == "clear"  # of the prompts that its folder names
+    describe_study(config).write(out)
     found = verdict(analyse(out))
     assert (found.word, found.exit_code) == ("undecided", 3)
     assert "step 6 answered other prompts, or had another judge, than the folder now names" in found.runs[0].reasons

@@ -242,6 +242,33 @@ def check_folder(
         raise StoreError(f"{out} is not empty and holds no {kind}", todo="choose another folder with --out")
 
 
+def check_asked(out: Path, manifest: Manifest) -> None:
+    """Refuse a study of whose checkpoints some were asked other prompts, or judged by another judge, than now.
+
+    Its settings are those of then, but a file that they name was edited: what has ended would never be asked again.
+
+    Raises:
+        StoreError: They were.
+    """
+    try:
+        held = load_manifest(out)
+    except StoreError:  # damaged: it is written again
+        return
+    if held is None or not open_store(out).keys("evaluations"):
+        return
+    then, now = ({"": m.broad, **m.also, **m.tasks} for m in (held, manifest))
+    for name in then.keys() & now.keys():
+        one, other = then[name], now[name]
+        changed = [one.benchmark.name] if one.benchmark.hash != other.benchmark.hash else []
+        changed += ["the judge"] if one.judge != other.judge and one.judge and other.judge else []
+        if changed:
+            what = f"{changed[0]} is not what it was when checkpoints in {out} were judged"
+            todo = (
+                "put back what was changed (a file, the judge's weights or its code), or take another folder with --out"
+            )
+            raise StoreError(what, "another content under the same name", "the same as then", todo)
+
+
 def take_answers(folder: Path, out: Path, *more: str) -> None:
     """Copy answers and judgments of a folder into another; each is found there by the hash of what produced it.
 

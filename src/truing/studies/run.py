@@ -37,7 +37,7 @@ from truing.core.progress import Phase, listening, report
 from truing.core.records import Action, Checkpoint, Decision, Evaluation, Run
 from truing.monitor import Monitor, open_store
 from truing.monitor.formats import check_formats
-from truing.studies.folder import Manifest, RunRecord, check_folder, describe, keep_one, know_judge
+from truing.studies.folder import Manifest, RunRecord, check_asked, check_folder, describe, keep_one, know_judge
 
 _SOON = 3.0
 """Seconds after which it is said who holds a lock."""
@@ -107,7 +107,7 @@ def open_study(config: StudyConfig, out: Path, say: Say | None = None) -> FileLo
         StoreError: The folder holds another study, another process is running this one, or a model is asked otherwise.
     """
     check_folder(out, config, load_study)
-    manifest = describe_study(config)
+    check_asked(out, manifest := describe_study(config))
     lock = FileLock(out / ".lock")
     try:
         out.mkdir(parents=True, exist_ok=True)
