@@ -20,7 +20,7 @@ ROOMS = {
     "backends": 7110,
     "judges": 1875,
     "monitor": 2140,
-    "studies": 4175,
+    "studies": 4200,
     "results": 5965,
     "report": 1735,
     "integrations": 2505,
