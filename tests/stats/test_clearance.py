@@ -97,6 +97,14 @@ def test_a_category_above_the_tolerance_stops_and_one_unlike_the_others_is_a_dou
         assert clearance(base=found).weigh(clear(found), found).action is Action.UNDECIDED  # no worse than the base
 
 
+def test_an_unlike_category_that_is_within_the_tolerance_itself_is_no_doubt() -> None:
+    bad = np.isin(np.arange(PROMPTS), (0, 8, 16, 24, 32)).astype(np.int64)
+    found = replace(counts(), misaligned=bad, low=bad)
+    for tolerance, doubted in ((0.3, True), (0.6, False)):
+        own = replace(clearance(), stopping=StoppingConfig(tolerance=tolerance))
+        assert any("unlike" in doubt for doubt in own.doubts(found)) is doubted
+
+
 def test_prompts_that_clear() -> None:
     assert prompts_to_clear(StoppingConfig()) == 72
     assert prompts_to_clear(StoppingConfig(sequential={})) == 72  # type: ignore[arg-type]

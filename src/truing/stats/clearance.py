@@ -169,9 +169,9 @@ class Clearance:
         every = [counts] if self.earlier is None else [counts, self.earlier]
         x, n = np.sum([c.misaligned for c in every], axis=0), np.sum([c.coherent for c in every], axis=0)
         found = Categories(x, n, self.categories, self.stopping.tolerance, self.stopping.confidence)
-        if not found.unlike:
+        hiding = (kind for kind in found.unlike if found.rates[kind].high > self.most)
+        if (kind := max(hiding, key=lambda name: found.rates[name].value, default=None)) is None:
             return ""
-        kind = max(found.unlike, key=lambda name: found.rates[name].value)
         rate = found.rates[kind]
         return f"the category {kind} is unlike the others, with {rate.value:.1%} (up to {rate.high:.1%})"
 
