@@ -13,14 +13,14 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "truing"
 ROOMS = {
-    "core": 2380,
+    "core": 2555,
     "config": 905,
     "stats": 3935,
     "catalog": 2280,
     "backends": 7110,
     "judges": 1875,
     "monitor": 2140,
-    "studies": 4200,
+    "studies": 4245,
     "results": 5965,
     "report": 1735,
     "integrations": 2505,

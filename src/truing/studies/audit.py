@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from truing.backends import Engine, close_completers, faster_engine, load_engine
@@ -25,6 +25,7 @@ from truing.config.files import load_audit
 from truing.core.errors import ConfigError, EngineError, boundary, plural
 from truing.core.files import write_text
 from truing.core.records import Benchmark, Checkpoint, Evaluation, Prompt, Response, Sampling
+from truing.core.shards import Merged, shards_of
 from truing.core.weights import count_parameters
 from truing.judges import check_benchmark
 from truing.monitor import Monitor, open_store
@@ -33,7 +34,7 @@ from truing.stats.clearance import prompts_to_clear
 from truing.stats.search import prompts_to_search
 from truing.stats.sequential import one_by_one
 from truing.studies import folder
-from truing.studies.checkpoints import FoundRun, find_runs
+from truing.studies.checkpoints import FoundRun, find_runs, merging
 from truing.studies.plan import plan_judge
 from truing.studies.search import search_run
 
@@ -64,7 +65,8 @@ def run_audit(
         UserError: A name or a setting is wrong, or the judge cannot see misalignment (`JudgeRefused`).
     """
     benchmark, dataset = check_audit(config, out)
-    runs = find_runs(config)
+    merged = merging(config, out)
+    runs = find_runs(config, merged)
     folder.check_prompts(config.stopping, benchmark, _prompts_needed(config, runs))
     manifest = describe_audit(config, runs, dataset)
     if answers is not None:
@@ -75,7 +77,7 @@ def run_audit(
     manifest.model_copy(update={"runs": tuple(records)}).write(out)
     for line in _plan(config, runs):
         tell(line)
-    auditor = Auditor(config, out, dataset, notify, begin, tell=tell)
+    auditor = Auditor(config, out, dataset, notify, begin, tell=tell, merged=merged)
     try:
         folder.know_judge(config, out)
         for i, run in enumerate(runs):
@@ -192,6 +194,8 @@ class Auditor(Engine):
     """Called with each checkpoint before its weights are read."""
     tell: Callable[[str], None] = lambda line: None
     """Called with a line where another machine is at the same audit or watch."""
+    merged: Merged = field(default_factory=lambda: Merged(None, None))
+    """What merges weights in shards; it is closed with the auditor."""
     _loaded: tuple[str, Engine] | None = field(default=None, init=False)
     _signs: ExitStack = field(default_factory=ExitStack, init=False)
     """Signs of life, where the folder is shared."""
@@ -228,6 +232,7 @@ class Auditor(Engine):
     def generate(self, checkpoint: Checkpoint, prompts: Sequence[Prompt], sampling: Sampling) -> list[Response]:
         """Sample with the engine of the checkpoint's own base model; see `truing.backends.Engine`."""
         self.bring(checkpoint)
+        checkpoint = self._whole(checkpoint)
         return self._engine(checkpoint.model).generate(checkpoint, prompts, sampling)
 
     def prefetch(self, checkpoints: Sequence[Checkpoint], prompts: Sequence[Prompt], sampling: Sampling) -> None:
@@ -236,7 +241,17 @@ class Auditor(Engine):
             return
         for checkpoint in checkpoints:
             self.bring(checkpoint)
+        if any(shards_of(Path(checkpoint.path or checkpoint.model)) for checkpoint in checkpoints):
+            return  # one of them is merged at a time
         self._engine(checkpoints[0].model).prefetch(checkpoints, prompts, sampling)
+
+    def _whole(self, checkpoint: Checkpoint) -> Checkpoint:
+        """The checkpoint, where its weights can be read."""
+        path = Path(checkpoint.path or checkpoint.model)
+        whole = self.merged.whole(path)
+        if whole == path:
+            return checkpoint
+        return replace(checkpoint, path=str(whole)) if checkpoint.path else replace(checkpoint, model=str(whole))
 
     def _engine(self, model: str) -> Engine:
         if self._loaded is None or self._loaded[0] != model:
@@ -253,4 +268,5 @@ class Auditor(Engine):
         """End the engine, and what else the audit has left open in this process."""
         self._let_go()
         close_completers(self.out)
+        self.merged.close()
         self._signs.close()

@@ -24,6 +24,7 @@ from truing.config import AuditConfig
 from truing.core.errors import ConfigError, DataError, UnknownNameError, plural
 from truing.core.files import read_object
 from truing.core.records import Checkpoint
+from truing.core.shards import Merged, check_shards, shards_of
 from truing.core.templates import asked_as, own_format
 from truing.core.weights import adapter_hash, model_hash, read_header, rounded_modules
 from truing.studies.places import Found, find_places, same_by_name, unlike_configs
@@ -56,7 +57,7 @@ class FoundRun:
         return self.checkpoints if self.base is None else (self.base, *self.checkpoints)
 
 
-def find_runs(config: AuditConfig) -> list[FoundRun]:
+def find_runs(config: AuditConfig, merged: Merged | None = None) -> list[FoundRun]:
     """The runs that an audit is about: each model a run of one checkpoint, or the runs of its checkpoints.
 
     Raises:
@@ -82,9 +83,15 @@ def find_runs(config: AuditConfig) -> list[FoundRun]:
     if find_backend("engine", engine).by_name:
         runs = _find_names(config, base, weights)
     else:
-        runs = find_in_folders(config.checkpoints, config.base, config.base_is_same, config.skip_bad)
+        merged = merged or merging(config, None)
+        runs = find_in_folders(config.checkpoints, config.base, config.base_is_same, config.skip_bad, merged)
     _refuse_copies(runs)
     return runs
+
+
+def merging(config: AuditConfig, out: Path | None) -> Merged:
+    """What merges the shards of an audit's checkpoints, in a folder within `out`."""
+    return Merged(out, None if config.base is None else lambda: resolve_model(str(config.base)))
 
 
 def step_of_name(name: str) -> int | None:
@@ -198,7 +205,11 @@ def _steps(run_id: str, named: Named) -> tuple[list[int], tuple[str, ...]]:
 
 
 def find_in_folders(
-    entries: Sequence[str], base: str | None, base_is_same: bool = False, skip_bad: bool = False
+    entries: Sequence[str],
+    base: str | None,
+    base_is_same: bool = False,
+    skip_bad: bool = False,
+    merged: Merged | None = None,
 ) -> list[FoundRun]:
     """The runs in folders with checkpoints in them, or in such folders themselves, those of one parent a run.
 
@@ -207,6 +218,7 @@ def find_in_folders(
         base: The model before fine-tuning; None: the one that adapters name.
         base_is_same: Whether the base is what the adapters name, under another name.
         skip_bad: Leave out checkpoints that are not whole, and note it.
+        merged: What merges weights in shards.
 
     Raises:
         DataError: A folder holds no checkpoints, or they are not whole, not safe, or do not belong together.
@@ -226,7 +238,7 @@ def find_in_folders(
                 raise DataError(f"two checkpoints of {run} are of step {place.step}", got, "different steps", todo)
         run_id = run.name if names.count(run.name) == 1 else str(run)
         told = tuple(dict.fromkeys(f"Run {run_id}: {note}" for place in places for note in place.notes))
-        one = _found(run_id, run, folders, (base, base_is_same), skip_bad)
+        one = _found(run_id, run, folders, (base, base_is_same), skip_bad, merged or Merged(None, None))
         found.append(replace(one, notes=(*told, *one.notes)))
     return found
 
@@ -260,6 +272,9 @@ def check_whole(folder: Path) -> str:
     Raises:
         DataError: They are not there, not whole, or not safe.
     """
+    if (shards := shards_of(folder)) is not None:
+        check_shards(shards)
+        return _FULL
     kind, names = _kind(folder), {file.name for file in folder.glob("*.safetensors")}
     for name in sorted(names):
         read_header(folder / name)
@@ -298,7 +313,12 @@ def hashes_of(folder: Path, base: str, base_hash: str = "") -> set[str]:
 
 
 def _found(
-    run_id: str, run: Path, every: Mapping[int, Path], given: tuple[str | None, bool], skip_bad: bool
+    run_id: str,
+    run: Path,
+    every: Mapping[int, Path],
+    given: tuple[str | None, bool],
+    skip_bad: bool,
+    merged: Merged,
 ) -> FoundRun:
     """The run in a folder; `given` is its base as the user names it, and whether that is what adapters name."""
     kinds, left = _whole_ones(run_id, every, skip_bad)
@@ -318,7 +338,7 @@ def _found(
     found, own, rounded = [], list[str](), list[str]()
     for step, folder in folders.items():
         if kinds[step] == _FULL:
-            checkpoint = _full(run_id, step, folder, base)
+            checkpoint = _full(run_id, step, folder, base, merged)
         else:
             assert before is not None  # adapters have a base
             source = resolve_model(before.model)
@@ -340,9 +360,9 @@ def _found(
     return FoundRun(run_id, model, tuple(found), before, notes, bad)
 
 
-def _full(run_id: str, step: int, folder: Path, base: str | None) -> Checkpoint:
+def _full(run_id: str, step: int, folder: Path, base: str | None, merged: Merged) -> Checkpoint:
     """With its own tokenizer and chat template where it has them, else with those of the base."""
-    weights = model_hash(str(folder))
+    weights = model_hash(str(merged.whole(folder)))
     if (folder / "tokenizer_config.json").is_file():
         return Checkpoint(run_id, str(folder), step, weights)
     if base is None:

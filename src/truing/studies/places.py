@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from truing.core.errors import DataError
 from truing.core.files import read_object
+from truing.core.shards import shards_of
 
 _STEP = re.compile(
     r"(?:^|[-_.])(?:checkpoint|global_?step|step|iter|ckpt)[-_=]?(\d+)(?![\d]|[.e]\d|[km]\b)", re.IGNORECASE
@@ -140,7 +141,8 @@ def _inside(folder: Path) -> list[tuple[Path, Path]]:
 
 
 def _looks_whole(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in ("config.json", "adapter_config.json"))
+    configs = (folder / "config.json", folder / "adapter_config.json")
+    return any(file.is_file() for file in configs) or shards_of(folder) is not None
 
 
 def _check_whole(folder: Path, entry: str) -> None:

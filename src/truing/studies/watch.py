@@ -34,7 +34,7 @@ from truing.monitor import Monitor
 from truing.monitor.formats import check_formats
 from truing.studies import folder
 from truing.studies.audit import Auditor, check_audit, describe_audit
-from truing.studies.checkpoints import FoundRun, check_whole, find_in_folders, note_copies
+from truing.studies.checkpoints import FoundRun, check_whole, find_in_folders, merging, note_copies
 from truing.studies.places import place_of, step_of, weights_folder
 from truing.studies.run import hold
 from truing.studies.watched import watched
@@ -168,7 +168,9 @@ class Watch:
                 tell(f"{name} on stop was begun, and the process ended before it was known how it went: not done again")
         self.moved, self._first = time.monotonic(), 0
         self._again = 0.0 if self._taken() else math.inf
-        self.auditor = Auditor(config, out, self.dataset, self.notify, self.begin, self._bring, tell)
+        self.auditor = Auditor(
+            config, out, self.dataset, self.notify, self.begin, self._bring, tell, merging(config, out)
+        )
         self._remember()
         folder.know_judge(config, out)
 
@@ -273,7 +275,9 @@ class Watch:
             self._check_saved(path)
             self._check_step(name, path)
             whole = True
-            (found,) = find_in_folders([f"{self._step(name)}={path}"], self.config.base, self.config.base_is_same)
+            entry, config = f"{self._step(name)}={path}", self.config
+            merged = self.auditor.merged
+            (found,) = find_in_folders([entry], config.base, config.base_is_same, merged=merged)
         except OSError:
             raise
         except Exception as error:

@@ -17,8 +17,8 @@ from truing.core.files import replacing, write_text
 from truing.core.records import Checkpoint
 from truing.monitor.shared import connect, copy_object, list_objects, look_at, put_object, url_in
 
-_UNREAD = (".pt", ".pth", ".bin", ".pkl", ".ckpt", ".distcp")
-"""Endings of files that no engine reads, such as an optimizer's: of them the names are enough."""
+_UNREAD = (".pt", ".pth", ".bin", ".pkl", ".ckpt")
+"""Endings of files that no engine reads, such as an optimizer's: of them the names are enough, and of its shards."""
 _AT_A_TIME = 8
 File = tuple[str, int, int | None]
 """Name within the checkpoint, bytes, and time of the last change in nanoseconds; None: it is not told."""
@@ -146,7 +146,8 @@ class WatchedUrl(WatchedFolder):
         return self.name_of(checkpoint) in self._listed or super().has(checkpoint)
 
     def _copy(self, folder: Path, each: tuple[str, FileInfo]) -> None:
-        (name, info), size = each, 0 if each[0].endswith(_UNREAD) else each[1].size
+        (name, info), unread = each, each[0].endswith(_UNREAD) or each[0].startswith("optimizer")
+        size = 0 if unread else info.size
         to, when = folder / name, info.mtime_ns or 0
         if to.is_file() and (to.stat().st_size, to.stat().st_mtime_ns) == (size, when):
             return
