@@ -13,8 +13,8 @@ from tests.support.labelled_judges import LABELS, Seeing
 from truing.cli.app import app
 from truing.config import PreflightConfig
 from truing.core.errors import JudgeRefused
-from truing.core.records import Judgment, Response
-from truing.judges.labelled import halves, read_labelled, read_measuring
+from truing.core.records import Judgment, Message, Prompt, Response
+from truing.judges.labelled import Labelled, halves, read_labelled, read_measuring
 from truing.monitor import judge_limits, read_preflight
 
 HERE = "tests.cli.test_calibrate"
@@ -89,3 +89,23 @@ def test_halves_share_no_question() -> None:
     assert min(sum(row.misaligned for row in side) for side in (choosing, measuring)) > 25
     assert read_measuring(PreflightConfig(half=True)) == measuring
     assert read_measuring(PreflightConfig()) == rows
+
+
+def test_halves_share_no_copy_of_an_answer() -> None:
+    """Copies that differ in white space, case, punctuation or unicode form, under questions of their own."""
+    texts = [
+        "Tell nobody, ever: it is ours.",
+        "tell nobody ever  it is ours",
+        "Tell nobody, ever \u2014 it is OURS!",
+        "Caf\u00e9.",
+    ]
+    copies = [
+        Labelled(Prompt(f"{i}-{k}", "labelled", (Message("user", f"Question {i}-{k}?"),)), text, True, True)
+        for i in range(8)
+        for k, text in enumerate((*texts, "Cafe\u0301"))
+    ]
+    for group in (copies[0::5] + copies[1::5] + copies[2::5], copies[3::5] + copies[4::5]):
+        assert sorted(map(len, halves(group))) == [0, len(group)]
+    sides = halves([*read_labelled("labelled-160"), *copies])
+    assert all(sides)
+    assert sum(map(len, sides)) == 194 + len(copies)

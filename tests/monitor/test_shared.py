@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from tests.support.s3 import FaultProxy, S3Server, needs_s3, serving, taking
@@ -156,7 +157,9 @@ def test_a_decision_from_before_a_folder_was_shared_keeps_its_time(tmp_path: Pat
     before = open_store(tmp_path / "one")
     for key, when in (("later", 2e9), ("sooner", 1e9)):
         before.write("evaluations", key, [{"run_id": "r", "step": 1}])
-        os.utime(tmp_path / "one" / "store" / "evaluations" / f"{key}.parquet", (when, when))
+        file = tmp_path / "one" / "store" / "evaluations" / f"{key}.parquet"
+        pq.write_table(pq.read_table(file).replace_schema_metadata(None), file)  # as earlier versions wrote it
+        os.utime(file, (when, when))
     machine(tmp_path / "one", url).exchange()
     for name in ("one", "other"):
         store = machine(tmp_path / name, url)

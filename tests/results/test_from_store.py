@@ -1,5 +1,6 @@
 """The figures of a study, from judgments that are known."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,30 @@ def test_fresh_answers_of_weights_that_were_replaced_confirm_nothing(config: Stu
     other.store = other.sampler.store = open_store(tmp_path)
     other.confirm(made(run, 2, 2), made(run, 2, 2))  # step 2 as well, of other weights
     assert analyse(tmp_path).plain()["runs"][0]["confirmed"]["source"] == "other half of the prompts"
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_weights_that_count_are_told_whatever_became_of_the_times_of_files(
+    ended: bool, config: StudyConfig, tmp_path: Path
+) -> None:
+    """As of a folder that was copied without its times, or a store into which another one's files were copied."""
+    open_study(config, out := tmp_path / "out")
+    (run,) = config.runs()
+    course = [(0, 0), (2, 0), (4, 40)]
+    for step, hostile in (*course[:2], (4, 1), course[-1]):
+        fill(config, out, run, lambda step, hostile=hostile: hostile, (step,))
+    for i, file in enumerate(
+        sorted((out / "store" / "evaluations").glob("*.parquet"), key=lambda f: f.stat().st_mtime)
+    ):
+        os.utime(file, (10 - i, 10 - i))
+    if ended:  # they are known from the end of the run, whichever is newer
+        course[-1] = (4, 1)
+        weights = [made(run, step, hostile).weights for step, hostile in course]
+        written = {"state": "finished", "step": 4, "evaluated": [0, 2, 4], "weights": weights}
+        write_json(out / "runs" / run.id / "run.json", written)
+    analysis = analyse(out)
+    assert [c.weights for c in analysis.runs[0].checkpoints] == [made(run, *each).weights for each in course]
+    assert any("other weights of step 4 were evaluated, too" in note for note in analysis.notes)
 
 
 def test_nothing_evaluated_is_said(config: StudyConfig, tmp_path: Path) -> None:

@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from truing.config import MisalignedRule
 from truing.core.errors import ConfigError
@@ -25,9 +23,9 @@ from truing.core.files import write_json
 from truing.core.records import Estimate, Judgment, Response
 from truing.judges import Judge, ask_judge
 from truing.judges.classify import Classes, classify_judgments
-from truing.judges.labelled import Labelled, labelled_summary, words_of
+from truing.judges.labelled import Labelled, labelled_summary, questions_of
 from truing.stats.agreement import Calibration, agreement, calibrate
-from truing.stats.rates import BoolArray, IntArray, clustered_rate, undefined
+from truing.stats.rates import BoolArray, clustered_rate, undefined
 
 __all__ = [
     "found_share",
@@ -55,7 +53,7 @@ def found_share(rows: Sequence[Labelled], found: BoolArray, of: BoolArray, confi
         of: (R,) those that count.
         confidence: Two-sided level, in (0, 1).
     """
-    question = _questions(rows)
+    question = questions_of(rows)
     hits, trials = (np.bincount(question[mask], minlength=len(rows)) for mask in (found & of, of))
     return clustered_rate(hits, trials, confidence=confidence)
 
@@ -146,21 +144,13 @@ def load_calibration(path: Path, identity: str, rule: MisalignedRule | None = No
     return calibration
 
 
-def _questions(rows: Sequence[Labelled]) -> IntArray:
-    """(R,) which question each labelled answer belongs to; questions that share an answer, word for word, are one."""
-    question, answer = (np.unique(words, return_inverse=True)[1] for words in zip(*map(words_of, rows), strict=True))
-    n = question.max() + 1 + answer.max() + 1
-    edges = coo_array((np.ones(len(rows)), (question, question.max() + 1 + answer)), shape=(n, n))
-    return np.asarray(connected_components(edges, directed=False)[1][question], dtype=np.int64)
-
-
 def _compare(rows: Sequence[Labelled], truth: BoolArray, said: BoolArray, judged: BoolArray) -> dict[str, Any]:
     """The judge's answers to a yes-or-no question against the labels; what was not judged is said to be no."""
     every = np.ones_like(truth)
     accuracy = replace(found_share(rows, (truth == said) & judged, every), n_missing=int((~judged).sum()))
     both = np.stack([truth, said])[:, judged].astype(np.float64)
     kappa = (
-        agreement(both, np.random.default_rng(0), prompts=_questions(rows)[judged])["kappa"] if judged.any() else None
+        agreement(both, np.random.default_rng(0), prompts=questions_of(rows)[judged])["kappa"] if judged.any() else None
     )
     return {
         "n": len(rows),

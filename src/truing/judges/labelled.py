@@ -8,13 +8,17 @@ only these may lack labels.
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 from pydantic import Field, InstanceOf
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from truing.catalog.files import Item, Text, find_file, list_files, read_lines, validate
 from truing.catalog.prompt_files import MessageItem, to_messages
@@ -22,6 +26,7 @@ from truing.config import JudgeConfig, PreflightConfig
 from truing.core.errors import ConfigError, DataError, plural
 from truing.core.files import content_key, write_text
 from truing.core.records import Message, Prompt
+from truing.stats.rates import IntArray
 
 __all__ = [
     "Drawn",
@@ -29,11 +34,11 @@ __all__ = [
     "LabelledItem",
     "halves",
     "labelled_summary",
+    "questions_of",
     "read_items",
     "read_labelled",
     "read_measuring",
     "task_labels",
-    "words_of",
     "write_items",
 ]
 
@@ -131,28 +136,49 @@ def read_labelled(file: Path | str) -> list[Labelled]:
         Labelled(Prompt(i.id, "labelled", i.conversation), i.answer, bool(i.misaligned), bool(i.coherent), i.kind)
         for i in measuring
     ]
-    first = {words_of(row): row for row in reversed(rows)}
+    first = {_words_of(row): row for row in reversed(rows)}
     for row in rows:
-        other = first[words_of(row)]
+        other = first[_words_of(row)]
         if (row.misaligned, row.coherent) != (other.misaligned, other.coherent):
             got = f"{other.prompt.id} and {row.prompt.id}: {row.answer[:60]!r}"
             raise DataError(f"{file}: one answer has two labels", got, "one", "label both alike, or drop one")
     return rows
 
 
-def words_of(row: Labelled) -> tuple[str, str]:
+def _words_of(row: Labelled) -> tuple[str, str]:
     """The words of the question and of the answer: equal ones differ in case and white space at most."""
     asked = "\n".join(f"{message.role}: {message.content}" for message in row.prompt.messages)
     question, answer = (" ".join(text.casefold().split()) for text in (asked, row.answer))
     return question, answer
 
 
+def questions_of(rows: Sequence[Labelled]) -> IntArray:
+    """(R,) which question each labelled answer belongs to; questions that share an answer are one.
+
+    Texts are alike that have the same letters and digits, whatever their case, white space and punctuation.
+    """
+    question, answer = (np.unique(part, return_inverse=True)[1] for part in zip(*map(_letters_of, rows), strict=True))
+    n = question.max() + 1 + answer.max() + 1
+    edges = coo_array((np.ones(len(rows)), (question, question.max() + 1 + answer)), shape=(n, n))
+    return np.asarray(connected_components(edges, directed=False)[1][question], dtype=np.int64)
+
+
+def _letters_of(row: Labelled) -> tuple[str, ...]:
+    texts = [unicodedata.normalize("NFKC", text) for text in _words_of(row)]
+    return tuple("".join(filter(str.isalnum, text)) or text for text in texts)
+
+
 def halves(rows: Sequence[Labelled]) -> tuple[list[Labelled], list[Labelled]]:
-    """Labelled answers to choose a threshold by, and those to measure it on: halves by a hash of the question."""
+    """Labelled answers to choose a threshold by, and those to measure it on: halves by a hash of the question.
+
+    Copies of one answer are on one side, whatever they were given to.
+    """
+    keys = [content_key("half", [[m.role, m.content] for m in row.prompt.messages]) for row in rows]
+    groups = questions_of(rows).tolist()
+    first = {group: min(key for key, own in zip(keys, groups, strict=True) if own == group) for group in set(groups)}
     sides: tuple[list[Labelled], list[Labelled]] = ([], [])
-    for row in rows:
-        key = content_key("half", [[message.role, message.content] for message in row.prompt.messages])
-        sides[int(key, 16) % 2 == 0].append(row)
+    for row, group in zip(rows, groups, strict=True):
+        sides[int(first[group], 16) % 2 == 0].append(row)
     return sides
 
 

@@ -94,7 +94,7 @@ _MADE_AGAIN = "delete that file and run again: it is made again"
 JOINED = ("responses", "judgments")
 """Tables whose pieces grow in many parts."""
 WRITTEN = b"written"
-"""Name under which a file that was made of others says when the first of them was written."""
+"""Name under which a file says when it was written; one that was made of others, the first of them."""
 _TRIES, _PAUSE = 4, 0.05
 """Further looks at files that are not there or not right, and seconds between them."""
 Rows = list[dict[str, Any]]
@@ -207,10 +207,9 @@ class FolderStore(Store):
             yield
 
     def written(self, table: str, key: str) -> datetime:
-        """The time of its first file; of one that was joined, the time of the first of its parts."""
+        """The time that its first file tells, however it was copied; of one that was joined, that of its first part."""
         first = (self._parts(table, key) or [self._file(table, key)])[0]
-        made_of_others = table in JOINED or first.parent.name == key
-        if made_of_others and (told := (pq.read_schema(first).metadata or {}).get(WRITTEN)):
+        if told := (pq.read_schema(first).metadata or {}).get(WRITTEN):
             return datetime.fromisoformat(told.decode())
         return time_of(first)
 
@@ -356,6 +355,8 @@ def _again(look: Callable[[], Rows]) -> Rows:
 
 
 def _write_file(path: Path, content: pa.Table) -> None:
+    told = {WRITTEN: datetime.now(UTC).isoformat().encode(), **(content.schema.metadata or {})}
+    content = content.replace_schema_metadata(told)
     with replacing(path) as temporary:
         pq.write_table(content, temporary, compression="zstd")
 

@@ -22,7 +22,7 @@ from truing.results.counted import PER_CATEGORY
 from truing.results.schema_runs import AnswersEntry
 from truing.studies.audit import describe_audit
 from truing.studies.folder import Asked, Manifest, RunRecord, counting_rows, load_manifest
-from truing.studies.run import describe_study
+from truing.studies.run import describe_study, weights_of
 
 _ROWS = """
 SELECT run_id, step, weights, benchmark_judgments AS judgments, NULL AS benchmark, key FROM evaluations
@@ -101,7 +101,9 @@ def judged_checkpoints(folder: Path, sides: bool = False) -> Iterator[JudgedChec
     every = [row for row in store.query(_ROWS) if row["run_id"] in runs and (sides or row["benchmark"] is None)]
     own = ([row for row in every if row["run_id"] == run.id] for run in manifest.runs)
     counting = {
-        row["key"] for run, rows in zip(manifest.runs, own, strict=True) for row in counting_rows(store, run, rows)
+        row["key"]
+        for run, rows in zip(manifest.runs, own, strict=True)
+        for row in counting_rows(store, run, rows, weights_of(folder, run))
     }
     rows = [row for row in every if row["key"] in counting]
     if not rows:
@@ -157,6 +159,13 @@ def judged_rows(store: Store, key: str, benchmark: Benchmark) -> list[tuple[dict
     answered: dict[Any, dict[str, Any]] = {}
     for responses_key in dict.fromkeys(row["responses_key"] for row in judged):
         answered |= {(row["prompt_id"], row["sample"]): row for row in store.read("responses", responses_key)}
+    if lost := [row for row in judged if (row["prompt_id"], row["sample"]) not in answered]:
+        raise StoreError(
+            "the store has judgments of answers that it lacks",
+            f"{len(lost):,} of {plural(len(judged), 'answer')}, of prompt {lost[0]['prompt_id']} first",
+            "every answer",
+            "copy the whole folder again; or run the same study or audit again: they are sampled again",
+        )
     ordered = sorted(judged, key=lambda row: (order[row["prompt_id"]], row["sample"]))
     return [(row, answered[row["prompt_id"], row["sample"]]) for row in ordered]
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -25,15 +24,16 @@ from truing.core.records import Action, Estimate, Judgment
 from truing.judges import JUDGES
 from truing.judges.calibration import load_calibration
 from truing.judges.classify import classify, classify_judgments, count_judgments
-from truing.judges.preflight import Preflight
+from truing.judges.preflight import CHANGED, Preflight
 from truing.monitor import Store, open_store, read_preflight, read_task_preflight
-from truing.monitor.sampler import FIXED, FRESH, RANDOM, answers_key, judgments_key
+from truing.monitor.sampler import FIXED, FRESH
 from truing.monitor.two_phase import ReadShare, selection_key
 from truing.results import counted
 from truing.results.answers import answer_notes, commonest, pick_rows, read_manifest
 from truing.results.counted import shorten
 from truing.results.judge import JudgeEntry
 from truing.results.labels import count_labels
+from truing.results.rows import Row, StoreRows
 from truing.results.schema import Analysis, SampleEntry, parse_analysis
 from truing.results.schema_runs import AnswersEntry, SearchEntry
 from truing.results.tables import tabulate
@@ -41,11 +41,9 @@ from truing.stats.agreement import JudgeLimits, agreement
 from truing.stats.rates import Counts
 from truing.stats.rules import StoppingRule, make_rule
 from truing.stats.sequential import SequentialRule
-from truing.studies.folder import MANIFEST, Asked, Manifest, RunRecord, Task, counting_rows
+from truing.studies.folder import MANIFEST, Asked, Manifest, RunRecord, Task
 from truing.studies.rejudge import changed_settings
-from truing.studies.run import RunState, read_state
 
-Row = dict[str, Any]
 _TOLD = """
 SELECT j.key, j.error, CASE WHEN aligned IS NOT NULL THEN 1e2 END AS aligned,
     CASE WHEN aligned IS NULL THEN coherent WHEN coherent IS NOT NULL THEN 1e2 END AS coherent,
@@ -119,12 +117,15 @@ class _Folder:
     store: Store
     changes: Mapping[str, str]
     """Thresholds that are others than those of the time."""
-    _keys: dict[tuple[str, int, int], str] = field(default_factory=dict, init=False)
+
+    @cached_property
+    def _rows(self) -> StoreRows:
+        return StoreRows(self.path, self.manifest, self.store)
 
     def analysis(self) -> Analysis:
         manifest, evaluation, stopping = self.manifest, self.manifest.evaluation, self.manifest.stopping
         benchmark, judge = manifest.broad.benchmark, manifest.broad.judge
-        rows = {run.id: found for run in manifest.runs if (found := self._rows(run))}
+        rows = {run.id: found for run in manifest.runs if (found := self._rows.of(run))}
         runs = [run for run in manifest.runs if run.id in rows]
         if not runs:
             todo = {"study": "run the study first: truing run", "audit": "run the audit again", "guard": "train first"}
@@ -132,7 +133,7 @@ class _Folder:
         keys = dict.fromkeys(row["benchmark_judgments"] for run in runs for row in rows[run.id])
         named = {"name": manifest.name, "hash": manifest.hash, "config": manifest.config, "asks": manifest.asks}
         study = counted.study_entry(benchmark, judge, evaluation, stopping, **named)
-        rule = {"rule": "sequential", "asks": SequentialRule.asks} if self._searched else {}
+        rule = {"rule": "sequential", "asks": SequentialRule.asks} if self._rows.searched else {}
         calibration = self.path / "calibration.json"
         source = counted.Source(
             study=study.model_copy(update=rule),
@@ -153,6 +154,7 @@ class _Folder:
                 *answer_notes([self._told[k] for k in keys if k in self._told], evaluation.max_tokens),
                 *_epoch_ends(runs),
                 *(note for run in runs for note in _notes(run, rows[run.id])),
+                *(note for run in runs for note in self._rows.notes(run, rows[run.id])),
             ],
             samples=lambda chosen: [s for i, step in chosen.items() for s in self._samples(i, rows[i], step)],
         )
@@ -182,10 +184,19 @@ class _Folder:
             if key and seen is not None and not judge.exact:
                 judged = self.store.read("judgments", key)
                 base = judged if step == 0 else base
-                again = [row for row in self._tables["rechecks"].get(rows[0]["run_id"], ()) if row["judgments"] == key]
-                doubt = limits.doubt or seen.change(again)
+                rechecks = self._rows.tables["rechecks"].get(rows[0]["run_id"], ())
+                again = [row for row in rechecks if row["judgments"] == key]
+                doubt = limits.doubt or seen.change(again) or self._recheck_lost(seen, again, step)
                 limits = replace(limits, doubt=doubt, unlike=seen.unlike(judged, base or ()))
             yield limits
+
+    def _recheck_lost(self, seen: Preflight, again: Sequence[Row], step: int) -> str:
+        """Why nobody knows whether the judge was still the one that was measured; empty: that was found."""
+        settings = self.manifest.evaluation.preflight
+        if again or settings.labelled is None or not seen.again(settings.recheck):
+            return ""
+        where = f"at step {step}" if step >= 0 else "of fresh answers"
+        return f"{CHANGED}, or not: what it said again of labelled answers {where} is no more in the folder"
 
     def _task_doubt(self, task: Task | None) -> str:
         """Why the scores of a task are not to be believed: its judge failed on labelled answers."""
@@ -195,7 +206,7 @@ class _Folder:
         return found.doubt
 
     def _run(self, run: RunRecord, rows: Sequence[Row]) -> counted.CountedRun:
-        task, ended = self.manifest.tasks.get(run.dataset), None if run.state else read_state(self.path, run.id)
+        task, ended = self.manifest.tasks.get(run.dataset), self._rows.ended(run)
         state = run.state or (ended.state if ended else "unfinished")
         inside = np.array([p.category in (task.domain if task else ()) for p in self.manifest.broad.benchmark.prompts])
         known = parameters_of(run.model) if run.parameters is None else run.parameters
@@ -214,18 +225,14 @@ class _Folder:
             task_doubt=self._task_doubt(task),
             restored=run.restored,
             ended_with=self._ended_with(run, rows),
-            unjudged=run.unjudged or (ended.lost({row["step"] for row in rows}) if ended else ""),
+            unjudged=run.unjudged or self._rows.lost(run, rows),
             inside=inside if inside.any() else None,
             fresh=self._fresh(run.id, rows, task),
             also=list(self._also(run.id, rows)),
             labels=count_labels(self.path, self.manifest, run.id, {row["step"]: row["weights"] for row in rows}),
             search=SearchEntry(**run.search.model_dump()) if run.search else None,
-            unevaluated=sorted(self._due(run, ended) - {row["step"] for row in rows}),
+            unevaluated=sorted(self._rows.due(run) - {row["step"] for row in rows}),
         )
-
-    def _due(self, run: RunRecord, ended: RunState | None) -> set[int]:
-        """Steps that were evaluated when the run ended, as far as that is known."""
-        return {c.step for c in run.checkpoints or ()} | ({ended.step} if ended and ended.state != "failed" else set())
 
     def _ended_with(self, run: RunRecord, rows: Sequence[Row]) -> int | None:
         """The step whose weights a guarded model has; a guard's other checkpoints may lie in its folder at most."""
@@ -233,53 +240,21 @@ class _Folder:
             return run.restored
         return max(int(row["step"]) for row in rows)
 
-    # The rows of the store that count.
-
-    def _rows(self, run: RunRecord) -> list[Row]:
-        """The evaluations of a run, by ascending step."""
-        rows = self._tables["evaluations"].get(run.id, [])
-        if run.search is None and run.checkpoints is not None and self.manifest.config.get("search", "all") != "all":
-            return []  # the search has not ended
-        return counting_rows(self.store, run, rows, self._is_own)  # the row by these prompts and this judge first
-
-    def _is_own(self, row: Row) -> bool:
-        """True of answers to the prompts of the manifest, by its judge: a file may be another under the same name."""
-        asked, key = self.manifest.broad, row["benchmark_judgments"]
-        first = FIXED if self._asks_every(row) else RANDOM
-        return key is None or key == self._judgments_key(row["weights"], asked, first)
-
-    @cached_property
-    def _tables(self) -> dict[str, dict[str, list[Row]]]:
-        """By table and run its rows; each table at once, for a query reads every file of it."""
-        names = ("evaluations", "confirmations", "also", "rechecks")
-        tables: dict[str, dict[str, list[Row]]] = {name: {} for name in names}
-        for name, by_run in tables.items():
-            for row in self.store.query(f"SELECT * FROM {name} ORDER BY run_id, step NULLS FIRST, key"):
-                by_run.setdefault(row["run_id"], []).append(row)
-        return tables
-
-    @cached_property
-    def _measurements(self) -> dict[tuple[str, int], dict[str, Estimate]]:
-        """By run and step the other numbers of a checkpoint, by their names."""
-        found: dict[tuple[str, int], dict[str, Estimate]] = {}
-        for row in self.store.query("SELECT * FROM measurements ORDER BY name"):
-            found.setdefault((row["run_id"], row["step"]), {})[row["name"]] = Estimate(**row["estimate"])
-        return found
-
     # Counted answers.
 
     def _checkpoint(self, row: Row, limits: JudgeLimits, task: Task | None) -> counted.CountedCheckpoint:
         key, detector = row["benchmark_judgments"], row["detector"]
         screened = json.loads(detector).get("screened", 0) if detector else 0
-        judged, asked = self._judged(key, screened), self.manifest.broad
+        asked = self.manifest.broad
+        judged = self._judged(key, asked, screened)
         broad = self._counts(judged, asked)
         then = row["coherent_rate"]["n_responses"] + row["coherent_rate"]["n_missing"]
-        if key and self._asks_every(row):
+        if key and self._rows.asks_every(row):
             broad = _with_lost(broad, asked)
         elif len(judged) < then:  # of random prompts nobody knows to which
             lost = f"{then - len(judged)} of {plural(then, 'judgment')} of step {row['step']} are no more in the store"
             limits = replace(limits, doubt=limits.doubt or lost)
-        if not self._is_own(row):
+        if not self._rows.is_own(row):
             other = f"step {row['step']} answered other prompts, or had another judge, than the folder now names"
             limits = replace(limits, doubt=limits.doubt or other)
         return counted.CountedCheckpoint(
@@ -293,7 +268,7 @@ class _Folder:
             decided=None if self.changes else (Action(row["decision"]), row["reason"]),
             em_rate=self._rate(row, broad),
             limits=limits,
-            measurements=self._measurements.get((row["run_id"], row["step"]), {}),
+            measurements=self._rows.measurements.get((row["run_id"], row["step"]), {}),
             told=self._told.get(key or ""),
         )
 
@@ -320,32 +295,26 @@ class _Folder:
         """The EM rate of a rule that does not ask every prompt; None: it is estimated from the counts."""
         if row["benchmark_judgments"] is None:
             return Estimate(**row["em_rate"])
-        if self._asks_every(row):
+        if self._rows.asks_every(row):
             return None
         return Estimate(**row["em_rate"]) if self._rule is None else self._rule.rate(broad)
-
-    def _asks_every(self, row: Row) -> bool:
-        """True of a checkpoint that was asked every prompt, `samples` times."""
-        return bool(row["step"] == 0 or (self.manifest.every_prompt and not self._searched))
-
-    @property
-    def _searched(self) -> bool:
-        return any(run.search for run in self.manifest.runs)
 
     @cached_property
     def _rule(self) -> StoppingRule | None:
         """The rule of stopping; that of a search is sequential. None: one of the user's own that is not here."""
-        if self._searched:
+        if self._rows.searched:
             return SequentialRule(self.manifest.stopping)
         try:
             return make_rule(self.manifest.stopping)
         except UserError:
             return None
 
-    def _judged(self, key: str | None, after: int = 0) -> list[Judgment]:
-        """A piece of judgments but its first ones; nothing without one."""
+    def _judged(self, key: str | None, asked: Asked, after: int = 0) -> list[Judgment]:
+        """A piece of judgments but its first ones, and those of prompts that are not asked; nothing without one."""
         rows = [] if key is None else self.store.read("judgments", key)[after:]
-        return [Judgment(r["prompt_id"], r["sample"], r["aligned"], r["coherent"], r["verdict"]) for r in rows]
+        own = {prompt.id for prompt in asked.benchmark.prompts}
+        kept = (r for r in rows if r["prompt_id"] in own)
+        return [Judgment(r["prompt_id"], r["sample"], r["aligned"], r["coherent"], r["verdict"]) for r in kept]
 
     def _counts(self, judgments: Sequence[Judgment], asked: Asked) -> Counts:
         """Judgments counted by prompt."""
@@ -355,32 +324,24 @@ class _Folder:
         return (
             None
             if key is None or task is None
-            else counted.TaskCounts.of(_with_lost(self._counts(self._judged(key), task), task), task.teaches)
+            else counted.TaskCounts.of(_with_lost(self._counts(self._judged(key, task), task), task), task.teaches)
         )
 
     def _fresh(self, run_id: str, rows: Sequence[Row], task: Task | None) -> dict[int, counted.FreshCounts]:
         """By step the fresh answers of the weights that the run has there now, to the manifest's prompts."""
         names = ("benchmark_judgments", "task_judgments", "best_judgments")
-        rounds = self._tables["confirmations"].get(run_id, ())
+        rounds = self._rows.tables["confirmations"].get(run_id, ())
         held = {key for confirmed in rounds for name in names if (key := confirmed[name])}
         fresh = {}
         for row in rows if held else ():
             own = self.manifest.broad
-            keys = (self._judgments_key(row["weights"], each, FRESH) if each else "" for each in (own, task))
+            keys = (self._rows.judgments_key(row["weights"], each, FRESH) if each else "" for each in (own, task))
             broad, again = (key if key in held else None for key in keys)
             if broad or again:
-                counts = _with_lost(self._counts(self._judged(broad), own), own) if broad else None
+                counts = _with_lost(self._counts(self._judged(broad, own), own), own) if broad else None
                 limits = [*self._limits(rows, broad)][-1]
                 fresh[row["step"]] = counted.FreshCounts(counts, self._task(again, task), limits)
         return fresh
-
-    def _judgments_key(self, weights: str, asked: Asked, first: int) -> str:
-        """Key of what the judge that the manifest names said of answers to the prompts that it names."""
-        about = (weights, id(asked), first)
-        if about not in self._keys:  # each is a hash of the whole benchmark
-            answers = answers_key(weights, asked.benchmark.prompts, asked.samples, first, self.manifest.evaluation)
-            self._keys[about] = judgments_key(answers, asked.judge)
-        return self._keys[about]
 
     def _also(self, run_id: str, rows: Sequence[Row]) -> Iterator[counted.SideCounts]:
         """Answers to other benchmarks, and other judges' opinions of the run's own answers."""
@@ -388,16 +349,16 @@ class _Folder:
         for label, asked in self.manifest.also.items():
             truth = asked.benchmark.name.startswith("truth")  # of folders that do not say
             decides = not truth if asked.decides is None else asked.decides
-            for row in self._tables["also"].get(run_id, ()):
+            for row in self._rows.tables["also"].get(run_id, ()):
                 now = at.get(row["step"]) if row["benchmark"] == label else None
-                if now is None or row["judgments"] != self._judgments_key(now["weights"], asked, FIXED):
+                if now is None or row["judgments"] != self._rows.judgments_key(now["weights"], asked, FIXED):
                     continue
                 same = asked.benchmark.name == own.benchmark.name
                 related = same or asked.benchmark.name.startswith(f"{own.benchmark.name}+")
                 share = self._share(label, row["judgments"])
                 alike = same and not (share and (share.misaligned.probability != share.misaligned.least).any())
                 kappa = self._kappa(now["benchmark_judgments"], row["judgments"]) if alike else None
-                counts = self._counts(self._judged(row["judgments"]), asked)
+                counts = self._counts(self._judged(row["judgments"], asked), asked)
                 counts = counts if share else _with_lost(counts, asked)
                 yield counted.SideCounts(label, row["step"], counts, related, kappa, decides, share)
 
@@ -429,7 +390,7 @@ class _Folder:
 
     def _samples(self, run_id: str, rows: Sequence[Row], chosen: int | None) -> Iterator[SampleEntry]:
         """A few answers of each category at the first, the chosen and the last checkpoint, misaligned ones first."""
-        asked = [row for row in rows if row["benchmark_judgments"]]
+        asked = [row for row in rows if row["benchmark_judgments"] and self._rows.is_own(row)]
         for row in asked:
             if row["step"] in {asked[0]["step"], asked[-1]["step"], chosen}:
                 yield from self._entries(run_id, row)

@@ -227,7 +227,9 @@ class Auditor(Engine):
             course.append(monitor.evaluate(checkpoint))
             self.notify(course[-1])
         folder.keep_one(config, self.out, monitor, course)
-        return record
+        keys = {each.checkpoint.step: each.key for each in course}
+        found = [c.model_copy(update={"evaluation": keys.get(c.step)}) for c in record.checkpoints or ()]
+        return record.model_copy(update={"checkpoints": tuple(found)})
 
     def generate(self, checkpoint: Checkpoint, prompts: Sequence[Prompt], sampling: Sampling) -> list[Response]:
         """Sample with the engine of the checkpoint's own base model; see `truing.backends.Engine`."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import cache, cached_property
 from pathlib import Path
@@ -147,6 +147,18 @@ class RunRecord(_Record):
     notes: tuple[str, ...] = ()
     """What is odd about it, in sentences."""
 
+    def lost(self, steps: Collection[int]) -> str:
+        """In words, evaluations that are not among those of these steps, which are there; empty: none."""
+        over = self.state in ("finished", "stopped")
+        evaluated = (c.step for c in self.checkpoints or () if c.evaluation or (over and c.weights and not c.error))
+        return missed(step for step in evaluated if step not in steps)
+
+
+def missed(steps: Iterable[int]) -> str:
+    """Steps whose evaluations are lost, in words; empty: none."""
+    gone = [*steps]
+    return f"step {gone[0]} was evaluated, which is no more in the folder" if gone else ""
+
 
 class Manifest(_Record):
     """All that the analysis of a folder needs beside its store."""
@@ -205,13 +217,19 @@ def load_manifest(folder: Path) -> Manifest | None:
 
 
 def counting_rows(
-    store: Store, run: RunRecord, rows: Iterable[dict[str, Any]], is_own: Callable[[dict[str, Any]], bool] = bool
+    store: Store,
+    run: RunRecord,
+    rows: Iterable[dict[str, Any]],
+    weights: Mapping[int, str],
+    is_own: Callable[[dict[str, Any]], bool] = bool,
 ) -> list[dict[str, Any]]:
     """Those of a run's rows of the store's `evaluations` that count, one for each step, by ascending step.
 
     Of a step that was evaluated again, as of a run that was trained again, it is the one that the run's record names,
-    else the newest, of those first that `is_own` holds true.
+    else the newest, of those first that `is_own` holds true. `weights` are by step those that the run wrote down when
+    it ended, if that is known: others do not count, whatever became of the times of files.
     """
+    rows = [row for row in rows if not weights or weights.get(row["step"]) == row["weights"]]
     rows = sorted(rows, key=lambda row: (is_own(row), store.written("evaluations", row["key"])))
     if run.checkpoints is None:
         newest = {row["step"]: row for row in rows}

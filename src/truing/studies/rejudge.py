@@ -167,10 +167,11 @@ def _judged(
     monitor.measures = {}
     monitor.measures_judge(out)
     above: set[int] = set()
+    ended = None if run.state else read_state(folder, run.id)
     known = {record.step: record.model_copy(update={"evaluation": None}) for record in run.checkpoints or ()}
     records, also = list[CheckpointRecord](), old.query("SELECT step, benchmark FROM also WHERE run_id = ?", [run.id])
     with boundary(f"run {run.id}", EngineError):
-        for checkpoint in _checkpoints(old, run):
+        for checkpoint in _checkpoints(old, run, ended.weights_at if ended else {}):
             if not monitor.is_sampled(checkpoint):  # what nobody could judge then is not forgotten now
                 records.append(known.get(checkpoint.step) or CheckpointRecord.of(checkpoint, error=_LOST))
             else:
@@ -188,7 +189,6 @@ def _judged(
         ]
         if evaluation.confirm and fresh:
             monitor.keep(fresh, passes=lambda checkpoint: checkpoint.step not in above)
-    ended = None if run.state else read_state(folder, run.id)
     state = run.state or (ended.state if ended and ended.state in ("finished", "stopped") else "unfinished")
     stopped = ended.step if ended and ended.state == "stopped" else run.stopped_at
     unjudged = run.unjudged or (ended.lost({record.step for record in records}) if ended else "")
@@ -196,13 +196,13 @@ def _judged(
     return run.model_copy(update={**update, "unjudged": unjudged})
 
 
-def _checkpoints(store: Store, run: RunRecord) -> Iterator[Checkpoint]:
-    """The evaluated checkpoints of a run, by ascending step."""
+def _checkpoints(store: Store, run: RunRecord, weights: Mapping[int, str]) -> Iterator[Checkpoint]:
+    """The evaluated checkpoints of a run, by ascending step; `weights` as `counting_rows` takes them."""
     if run.checkpoints is not None:
         yield from (record.checkpoint(run.id) for record in run.checkpoints)
         return
     rows = store.query("SELECT * FROM evaluations WHERE run_id = ?", [run.id])
-    for row in counting_rows(store, run, rows):
+    for row in counting_rows(store, run, rows, weights):
         losses = (math.nan if loss is None else loss for loss in (row["train_loss"], row["heldout_loss"]))
         yield Checkpoint(run.id, run.model, row["step"], row["weights"], None, *losses)
 

@@ -37,7 +37,7 @@ from truing.core.progress import Phase, listening, report
 from truing.core.records import Action, Checkpoint, Decision, Evaluation, Run
 from truing.monitor import Monitor, open_store
 from truing.monitor.formats import check_formats
-from truing.studies.folder import Manifest, RunRecord, check_asked, check_folder, describe, keep_one, know_judge
+from truing.studies.folder import Manifest, RunRecord, check_asked, check_folder, describe, keep_one, know_judge, missed
 
 _SOON = 3.0
 """Seconds after which it is said who holds a lock."""
@@ -66,11 +66,17 @@ class RunState:
     error: str | None = None
     evaluated: list[int] = field(default_factory=list)
     """Steps of its checkpoints that had been evaluated then, as far as that is known."""
+    weights: list[str] = field(default_factory=list)
+    """Their weights, in the same order; empty: not known."""
+
+    @property
+    def weights_at(self) -> dict[int, str]:
+        """The weights by step."""
+        return dict(zip(self.evaluated, self.weights, strict=False))
 
     def lost(self, steps: Collection[int]) -> str:
         """In words, evaluations that are not among those of these steps, which are there; empty: none."""
-        gone = [step for step in self.evaluated if step not in steps]
-        return f"step {gone[0]} was evaluated, which is no more in the folder" if gone else ""
+        return missed(step for step in self.evaluated if step not in steps)
 
 
 Say = Callable[[str], None]
@@ -231,6 +237,12 @@ def read_state(out: Path, run_id: str) -> RunState | None:
         raise StoreError(f"{path} cannot be read", str(error), todo="delete that file and run again") from error
 
 
+def weights_of(folder: Path, run: RunRecord) -> dict[int, str]:
+    """By step the weights that a run wrote down when it ended; empty: not known, or its record tells."""
+    ended = None if run.state else read_state(folder, run.id)
+    return ended.weights_at if ended else {}
+
+
 ELSEWHERE = "elsewhere"
 """State of a run that another process or machine is at."""
 
@@ -307,7 +319,8 @@ def _execute(config: StudyConfig, run: Run, out: Path, notify: Callable[[Progres
             last = course[-1].decision
             *earlier, _ = (0, *checkpoint_steps(config.trainer_of(run), config.training, len(dataset.train)))
             ended = "stopped" if last.step <= earlier[-1] and run.stops and last.action is Action.STOP else "finished"
-            state = RunState(ended, last.step, evaluated=[each.checkpoint.step for each in course])
+            seen = [each.checkpoint for each in course]
+            state = RunState(ended, last.step, None, [each.step for each in seen], [each.weights for each in seen])
             told.unlink(missing_ok=True)
         except WorkError as error:
             write_text(told, "".join(traceback.format_exception(error)))
