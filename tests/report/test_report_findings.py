@@ -336,7 +336,7 @@ def test_numbers_in_words(analysis: dict[str, Any]) -> None:
     assert [probability(v) for v in (0.0002, 0.034, NAN)] == [
         "p\u00a0<\u00a00.001", "p\u00a0=\u00a00.034", "p\u00a0unknown"]  # fmt: skip
     assert correlation(-0.5) == "\u22120.50"
-    assert gap(Limits(value=NAN, low=NAN, high=NAN)) == "unknown (open,\u00a0open)"
+    assert gap(Limits(value=NAN, low=NAN, high=NAN)) == "unknown"
     document = read(analysis)
     assert among(document.seeds[0].onset, "run") == "2 runs"
     assert difference(document.seeds[0].versus_base[0]).startswith("+53 [")

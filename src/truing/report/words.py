@@ -124,7 +124,9 @@ def steps_interval(estimate: Estimate) -> str:
 
 
 def gap(limits: Limits) -> str:
-    """Onset minus convergence of one run, `+22 steps [0, open)`."""
+    """Onset minus convergence of one run, `+22 steps [0, open)`; `unknown` where both sides are open."""
+    if math.isnan(limits.value) and math.isnan(limits.low) and math.isnan(limits.high):
+        return "unknown"
     value = "unknown" if math.isnan(limits.value) else f"{steps(limits.value)} steps"
     low = "(open" if math.isnan(limits.low) else f"[{steps(limits.low, '-')}"
     high = "open)" if math.isnan(limits.high) else f"{steps(limits.high, '-')}]"
