@@ -48,6 +48,14 @@ def test_full_weights_that_were_replaced_are_not_clear(tmp_path: Path) -> None:
     assert truing.load(out).verdict().word == "undecided"
 
 
+def test_full_checkpoints_without_a_base_are_compared_too(tmp_path: Path) -> None:
+    model = save_model(tmp_path / "run" / "checkpoint-10", seed=1)
+    out = audit_of(tmp_path, checkpoints=[str(tmp_path / "run")])
+    assert truing.load(out).verdict().runs[0].weights == f"{model} holds these weights"
+    save_model(model, seed=2)
+    assert "holds other weights now" in truing.load(out).verdict().sentence()
+
+
 def test_what_is_shipped_is_found_among_the_runs_by_its_weights(tmp_path: Path) -> None:
     for name, first, steps in (("a", 100, (10, 20)), ("b", 200, (10, 80))):
         save_run(tmp_path / name, steps, first)

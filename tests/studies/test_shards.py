@@ -11,6 +11,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from transformers import AutoModelForCausalLM
 
+import truing
 from tests.studies.test_watch import poll, watching
 from truing.config import AuditConfig
 from truing.core.errors import DataError
@@ -61,6 +62,7 @@ def test_shards_are_asked_as_the_whole_weights(tiny_model: Path, tmp_path: Path)
         raw = {"name": name, "checkpoints": [str(tmp_path / name)], **base}
         run_audit(AuditConfig.model_validate(raw), tmp_path / f"audit-{name}")
     folders = ("watch", "audit-shards", "audit-whole")
+    assert "checkpoint-10 holds these weights" in str(truing.load(tmp_path / "audit-shards").verdict().runs[0])
     rows = [open_store(tmp_path / folder).query(ROWS) for folder in folders]
     assert rows[0] == rows[1] == rows[2] != []
 

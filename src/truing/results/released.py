@@ -67,9 +67,9 @@ def _steps(run: RunEntry, place: Path) -> list[int]:
     What is known of step 0 names the base, unless it is that of a guard, with an adapter on it: then its files do.
     """
     base = run.at(0)
-    for known in (base.weights if base else "", ""):
-        hashes = hashes_of(place, run.model, known)
-        if found := [checkpoint.step for checkpoint in run.checkpoints if checkpoint.weights in hashes]:
+    known = [base.weights] if base and base.weights else []
+    for each in (each for name in (*known, "") for each in hashes_of(place, run.model, name)):
+        if found := [checkpoint.step for checkpoint in run.checkpoints if checkpoint.weights == each]:
             return found
     return []
 

@@ -13,7 +13,8 @@ differ and are above 0, and two runs share no weights.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
@@ -293,23 +294,30 @@ def check_whole(folder: Path) -> str:
     return kind
 
 
-def hashes_of(folder: Path, base: str, base_hash: str = "") -> set[str]:
-    """The hashes by which a checkpoint in a folder may be known; of full weights with and without its own format.
+def hashes_of(folder: Path, base: str, base_hash: str = "") -> Iterator[str]:
+    """The hashes by which a checkpoint in a folder may be known; of full weights without and with its own format.
 
     Args:
-        folder: An adapter or full weights, that `check_whole` finds whole.
+        folder: An adapter, full weights or their shards.
         base: The model before fine-tuning.
         base_hash: Its hash; empty: that of its files.
 
     Raises:
-        DataError: The weights cannot be read, or the base model is not to be had.
-        UnknownNameError: No model of the base's name.
+        DataError: The weights cannot be read, or the base model of an adapter is not to be had.
+        UnknownNameError: No model of the name of an adapter's base.
     """
-    source = resolve_model(base)
-    if _kind(folder) == _FULL:
-        weights = model_hash(str(folder))
-        return {weights, asked_as(weights, folder, source)} if base != str(folder) else {weights}
-    return {asked_as(adapter_hash(base_hash or model_hash(source), folder), folder, source)}
+    if check_whole(folder) == _ADAPTER:
+        source = resolve_model(base)
+        yield asked_as(adapter_hash(base_hash or model_hash(source), folder), folder, source)
+        return
+    merged = Merged(None, lambda: resolve_model(base))
+    try:
+        yield (weights := model_hash(str(merged.whole(folder))))
+    finally:
+        merged.close()
+    with suppress(UnknownNameError):  # then none was known when it was judged
+        if (source := resolve_model(base)) != str(folder):
+            yield asked_as(weights, folder, source)
 
 
 def _found(
