@@ -20,7 +20,7 @@ ROOMS = {
     "backends": 7110,
     "judges": 1895,
     "monitor": 2140,
-    "studies": 4275,
+    "studies": 4285,
     "results": 6045,
     "report": 1735,
     "integrations": 2505,
