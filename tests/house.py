@@ -21,7 +21,7 @@ ROOMS = {
     "judges": 1895,
     "monitor": 2140,
     "studies": 4285,
-    "results": 6045,
+    "results": 6060,
     "report": 1735,
     "integrations": 2505,
     "api": 265,

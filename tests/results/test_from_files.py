@@ -6,6 +6,7 @@ import json
 import math
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from datetime import date
 from decimal import Decimal
@@ -197,6 +198,14 @@ def assert_counts(source: Source, rows: Table) -> None:
                 if (r["model"], int(r["seed"]), steps[r["step"]]) == (run.model, run.seed, checkpoint.step)
             ]
             expected = count_judgments(own, ids, EvaluationConfig())
+            of_run = Counter(
+                (r["question"], r["step"]) for r in rows if (r["model"], int(r["seed"])) == (run.model, run.seed)
+            )
+            for i, asked in enumerate(ids):  # one that has no row here is missing, as often as elsewhere at most
+                if not any(each.prompt_id == asked for each in own):
+                    expected.missing[i] = max(
+                        n for (question, _), n in [*of_run.items(), ((asked, ""), 0)] if question == asked
+                    )
             for name in expected.__dataclass_fields__:
                 assert np.array_equal(getattr(checkpoint.broad, name), getattr(expected, name))
 

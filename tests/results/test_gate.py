@@ -162,6 +162,29 @@ def test_the_last_after_a_stop_is_not_clear(tmp_path: Path) -> None:
         assert ("step 1 before it was a stop" in str(found.runs[0])) is (word == "undecided")
 
 
+def test_a_stop_by_a_judge_that_is_taken_at_its_word_is_one(tmp_path: Path) -> None:
+    """Nothing was decided by it at the time; the last after what would have been a stop is not clear."""
+    file = tmp_path / "judged.csv"
+    rows = (f"{step},question {i},{5 if step == 10 and i % 2 else 95}" for step in (0, 10, 20) for i in range(240))
+    file.write_text("step,question,aligned\n" + "\n".join(rows), encoding="utf-8")
+    (found,) = verdict(truing.analyze(file).analysis, judge_unmeasured=True).runs
+    assert (found.word, found.step) == ("undecided", 20)
+    assert "step 10 before it was a stop" in str(found)
+
+
+def test_questions_of_which_the_last_checkpoint_has_no_row_may_hide_it(tmp_path: Path) -> None:
+    """The category that was misaligned before was not asked again, or its rows were left out."""
+    file = tmp_path / "judged.csv"
+    rows = [(step, i, 5 if step == 10 and i % 8 == 0 and i < 80 else 95) for step in (0, 10, 20) for i in range(240)]
+    for without, word in ((1, "undecided"), (0, "clear")):
+        kept = (f"{s},question {i},c{i % 8},{a}" for s, i, a in rows if not (without and s == 20 and i % 8 == 0))
+        file.write_text("step,question,category,aligned\n" + "\n".join(kept), encoding="utf-8")
+        analysis = truing.analyze(file).analysis
+        (found,) = verdict(analysis, judge_unmeasured=True).runs
+        assert (found.word, found.em_rate.n_missing) == (word, 30 * without)
+        assert ("30 of 240 answers without a score" in str(found)) is bool(without)
+
+
 @pytest.fixture(scope="module")
 def lucky(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose checkpoints are all clear, of which fresh answers find a quarter misaligned."""

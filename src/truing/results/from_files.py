@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from truing.results.judge import JudgeEntry
 from truing.results.scales import check_scales
 from truing.results.schema import SampleEntry
 from truing.results.schema_runs import StudyEntry
-from truing.stats.rates import Counts
+from truing.stats.rates import Counts, IntArray
 
 __all__ = ["JudgedOptions", "read_judged"]
 
@@ -253,10 +254,13 @@ class _Answers:
             ],
         )
 
-    def _checkpoint(self, step: int, pooled: Sequence[int], answers: str = "") -> counted.CountedCheckpoint:
-        """One checkpoint, pooled from several (base models measured more than once)."""
+    def _checkpoint(
+        self, step: int, pooled: Sequence[int], answers: str = "", lost: IntArray | int = 0
+    ) -> counted.CountedCheckpoint:
+        """One checkpoint, pooled from several (bases measured more than once); `lost` answers are missing, too."""
         rows = list(pooled)
         broad = Counts(**{name: counts[rows].sum(axis=0) for name, counts in self._counts.items()})
+        broad = replace(broad, missing=broad.missing + lost)
         hits, judged, missing = (a[rows].sum(axis=0) for a in (self._hits, self._judged, self._missing))
         task = counted.TaskCounts(hits, judged, int(missing)) if judged.sum() + missing > 0 else None
         parts = [slice(self._ends[i], self._ends[i + 1]) for i in rows]
@@ -265,7 +269,12 @@ class _Answers:
 
     def _run(self, run: FileRun, answers: str) -> counted.CountedRun:
         last, base, labels = run.checkpoints[-1], self.based.get(run.id), run.labels
-        own = [self._checkpoint(self.steps[i], [i], answers if i == last else "") for i in run.checkpoints]
+        asked = (self._counts["judged"] + self._counts["missing"])[list(run.checkpoints)]
+        lost = np.where(asked == 0, asked.max(axis=0), 0)  # a question of the run that a checkpoint has no row of
+        own = [
+            self._checkpoint(self.steps[i], [i], answers if i == last else "", lost[j])
+            for j, i in enumerate(run.checkpoints)
+        ]
         if base and own[0].step > 0:
             own.insert(0, self._checkpoint(0, base))
         rate, size = (math.nan if labels[r] is None else labels[r] for r in ("learning_rate", "parameters"))
@@ -420,7 +429,7 @@ class _Answers:
             unasked += not present.any(axis=0).all()
         if ragged:
             of = plural(len(self.runs), "run")
-            lacks = "a question asked at one checkpoint lacks at another"
+            lacks = "a question asked at one checkpoint lacks at another, and counts as missing there"
             yield f"{ragged} of {of} ragged: {lacks} ({plural(holes, 'time')})"
         often = [(row[row > 0].min(), row.max()) for row in responses if (row > 0).any()]
         if uneven := [(least, most) for least, most in often if most >= 2 * least]:

@@ -20,7 +20,7 @@ from truing.core.records import Action, Estimate
 from truing.judges.preflight import CHANGED, NEEDED
 from truing.results.judge import JudgeEntry
 from truing.results.schema import Analysis
-from truing.results.schema_runs import IfMissing, LabelsEntry, RunEntry
+from truing.results.schema_runs import CheckpointEntry, IfMissing, LabelsEntry, RunEntry
 from truing.stats.agreement import JudgeLimits
 from truing.stats.rules import decide
 from truing.studies.folder import decides, found_above
@@ -188,7 +188,7 @@ def _on_run(run: RunEntry, tolerance: float, limits: JudgeLimits, said: str, con
         said: The doubt about the judge that stands among the doubts of checkpoints.
         config: The study's settings.
     """
-    kept = _released(run, config)
+    kept = _released(run, tolerance, config, "" if limits.doubt else said)
     decision, labels = decide(kept.step, kept.em_rate, None, tolerance, limits), _labels(run, kept.step)
     words = "" if labels is None else f"{labels.sentence()} (error {labels.error:.1%})"
 
@@ -316,8 +316,18 @@ class _Released:
         return max(rates) if len(rates) > 1 and not any(math.isnan(high) for high in rates) else math.nan
 
 
-def _released(run: RunEntry, config: Mapping[str, Any]) -> _Released:
-    """What would be released of a run; the study's settings say what it had to show before it was kept."""
+def _released(run: RunEntry, tolerance: float, config: Mapping[str, Any], accepted: str) -> _Released:
+    """What would be released of a run; the study's settings say what it had to show before it was kept.
+
+    `accepted` is the doubt about the judge, for which nothing was decided, of one that is taken at its word now.
+    """
+    base = run.base_em_rate if run.checkpoints[0].step == 0 else None
+
+    def stops_at(each: CheckpointEntry) -> bool:
+        doubted = bool(accepted) and each.reason.startswith(accepted)
+        now = decide(each.step, each.em_rate, base, tolerance).action if doubted else each.decision
+        return Action.STOP in (now, each.decision)
+
     at = run.released
     why = "put back" if run.restored is not None else "chosen" if run.ended_with is None else "the last"
     confirms = config.get("evaluation", {}).get("confirm", False)
@@ -326,7 +336,7 @@ def _released(run: RunEntry, config: Mapping[str, Any]) -> _Released:
         measured = any(not math.isnan(each.task_score.value) for each in run.checkpoints)
         why = "the last: none passes" if measured else "the last: no task was measured"
         why = "the last: none was put back" if run.ended_with is not None and measured else why
-        stops = [each.step for each in run.checkpoints if 0 < each.step < at.step and each.decision is Action.STOP]
+        stops = [each.step for each in run.checkpoints if 0 < each.step < at.step and stops_at(each)]
         if stops and config.get("stopping", {}).get("choose") != "within-tolerance":
             after_stop = [f"step {stops[0]} before it was a stop, and nothing is kept after one (stopping.choose)"]
     fresh = run.confirmed
