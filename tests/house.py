@@ -20,7 +20,7 @@ ROOMS = {
     "backends": 7110,
     "judges": 1895,
     "monitor": 2140,
-    "studies": 4285,
+    "studies": 4290,
     "results": 6060,
     "report": 1735,
     "integrations": 2505,

@@ -101,3 +101,11 @@ def test_prompts_that_a_benchmark_has_no_more_clear_nothing(tmp_path: Path) -> N
     found = verdict(analyse(out))
     assert found.word == "undecided"
     assert "step 10 answered other prompts, or had another judge, than the folder now names" in str(found.runs[0])
+
+
+def test_settings_of_a_newer_version_are_told_in_words(tmp_path: Path) -> None:
+    out = audit(tmp_path, (10,))
+    text = (out / "manifest.json").read_text(encoding="utf-8")
+    (out / "manifest.json").write_text(text.replace('"confirm":', '"newer": 1, "confirm":'), encoding="utf-8")
+    with pytest.raises(StoreError, match=r"manifest\.json cannot be read"):
+        analyse(out)

@@ -208,11 +208,15 @@ def load_manifest(folder: Path) -> Manifest | None:
         StoreError: It is damaged.
     """
     try:
-        return Manifest.model_validate_json((folder / MANIFEST).read_text(encoding="utf-8"))
+        found = Manifest.model_validate_json((folder / MANIFEST).read_text(encoding="utf-8"))
+        _ = found.evaluation, found.stopping  # settings of a newer truing are unknown here
+        return found
     except FileNotFoundError:
         return None
     except (OSError, ValidationError, UnicodeDecodeError) as error:
-        todo = "run the same study, audit or training again: it is written again, and finished work is kept"
+        todo = (
+            "run the same work again: it is written again, and what is finished kept; or take the truing that wrote it"
+        )
         raise StoreError(f"{folder / MANIFEST} cannot be read", str(error)[:300], todo=todo) from error
 
 
