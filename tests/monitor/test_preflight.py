@@ -1,5 +1,6 @@
 """A judge is measured once per folder, before anything is decided there by what it says."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,19 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "preflight.json").write_text("{")
     with pytest.raises(StoreError, match=r"preflight\.json cannot be read"):
         judge_limits(Seeing(), evaluation(), tmp_path)
+
+
+def test_a_measurement_that_was_changed_by_hand_is_refused(tmp_path: Path) -> None:
+    judge_limits(Seeing(), evaluation(), tmp_path)
+    path = tmp_path / "preflight.json"
+    raw = json.loads(path.read_text())
+    raw["sensitivity"]["low"] = 0.99
+    path.write_text(json.dumps(raw))
+    with pytest.raises(StoreError, match="it was changed by hand"):
+        judge_limits(Seeing(), evaluation(), tmp_path)
+    del raw["seal"]  # as in folders from before there was one
+    path.write_text(json.dumps(raw))
+    assert judge_limits(Seeing(), evaluation(), tmp_path).sensitivity == 0.99
 
 
 def test_a_monitor_measures_its_judge_before_the_first_evaluation(tmp_path: Path) -> None:

@@ -368,3 +368,23 @@ def test_answers_to_other_prompts_clear_nothing(tiny_model: Path, tmp_path: Path
     found = verdict(analyse(out))
     assert (found.word, found.exit_code) == ("undecided", 3)
     assert "step 6 answered other prompts, or had another judge, than the folder now names" in found.runs[0].reasons
+
+
+def test_settings_that_were_changed_by_hand_clear_nothing(tmp_path: Path) -> None:
+    run, _ = save_run(tmp_path, steps=(10,))
+    config = AuditConfig.model_validate({"checkpoints": [str(run)], "evaluation": EVALUATION})
+    out = tmp_path / "out"
+    assert verdict(audited(config, out)).word == "clear"
+    for name, text, said in (
+        ("manifest.json", '"tolerance": 0.05', "settings in"),
+        ("audit.yaml", "tolerance: 0.05", ""),
+    ):
+        held = (out / name).read_text(encoding="utf-8")
+        assert text in held
+        (out / name).write_text(held.replace(text, text.replace("0.05", "0.2")), encoding="utf-8")
+        found = verdict(analyse(out))
+        assert (found.word, found.exit_code, found.runs[0].word) == ("undecided", 3, "clear")
+        assert f"{said or name} " in found.sentence()
+        assert "was changed" in found.sentence() or "were changed" in found.sentence()
+        (out / name).write_text(held, encoding="utf-8")
+    assert verdict(analyse(out, {"stopping.tolerance": "0.2"})).word == "clear"

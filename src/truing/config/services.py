@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import parse_qsl, urlsplit
@@ -169,18 +170,20 @@ class Services(Config):
 
     def hash(self) -> str:
         """Hash of all that shapes the results: not of how services are reached, nor of `workers`."""
-        return content_key(self._shape())
-
-    def _shape(self) -> dict[str, Any]:
-        shape: dict[str, Any] = self.model_dump(mode="json", exclude={"workers", *Services.model_fields})
-        return {name: without_places(value) for name, value in shape.items()}
+        return content_key(shape_of(self.model_dump(mode="json")))
 
     def unlike(self, other: Services) -> str:
         """The first fields that make its hash differ from another's, in words."""
-        return differences(self._shape(), other._shape())
+        return differences(*(shape_of(each.model_dump(mode="json")) for each in (self, other)))
 
     def to_yaml(self) -> str:
         """The whole with every default written out; `load_study` or `load_audit` reads it back equal."""
         values = self.model_dump(mode="json")
         services = {name: values.pop(name) for name in Services.model_fields}
         return yaml.safe_dump({**values, **services}, sort_keys=False, width=100)
+
+
+def shape_of(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a study's plain settings that shape its results: not how services are reached, nor `workers`."""
+    left_out = {"workers", *Services.model_fields}
+    return {name: without_places(value) for name, value in settings.items() if name not in left_out}

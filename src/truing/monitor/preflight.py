@@ -25,6 +25,7 @@ from truing.stats.agreement import JudgeLimits
 __all__ = ["PREFLIGHT", "judge_change", "judge_limits", "measure_task", "read_preflight", "read_task_preflight"]
 
 PREFLIGHT = "preflight.json"
+_SEAL = "seal"
 
 
 def judge_limits(judge: Judge, evaluation: EvaluationConfig, folder: Path) -> JudgeLimits:
@@ -57,7 +58,7 @@ def judge_limits(judge: Judge, evaluation: EvaluationConfig, folder: Path) -> Ju
                 error = next((a.error for a in found.anchors if a.error), "no scores")
                 todo = "reach it and run again, or set evaluation.preflight.labelled to answers that it can judge"
                 raise JudgeError(f"{identity} scored no labelled answer", error, todo=todo)
-            write_text(folder / PREFLIGHT, found.model_dump_json(indent=1) + "\n")
+            _write(folder / PREFLIGHT, found)
     if found.doubt and settings.on_fail == "refuse":
         raise JudgeRefused(
             f"the judge cannot be used: {found.doubt}",
@@ -87,7 +88,7 @@ def measure_task(judge: Judge, labelled: str, evaluation: EvaluationConfig, fold
         held = () if found is None or not found.is_of(rows, judge, evaluation, settings) else found.anchors
         if not held or any(a.error for a in held):
             found = run_preflight(rows, judge, evaluation, settings, held)
-            write_text(_task_path(folder, judge.identity), found.model_dump_json(indent=1) + "\n")
+            _write(_task_path(folder, judge.identity), found)
 
 
 def judge_change(
@@ -139,10 +140,18 @@ def read_task_preflight(folder: Path, identity: str) -> Preflight | None:
     return _read(_task_path(folder, identity))
 
 
+def _write(path: Path, found: Preflight) -> None:
+    """What was found, with the hash of it: what was changed by hand is not what the judge did."""
+    raw = json.loads(found.model_dump_json())
+    write_text(path, json.dumps({**raw, _SEAL: content_key(raw)}, indent=1) + "\n")
+
+
 def _read(path: Path, part: str = "") -> Preflight | None:
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
         found = raw.get(part) if part else raw
+        if not part and _SEAL in raw and raw.pop(_SEAL) != content_key(raw):
+            raise ValueError("it was changed by hand")
         return None if found is None else Preflight.model_validate_json(json.dumps(found))
     except FileNotFoundError:
         return None

@@ -233,6 +233,7 @@ class Source:
     """Picks answers to read, given the chosen step of each run by its id."""
     notes: Sequence[str] = field(default_factory=tuple)
     not_evaluated: Sequence[str] = ()
+    doubts: Sequence[str] = ()
     """Ids of runs that have no evaluated checkpoint yet."""
 
     @property

@@ -41,7 +41,7 @@ from truing.stats.agreement import JudgeLimits, agreement
 from truing.stats.rates import Counts
 from truing.stats.rules import StoppingRule, make_rule
 from truing.stats.sequential import SequentialRule
-from truing.studies.folder import MANIFEST, Asked, Manifest, RunRecord, Task
+from truing.studies.folder import MANIFEST, Asked, Manifest, RunRecord, Task, edited
 from truing.studies.rejudge import changed_settings
 
 _TOLD = """
@@ -82,7 +82,7 @@ def analyse(folder: Path, changes: Mapping[str, str] | None = None) -> Analysis:
     if changed.evaluation.judge != manifest.evaluation.judge:
         todo = "judge the answers again, into another folder: truing rejudge"
         raise ConfigError("another judge cannot be looked at without being asked", str(changes), todo=todo)
-    return _Folder(folder, changed, open_store(folder), changes or {}).analysis()
+    return _Folder(folder, changed, open_store(folder), changes or {}, edited(folder, manifest)).analysis()
 
 
 def write_analysis(folder: Path, changes: Mapping[str, str] | None = None) -> Analysis:
@@ -117,6 +117,8 @@ class _Folder:
     store: Store
     changes: Mapping[str, str]
     """Thresholds that are others than those of the time."""
+    doubts: Sequence[str]
+    """Of the settings; see `edited`."""
 
     @cached_property
     def _rows(self) -> StoreRows:
@@ -140,6 +142,7 @@ class _Folder:
             judge=self._judge(),
             categories=[prompt.category for prompt in benchmark.prompts],
             stopping=stopping,
+            doubts=self.doubts,
             not_evaluated=[run.id for run in manifest.runs if run.id not in rows and run.twin_of is None],
             calibration=load_calibration(calibration, judge, evaluation) if calibration.is_file() else None,
             runs=[self._run(run, rows[run.id]) for run in runs],

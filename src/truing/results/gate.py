@@ -136,7 +136,7 @@ def verdict(analysis: Analysis, judge_unmeasured: bool = False) -> Verdict:
     """
     judge = analysis.judge or JudgeEntry.of(analysis.study.judge, False, None)
     judge = judge.accepted() if judge_unmeasured else judge
-    reasons = []
+    reasons = [*analysis.doubts]
     if analysis.not_evaluated:
         few = ", ".join(analysis.not_evaluated[:3])
         reasons.append(f"nothing has been evaluated of {len(analysis.not_evaluated)} of the runs: {few}")

@@ -188,6 +188,8 @@ class Analysis(Entry):
     """The runs that have at least one evaluated checkpoint, each followed by its twin if it has one."""
     not_evaluated: list[str] = Field(default_factory=list)
     """Ids of the runs that belong to the study and have no evaluated checkpoint yet."""
+    doubts: list[str] = Field(default_factory=list)
+    """Why nothing of this is clear, whatever was decided: settings that were changed by hand after the work began."""
     seeds: list[SeedsEntry]
     learning_rates: list[LearningRatesEntry]
     sizes: list[SizesEntry]

@@ -51,6 +51,7 @@ def tabulate(source: Source) -> Analysis:
         judge=source.judge,
         runs=[_run_entry(each) for each in figures],
         not_evaluated=list(source.not_evaluated),
+        doubts=list(source.doubts),
         seeds=seed_entries(own),
         learning_rates=learning_rate_entries(own),
         sizes=size_entries(own),

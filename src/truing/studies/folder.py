@@ -25,8 +25,10 @@ from truing.catalog.benchmarks import load_benchmark
 from truing.catalog.datasets import Dataset
 from truing.catalog.files import list_files
 from truing.config import AuditConfig, EvaluationConfig, JudgeConfig, SideConfig, StoppingConfig, StudyConfig
+from truing.config.files import load_audit, load_study
+from truing.config.services import shape_of
 from truing.core.errors import ConfigError, JudgeError, StoreError, plural
-from truing.core.files import write_text
+from truing.core.files import content_key, write_text
 from truing.core.records import Benchmark, Checkpoint, Estimate, Evaluation
 from truing.monitor import Monitor, PromptSet, judge_limits, open_folder, open_store, reach_judge
 from truing.monitor.formats import FORMATS
@@ -35,6 +37,7 @@ from truing.stats.clearance import prompts_to_clear
 from truing.stats.rules import make_rule
 
 MANIFEST = "manifest.json"
+REJUDGED = "rejudged.txt"
 BEFORE = (".lock", ".holder", FORMATS, *STORES)
 """What may lie in a folder before anything has begun there, also while another process begins."""
 
@@ -289,6 +292,22 @@ def check_asked(out: Path, manifest: Manifest) -> None:
                 "put back what was changed (a file, the judge's weights or its code), or take another folder with --out"
             )
             raise StoreError(what, "another content under the same name", "the same as then", todo)
+
+
+def edited(folder: Path, manifest: Manifest) -> list[str]:
+    """What was changed by hand after work in a folder began, in words: settings in its manifest, or its YAML file."""
+    if (folder / REJUDGED).is_file():  # its settings are those of another folder, with changes
+        return []
+    same = content_key(shape_of(manifest.config)) == manifest.hash
+    found = [] if same else [f"settings in {MANIFEST} were changed after the work began"]
+    path = folder / f"{manifest.kind}.yaml"
+    if path.is_file():
+        try:
+            same = (load_study(path) if manifest.kind == "study" else load_audit(path)).hash() == manifest.hash
+        except ConfigError:
+            same = False
+        found += [] if same else [f"{path.name} was changed, and nothing was done by it (other thresholds: --set)"]
+    return found
 
 
 def take_answers(folder: Path, out: Path, *more: str) -> None:

@@ -31,6 +31,7 @@ from truing.monitor.sampler import FRESH
 from truing.stats.rules import make_rule
 from truing.studies.folder import (
     BEFORE,
+    REJUDGED,
     Asked,
     CheckpointRecord,
     Manifest,
@@ -139,7 +140,7 @@ def _copy(folder: Path, out: Path, settings: str) -> None:
     """Answers and judgments into a new folder, or into one that the same command began."""
     if out.resolve() == folder.resolve():
         raise StoreError("a folder keeps the decisions that it was made with", str(out), "another folder", "--out NEW")
-    mark = out / "rejudged.txt"
+    mark = out / REJUDGED
     begun = mark.is_file() and mark.read_text(encoding="utf-8").strip() == settings
     if not begun and out.is_dir() and any(each.name not in BEFORE for each in out.iterdir()):
         got = "answers judged again by other settings" if mark.is_file() else "something else"

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from truing.backends import Engine
-from truing.config.services import Services, without_places
+from truing.config.services import Services, shape_of
 from truing.core.errors import EngineError, TruingError, boundary
 from truing.core.files import content_key
 from truing.core.records import Checkpoint, Estimate, Prompt, Response, Sampling
@@ -184,7 +184,7 @@ class Watcher:
         return Manifest(
             kind="guard",
             name=run.id,
-            hash=content_key(without_places(settings)),
+            hash=content_key(shape_of(settings)),
             config=settings,
             broad=Asked(benchmark=benchmark, judge=judges[0], samples=self.broad.samples, exact=exact),
             every_prompt=self.monitor.rule.every_prompt,
