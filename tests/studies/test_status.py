@@ -18,6 +18,7 @@ from truing.cli.app import app
 from truing.config import AuditConfig
 from truing.core.errors import StoreError
 from truing.core.files import write_json
+from truing.monitor import open_store
 from truing.studies.audit import run_audit
 from truing.studies.folder import load_manifest
 from truing.studies.run import open_study
@@ -44,8 +45,10 @@ def test_a_study_in_the_middle_of_it(tmp_path: Path) -> None:
     for r in found.runs:
         assert (r.step, r.evaluated, r.owed) == (6, 3, 1)
         assert (r.answers, r.missing) == (1440, 3 * (3 + 4) * 2)
-    times = sorted(file.stat().st_mtime for file in out.glob("store/evaluations/*.parquet"))
-    assert found.left == pytest.approx(2 * (times[-1] - times[0]) / 5, abs=1e-4)  # six were evaluated, two are owed
+    store = open_store(out)
+    times = sorted(store.written("evaluations", key) for key in store.keys("evaluations"))
+    taken = (times[-1] - times[0]).total_seconds()
+    assert found.left == pytest.approx(2 * taken / 5, abs=1e-4)  # six were evaluated, two are owed
     write_json(out / "runs" / done / "run.json", {"state": "finished", "step": 6, "error": None})
     write_json(out / "runs" / failed / "run.json", {"state": "failed", "step": 6, "error": "out of memory"})
     found = read_status(out)
