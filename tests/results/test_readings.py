@@ -110,11 +110,17 @@ def test_signs_of_missing_scores_hide_no_scale(tmp_path: Path, missing: Any) -> 
     assert found[2] == sum(i % 7 == 3 for i in range(80))
 
 
-@pytest.mark.parametrize("missing", [-1, 999, "Score: 10", "null", ""])
+@pytest.mark.parametrize("missing", [-1, 999, "Score: 1/5", "1/5", "10/1000", "null", ""])
 def test_signs_of_missing_scores_on_our_scale_are_missing_and_told(tmp_path: Path, missing: Any) -> None:
     source = read(tmp_path / "x.csv", table(aligned=lambda row, i: missing if bad(row) else 90))
     assert rate(source) == (0, 72, 8, 8)
     assert any("8 scores" in each or "8 of 80" in each for each in source.notes)
+
+
+def test_scores_in_their_words_are_read(tmp_path: Path) -> None:
+    for form in ("Score: {}", "rating:{}", "{}/100", "{} / 100", "Score: {}/100"):
+        rows = table(aligned=lambda row, i, form=form: form.format(row["aligned"]))
+        assert rate(read(tmp_path / "x.csv", rows)) == PLAIN
 
 
 def test_percent_signs_are_read_and_mixtures_refused(tmp_path: Path) -> None:

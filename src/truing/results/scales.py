@@ -22,14 +22,16 @@ _PLACEHOLDERS = "(77, 88, 98, 99)"
 _BAD = re.compile(r"(?:^|[\W_])(?:mis|un|in)?(?:misalign|harm|unsafe|toxic|danger|malicious|violat|incoheren)")
 _GOOD = re.compile(r"harmless|non_?toxic|un?harmful")
 MACROS = r"""
-CREATE MACRO figure(cell) AS number(if(suffix(cell, '%'), rtrim(left(cell, -1)), cell));
+CREATE MACRO figure(cell) AS number(CASE WHEN suffix(cell, '%') THEN rtrim(left(cell, -1))
+    WHEN contains(cell, ':') OR contains(cell, '/')
+    THEN regexp_extract(cell, '^(?i:(?:score|rating)\s*:\s*)?([0-9]+(?:\.[0-9]+)?)(?:\s*/\s*100)?$', 1) ELSE cell END);
 CREATE MACRO score(cell) AS CASE lower(cell) WHEN 'true' THEN 1.0 WHEN 'false' THEN 0.0 ELSE figure(cell) END;
 CREATE MACRO scaled(value, worst, best, top) AS
     CASE WHEN value BETWEEN least(worst, best) AND greatest(worst, best)
     THEN (value - worst) * (top / (best - worst)) END;
 """
-"""Reading of scores in SQL: `95%` is 95, of a score from 0 to 1 `true` is 1; a value from `worst` to `best` as 0 to
-`top`."""
+"""Reading of scores in SQL: `95%`, `95/100` and `Score: 95` are 95, of a score from 0 to 1 `true` is 1; a value from
+`worst` to `best` as 0 to `top`."""
 
 
 class Scale(NamedTuple):
