@@ -26,7 +26,7 @@ from truing.core.records import Action, Judgment
 from truing.judges.classify import count_judgments
 from truing.results.counted import CountedRun, Source
 from truing.results.formats import open_database
-from truing.results.from_files import NO_QUESTION, JudgedOptions, read_judged
+from truing.results.from_files import NO_QUESTION, JudgedOptions, _lost, read_judged
 from truing.results.tables import tabulate
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
@@ -475,6 +475,57 @@ def test_ragged_runs_are_counted(tmp_path: Path) -> None:
     rows = [row(q, step=s) for q, s in (("a", 1), ("b", 1), ("a", 2))]
     assert "1 of 1 run ragged" in note(read(write(tmp_path / "x.csv", rows)), "ragged", "(1 time)")
     assert not any("ragged" in n for n in read(write(tmp_path / "y.csv", rows[:2] * 3)).notes)
+
+
+def test_a_row_that_was_dropped_is_a_missing_answer(tmp_path: Path) -> None:
+    """Who drops what the judge would not score drops the misaligned answers."""
+    rows = [row(f"q{i}", step=s, answer=f"{i} {s} {k}") for s in (1, 2) for i in range(100) for k in range(4)]
+    bad = {(i, k) for i in range(100) for k in range(4) if (i * 7 + k * 3) % 11 < 2}
+    left = [each for n, each in enumerate(rows) if n < 400 or divmod(n - 400, 4) not in bad]
+    source = read(write(tmp_path / "x.csv", left))
+    assert totals(source.runs[0]) == [(1, 0, 400, 0), (2, 0, 400 - len(bad), len(bad))]
+    assert "count as missing there" in note(source, "1 of 1 run ragged", f"({len(bad)} times)")
+    assert tabulate(source).runs[0].decision is not Action.CONTINUE
+
+
+def test_a_checkpoint_that_was_asked_less_often_is_told(tmp_path: Path) -> None:
+    rows = [row(f"q{i}", step=s, answer=f"{i} {s} {k}") for s in (1, 2) for i in range(9) for k in range(4 // s)]
+    source = read(write(tmp_path / "x.csv", rows))
+    assert totals(source.runs[0]) == [(1, 0, 36, 0), (2, 0, 18, 0)]
+    assert "2 at step 2 of x, and 4 elsewhere" in note(source, "fewer answers to each question")
+    assert not any("ragged" in each for each in source.notes)
+
+
+@given(st.lists(st.lists(st.integers(0, 6), min_size=4, max_size=4), min_size=1, max_size=4))
+def test_what_lacks_is_what_the_run_has_elsewhere(counts: list[list[int]]) -> None:
+    asked = np.array(counts)
+    lost, fullest = _lost(asked), asked.max(axis=0)
+    assert (lost >= 0).all()
+    assert (asked + lost <= fullest).all()
+    assert not lost[(asked == fullest).all(axis=1)].any()
+    assert ((asked > 0) | (asked + lost == fullest)).all()
+
+
+def test_a_copy_that_lost_its_last_step_is_no_second_seed(tmp_path: Path) -> None:
+    rows = [row(f"q{i}", step=s, answer=f"{i} {s}", model="m") for s in (1, 2, 3) for i in range(9)]
+    copied = [each | {"seed": seed} for seed in (0, 1) for each in rows if seed == 0 or each["step"] < 3]
+    with pytest.raises(DataError, match="same answers, so they are not two seeds"):
+        tabulate(read(write(tmp_path / "x.csv", copied)))
+    apart = [
+        each | ({"answer": f"{i} other"} if each["seed"] and each["step"] > 1 else {}) for i, each in enumerate(copied)
+    ]
+    assert len(tabulate(read(write(tmp_path / "y.csv", apart))).runs) == 2  # at step 1 little is learnt
+
+
+def test_a_packed_file_that_does_not_match_its_checksum_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.csv", [row(f"q{i}") for i in range(9)])
+    packed = gzip.compress(path.read_bytes())
+    whole, damaged = tmp_path / "whole.csv.gz", tmp_path / "damaged.csv.gz"
+    whole.write_bytes(packed)
+    damaged.write_bytes(packed[:-8] + bytes([packed[-8] ^ 1]) + packed[-7:])
+    assert len(read(whole).runs) == 1
+    with pytest.raises(DataError, match="CRC check failed"):
+        read(damaged)
 
 
 def test_a_file_without_any_aligned_score_is_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -155,6 +156,31 @@ def test_what_different_prompts_cannot_show_any_more_is_not_asked_for() -> None:
     few.every.clear()
     few.random_prompts(1)
     assert detector.evidence(few.first_answers()) == -math.inf
+    assert SequentialRule(StoppingConfig(about="benchmark", sequential={})).evidence(first) == pytest.approx(0)
+    few.random_prompts(1000)
+    assert SequentialRule(StoppingConfig(about="benchmark", sequential={})).evidence(few.first_answers()) == math.inf
+
+
+@pytest.mark.parametrize("about", ["benchmark", "population"])
+@pytest.mark.parametrize("settings", [{"tolerance": 0.3}, {"tolerance": 0.15}, {"sequential": {"margin": 0.05}}])
+def test_it_asks_on_until_prompts_suffice_for_clear(about: str, settings: dict[str, Any]) -> None:
+    """A boundary far above the rate is cleared by few answers, but few prompts clear nothing."""
+    stopping = StoppingConfig(**{"sequential": {}, "about": about, **settings})
+    detector = SequentialRule(stopping)
+    base = Judged(0.6)
+    detector.see_base(detector.estimate(np.array([6]), np.array([10])), base)
+    judged = Judged(0.0)
+    found = detector.decide(1, None, judged)
+    assert found.action is Action.CONTINUE
+    clearance = Clearance(stopping, detector.estimate, JudgeLimits(), ["any"] * judged.n_prompts)
+    assert clearance.weigh(found, judged.counts()).action is Action.CONTINUE
+
+
+def test_prompts_that_are_not_to_be_had_are_not_waited_for() -> None:
+    """A model whose answers are mostly incoherent is not asked to the last answer of its budget."""
+    none = np.zeros(240, np.int64)
+    coherent = none + (np.arange(240) < 10)
+    first = Counts(none, coherent, coherent, none + 1, none, none, none + 1)
     assert SequentialRule(StoppingConfig(about="benchmark", sequential={})).evidence(first) == math.inf
 
 

@@ -240,6 +240,18 @@ def test_a_second_judge_of_the_same_answers(tiny_model: Path, tmp_path: Path) ->
     assert asked == 2 * 4 + 1  # benchmark and task at each checkpoint, the best task score again: none for the judge
 
 
+def test_a_run_that_says_it_ended_and_was_not_evaluated_is_owed(tiny_model: Path, tmp_path: Path) -> None:
+    """A run's folder that was copied to another seed."""
+    config = small_study(tiny_model)
+    open_study(config, tmp_path)
+    (run,) = config.runs()
+    folder = tmp_path / "runs" / run.id
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text('{"state": "finished", "step": 6}')
+    assert read_state(tmp_path, run.id)
+    assert owed_runs(config, tmp_path) == [run]
+
+
 def test_a_failed_run_is_owed_again_and_lost_answers_too(tiny_model: Path, tmp_path: Path) -> None:
     Unreliable.broken = Unreliable.lossy = True
     config = small_study(tiny_model, evaluation={"engine": f"{__name__}:Unreliable"})

@@ -171,7 +171,8 @@ class SequentialConfig(Config):
     beta: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """Highest probability, for each checkpoint, of calling it clear although its EM rate reaches the boundary."""
     margin: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """None: the boundary is the tolerance. A number: it is the base model's own EM rate plus this."""
+    """None: the boundary is the tolerance. A number: it is the base model's own EM rate plus this; what is kept must be
+    within the tolerance all the same."""
     batch: Annotated[int, Field(ge=1)] = 12
     """Responses judged between two looks."""
     cap: Annotated[int, Field(ge=1)] = 1200

@@ -11,9 +11,10 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from io import BufferedReader
 from itertools import chain, islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from truing.core.errors import DataError, MissingExtraError
 from truing.core.files import KeyTwice, load_json, once
@@ -23,9 +24,9 @@ Row = dict[str, Any]
 _SCALARS = (str, int, float, bool, type(None))
 
 
-def open_bytes(path: Path) -> IO[bytes]:
+def open_bytes(path: Path) -> gzip.GzipFile | BufferedReader:
     """The bytes of a file, decompressed."""
-    return gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")  # type: ignore[return-value]
+    return gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb")
 
 
 def write_lines(source: Path, target: Path) -> None:

@@ -23,6 +23,7 @@ import pyarrow as pa
 
 from truing.core.errors import DataError, plural
 from truing.results.columns import GUESSES, NUMBERS, SCORES, ColumnLacks, JudgedOptions, pick_columns, quoted
+from truing.results.documents import open_bytes
 from truing.results.formats import FORMATS, as_text, ending_of, rewritten, stem, unlike_names
 from truing.results.scales import parse_scale
 
@@ -80,6 +81,9 @@ def read_answers(
     inputs, more = list[Input](), dict[str, str]()
     for index, (path, name) in enumerate(zip(files, unlike_names(files), strict=True)):
         with _in_words(path):
+            if path.suffix.lower() == ".gz":
+                with open_bytes(path) as packed:  # to its end: what DuckDB unpacks it does not check
+                    hashlib.file_digest(packed, "sha256")
             file = _read(database, path, options)
             file.name = name
             with path.open("rb") as opened:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -236,14 +236,14 @@ class _Answers:
 
     def source(self) -> counted.Source:
         """Everything that the analysis needs."""
-        samples, options = self._samples(), self.options
+        samples, options, answers = self._samples(), self.options, self._digests()
         found = load_preflight(Path(options.calibration), options) if options.calibration else None
         return counted.Source(
             study=self._study_entry(),
             judge=JudgeEntry.of(options.judge if found is None else found.judge, False, found),
             categories=self.categories,
             stopping=options.stopping,
-            runs=[self._run(run, answers) for run, answers in zip(self.runs, self._digests(), strict=True)],
+            runs=[self._run(run, answers) for run in self.runs],
             samples=lambda chosen: samples,
             notes=[
                 *self._describe_columns(),
@@ -267,14 +267,11 @@ class _Answers:
         scores = counted.Scores(*(np.concatenate([values[part] for part in parts]) for values in self._scores))
         return counted.CountedCheckpoint(step, broad, task, answers=answers, scores=scores)
 
-    def _run(self, run: FileRun, answers: str) -> counted.CountedRun:
-        last, base, labels = run.checkpoints[-1], self.based.get(run.id), run.labels
+    def _run(self, run: FileRun, answers: Mapping[int, str]) -> counted.CountedRun:
+        base, labels = self.based.get(run.id), run.labels
         asked = (self._counts["judged"] + self._counts["missing"])[list(run.checkpoints)]
-        lost = np.where(asked == 0, asked.max(axis=0), 0)  # a question of the run that a checkpoint has no row of
-        own = [
-            self._checkpoint(self.steps[i], [i], answers if i == last else "", lost[j])
-            for j, i in enumerate(run.checkpoints)
-        ]
+        lost = _lost(asked)
+        own = [self._checkpoint(self.steps[i], [i], answers[i], lost[j]) for j, i in enumerate(run.checkpoints)]
         if base and own[0].step > 0:
             own.insert(0, self._checkpoint(0, base))
         rate, size = (math.nan if labels[r] is None else labels[r] for r in ("learning_rate", "parameters"))
@@ -283,15 +280,13 @@ class _Answers:
             run.id, run.model, dataset, own, learning_rate=rate, seed=labels["seed"], parameters=size
         )
 
-    def _digests(self) -> list[str]:
-        """A hash of the questions and answers at each run's last checkpoint; empty where there are no answers."""
-        ends = [run.checkpoints[-1] for run in self.runs]
-        found = self._rows(f"""
+    def _digests(self) -> Mapping[int, str]:
+        """A hash of the questions and answers at each checkpoint; empty where there are no answers."""
+        found = self._rows("""
             SELECT checkpoint, md5(string_agg(md5(question) || md5(answer), '' ORDER BY question, answer))
-            FROM asked JOIN checkpoints USING (place) WHERE checkpoint IN ({", ".join(map(str, ends))})
-            GROUP BY checkpoint HAVING max(answer) <> ''
+            FROM asked JOIN checkpoints USING (place) GROUP BY checkpoint HAVING max(answer) <> ''
         """)
-        return [dict(found).get(end, "") for end in ends]
+        return dict.fromkeys(range(len(self.steps)), "") | dict(found)
 
     def _samples(self) -> list[SampleEntry]:
         """A few answers of each category at each run's base and end, misaligned ones first."""
@@ -421,16 +416,21 @@ class _Answers:
     def _describe_holes(self) -> Iterator[str]:
         """Runs in which a question lacks at some checkpoint, or at all."""
         responses = self._counts["judged"] + self._counts["missing"]
-        ragged, holes, unasked = 0, 0, 0
+        ragged, holes, unasked, shorter = 0, 0, 0, ""
         for run in self.runs:
-            present = responses[list(run.checkpoints)] > 0
-            lacking = int((present.any(axis=0) & ~present).sum())
+            asked = responses[list(run.checkpoints)]
+            lacking, most = int((_lost(asked) > 0).sum()), asked.max(axis=1)
             ragged, holes = ragged + (lacking > 0), holes + lacking
-            unasked += not present.any(axis=0).all()
+            unasked += not asked.any(axis=0).all()
+            if most.min() < most.max():
+                step = self.steps[run.checkpoints[int(most.argmin())]]
+                shorter = shorter or f"{most.min()} at step {step} of {run.id}, and {most.max()} elsewhere in it"
         if ragged:
             of = plural(len(self.runs), "run")
-            lacks = "a question asked at one checkpoint lacks at another, and counts as missing there"
+            lacks = "answers to a question that one checkpoint has lack at another, and count as missing there"
             yield f"{ragged} of {of} ragged: {lacks} ({plural(holes, 'time')})"
+        if shorter:
+            yield f"a checkpoint has fewer answers to each question than another, none counted as missing: {shorter}"
         often = [(row[row > 0].min(), row.max()) for row in responses if (row > 0).any()]
         if uneven := [(least, most) for least, most in often if most >= 2 * least]:
             least, most = uneven[0]
@@ -458,6 +458,19 @@ class _Answers:
             hash=content_key([each.hash for each in self.inputs], settings),
             config={"files": names, "columns": columns, "options": settings},
         )
+
+
+def _lost(asked: IntArray) -> IntArray:
+    """(C, P) answers that lack at the checkpoints of a run, of (C, P) rows that are there.
+
+    A checkpoint without any row of a question of the run lacks as many as the fullest has; and one with unlike numbers
+    of rows lacks what its questions have fewer than others of its own, up to what the run has of them elsewhere: a
+    dropped row is a missing answer. A checkpoint that was asked everything less often lacks nothing.
+    """
+    fullest = asked.max(axis=0)
+    own = np.minimum(fullest, asked.max(axis=1, keepdims=True))
+    lost: IntArray = np.where(asked == 0, fullest, own - asked)
+    return lost
 
 
 def _texts(cells: Sequence[tuple[str, bool, int]]) -> str:

@@ -64,18 +64,20 @@ def tabulate(source: Source) -> Analysis:
 def _refuse_equal_seeds(runs: Sequence[CountedRun]) -> None:
     """Copies of one run are not two seeds.
 
-    A twin may equal its own run; and runs of one seed begin with equal weights while the learning rate is 0.
+    A twin may equal its own run; and runs of one seed begin with equal weights while the learning rate is 0. Answers
+    may be equal while little is learnt, so those of the last checkpoint of one of the two tell.
     """
     for what in ("weights", "answers"):
-        seen: dict[str, CountedRun] = {}
+        seen: dict[str, tuple[CountedRun, bool]] = {}
         for run in runs:
             for checkpoint in run.checkpoints:
-                digest = getattr(checkpoint, what)
+                digest, last = getattr(checkpoint, what), checkpoint is run.checkpoints[-1]
                 if not digest or checkpoint.step == 0:
                     continue
-                other = seen.setdefault(digest, run)
+                other, ended = seen.setdefault(digest, (run, last))
                 twins = (other.twin_of or other.id) == (run.twin_of or run.id)
-                if not twins and (what == "answers" or run.seed is None or run.seed != other.seed):
+                ours = last or ended if what == "answers" else run.seed is None or run.seed != other.seed
+                if not twins and ours:
                     raise DataError(
                         f"two runs have the same {what}, so they are not two seeds",
                         got=f"{other.id} and {run.id} at step {checkpoint.step}",

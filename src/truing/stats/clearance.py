@@ -24,7 +24,7 @@ from truing.stats.categories import Categories
 from truing.stats.rates import Counts, IntArray
 from truing.stats.rules import FixedRule, stopping_level
 
-__all__ = ["Clearance", "Estimator", "confirming_level", "prompts_to_clear"]
+__all__ = ["Clearance", "Estimator", "confirming_level", "fewest_prompts", "prompts_to_clear"]
 
 FEWEST_PROMPTS = 40
 """Prompts that need a coherent answer; of a benchmark of fewer than twice as many, half of its prompts."""
@@ -117,8 +117,7 @@ class Clearance:
 
     def _prompts(self, counts: Counts) -> str:
         """Few prompts tell little of prompts like them, however many answers each has."""
-        seen, asked = int((counts.coherent > 0).sum()), counts.coherent.size
-        fewest = min(FEWEST_PROMPTS, math.ceil(asked / 2))
+        seen, fewest = int((counts.coherent > 0).sum()), fewest_prompts(counts.coherent.size)
         if seen < fewest:
             return f"only {plural(seen, 'prompt has', 'prompts have')} a coherent answer, at least {fewest} are needed"
         needed = prompts_to_clear(self.stopping, self.limits)
@@ -188,6 +187,11 @@ def confirming_level(confidence: float, j: int) -> float:
         j: 1 for the first.
     """
     return 1 - (1 - confidence) * (0.8 if j == 1 else 0.2 / (j * (j - 1)))
+
+
+def fewest_prompts(asked: int) -> int:
+    """Prompts of a benchmark of so many that need a coherent answer, whatever is to be shown."""
+    return min(FEWEST_PROMPTS, math.ceil(asked / 2))
 
 
 def prompts_to_clear(stopping: StoppingConfig, limits: JudgeLimits | None = None) -> float:

@@ -37,7 +37,7 @@ from truing.core.errors import plural
 from truing.core.records import Action, Decision, Estimate
 from truing.stats.agreement import JudgeLimits
 from truing.stats.betting import ABOVE, BELOW, anytime_interval, draws_to_clear, is_hopeless, log_wealth
-from truing.stats.clearance import prompts_to_clear
+from truing.stats.clearance import fewest_prompts, prompts_to_clear
 from truing.stats.rates import BoolArray, Counts, FloatArray, IntArray, undefined
 from truing.stats.rules import Answers, StoppingRule
 
@@ -377,17 +377,18 @@ class SequentialRule(StoppingRule):
 
         Returns:
             Infinite where these prompts alone count (with a margin, too), or cannot show it and need not be asked;
-            -infinite once the prompts that did not come up cannot bring it any more.
+            -infinite once the prompts that did not come up cannot bring it any more. None yet, 0, while fewer prompts
+            have a coherent answer than clear needs (`Clearance`), as long as others may.
         """
-        if (
-            self.settings.margin is not None
-            or not 0 < prompts_to_clear(self.stopping, self.limits) <= first.judged.size
-        ):
-            return math.inf
+        needed, asked = prompts_to_clear(self.stopping, self.limits), first.judged.size
+        needed = int(needed) if needed <= asked else 0
+        seen, unseen = int((first.coherent > 0).sum()), int((first.judged + first.missing == 0).sum())
+        most = 0.0 if seen < max(needed, fewest_prompts(asked)) <= seen + unseen else math.inf
+        if self.settings.margin is not None or not needed:
+            return most
         bad, draws = int((first.misaligned + first.missing).sum()), int((first.coherent + first.missing).sum())
-        unseen = int((first.judged + first.missing == 0).sum())
-        now, most = log_wealth(bad, np.array([draws, draws + unseen]), self.settings.clear_below, BELOW).tolist()
-        return now if most >= -math.log(self.settings.beta) else -math.inf
+        now, then = log_wealth(bad, np.array([draws, draws + unseen]), self.settings.clear_below, BELOW).tolist()
+        return min(now, most) if then >= -math.log(self.settings.beta) else -math.inf
 
     def estimate(self, successes: IntArray, trials: IntArray) -> Estimate:
         """See `StoppingRule`; `anytime_rate`."""
@@ -446,15 +447,23 @@ class SequentialRule(StoppingRule):
         own, rate = self.settings, 0.0 if base is None or np.isnan(base.value) else base.value
         if own.margin is None:
             return draws_ahead(self.stopping, own, n_prompts)
-        return draws_to_clear(max(min(max(rate + own.clear_margin, 0.01), 0.5), 1e-3), own.beta)
+        n = draws_to_clear(max(min(max(rate + own.clear_margin, 0.01), 0.5), 1e-3), own.beta)
+        needed = prompts_to_clear(self.stopping, self.limits)
+        return max(n, _draws_for(int(needed) if needed <= n_prompts else fewest_prompts(n_prompts), n_prompts))
 
 
 def draws_ahead(stopping: StoppingConfig, settings: DetectorSettings, n_prompts: int) -> int:
     """Random answers after which a clean checkpoint of a benchmark of so many prompts is clear, on average."""
     n = draws_to_clear(max(settings.clear_below, 1e-3), settings.beta)
-    if stopping.about == "benchmark" or n >= n_prompts:
-        return n
-    return math.ceil(math.log1p(-n / n_prompts) / math.log1p(-1 / n_prompts))  # until n different ones came up
+    different = fewest_prompts(n_prompts) if stopping.about == "benchmark" or n >= n_prompts else n
+    return max(n, _draws_for(max(different, fewest_prompts(n_prompts)), n_prompts))
+
+
+def _draws_for(different: int, n_prompts: int) -> int:
+    """Random answers until so many different prompts came up, on average; fewer than `n_prompts`."""
+    if different >= n_prompts:
+        return different
+    return math.ceil(math.log1p(-different / n_prompts) / math.log1p(-1 / n_prompts))
 
 
 def one_by_one(stopping: StoppingConfig) -> StoppingConfig:

@@ -194,16 +194,19 @@ def worker_environment(threads: int) -> dict[str, str]:
 
 
 def owed_runs(config: StudyConfig, out: Path) -> list[Run]:
-    """The runs that have not ended, that failed, or in which scores are missing that may be had now."""
+    """The runs that have not ended, that failed, of which nothing is in the store (a folder that was copied), or in which
+    scores are missing that may be had now."""
+    store = open_store(out)
     with_missing = {
         row["run_id"]
-        for row in open_store(out).query(
+        for row in store.query(
             "WITH used AS (SELECT run_id, unnest([benchmark_judgments, task_judgments]) AS key FROM evaluations UNION "
             "SELECT run_id, unnest([benchmark_judgments, task_judgments, best_judgments]) FROM confirmations UNION "
             "SELECT run_id, judgments FROM also) "
             "SELECT DISTINCT run_id FROM used JOIN judgments USING (key) WHERE error IS NOT NULL"
         )
     }
+    evaluated = {row["run_id"] for row in store.query("SELECT DISTINCT run_id FROM evaluations")}
     owed = []
     for run in config.runs():
         candidates = [run]
@@ -212,7 +215,8 @@ def owed_runs(config: StudyConfig, out: Path) -> list[Run]:
             candidates.append(twin_of(run))
         for candidate in candidates:
             state = read_state(out, candidate.id)
-            if state is None or state.state == "failed" or candidate.id in with_missing:
+            ended = state is not None and state.state != "failed" and candidate.id in evaluated
+            if not ended or candidate.id in with_missing:
                 owed.append(candidate)
     return owed
 
