@@ -194,8 +194,7 @@ def worker_environment(threads: int) -> dict[str, str]:
 
 
 def owed_runs(config: StudyConfig, out: Path) -> list[Run]:
-    """The runs that have not ended, that failed, of which nothing is in the store (a folder that was copied), or in which
-    scores are missing that may be had now."""
+    """The runs that have not ended, failed, or have nothing or not all scores in the store."""
     store = open_store(out)
     with_missing = {
         row["run_id"]
