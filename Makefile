@@ -117,7 +117,7 @@ $(FACTORY)/.ready: $(READY)
 	$(BESIDE)
 	$(@D)/$(NO_DEPS) llamafactory==0.9.5 transformers==5.6.0 peft==0.18.1 accelerate==1.11.0 trl==0.24.0 datasets==4.0.0 \
 	  huggingface_hub==1.17.0 tokenizers==0.22.2 fsspec==2025.3.0 dill==0.3.8 multiprocess==0.70.16 xxhash omegaconf \
-	  antlr4-python3-runtime==4.9.3 fire termcolor einops sentencepiece tyro==0.8.14 torchvision torchdata av modelscope
+	  antlr4-python3-runtime==4.9.3 fire termcolor einops sentencepiece tyro==0.8.14 torchdata av modelscope
 	mkdir -p $(@D)/lib/python3/torchaudio && touch $(@D)/lib/python3/torchaudio/__init__.py
 	mv $(@D)/lib/python3/torchaudio "$$($(@D)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 	touch $@

@@ -92,8 +92,9 @@ def study(model: Path, data: DatasetConfig, tmp_path_factory: pytest.TempPathFac
             "judge": f"{HERE}:Mild",
             "max_tokens": 16,
             "task_samples": 1,
+            "confirm": False,
         },
-        "stopping": {"mode": "off", "confirm": False},
+        "stopping": {"mode": "off"},
     }
     config: StudyConfig = parse_study(raw, "the test's study")
     run_study(config, out / "out")
