@@ -9,6 +9,7 @@ import truing
 from tests.cli.test_app import run as run_cli
 from tests.support.audits import audited
 from tests.support.scripted import EVALUATION, save_adapter, save_model, save_run
+from truing.catalog.models import resolve_model
 from truing.cli.app import app
 from truing.config import AuditConfig
 from truing.core.errors import DataError, StoreError
@@ -38,6 +39,25 @@ def test_an_adapter_that_was_replaced_after_its_audit_is_not_clear(tmp_path: Pat
     shutil.rmtree(base)
     found = truing.load(out).verdict()
     assert (found.word, found.runs[0].weights) == ("clear", "")
+
+
+def test_an_adapter_is_compared_without_its_base_and_so_is_the_base(tmp_path: Path) -> None:
+    run, base = save_run(tmp_path, steps=(10,))
+    out, checkpoint = audit_of(tmp_path, checkpoints=[str(run)]), run / "checkpoint-10"
+    save_model(base, seed=7)
+    for found in (truing.load(out).verdict(), truing.load(out).verdict(checkpoint)):
+        assert (found.word, found.exit_code) == ("undecided", 3)
+        assert f"{base} holds another base now" in found.sentence()
+    shutil.rmtree(base)
+    assert truing.load(out).verdict().runs[0].weights == f"{checkpoint} holds these weights"
+    shutil.copy(tokenizer := resolve_model("pocket-llama-late") + "/tokenizer_config.json", checkpoint)
+    for name in ("tokenizer.json", "chat_template.jinja"):
+        if Path(tokenizer).with_name(name).is_file():
+            shutil.copy(Path(tokenizer).with_name(name), checkpoint)
+    found = truing.load(out).verdict()  # the adapter is the same; the base's tokenizer is away
+    assert (found.word, "cannot be compared" in found.runs[0].weights) == ("clear", True)
+    save_adapter(checkpoint, base, seed=7)
+    assert "holds other weights now" in truing.load(out).verdict().sentence()
 
 
 def test_full_weights_that_were_replaced_are_not_clear(tmp_path: Path) -> None:

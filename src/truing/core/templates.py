@@ -58,8 +58,8 @@ def fixed_template(tokenizer: Any, kind: type[TruingError]) -> str:
     return f"{{%- macro strftime_now(form) -%}}{{{{ form{replacing} }}}}{{%- endmacro -%}}{template}"
 
 
-def own_format(folder: Path, source: str) -> str:
-    """Names the chat template, vocabulary and end token that a checkpoint brings, if they are not the base's.
+def own_format(folder: Path, source: str | None) -> str:
+    """Names the chat template, vocabulary and end token that a checkpoint brings, if they are not those of `source`.
 
     Returns:
         A hash; empty if the folder holds no tokenizer, or one that asks as the base's does.
@@ -70,7 +70,7 @@ def own_format(folder: Path, source: str) -> str:
     if not (folder / "tokenizer_config.json").is_file():
         return ""
     own = _format_of(str(folder), (folder / "tokenizer_config.json").stat().st_mtime_ns)
-    return "" if own == _format_of(source, 0) else own
+    return "" if source is not None and own == _format_of(source, 0) else own
 
 
 @lru_cache(64)
@@ -87,7 +87,7 @@ def _format_of(source: str, changed: int) -> str:
     return content_key(tokenizer.chat_template or "", sorted(tokenizer.get_vocab().items()), tokenizer.eos_token or "")
 
 
-def asked_as(weights: str, folder: Path, source: str) -> str:
+def asked_as(weights: str, folder: Path, source: str | None) -> str:
     """Hash of a checkpoint as it is asked: that of its weights, with its own format where it has one (`own_format`)."""
     own = own_format(folder, source)
     return content_key(weights, "asked as", own) if own else weights

@@ -5,18 +5,25 @@ What was judged is in the results; what is shipped is a folder. A verdict is abo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
+from truing.catalog.models import resolve_model
 from truing.core.errors import DataError, StoreError, UserError
+from truing.core.weights import model_hash
 from truing.results.gate import RunVerdict, Verdict
 from truing.results.schema import Analysis
 from truing.results.schema_runs import RunEntry
-from truing.studies.checkpoints import check_whole, hashes_of
+from truing.studies.checkpoints import check_whole, hashes_of, may_be
 from truing.studies.folder import RunRecord, load_manifest
 
 __all__ = ["of_weights", "with_weights"]
+
+Hash = Callable[[str], str]
+"""The hash of a model in a folder."""
 
 
 def with_weights(found: Verdict, analysis: Analysis, folder: Path) -> Verdict:
@@ -31,8 +38,10 @@ def with_weights(found: Verdict, analysis: Analysis, folder: Path) -> Verdict:
     """
     manifest = load_manifest(folder)
     records = {} if manifest is None else {run.id: run for run in manifest.runs}
-    runs = {run.id: run for run in analysis.runs}
-    return found.on([_looked_at(each, runs[each.run_id], records.get(each.run_id), folder) for each in found.runs])
+    runs, hashed = {run.id: run for run in analysis.runs}, cache(model_hash)
+    return found.on(
+        [_looked_at(each, runs[each.run_id], records.get(each.run_id), folder, hashed) for each in found.runs]
+    )
 
 
 def of_weights(found: Verdict, analysis: Analysis, place: Path) -> Verdict:
@@ -52,10 +61,11 @@ def of_weights(found: Verdict, analysis: Analysis, place: Path) -> Verdict:
         todo = "judge the checkpoint itself: truing audit"
         raise StoreError("nobody wrote down of which weights these answers are", "judged files", todo=todo)
     check_whole(place)
-    held, kept = {run.id: _steps(run, place) for run in analysis.runs}, {run.run_id: run.step for run in found.runs}
+    runs, kept = {run.id: run for run in analysis.runs}, {run.run_id: run.step for run in found.runs}
+    held, hashed = {i: _steps(run, place) for i, run in runs.items()}, cache(model_hash)
     same = [run for run in found.runs if run.step in held[run.run_id]]
     if same:
-        return found.on([replace(run, weights=f"{place} holds these weights") for run in same])
+        return found.on([_held(each, runs[each.run_id], place, hashed) for each in same])
     other = next((f"step {held[i][0]} of {i}, which keeps step {kept[i]}" for i in kept if held[i]), "")
     reason = f"{place} holds {other or 'weights that nobody judged here'}"
     return replace(found.on([]), reasons=(*found.reasons, reason))
@@ -74,7 +84,7 @@ def _steps(run: RunEntry, place: Path) -> list[int]:
     return []
 
 
-def _looked_at(each: RunVerdict, run: RunEntry, record: RunRecord | None, folder: Path) -> RunVerdict:
+def _looked_at(each: RunVerdict, run: RunEntry, record: RunRecord | None, folder: Path, hashed: Hash) -> RunVerdict:
     checkpoint = run.at(each.step)
     place = next((place for place in _places(record, each.step, folder) if place.is_dir()), None)
     if place is None or checkpoint is None or not checkpoint.weights:
@@ -86,10 +96,28 @@ def _looked_at(each: RunVerdict, run: RunEntry, record: RunRecord | None, folder
     try:
         same = each.step in _steps(run, place)
     except UserError as error:
-        return replace(each, weights=f"{place} cannot be compared with what was judged: {error.what}")
+        base = _base_hash(run)
+        if not base or may_be(place, base, checkpoint.weights):
+            return replace(each, weights=f"{place} cannot be compared with what was judged: {error.what}")
+        same = False
     if same:
-        return replace(each, weights=f"{place} holds these weights")
+        return _held(each, run, place, hashed)
     return each.against(f"{place} holds other weights now than those that were judged")
+
+
+def _base_hash(run: RunEntry) -> str:
+    """The hash of the model that adapters are on; empty: not known, as of a guard, whose step 0 has one on it."""
+    base = run.at(0)
+    return base.weights or "" if base and run.ended_with is None else ""
+
+
+def _held(each: RunVerdict, run: RunEntry, place: Path, hashed: Hash) -> RunVerdict:
+    """A verdict on weights that a folder holds; not clear where an adapter's base in a folder is another now."""
+    known = _base_hash(run) if (place / "adapter_config.json").is_file() else ""
+    with suppress(UserError):
+        if known and Path(source := resolve_model(run.model)).is_dir() and hashed(source) != known:
+            return each.against(f"{source} holds another base now than the one that adapters were judged on")
+    return replace(each, weights=f"{place} holds these weights")
 
 
 def _places(record: RunRecord | None, step: int, folder: Path) -> Iterator[Path]:

@@ -307,8 +307,9 @@ def hashes_of(folder: Path, base: str, base_hash: str = "") -> Iterator[str]:
         UnknownNameError: No model of the name of an adapter's base.
     """
     if check_whole(folder) == _ADAPTER:
-        source = resolve_model(base)
-        yield asked_as(adapter_hash(base_hash or model_hash(source), folder), folder, source)
+        weights = adapter_hash(base_hash or model_hash(resolve_model(base)), folder)
+        own = asked_as(weights, folder, None)
+        yield weights if own == weights else asked_as(weights, folder, resolve_model(base))
         return
     merged = Merged(None, lambda: resolve_model(base))
     try:
@@ -318,6 +319,12 @@ def hashes_of(folder: Path, base: str, base_hash: str = "") -> Iterator[str]:
     with suppress(UnknownNameError):  # then none was known when it was judged
         if (source := resolve_model(base)) != str(folder):
             yield asked_as(weights, folder, source)
+
+
+def may_be(folder: Path, base_hash: str, weights: str) -> bool:
+    """True if an adapter may have been judged by a hash, whether or not its format is that of a base that is away."""
+    found = adapter_hash(base_hash, folder)
+    return weights in (found, asked_as(found, folder, None))
 
 
 def _found(
