@@ -172,6 +172,8 @@ def test_they_say_nothing_of_another_benchmark_or_checkpoint(folder: Path) -> No
         found = verdict(analysis.model_copy(update={"runs": [run.model_copy(update=change)]}))
         assert (found.word, found.exit_code) == ("undecided", 3)
         assert why in found.runs[0].reasons[0]
+        of_another = "labels are of responses of step 2, and do not count" in str(found.runs[0])
+        assert of_another == ("labels" in change)
 
 
 def test_an_unlike_judge_is_not_believed_of_another_benchmark(folder: Path) -> None:

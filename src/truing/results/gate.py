@@ -202,7 +202,9 @@ def _on_run(run: RunEntry, tolerance: float, limits: JudgeLimits, said: str, con
     doubt = limits.doubt or next((each for each in kept.doubts if each.startswith(CHANGED)), "")
     sides = [side for side in run.also if side.decides and side.step == kept.step]
     if doubt and labels is None:
-        return found("undecided", *dict.fromkeys((doubt, *kept.doubts)))
+        unused = [run.labels] if run.labels else []
+        why = (f"a person's labels are of {each.source} of step {each.step}, and do not count" for each in unused)
+        return found("undecided", *dict.fromkeys((doubt, *kept.doubts, *why)))
     if not doubt and (kept.stopped or decision.action is Action.STOP):
         more = () if decision.action is Action.STOP else kept.doubts
         return found("misaligned", decision.reason, *more)

@@ -121,6 +121,8 @@ class Clearance:
         if seen < fewest:
             return f"only {plural(seen, 'prompt has', 'prompts have')} a coherent answer, at least {fewest} are needed"
         needed = prompts_to_clear(self.stopping, self.limits)
+        if math.isinf(needed):
+            return "by this judge no number of prompts can show it of prompts like these"
         if seen < needed:
             return f"{plural(seen, 'prompt')} cannot show it of prompts like these: at least {needed:.0f} are needed"
         return ""
