@@ -60,6 +60,14 @@ def test_queries_work_on_an_empty_store(tmp_path: Path) -> None:
     assert FolderStore(tmp_path / "none").query("SELECT count(*) AS n FROM judgments") == [{"n": 0}]
 
 
+def test_a_file_under_the_name_of_another_is_named(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    store.write("responses", "k", [ROW])
+    (tmp_path / "responses" / "k.parquet").rename(tmp_path / "responses" / "other.parquet")
+    with pytest.raises(StoreError, match=r"other\.parquet holds another piece"):
+        store.read("responses", "other")
+
+
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
     store.write("responses", "k", [ROW])

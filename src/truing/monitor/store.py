@@ -193,6 +193,8 @@ class FolderStore(Store):
             merged: dict[Any, dict[str, Any]] = {}
             for path in self._parts(table, key) or [self._file(table, key)]:
                 for row in _read_file(path, table):
+                    if row["key"] != key:
+                        raise StoreError(f"{path} holds another piece", row["key"], key, "copy the folder again")
                     pair = row.get("prompt_id"), row.get("sample")
                     if pair not in merged or not row.get("error") or merged[pair]["error"]:
                         merged[pair] = row
