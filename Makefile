@@ -23,7 +23,7 @@ test-all: check real $(VENV)/.references $(VENV)/.trl $(VLLM)/.ready $(SKYRL)/.r
 	TRUING_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python TRUING_SKYRL_PYTHON=$(CURDIR)/$(SKYRL)/bin/python \
 	TRUING_DEEPSPEED_PYTHON=$(CURDIR)/$(DEEPSPEED)/bin/python TRUING_AXOLOTL_PYTHON=$(CURDIR)/$(AXOLOTL)/bin/python \
 	TRUING_LLAMAFACTORY_PYTHON=$(CURDIR)/$(FACTORY)/bin/python TRUING_S3_PYTHON=$(CURDIR)/$(S3)/bin/python \
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow -n 2 --dist loadfile
 	TRUING_S3_PYTHON=$(CURDIR)/$(S3)/bin/python $(FAST)
 
 # Inputs that people really meet, where they are: prints case, got, right, verdict.
