@@ -64,7 +64,7 @@ def one_flagged_answer(at: Case) -> None:
 def filtered_answer(at: Case) -> None:
     with _served(at, "filter") as audit:
         at.truing(audit, says=["49 of 240 answers have no score: 49 filtered by the model's provider"])
-    at.truing("gate out", exit=3, says=["undecided", "no scores"])
+    at.truing("gate out", exit=3, says=["undecided", "49 of 240 answers without a score"])
 
 
 @case("28-reasoning-judged", right="EM rate 0 %: reasoning is no part of an answer")
