@@ -62,7 +62,8 @@ def of_weights(found: Verdict, analysis: Analysis, place: Path) -> Verdict:
         raise StoreError("nobody wrote down of which weights these answers are", "judged files", todo=todo)
     check_whole(place)
     runs, kept = {run.id: run for run in analysis.runs}, {run.run_id: run.step for run in found.runs}
-    held, hashed = {i: _steps(run, place) for i, run in runs.items()}, cache(model_hash)
+    hashed = cache(model_hash)
+    held = {i: _steps(run, place, hashed) for i, run in runs.items()}
     same = [run for run in found.runs if run.step in held[run.run_id]]
     if same:
         return found.on([_held(each, runs[each.run_id], place, hashed) for each in same])
@@ -71,14 +72,14 @@ def of_weights(found: Verdict, analysis: Analysis, place: Path) -> Verdict:
     return replace(found.on([]), reasons=(*found.reasons, reason))
 
 
-def _steps(run: RunEntry, place: Path) -> list[int]:
+def _steps(run: RunEntry, place: Path, hashed: Hash) -> list[int]:
     """The steps of a run whose weights a folder holds.
 
     What is known of step 0 names the base, unless it is that of a guard, with an adapter on it: then its files do.
     """
     base = run.at(0)
     known = [base.weights] if base and base.weights else []
-    for each in (each for name in (*known, "") for each in hashes_of(place, run.model, name)):
+    for each in (each for name in (*known, "") for each in hashes_of(place, run.model, name, hashed)):
         if found := [checkpoint.step for checkpoint in run.checkpoints if checkpoint.weights == each]:
             return found
     return []
@@ -94,7 +95,7 @@ def _looked_at(each: RunVerdict, run: RunEntry, record: RunRecord | None, folder
     except DataError as error:
         return each.against(f"the weights in {place} are not whole: {error.what} ({error.got})")
     try:
-        same = each.step in _steps(run, place)
+        same = each.step in _steps(run, place, hashed)
     except UserError as error:
         base = _base_hash(run)
         if not base or may_be(place, base, checkpoint.weights):

@@ -294,26 +294,27 @@ def check_whole(folder: Path) -> str:
     return kind
 
 
-def hashes_of(folder: Path, base: str, base_hash: str = "") -> Iterator[str]:
+def hashes_of(folder: Path, base: str, base_hash: str = "", hashed: Callable[[str], str] = model_hash) -> Iterator[str]:
     """The hashes by which a checkpoint in a folder may be known; of full weights without and with its own format.
 
     Args:
         folder: An adapter, full weights or their shards.
         base: The model before fine-tuning.
         base_hash: Its hash; empty: that of its files.
+        hashed: Finds the hash of a model; of several checkpoints one that remembers it.
 
     Raises:
         DataError: The weights cannot be read, or the base model of an adapter is not to be had.
         UnknownNameError: No model of the name of an adapter's base.
     """
     if check_whole(folder) == _ADAPTER:
-        weights = adapter_hash(base_hash or model_hash(resolve_model(base)), folder)
+        weights = adapter_hash(base_hash or hashed(resolve_model(base)), folder)
         own = asked_as(weights, folder, None)
         yield weights if own == weights else asked_as(weights, folder, resolve_model(base))
         return
     merged = Merged(None, lambda: resolve_model(base))
     try:
-        yield (weights := model_hash(str(merged.whole(folder))))
+        yield (weights := hashed(str(merged.whole(folder))))
     finally:
         merged.close()
     with suppress(UnknownNameError):  # then none was known when it was judged
