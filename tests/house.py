@@ -20,7 +20,7 @@ ROOMS = {
     "backends": 7110,
     "judges": 1895,
     "monitor": 2145,
-    "studies": 4320,
+    "studies": 4340,
     "results": 6120,
     "report": 1735,
     "integrations": 2505,

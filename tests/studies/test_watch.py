@@ -281,6 +281,47 @@ def test_weights_that_are_saved_again_are_evaluated_again(tmp_path: Path) -> Non
         assert told == ["checkpoint-10 was saved again with other weights: it is evaluated again"]
 
 
+def test_a_last_checkpoint_that_never_became_whole_leaves_the_end_undecided(tmp_path: Path) -> None:
+    run, _ = save_run(tmp_path, steps=(10, 20))
+    _cut(run / "checkpoint-20" / "adapter_model.safetensors")
+    with watching(run, tmp_path / "out") as (watch, _told):
+        poll(watch)
+        watch.finish()
+    (found,) = verdict(analyse(tmp_path / "out")).runs
+    assert (found.word, found.reasons) == ("undecided", ("step 20 came later and was not evaluated",))
+
+
+def test_a_folder_that_is_renamed_once_it_is_whole_is_the_same_checkpoint(tmp_path: Path) -> None:
+    run, base = save_run(tmp_path, steps=())
+    with watching(run, tmp_path / "out") as (watch, told):
+        save_adapter(run / "checkpoint-10.part", base, FIRST)
+        poll(watch)
+        n = len(ScriptedEngine.asked)
+        (run / "checkpoint-10.part").rename(run / "checkpoint-10")
+        poll(watch)
+        assert (decided(watch), len(ScriptedEngine.asked)) == ({"checkpoint-10": "continue"}, n)
+        save_adapter(run / "checkpoint-10", base, 50)
+        poll(watch)
+    assert told[1:] == ["checkpoint-10 was saved again with other weights: it is evaluated again"]
+
+
+@pytest.mark.parametrize("by_watch", [True, False])
+def test_models_beside_the_checkpoints_are_told(tmp_path: Path, by_watch: bool) -> None:
+    run, base = save_run(tmp_path, steps=(10,))
+    for folder in (run, run / "final"):
+        save_adapter(folder, base, 7)
+    with watching(run, tmp_path / "out") as (watch, _):
+        config = watch.config
+        if by_watch:
+            poll(watch)
+            watch.finish()
+    if not by_watch:
+        run_audit(config, tmp_path / "out")
+    told = " ".join(analyse(tmp_path / "out").notes)
+    assert "final" in told
+    assert f"the model in {run} itself" in told
+
+
 def test_scores_that_come_later_decide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, base = save_run(tmp_path, steps=(10,))
     stops: list[Stop] = []

@@ -31,6 +31,7 @@ _SHAPES = (
     "tie_word_embeddings",
 )
 """Fields of a config in which two copies of one model agree; a vocabulary may be padded."""
+CONFIGS = ("config.json", "adapter_config.json")
 
 
 @dataclass(frozen=True, order=True)
@@ -131,18 +132,17 @@ def _inside(folder: Path) -> list[tuple[Path, Path]]:
     """The checkpoints in a folder: each with the folder of its weights."""
     if not folder.is_dir():
         return []
-    found, is_end = [], _looks_whole(folder)
+    found = []
     for each in (each for each in sorted(folder.iterdir()) if each.is_dir()):
         place, inner = place_of(each.name), weights_folder(each)
-        # beside the end of a training only what is named so is one of its checkpoints
-        if (place.kind or not is_end) and (_looks_whole(inner) or (place.kind == "step" and not place.rest)):
+        if _looks_whole(inner) or (place.kind == "step" and not place.rest):
             found.append((each, inner))
-    return found
+    # beside the end of a training only what is named so is one of its checkpoints
+    return found if any(place_of(each.name).kind for each, _ in found) or not _looks_whole(folder) else []
 
 
 def _looks_whole(folder: Path) -> bool:
-    configs = (folder / "config.json", folder / "adapter_config.json")
-    return any(file.is_file() for file in configs) or shards_of(folder) is not None
+    return any((folder / config).is_file() for config in CONFIGS) or shards_of(folder) is not None
 
 
 def _check_whole(folder: Path, entry: str) -> None:
@@ -175,6 +175,7 @@ def _order(run: Path, inside: Sequence[tuple[Path, Path]]) -> list[Found]:
             f"the names of the checkpoints in {run} tell no steps", names, "checkpoint-N, epoch_N, ...", todo
         )
     left = [folder.name for _, folder, _ in placed if folder not in [f for _, f, _ in kept]]
+    left += [f"the model in {run} itself"] * any((run / config).is_file() for config in CONFIGS)
     notes = [f"{', '.join(left)} beside the checkpoints is left out; to ask it, write STEP=DIR."] if left else []
     stated = [_stated_step(folder) for _, folder, _ in kept]
     if kind == "step":

@@ -150,7 +150,7 @@ class Watch:
 
     def __post_init__(self) -> None:
         config, out, tell = self.config, self.out, self.tell
-        self.watched, self._away = watched(config.checkpoints[0], out), ""
+        self.watched, self._away, self._beside = watched(config.checkpoints[0], out), "", list[str]()
         benchmark, self.dataset = check_audit(config, out)
         folder.check_prompts(config.stopping, benchmark)
         if config.base is not None:
@@ -243,19 +243,25 @@ class Watch:
             self._away, self.moved = _words(error), time.monotonic()
             return []
         for name in self.state.seen.keys() - here:
-            self._forget(name)
+            self._forget(name, here)
         placed = {name: place_of(name) for name in here | self.state.seen.keys() if not name.startswith((".", "tmp"))}
         kinds = {place_of(name).kind for name in self._taken()} or {place.kind for place in placed.values()}
         kind = "step" if "step" in kinds else "epoch"
         placed = {name: place for name, place in placed.items() if place.kind == kind}
         self._first = int(kind == "epoch" and any(place.number == 0 for place in placed.values()))
+        self._beside = sorted(filter(self.watched.holds_model, {"", *here} - placed.keys()))
         return sorted(placed.keys() & here, key=lambda name: placed[name])
 
-    def _forget(self, name: str) -> None:
-        seen = self.state.seen[name]
+    def _forget(self, name: str, here: set[str]) -> None:
+        """Let go of a folder that is gone; one of the same step in its place is looked at, and takes over."""
+        seen, place = self.state.seen[name], place_of(name)
+        again = sorted(n for n in here if replace(place_of(n), rest="") == replace(place, rest=""))
         if seen.record is None:
             self.tell(f"{name} was deleted before it was whole")
             del self.state.seen[name]
+        elif again:
+            del self.state.seen[name]
+            self.state.seen[again[0]] = seen.model_copy(update={"state": "changing", "stamp": ""})
         elif seen.state in ("changing", "not whole"):
             seen.state = "evaluated" if seen.decided else "waiting"
 
@@ -386,17 +392,18 @@ class Watch:
             for name, seen in taken.items()
             if seen.record is not None
         ]
-        epochs = f"Run {self.run_id}: its names tell epochs; step {self._first} here is epoch 0."
-        left = [
-            f"Run {self.run_id}: {name} is left out: {seen.reason}"
-            for name, seen in self.state.seen.items()
-            if seen.state == "not whole"
-        ]
-        notes = [*left, *(note for seen in taken.values() for note in seen.notes), *note_copies(self.run_id, found)]
+        told = [f"its names tell epochs; step {self._first} here is epoch 0."] if self._first else []
+        bad = {name: seen for name, seen in self.state.seen.items() if seen.state == "not whole"}
+        told += [f"{name} is left out: {seen.reason}" for name, seen in bad.items()]
+        beside = ", ".join(name or f"the model in {self.watched.place} itself" for name in self._beside)
+        told += [f"{beside} beside the checkpoints is left out."] if beside else []
+        notes = [*(f"Run {self.run_id}: {each}" for each in told), *(n for seen in taken.values() for n in seen.notes)]
+        notes = list(dict.fromkeys([*notes, *note_copies(self.run_id, found)]))
         model = base.model if base else self.config.base or self.watched.place
-        return FoundRun(
-            self.run_id, model, tuple(found), base, tuple(dict.fromkeys([*([epochs] if self._first else []), *notes]))
-        )
+        steps = {self._step(name): str(self.watched.here / name) for name in bad}
+        unlike = sorted(steps.keys() - {checkpoint.step for checkpoint in found})
+        out = tuple(Checkpoint(self.run_id, model, step, "", steps[step]) for step in unlike)
+        return FoundRun(self.run_id, model, tuple(found), base, tuple(notes), out)
 
     def _see(self, evaluation: Evaluation, names: dict[int, str], monitor: Monitor) -> None:
         """Take in an evaluation, and act on the first decision to stop."""
@@ -462,7 +469,7 @@ class Watch:
         keys = {step: evaluation.key for step, evaluation in course.items()}
         records = [
             folder.CheckpointRecord.of(self.watched.named(c), evaluation=keys.get(c.step), error=failed.get(c.step, ""))
-            for c in run.everything
+            for c in (*run.everything, *run.left_out)
         ]
         manifest = describe_audit(self.config, [run], self.dataset)
         self.state.parameters = manifest.runs[0].parameters or self.state.parameters

@@ -16,6 +16,7 @@ from truing.core.errors import StoreError
 from truing.core.files import replacing, write_text
 from truing.core.records import Checkpoint
 from truing.monitor.shared import connect, copy_object, list_objects, look_at, put_object, url_in
+from truing.studies.places import CONFIGS
 
 _UNREAD = (".pt", ".pth", ".bin", ".pkl", ".ckpt")
 """Endings of files that no engine reads, such as an optimizer's: of them the names are enough, and of its shards."""
@@ -48,6 +49,10 @@ class WatchedFolder:
         files = [file for file in sorted((self.here / name).rglob("*")) if file.is_file()]
         stats = [(str(file.relative_to(self.here / name)), file.stat()) for file in files]
         return [(at, stat.st_size, stat.st_mtime_ns) for at, stat in stats]
+
+    def holds_model(self, name: str) -> bool:
+        """True if a folder in it, or with no name it itself, has the config of a model or an adapter."""
+        return any((self.here / name / config).is_file() for config in CONFIGS)
 
     def bring(self, name: str) -> Path:
         """The folder of this machine in which a checkpoint can be read."""
@@ -109,9 +114,15 @@ class WatchedUrl(WatchedFolder):
         self._listed = {}
         for info in found:
             name, *inner = PurePosixPath(info.path.strip("/")).relative_to(base.strip("/")).parts
-            if inner and ".." not in (name, *inner) and "\\" not in info.path:  # it is not trusted to name others
+            if not inner:
+                name, inner = "", [name]
+            if ".." not in (name, *inner) and "\\" not in info.path:  # it is not trusted to name others
                 self._listed.setdefault(name, {})["/".join(inner)] = info
-        return set(self._listed)
+        return self._listed.keys() - {""}
+
+    def holds_model(self, name: str) -> bool:
+        """True by the names of its objects; see `WatchedFolder`."""
+        return any(config in self._listed.get(name, ()) for config in CONFIGS)
 
     def files(self, name: str) -> list[File]:
         """The objects of a folder, when it was last looked at; see `WatchedFolder`."""
