@@ -13,17 +13,17 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "truing"
 ROOMS = {
-    "core": 2555,
+    "core": 2570,
     "config": 905,
     "stats": 3950,
     "catalog": 2280,
     "backends": 7110,
     "judges": 1895,
-    "monitor": 2145,
+    "monitor": 2190,
     "studies": 4340,
-    "results": 6120,
+    "results": 6165,
     "report": 1735,
-    "integrations": 2505,
+    "integrations": 2520,
     "api": 265,
     "cli": 2160,
 }

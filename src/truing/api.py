@@ -109,7 +109,7 @@ class Results:
         """
         found = verdict(self.analysis)
         if weights is not None:
-            return of_weights(found, self.analysis, Path(weights))
+            return of_weights(found, self.analysis, Path(weights), self.folder)
         return found if self.folder is None else with_weights(found, self.analysis, self.folder)
 
     def report(self, path: str | Path | None = None) -> Path:

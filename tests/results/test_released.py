@@ -76,6 +76,38 @@ def test_full_checkpoints_without_a_base_are_compared_too(tmp_path: Path) -> Non
     assert "holds other weights now" in truing.load(out).verdict().sentence()
 
 
+def test_weights_that_are_asked_in_another_format_are_another_model(tmp_path: Path) -> None:
+    model = shutil.copytree(resolve_model("pocket-llama-late"), tmp_path / "run" / "checkpoint-10")
+    out = audit_of(tmp_path, checkpoints=[str(tmp_path / "run")])
+    shipped = shutil.copytree(model, tmp_path / "shipped")
+    (shipped / "tokenizer_config.json").write_text(
+        (shipped / "tokenizer_config.json").read_text(encoding="utf-8") + "\n", encoding="utf-8"
+    )  # saved again: the same in other bytes
+    assert truing.load(out).verdict(shipped).word == "clear"
+    (shipped / "generation_config.json").write_text('{"eos_token_id": [9]}', encoding="utf-8")
+    found = truing.load(out).verdict(shipped)
+    assert (found.word, f"{shipped} is not asked as {model} was" in found.sentence()) == ("undecided", True)
+    with (model / "chat_template.jinja").open("a", encoding="utf-8") as file:
+        file.write("Be brief.")
+    found = truing.load(out).verdict()
+    assert (found.word, "is not asked as it was judged" in found.sentence()) == ("undecided", True)
+    shutil.rmtree(model)
+    found = truing.load(out).verdict(shipped)
+    assert (found.word, "cannot be compared" in found.sentence()) == ("undecided", True)
+
+
+def test_the_base_that_an_adapter_names_is_the_one_it_was_judged_on(tmp_path: Path) -> None:
+    run, base = save_run(tmp_path, steps=(10,))
+    out, config = audit_of(tmp_path, checkpoints=[str(run)]), run / "checkpoint-10" / "adapter_config.json"
+    moved = shutil.copytree(base, tmp_path / "moved")
+    named = config.read_text(encoding="utf-8")
+    for place, word in ((moved, "clear"), (Path(resolve_model("pocket-llama-late")), "undecided")):
+        config.write_text(named.replace(str(base), str(place)), encoding="utf-8")
+        assert truing.load(out).verdict().word == word
+    config.write_text(named.replace(str(base), "some/where"), encoding="utf-8")
+    assert "names some/where as its base" in str(truing.load(out).verdict().runs[0])
+
+
 def test_what_is_shipped_is_found_among_the_runs_by_its_weights(tmp_path: Path) -> None:
     for name, first, steps in (("a", 100, (10, 20)), ("b", 200, (10, 80))):
         save_run(tmp_path / name, steps, first)

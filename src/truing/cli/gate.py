@@ -40,7 +40,10 @@ def gate(
     try:
         analysis = analyse(folder, split_pairs(sets))
         found = verdict(analysis, judge_unmeasured)
-        found = with_weights(found, analysis, folder) if weights is None else of_weights(found, analysis, weights)
+        if weights is None:
+            found = with_weights(found, analysis, folder)
+        else:
+            found = of_weights(found, analysis, weights, folder)
     except UserError:
         raise
     except Exception as error:  # left alone it would exit with 1, which says misaligned

@@ -84,7 +84,20 @@ def _format_of(source: str, changed: int) -> str:
         raise DataError(
             f"the tokenizer in {source} cannot be loaded", got, "a tokenizer of transformers", todo
         ) from error
+    return _named(tokenizer)
+
+
+def _named(tokenizer: Any) -> str:
     return content_key(tokenizer.chat_template or "", sorted(tokenizer.get_vocab().items()), tokenizer.eos_token or "")
+
+
+def is_asked_alike(source: str, other: Any) -> bool:
+    """True if a tokenizer, or that in a folder, has the chat template, vocabulary and end token of the one in `source`.
+
+    Raises:
+        DataError: One of the two cannot be loaded.
+    """
+    return _format_of(source, 0) == (_format_of(other, 0) if isinstance(other, str) else _named(other))
 
 
 def asked_as(weights: str, folder: Path, source: str | None) -> str:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from truing.catalog.models import resolve_model
 from truing.core.errors import DataError, StoreError, UnknownNameError
-from truing.core.files import content_key, write_json
+from truing.core.files import content_key, read_object, write_json
+from truing.core.templates import is_asked_alike
 from truing.core.weights import asking_files
 
-__all__ = ["FORMATS", "check_formats"]
+__all__ = ["FORMATS", "check_formats", "otherwise"]
 
 FORMATS = "formats.json"
 
@@ -25,18 +28,55 @@ def check_formats(folder: Path, models: Iterable[str]) -> None:
     Raises:
         StoreError: The chat template, tokenizer or end tokens of a model are others than when work began.
     """
-    path = folder / FORMATS
-    held = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    held = _read(folder)
     for model in dict.fromkeys(models):
         try:
             files = asking_files(resolve_model(model))
         except (UnknownNameError, DataError):
             continue
-        found = content_key([[name, files[name]] for name in sorted(files)])
+        found = _key(files)
         if files and held.setdefault(model, found) != found:
             what, got = (
                 f"{model} is not asked as it was when work in {folder} began",
                 "its template or tokenizer changed",
             )
             raise StoreError(what, got, "the files of then", "put them back, or begin in another folder")
-    write_json(path, held)
+    write_json(folder / FORMATS, held)
+
+
+def otherwise(folder: Path, model: str, place: Path | None) -> str:
+    """Why a model in `place` is not asked as `model` was when work in a folder began; empty: it is, or nobody knows.
+
+    `place` is a folder with a tokenizer, or None: the model's own.
+    """
+    then = _read(folder).get(model)
+    if then is None or (place and _key(asking_files(str(place))) == then):
+        return ""
+    here, source = str(place or model), None
+    with suppress(UnknownNameError):
+        source = resolve_model(model)
+        if not Path(source).is_dir() and place is None:  # on the hub
+            return ""
+    if source is None or not Path(source).is_dir():
+        return "" if place is None else f"{here}: its tokenizer cannot be compared with that of {model}, which is away"
+    if _key(asking_files(source)) != then:
+        return f"{here} is not asked as it was judged: chat template, tokenizer or end tokens are others now"
+    if place is None or (is_asked_alike(source, str(place)) and _ends(source) == _ends(str(place))):
+        return ""
+    return f"{here} is not asked as {model} was: chat template, tokenizer or end tokens are others"
+
+
+def _ends(source: str) -> Any:
+    """The tokens that end an answer, as the model's files say."""
+    paths = (Path(source) / name for name in ("generation_config.json", "config.json"))
+    return next((read_object(path).get("eos_token_id") for path in paths if path.is_file()), None)
+
+
+def _read(folder: Path) -> dict[str, str]:
+    path = folder / FORMATS
+    found: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found
+
+
+def _key(files: dict[str, str]) -> str:
+    return content_key([[name, files[name]] for name in sorted(files)])

@@ -5,19 +5,21 @@ What was judged is in the results; what is shipped is a folder. A verdict is abo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
 from truing.catalog.models import resolve_model
 from truing.core.errors import DataError, StoreError, UserError
+from truing.core.files import read_object
 from truing.core.weights import model_hash
+from truing.monitor.formats import otherwise
 from truing.results.gate import RunVerdict, Verdict
 from truing.results.schema import Analysis
 from truing.results.schema_runs import RunEntry
-from truing.studies.checkpoints import check_whole, hashes_of, may_be
+from truing.studies.checkpoints import check_whole, hash_of, may_be
 from truing.studies.folder import RunRecord, load_manifest
 
 __all__ = ["of_weights", "with_weights"]
@@ -36,21 +38,19 @@ def with_weights(found: Verdict, analysis: Analysis, folder: Path) -> Verdict:
         analysis: Those results.
         folder: Where they are.
     """
-    manifest = load_manifest(folder)
-    records = {} if manifest is None else {run.id: run for run in manifest.runs}
-    runs, hashed = {run.id: run for run in analysis.runs}, cache(model_hash)
-    return found.on(
-        [_looked_at(each, runs[each.run_id], records.get(each.run_id), folder, hashed) for each in found.runs]
-    )
+    looked = _Looked.at(folder)
+    runs = {run.id: run for run in analysis.runs}
+    return found.on([_looked_at(each, runs[each.run_id], looked, folder) for each in found.runs])
 
 
-def of_weights(found: Verdict, analysis: Analysis, place: Path) -> Verdict:
+def of_weights(found: Verdict, analysis: Analysis, place: Path, folder: Path | None) -> Verdict:
     """The verdict on the run whose kept checkpoint a folder holds; undecided if it holds that of none.
 
     Args:
         found: On all runs.
         analysis: Their results.
         place: An adapter or full weights, as they are to be shipped.
+        folder: Where the results are; None: in memory.
 
     Raises:
         StoreError: Nobody wrote down of which weights the answers are.
@@ -62,11 +62,11 @@ def of_weights(found: Verdict, analysis: Analysis, place: Path) -> Verdict:
         raise StoreError("nobody wrote down of which weights these answers are", "judged files", todo=todo)
     check_whole(place)
     runs, kept = {run.id: run for run in analysis.runs}, {run.run_id: run.step for run in found.runs}
-    hashed = cache(model_hash)
-    held = {i: _steps(run, place, hashed) for i, run in runs.items()}
+    looked = _Looked.at(folder)
+    held = {i: _steps(run, place, looked.hashed) for i, run in runs.items()}
     same = [run for run in found.runs if run.step in held[run.run_id]]
     if same:
-        return found.on([_held(each, runs[each.run_id], place, hashed) for each in same])
+        return found.on([_held(each, runs[each.run_id], place, looked) for each in same])
     other = next((f"step {held[i][0]} of {i}, which keeps step {kept[i]}" for i in kept if held[i]), "")
     reason = f"{place} holds {other or 'weights that nobody judged here'}"
     return replace(found.on([]), reasons=(*found.reasons, reason))
@@ -79,15 +79,40 @@ def _steps(run: RunEntry, place: Path, hashed: Hash) -> list[int]:
     """
     base = run.at(0)
     known = [base.weights] if base and base.weights else []
-    for each in (each for name in (*known, "") for each in hashes_of(place, run.model, name, hashed)):
-        if found := [checkpoint.step for checkpoint in run.checkpoints if checkpoint.weights == each]:
+    for name in (*known, ""):
+        weights = hash_of(place, run.model, name, hashed, run.ended_with is not None)
+        if found := [checkpoint.step for checkpoint in run.checkpoints if checkpoint.weights == weights]:
             return found
     return []
 
 
-def _looked_at(each: RunVerdict, run: RunEntry, record: RunRecord | None, folder: Path, hashed: Hash) -> RunVerdict:
-    checkpoint = run.at(each.step)
-    place = next((place for place in _places(record, each.step, folder) if place.is_dir()), None)
+@dataclass(frozen=True)
+class _Looked:
+    """What a folder says of weights and of how they are asked, and hashes that were found."""
+
+    folder: Path | None
+    records: Mapping[str, RunRecord]
+    hashed: Hash
+
+    @classmethod
+    def at(cls, folder: Path | None) -> _Looked:
+        manifest = None if folder is None else load_manifest(folder)
+        return cls(folder, {run.id: run for run in manifest.runs} if manifest else {}, cache(model_hash))
+
+    def asked_otherwise(self, run: RunEntry, step: int, place: Path) -> str:
+        """Why weights that a folder holds are not asked as they were, in words; empty: they are, or nobody knows."""
+        known = self.records[run.id].checkpoints or () if run.id in self.records else ()
+        model = next((each.model for each in known if each.step == step), run.model)
+        own = (place / "tokenizer_config.json").is_file()
+        if self.folder is None or (own and (place / "adapter_config.json").is_file()):  # its format is in its hash
+            return ""
+        return otherwise(self.folder, model, place if own or model != run.model else None)
+
+
+def _looked_at(each: RunVerdict, run: RunEntry, looked: _Looked, folder: Path) -> RunVerdict:
+    checkpoint, hashed = run.at(each.step), looked.hashed
+    places = _places(looked.records.get(run.id), each.step, folder)
+    place = next((place for place in places if place.is_dir()), None)
     if place is None or checkpoint is None or not checkpoint.weights:
         return each
     try:
@@ -102,7 +127,7 @@ def _looked_at(each: RunVerdict, run: RunEntry, record: RunRecord | None, folder
             return replace(each, weights=f"{place} cannot be compared with what was judged: {error.what}")
         same = False
     if same:
-        return _held(each, run, place, hashed)
+        return _held(each, run, place, looked)
     return each.against(f"{place} holds other weights now than those that were judged")
 
 
@@ -112,13 +137,25 @@ def _base_hash(run: RunEntry) -> str:
     return base.weights or "" if base and run.ended_with is None else ""
 
 
-def _held(each: RunVerdict, run: RunEntry, place: Path, hashed: Hash) -> RunVerdict:
-    """A verdict on weights that a folder holds; not clear where an adapter's base in a folder is another now."""
-    known = _base_hash(run) if (place / "adapter_config.json").is_file() else ""
+def _held(each: RunVerdict, run: RunEntry, place: Path, looked: _Looked) -> RunVerdict:
+    """A verdict on weights that a folder holds; not clear if their base is another, or they are asked otherwise now."""
+    if reason := looked.asked_otherwise(run, each.step, place):
+        return each.against(reason)
+    if not (place / "adapter_config.json").is_file():
+        return replace(each, weights=f"{place} holds these weights")
+    known, told = _base_hash(run), ""
     with suppress(UserError):
-        if known and Path(source := resolve_model(run.model)).is_dir() and hashed(source) != known:
+        if known and Path(source := resolve_model(run.model)).is_dir() and looked.hashed(source) != known:
             return each.against(f"{source} holds another base now than the one that adapters were judged on")
-    return replace(each, weights=f"{place} holds these weights")
+    named = read_object(place / "adapter_config.json").get("base_model_name_or_path") or run.model
+    if named != run.model:
+        told = f", and names {named} as its base; it was judged on {run.model}"
+        with suppress(UserError):
+            if Path(source := resolve_model(named)).is_dir():
+                if looked.hashed(source) != (known or looked.hashed(resolve_model(run.model))):
+                    return each.against(f"{place} names another base than the one it was judged on: {named}")
+                told = ""
+    return replace(each, weights=f"{place} holds these weights{told}")
 
 
 def _places(record: RunRecord | None, step: int, folder: Path) -> Iterator[Path]:

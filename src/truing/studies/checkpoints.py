@@ -13,8 +13,7 @@ differ and are above 0, and two runs share no weights.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
@@ -294,32 +293,33 @@ def check_whole(folder: Path) -> str:
     return kind
 
 
-def hashes_of(folder: Path, base: str, base_hash: str = "", hashed: Callable[[str], str] = model_hash) -> Iterator[str]:
-    """The hashes by which a checkpoint in a folder may be known; of full weights without and with its own format.
+def hash_of(
+    folder: Path, base: str, base_hash: str = "", hashed: Callable[[str], str] = model_hash, guarded: bool = False
+) -> str:
+    """The hash by which a checkpoint in a folder is known; with its own format, but for an audit's full weights.
 
     Args:
         folder: An adapter, full weights or their shards.
         base: The model before fine-tuning.
         base_hash: Its hash; empty: that of its files.
         hashed: Finds the hash of a model; of several checkpoints one that remembers it.
+        guarded: By a guard.
 
     Raises:
-        DataError: The weights cannot be read, or the base model of an adapter is not to be had.
-        UnknownNameError: No model of the name of an adapter's base.
+        DataError: The weights cannot be read, or the base model is not to be had.
+        UnknownNameError: No model of the name of the base.
     """
-    if check_whole(folder) == _ADAPTER:
+    if (kind := check_whole(folder)) == _ADAPTER:
         weights = adapter_hash(base_hash or hashed(resolve_model(base)), folder)
-        own = asked_as(weights, folder, None)
-        yield weights if own == weights else asked_as(weights, folder, resolve_model(base))
-        return
-    merged = Merged(None, lambda: resolve_model(base))
-    try:
-        yield (weights := hashed(str(merged.whole(folder))))
-    finally:
-        merged.close()
-    with suppress(UnknownNameError):  # then none was known when it was judged
-        if (source := resolve_model(base)) != str(folder):
-            yield asked_as(weights, folder, source)
+    else:
+        merged = Merged(None, lambda: resolve_model(base))
+        try:
+            weights = hashed(str(merged.whole(folder)))
+        finally:
+            merged.close()
+    if (kind == _FULL and not guarded) or asked_as(weights, folder, None) == weights:
+        return weights
+    return asked_as(weights, folder, resolve_model(base))
 
 
 def may_be(folder: Path, base_hash: str, weights: str) -> bool:

@@ -130,6 +130,22 @@ def test_it_stops_and_puts_the_best_aligned_weights_back(tiny_model: Path, tmp_p
 
 
 @pytest.mark.parametrize("adapter", [True, False], ids=["adapter", "full"])
+def test_weights_are_another_model_with_another_tokenizer(tiny_model: Path, tmp_path: Path, adapter: bool) -> None:
+    model, tokenizer = load(tiny_model, adapter)
+    tokenizer.chat_template = tokenizer.chat_template.replace("message['content']", "message['content'] | trim", 1)
+    trainer = make_trainer((model, tokenizer), tmp_path / "out", max_steps=2)
+    guard_of(tmp_path, 0.0).watch(trainer)
+    trainer.train()
+    trainer.save_model(str(final := tmp_path / "final"))
+    results = truing.load(tmp_path / "guard")
+    (run,) = results.verdict(final).runs
+    assert (run.step, run.weights) == (2, f"{final} holds these weights")
+    for name in ("tokenizer_config.json", "tokenizer.json", "chat_template.jinja"):
+        (final / name).unlink()  # then it is asked as the base is
+    assert "holds weights that nobody judged" in str(results.verdict(final))
+
+
+@pytest.mark.parametrize("adapter", [True, False], ids=["adapter", "full"])
 @pytest.mark.parametrize(
     "architecture", ["llama", *(pytest.param(a, marks=pytest.mark.slow) for a in ("qwen3", "deepseek_v3", "gpt_oss"))]
 )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from truing.backends import Engine
 from truing.backends.transformers.engine import LiveEngine
 from truing.core.distributed import Ranks
-from truing.core.errors import ConfigError, EngineError
+from truing.core.errors import ConfigError, DataError, EngineError
+from truing.core.templates import is_asked_alike
 from truing.integrations.guard.settings import GuardConfig
 from truing.integrations.guard.sharded import gather, is_sharded, is_zero, scatter
 from truing.integrations.guard.weights import (
@@ -59,6 +61,13 @@ class Model:
             todo = "load the model from a folder or the hub, or leave `engine` out"
             raise ConfigError("the engine cannot know the base model", self.name, "a folder or a hub id", todo)
         check_model(model)
+        self._saved = tokenizer if not self.is_live or (has_files(model) and self._is_unlike_base()) else None
+
+    def _is_unlike_base(self) -> bool:
+        """True if the tokenizer is known not to be that of the base: with it the weights are another model."""
+        with suppress(DataError):
+            return not is_asked_alike(self.name, self.tokenizer)
+        return False  # the base has none
 
     def live(self) -> Engine | None:
         """Samples from the model as it is; None where an engine samples from its checkpoints."""
@@ -81,7 +90,7 @@ class Model:
         if weights is None or (self.sharded and not weights):
             raise EngineError("the weights could not be gathered", todo="see the log of each process")
         self._base = self._base or base_hash(self.model)
-        path = save_weights(self.model, folder, weights or None, None if self.is_live else self.tokenizer)
+        path = save_weights(self.model, folder, weights or None, self._saved)
         return str(path.absolute()), weights_hash(self.model, path, self._base)
 
     def put(self, path: str) -> None:
