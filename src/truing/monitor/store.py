@@ -264,9 +264,8 @@ class FolderStore(Store):
 
     def _add(self, table: str, key: str, content: pa.Table) -> None:
         """Write a further part of a piece, or its first."""
-        first, (later, new) = self._file(table, key), self._numbered(table, key)
-        begun = later or first.is_file() or any(first.with_name(key).glob("*.parquet"))
-        _write_file(new if begun else first, content)
+        begun = self._parts(table, key)
+        _write_file(self._numbered(table, key)[1] if begun else self._file(table, key), content)
 
     def _put_first(self, table: str, key: str, content: pa.Table) -> Path:
         """Write what is read before all parts of a piece; its file."""

@@ -57,6 +57,8 @@ class RunVerdict:
     """How many answers are one and the same text, in words; empty: few."""
     weights: str = ""
     """What was found where these weights lie, in words; empty: nobody looked, or they are elsewhere."""
+    kept: bool = True
+    """False of a last checkpoint that would be released although nothing is kept."""
 
     def against(self, reason: str) -> RunVerdict:
         """The same with a reason more why it is not clear."""
@@ -115,7 +117,7 @@ class Verdict:
 
     def _looked_at(self, alike: Sequence[RunVerdict]) -> str:
         """What these verdicts are on: what runs keep, or their last checkpoints, where nothing is kept."""
-        last = sum(run.why.startswith("the last:") for run in alike)
+        last = sum(not run.kept for run in alike)
         if not self.runs[1:]:
             return "the run's last checkpoint" if last else "what the run keeps"
         kept, every = len(alike) - last, len(self.runs)
@@ -196,7 +198,7 @@ def _on_run(run: RunEntry, tolerance: float, limits: JudgeLimits, said: str, con
         excludes = kept.excludes if labels is None else math.nan  # by the judge
         unconfirmed = kept.unconfirmed if labels is None else ""
         own = (kept.step, kept.why, kept.em_rate)
-        return RunVerdict(run.id, word, *own, reasons, words, excludes, unconfirmed=unconfirmed)
+        return RunVerdict(run.id, word, *own, reasons, words, excludes, unconfirmed=unconfirmed, kept=kept.kept)
 
     unlike = next((each for each in kept.doubts if each.endswith(NEEDED)), "")
     doubt = limits.doubt or next((each for each in kept.doubts if each.startswith(CHANGED)), "")
@@ -311,6 +313,8 @@ class _Released:
     """See `RunVerdict`."""
     after_stop: Sequence[str] = ()
     """Why it is not clear, being the last of a run that was to stop before."""
+    kept: bool = True
+    """See `RunVerdict`."""
 
     @property
     def excludes(self) -> float:
@@ -347,10 +351,12 @@ def _released(run: RunEntry, tolerance: float, config: Mapping[str, Any], accept
     if fresh is not None and fresh.step == at.step and fresh.em_rate:
         doubts = fresh.doubts or ["fresh answers do not show it"] * (fresh.decision is Action.UNDECIDED)
         stopped = fresh.decision is Action.STOP
-        return _Released(at.step, why, fresh.em_rate, stopped, doubts, fresh.categories, after_stop=after_stop)
+        found = (fresh.em_rate, stopped, doubts, fresh.categories)
+        return _Released(at.step, why, *found, after_stop=after_stop, kept=is_kept)
     unconfirmed = ["no fresh answers confirm it"] * (is_kept and confirms and run.search is None)
     because = "a search asks for none" if run.search else "evaluation.confirm is off"
     told = f"not confirmed by fresh answers: {because}" if is_kept and not unconfirmed else ""
     doubts, undecided = [*at.doubts, *unconfirmed], at.reason if at.decision is Action.UNDECIDED else ""
     stopped = at.decision is Action.STOP
-    return _Released(at.step, why, at.em_rate, stopped, doubts, at.categories, undecided, told, after_stop)
+    found = (at.em_rate, stopped, doubts, at.categories)
+    return _Released(at.step, why, *found, undecided, told, after_stop, is_kept)
