@@ -19,7 +19,7 @@ ROOMS = {
     "catalog": 2280,
     "backends": 7110,
     "judges": 1895,
-    "monitor": 2190,
+    "monitor": 2210,
     "studies": 4340,
     "results": 6165,
     "report": 1735,

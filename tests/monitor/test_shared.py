@@ -1,6 +1,7 @@
 """Results at a URL, on a real S3 server (see tests/support/s3.py) and on fsspec's memory."""
 
 import os
+import shutil
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -201,6 +202,23 @@ def test_records_go_to_and_fro(tmp_path: Path, url: str) -> None:
     assert (tmp_path / "other" / "labels.jsonl").read_text() == "one"
     one.exchange()
     assert (tmp_path / "one" / "watch.json").read_text() == "other"
+
+
+def test_a_url_that_lost_what_was_there_is_told_and_a_copy_can_be_put_there_again(tmp_path: Path, url: str) -> None:
+    one = machine(tmp_path / "one", url)
+    (tmp_path / "one" / "manifest.json").write_text("{}")
+    one.exchange()
+    one.write("responses", "k", [row(0)])
+    (tmp_path / "one" / "store.url").write_text(f"{url}-elsewhere\n")  # as where a bucket was emptied, or is another
+    moved = open_store(tmp_path / "one")
+    with pytest.raises(StoreError, match=r"-elsewhere has lost what was there(?s:.*)1 record(?s:.*)delete .*records"):
+        moved.exchange()
+    shutil.rmtree(tmp_path / "one" / "store" / "records")
+    moved.exchange()
+    other = machine(tmp_path / "other", f"{url}-elsewhere")
+    other.exchange()
+    assert (tmp_path / "other" / "manifest.json").read_text() == "{}"
+    assert other.read("responses", "k") == [{**row(0), "key": "k"}]
 
 
 def test_a_url_names_no_file_outside_the_folder(tmp_path: Path, url: str) -> None:

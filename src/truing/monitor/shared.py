@@ -34,7 +34,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from truing.core.errors import MissingExtraError, StoreError
+from truing.core.errors import MissingExtraError, StoreError, plural
 from truing.core.files import content_key, replacing, write_text
 from truing.monitor.store import JOINED, SCHEMAS, WRITTEN, FolderStore, Rows, open_store, time_of
 
@@ -177,13 +177,15 @@ class SharedStore(FolderStore):
         were last alike goes as it is here.
 
         Raises:
-            StoreError: Of what people made there are two versions, or the URL cannot be reached.
+            StoreError: Of what people made there are two versions, or the URL cannot be reached or lost what it had.
         """
         with self.claim("records"):
             for table in SCHEMAS:
                 self._adopt(table)
             known = {place: (self.root / place).read_bytes() for place in self._parts_here("records")}
-            new = [(info, _get(self.url, info)) for info in _list(self.url, "records") if _place(info) not in known]
+            found = list(_list(self.url, "records"))
+            self._check_kept(known, map(_place, found))
+            new = [(info, _get(self.url, info)) for info in found if _place(info) not in known]
             times = {name: info.mtime_ns for info, data in new for name in _texts([(_place(info), data)])}
             before = _texts(known.items())
             now = _texts([*known.items(), *((_place(info), data) for info, data in new)])
@@ -201,6 +203,24 @@ class SharedStore(FolderStore):
             for name, text in here.items():
                 if text != now.get(name) and (text != before.get(name) or name not in now):
                     self.amend("records", content_key("record", name), [{"name": name, "text": text}])
+
+    def _check_kept(self, known: Iterable[str], found: Iterable[str]) -> None:
+        """Refuse a URL that lost records of this copy; to one of which no record is known, put all that is here."""
+        gone = [each for each in {*known} - {*found} if not look_at(self.url, each).is_file]
+        if gone:
+            records = self.root / "records"
+            raise StoreError(
+                f"{self.url} has lost what was there",
+                f"{plural(len(gone), 'record')} of those that {self.folder} is a copy of, first {min(gone)}",
+                "what was there before: nothing is deleted there",
+                "see that the bucket, the endpoint and the credentials are those of before; if objects were deleted "
+                f"there, or it is another URL, delete {records} and run again: all that is here is put there",
+            )
+        for table in () if known else SCHEMAS:
+            if here := self._parts_here(table):
+                there = {_place(info) for info in _list(self.url, table)}
+                for part in sorted(here - there, key=lambda place: (self.root / place).stat().st_mtime_ns):
+                    put_object(self.url, part, (self.root / part).read_bytes())  # of two decisions the newer one counts
 
     # Parts, here and there.
 
