@@ -13,14 +13,14 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "truing"
 ROOMS = {
-    "core": 2570,
+    "core": 2575,
     "config": 905,
     "stats": 3950,
     "catalog": 2280,
     "backends": 7110,
     "judges": 1895,
     "monitor": 2210,
-    "studies": 4340,
+    "studies": 4375,
     "results": 6165,
     "report": 1735,
     "integrations": 2520,

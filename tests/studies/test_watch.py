@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from tests.support.scripted import EVALUATION, ScriptedEngine, WordJudge, save_adapter, save_model, save_run
 from truing.config import AuditConfig
-from truing.core.errors import DataError, StoreError
+from truing.core.errors import DataError, StoreError, UnknownNameError
 from truing.core.records import Decision, Estimate
 from truing.monitor import open_store
 from truing.report import write_report
@@ -239,7 +239,10 @@ def test_epochs_are_steps_from_one_on_also_if_the_first_comes_last(tmp_path: Pat
     assert "step 1 here is epoch 0" in " ".join(analyse(tmp_path / "out").notes)
 
 
-def test_what_is_deleted_meanwhile_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [FileNotFoundError, UnknownNameError])  # of an adapter, of full weights
+def test_what_is_deleted_meanwhile_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
     run, base = save_run(tmp_path, steps=(10, 20))
     generate = ScriptedEngine.generate
 
@@ -247,7 +250,7 @@ def test_what_is_deleted_meanwhile_is_told(tmp_path: Path, monkeypatch: pytest.M
         if checkpoint.step in (20, 30):
             shutil.rmtree(str(checkpoint.path), ignore_errors=True)
         if checkpoint.step == 30:
-            raise FileNotFoundError(str(checkpoint.path))
+            raise error(str(checkpoint.path))
         return generate(self, checkpoint, *args)
 
     monkeypatch.setattr(ScriptedEngine, "generate", deleting)
@@ -265,6 +268,33 @@ def test_what_is_deleted_meanwhile_is_told(tmp_path: Path, monkeypatch: pytest.M
         assert watch.settled
         watch.finish()
     assert verdict(analyse(tmp_path / "out")).word == "undecided"  # the last weights were not evaluated
+
+
+@pytest.mark.parametrize("changes", [True, False])
+def test_what_fails_while_a_checkpoint_changes_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: bool
+) -> None:
+    run, _ = save_run(tmp_path, steps=(10, 20))
+    generate, failed = ScriptedEngine.generate, list[int]()
+
+    def failing(self: ScriptedEngine, checkpoint: Any, *args: Any) -> Any:
+        if checkpoint.step == 20 and not failed:
+            failed.append(20)
+            if changes:
+                (run / "checkpoint-10" / "README.md").write_text("half of it is deleted, say")
+            raise StoreError("it is not asked as it was", "its tokenizer changed")
+        return generate(self, checkpoint, *args)
+
+    monkeypatch.setattr(ScriptedEngine, "generate", failing)
+    with watching(run, tmp_path / "out") as (watch, told):
+        if not changes:
+            with pytest.raises(StoreError):
+                poll(watch)
+            return
+        poll(watch)
+        poll(watch)
+        assert decided(watch) == {"checkpoint-10": "continue", "checkpoint-20": "continue"}
+    assert [line.partition(":")[0] for line in told] == ["looked at again, for a checkpoint changed meanwhile"]
 
 
 def test_weights_that_are_saved_again_are_evaluated_again(tmp_path: Path) -> None:
@@ -306,10 +336,13 @@ def test_a_folder_that_is_renamed_once_it_is_whole_is_the_same_checkpoint(tmp_pa
 
 
 @pytest.mark.parametrize("by_watch", [True, False])
-def test_models_beside_the_checkpoints_are_told(tmp_path: Path, by_watch: bool) -> None:
+def test_models_beside_the_checkpoints_and_weights_beside_theirs_are_told(tmp_path: Path, by_watch: bool) -> None:
     run, base = save_run(tmp_path, steps=(10,))
     for folder in (run, run / "final"):
         save_adapter(folder, base, 7)
+    shutil.copy(base / "model.safetensors", run / "checkpoint-10")
+    (run / "checkpoint-10" / "s").mkdir()
+    (run / "checkpoint-10" / "s" / ".metadata").touch()
     with watching(run, tmp_path / "out") as (watch, _):
         config = watch.config
         if by_watch:
@@ -318,6 +351,7 @@ def test_models_beside_the_checkpoints_are_told(tmp_path: Path, by_watch: bool) 
     if not by_watch:
         run_audit(config, tmp_path / "out")
     told = " ".join(analyse(tmp_path / "out").notes)
+    assert "holds adapter_model.safetensors, which is asked, and model.safetensors, shards in s, which may be" in told
     assert "final" in told
     assert f"the model in {run} itself" in told
 

@@ -31,11 +31,14 @@ _TODO = "save whole weights (fsdp_state_dict_type: FULL_STATE_DICT), or merge th
 
 def shards_of(checkpoint: Path) -> Path | None:
     """The folder of a model's shards in a checkpoint without whole weights, or the checkpoint itself; None: neither."""
-    if any(checkpoint.glob("*.safetensors")):
-        return None
-    inner = [each for each in sorted(checkpoint.glob("*")) if not each.name.startswith("optimizer")]
-    found = [each for each in (checkpoint, *inner) if (each / INDEX).is_file() or any(each.glob("*.distcp"))]
+    found = [] if any(checkpoint.glob("*.safetensors")) else shards_in(checkpoint)
     return found[0] if len(found) == 1 else None
+
+
+def shards_in(checkpoint: Path) -> list[Path]:
+    """The folders with shards in a checkpoint, and the checkpoint itself if it is one; those of optimizers left out."""
+    inner = [each for each in sorted(checkpoint.glob("*")) if not each.name.startswith("optimizer")]
+    return [each for each in (checkpoint, *inner) if (each / INDEX).is_file() or any(each.glob("*.distcp"))]
 
 
 class Merged:

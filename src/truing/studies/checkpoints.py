@@ -24,13 +24,14 @@ from truing.config import AuditConfig
 from truing.core.errors import ConfigError, DataError, UnknownNameError, plural
 from truing.core.files import read_object
 from truing.core.records import Checkpoint
-from truing.core.shards import Merged, check_shards, shards_of
+from truing.core.shards import Merged, check_shards, shards_in, shards_of
 from truing.core.templates import asked_as, own_format
 from truing.core.weights import adapter_hash, model_hash, read_header, rounded_modules
 from truing.studies.places import Found, find_places, same_by_name, unlike_configs
 from truing.studies.probe import compare
 
 _ADAPTER, _FULL = "adapters", "full weights"
+_ADAPTER_FILE, _INDEX_FILE = "adapter_model.safetensors", "model.safetensors.index.json"
 _SHARD = re.compile(r"(.+-)\d+-of-(\d+)\.safetensors")
 Named = Sequence[tuple[int | None, str]]
 
@@ -370,6 +371,7 @@ def _found(
     if rounded:
         told = f"{rounded[0]}{f', and {len(rounded) - 1} more alike' if rounded[1:] else ''}"
         notes = (*notes, f"Run {run_id}: {told}: asked on a GPU, that is rounded to the base's precision.")
+    notes = (*notes, *(f"Run {run_id}: {words}." for words in map(_other_weights, folders.values()) if words))
     before = before and _with_losses(before, run / "step-0.json")
     model, notes = base or str(run), (*left, *notes, *note_copies(run_id, found))
     bad = tuple(Checkpoint(run_id, model, step, "", str(every[step])) for step in every if step not in kinds)
@@ -393,7 +395,7 @@ def _full(run_id: str, step: int, folder: Path, base: str | None, merged: Merged
 
 def _kind(folder: Path) -> str:
     adapter = (folder / "adapter_config.json").is_file()
-    wanted = "adapter_model.safetensors" if adapter else "*.safetensors"
+    wanted = _ADAPTER_FILE if adapter else "*.safetensors"
     if any(folder.glob(wanted)) and (adapter or (folder / "config.json").is_file()):
         return _ADAPTER if adapter else _FULL
     pickled = sorted(f.name for f in folder.glob("*.bin") if f.name != "training_args.bin")
@@ -403,6 +405,15 @@ def _kind(folder: Path) -> str:
         "adapter_config.json with adapter_model.safetensors, or config.json with *.safetensors",
         "save with safetensors (a .bin file can run code when it is loaded), or remove the folder",
     )
+
+
+def _other_weights(folder: Path) -> str:
+    """What is to be said of a folder in which weights lie in more than one form, as where two were saved into it."""
+    adapter = (_ADAPTER_FILE,) if (folder / "adapter_config.json").is_file() else ()
+    forms = [name for name in (*adapter, "model.safetensors", _INDEX_FILE) if (folder / name).is_file()]
+    first, *others = [*forms, *(f"shards in {each.name}" for each in shards_in(folder))] or [""]
+    told = f"{folder.name} holds {first}, which is asked, and {', '.join(others)}, which may be of another save"
+    return told if others else ""
 
 
 def _base_of_adapters(

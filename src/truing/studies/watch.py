@@ -27,23 +27,21 @@ from pydantic import BaseModel, ValidationError
 
 from truing.catalog.models import resolve_model
 from truing.config import AuditConfig
-from truing.core.errors import DataError, EngineError, StoreError, UserError, WorkError, boundary
+from truing.core.errors import DataError, EngineError, StoreError, TruingError, UserError, WorkError, boundary
 from truing.core.files import content_key, write_text
 from truing.core.records import Action, Checkpoint, Estimate, Evaluation
 from truing.monitor import Monitor
 from truing.monitor.formats import check_formats
 from truing.studies import folder
 from truing.studies.audit import Auditor, check_audit, describe_audit
-from truing.studies.checkpoints import FoundRun, check_whole, find_in_folders, merging, note_copies
-from truing.studies.places import place_of, step_of, weights_folder
+from truing.studies.checkpoints import FoundRun, find_in_folders, merging, note_copies
+from truing.studies.places import place_of, step_of
 from truing.studies.run import hold
-from truing.studies.watched import watched
+from truing.studies.watched import check_saved, watched, words_of
 
 WATCH = "watch.json"
 _AGAIN = 600.0
 """Seconds after which what failed or lacks scores is asked again, if nothing else comes before."""
-_BEFORE_STATE = ("optimizer.pt", "optimizer.bin", "scheduler.pt", "rng_state.pth")
-"""Files that a Trainer saves before `trainer_state.json`, its last."""
 
 
 class Seen(BaseModel):
@@ -150,7 +148,7 @@ class Watch:
 
     def __post_init__(self) -> None:
         config, out, tell = self.config, self.out, self.tell
-        self.watched, self._away, self._beside = watched(config.checkpoints[0], out), "", list[str]()
+        self.watched, self._away, self._here = watched(config.checkpoints[0], out), "", set[str]()
         benchmark, self.dataset = check_audit(config, out)
         folder.check_prompts(config.stopping, benchmark)
         if config.base is not None:
@@ -190,11 +188,11 @@ class Watch:
             try:
                 changed |= self._look(name)
             except OSError as error:  # it is being written or deleted, or the network's disk is away
-                self._pass_over(name, "changing", f"it cannot be read now ({_words(error)})")
+                self._pass_over(name, "changing", f"it cannot be read now ({words_of(error)})")
             if changed and self.watched.one_by_one:
                 break
         changed |= time.monotonic() >= self._again
-        evaluated = self._round() if changed else False
+        evaluated = self._evaluate() if changed else False
         for name in list(self.on_stop):
             self._act(name)
         if changed or time.time() - self.state.polled > 30:
@@ -236,32 +234,30 @@ class Watch:
     def _names(self) -> list[str]:
         """The folders whose names tell a step; without any, those whose names tell an epoch. Forgets what is gone."""
         try:
-            here, self._away = self.watched.names(), ""
+            self._here, self._away = (here := self.watched.names()), ""
         except OSError as error:
             if not self._away:
-                self.tell(f"{self.watched.place} cannot be read now ({_words(error)})")
-            self._away, self.moved = _words(error), time.monotonic()
+                self.tell(f"{self.watched.place} cannot be read now ({words_of(error)})")
+            self._away, self.moved = words_of(error), time.monotonic()
             return []
         for name in self.state.seen.keys() - here:
-            self._forget(name, here)
+            self._forget(name)
         placed = {name: place_of(name) for name in here | self.state.seen.keys() if not name.startswith((".", "tmp"))}
         kinds = {place_of(name).kind for name in self._taken()} or {place.kind for place in placed.values()}
         kind = "step" if "step" in kinds else "epoch"
         placed = {name: place for name, place in placed.items() if place.kind == kind}
         self._first = int(kind == "epoch" and any(place.number == 0 for place in placed.values()))
-        self._beside = sorted(filter(self.watched.holds_model, {"", *here} - placed.keys()))
         return sorted(placed.keys() & here, key=lambda name: placed[name])
 
-    def _forget(self, name: str, here: set[str]) -> None:
+    def _forget(self, name: str) -> None:
         """Let go of a folder that is gone; one of the same step in its place is looked at, and takes over."""
         seen, place = self.state.seen[name], place_of(name)
-        again = sorted(n for n in here if replace(place_of(n), rest="") == replace(place, rest=""))
+        again = sorted(n for n in self._here if replace(place_of(n), rest="") == replace(place, rest=""))
         if seen.record is None:
             self.tell(f"{name} was deleted before it was whole")
             del self.state.seen[name]
         elif again:
-            del self.state.seen[name]
-            self.state.seen[again[0]] = seen.model_copy(update={"state": "changing", "stamp": ""})
+            self.state.seen[again[0]] = self.state.seen.pop(name).model_copy(update={"state": "changing", "stamp": ""})
         elif seen.state in ("changing", "not whole"):
             seen.state = "evaluated" if seen.decided else "waiting"
 
@@ -278,7 +274,7 @@ class Watch:
             return False
         path, whole = self.watched.bring(name), False
         try:
-            self._check_saved(path)
+            check_saved(path)
             self._check_step(name, path)
             whole = True
             entry, config = f"{self._step(name)}={path}", self.config
@@ -291,14 +287,6 @@ class Watch:
                 raise  # what is wrong with the first, such as its base, is wrong with all
             return self._pass_over(name, "not whole", f"{type(error).__name__}: {error}")
         return self._take_up(name, found)
-
-    def _check_saved(self, path: Path) -> None:
-        weights = weights_folder(path)
-        check_whole(weights)
-        if any(weights.glob("*-of-*.safetensors")) and not any(weights.glob("*.safetensors.index.json")):
-            raise DataError(f"{path} is not whole", "shards without their index, which is saved last")
-        if any((path / name).is_file() for name in _BEFORE_STATE) and not (path / "trainer_state.json").is_file():
-            raise DataError(f"{path} is not whole", "no trainer_state.json, which a Trainer saves last")
 
     def _check_step(self, name: str, path: Path) -> None:
         if place_of(name).kind == "step":
@@ -340,6 +328,20 @@ class Watch:
 
     # What is made of it.
 
+    def _evaluate(self) -> bool:
+        """A round; where a checkpoint changed under it, what went wrong is told, and the next look begins another."""
+        try:
+            return self._round()
+        except (UserError, OSError) as error:
+            stamps: dict[str, str] = {}
+            with suppress(OSError):  # one is being deleted
+                stamps = {name: content_key(self.watched.files(name)) for name in self._here & self._taken().keys()}
+            if stamps == {name: seen.stamp for name, seen in self._taken().items() if name in self._here}:
+                raise
+            self.tell(f"looked at again, for a checkpoint changed meanwhile: {type(error).__name__}: {error}")
+            self._again = time.monotonic()
+            return False
+
     def _round(self, last: bool = False) -> bool:
         """Evaluate all that was taken up; at the last also confirm what the run keeps.
 
@@ -363,7 +365,9 @@ class Watch:
             try:
                 with boundary(f"evaluating step {checkpoint.step}", EngineError):
                     course[checkpoint.step] = monitor.evaluate(checkpoint)
-            except WorkError as error:
+            except (WorkError, UserError) as error:
+                if isinstance(error, UserError) and self._is_there(checkpoint):
+                    raise
                 self._fail(checkpoint, names, error)
                 if checkpoint.step == 0:
                     monitor.base = Estimate.unknown("step 0 could not be evaluated")
@@ -395,15 +399,15 @@ class Watch:
         told = [f"its names tell epochs; step {self._first} here is epoch 0."] if self._first else []
         bad = {name: seen for name, seen in self.state.seen.items() if seen.state == "not whole"}
         told += [f"{name} is left out: {seen.reason}" for name, seen in bad.items()]
-        beside = ", ".join(name or f"the model in {self.watched.place} itself" for name in self._beside)
+        others = sorted(filter(self.watched.holds_model, {"", *self._here} - self.state.seen.keys()))
+        beside = ", ".join(name or f"the model in {self.watched.place} itself" for name in others)
         told += [f"{beside} beside the checkpoints is left out."] if beside else []
         notes = [*(f"Run {self.run_id}: {each}" for each in told), *(n for seen in taken.values() for n in seen.notes)]
         notes = list(dict.fromkeys([*notes, *note_copies(self.run_id, found)]))
         model = base.model if base else self.config.base or self.watched.place
         steps = {self._step(name): str(self.watched.here / name) for name in bad}
-        unlike = sorted(steps.keys() - {checkpoint.step for checkpoint in found})
-        out = tuple(Checkpoint(self.run_id, model, step, "", steps[step]) for step in unlike)
-        return FoundRun(self.run_id, model, tuple(found), base, tuple(notes), out)
+        out = (Checkpoint(self.run_id, model, n, "", steps[n]) for n in sorted(steps.keys() - {c.step for c in found}))
+        return FoundRun(self.run_id, model, tuple(found), base, tuple(notes), tuple(out))
 
     def _see(self, evaluation: Evaluation, names: dict[int, str], monitor: Monitor) -> None:
         """Take in an evaluation, and act on the first decision to stop."""
@@ -429,7 +433,7 @@ class Watch:
                 self._act(each)
         self._remember()
 
-    def _fail(self, checkpoint: Checkpoint, names: dict[int, str], error: WorkError) -> None:
+    def _fail(self, checkpoint: Checkpoint, names: dict[int, str], error: TruingError) -> None:
         if checkpoint.step == 0:
             self.tell(f"the base could not be evaluated, so nothing is decided: {error}")
             return
@@ -494,7 +498,3 @@ class Watch:
         if (name := self.watched.name_of(checkpoint)) and not path.is_dir():
             with boundary(f"copying {name}", EngineError):
                 self.watched.bring(name)
-
-
-def _words(error: OSError) -> str:
-    return error.strerror or " ".join(str(error).split())[:300] or type(error).__name__

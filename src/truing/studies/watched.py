@@ -12,17 +12,41 @@ from shutil import rmtree
 
 from pyarrow.fs import FileInfo
 
-from truing.core.errors import StoreError
+from truing.core.errors import DataError, StoreError
 from truing.core.files import replacing, write_text
 from truing.core.records import Checkpoint
 from truing.monitor.shared import connect, copy_object, list_objects, look_at, put_object, url_in
-from truing.studies.places import CONFIGS
+from truing.studies.checkpoints import check_whole
+from truing.studies.places import CONFIGS, weights_folder
 
 _UNREAD = (".pt", ".pth", ".bin", ".pkl", ".ckpt")
 """Endings of files that no engine reads, such as an optimizer's: of them the names are enough, and of its shards."""
 _AT_A_TIME = 8
+_BEFORE_STATE = ("optimizer.pt", "optimizer.bin", "scheduler.pt", "rng_state.pth")
+"""Files that a Trainer saves before `trainer_state.json`, its last."""
 File = tuple[str, int, int | None]
 """Name within the checkpoint, bytes, and time of the last change in nanoseconds; None: it is not told."""
+
+
+def check_saved(checkpoint: Path) -> None:
+    """Raise unless a checkpoint is whole, with the files that are saved last.
+
+    Raises:
+        DataError: It is not.
+    """
+    weights = weights_folder(checkpoint)
+    check_whole(weights)
+    if any(weights.glob("*-of-*.safetensors")) and not any(weights.glob("*.safetensors.index.json")):
+        raise DataError(f"{checkpoint} is not whole", "shards without their index, which is saved last")
+    if not (checkpoint / "trainer_state.json").is_file() and any(
+        (checkpoint / name).is_file() for name in _BEFORE_STATE
+    ):
+        raise DataError(f"{checkpoint} is not whole", "no trainer_state.json, which a Trainer saves last")
+
+
+def words_of(error: OSError) -> str:
+    """What an error of a disk or a network says."""
+    return error.strerror or " ".join(str(error).split())[:300] or type(error).__name__
 
 
 class WatchedFolder:
