@@ -14,18 +14,18 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "truing"
 ROOMS = {
     "core": 2575,
-    "config": 905,
+    "config": 910,
     "stats": 3950,
-    "catalog": 2280,
+    "catalog": 2285,
     "backends": 7110,
     "judges": 1895,
     "monitor": 2210,
     "studies": 4375,
-    "results": 6165,
+    "results": 6200,
     "report": 1735,
     "integrations": 2520,
-    "api": 265,
-    "cli": 2160,
+    "api": 270,
+    "cli": 2165,
 }
 """Room -> its budget: the most lines it may have, raised only in a commit that says what was taken out for it.
 

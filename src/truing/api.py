@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from truing.config import AuditConfig, StudyConfig
 from truing.config.files import load_audit, load_study, parse_audit, parse_study, validate
 from truing.core.distributed import rank_and_world
-from truing.core.errors import DataError, MissingExtraError, StoreError, TrainerError, plural
+from truing.core.errors import DataError, MissingExtraError, StoreError, TrainerError, UnknownNameError, plural
 from truing.core.files import write_json, write_text
 from truing.core.records import Evaluation
 from truing.monitor import open_folder
@@ -58,7 +58,10 @@ class Results:
 
         Raises:
             StoreError: The answers are not in the folder.
+            UnknownNameError: There is no table of that name.
         """
+        if name not in get_args(Kind):
+            raise UnknownNameError.of("table", name, get_args(Kind))
         if name == "responses":
             return responses_table(self.analysis, self.folder)
         return runs_table(self.analysis) if name == "runs" else checkpoints_table(self.analysis)

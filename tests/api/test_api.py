@@ -15,7 +15,7 @@ import pytest
 import truing
 from tests.conftest import small_study
 from tests.support.studies import STEPS, make_study
-from truing.core.errors import ConfigError, DataError, StoreError, TrainerError
+from truing.core.errors import ConfigError, DataError, StoreError, TrainerError, UnknownNameError
 from truing.core.records import Checkpoint, Decision
 from truing.results.schema_runs import RunEntry
 
@@ -95,6 +95,15 @@ def test_every_row_has_the_same_columns_whatever_is_known(study: Path) -> None:
         columns
     )
     assert len(columns) == len(set(columns)) > len(scalars)
+
+
+def test_another_table_is_refused_and_a_console_shows_little(study: Path) -> None:
+    results = truing.load(study)
+    with pytest.raises(UnknownNameError, match="runs"):
+        results.table("run")  # type: ignore[arg-type]
+    for each in (results, results.analysis):
+        assert results.analysis.runs[0].id in repr(each)
+        assert len(repr(each)) < 1000
 
 
 def test_answers_come_out_with_their_class_and_go_in_again(study: Path) -> None:

@@ -177,7 +177,7 @@ def test_columns_say_which_is_which(tmp_path: Path) -> None:
     assert read_conversations(talk, {"messages": "talk", "role": "who", "content": "says"}).rows == (PLAIN,)
     pairs = lines(tmp_path / "c.jsonl", [{"prompt": ASKED, "chosen": SAID, "rejected": "No."}])
     assert read_conversations(pairs, {"answer": "chosen"}).rows == (PLAIN,)
-    with pytest.raises(DataError, match="no messages"):
+    with pytest.raises(DataError, match="no column 'b'"):
         read_conversations(path, {"prompt": "q", "answer": "b"})
     with pytest.raises(UnknownNameError, match="unknown column"):
         read_conversations(path, {"answers": "a"})

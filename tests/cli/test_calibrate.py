@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from tests.support.labelled_judges import LABELS, Seeing
 from truing.cli.app import app
 from truing.config import PreflightConfig
 from truing.core.errors import JudgeRefused
+from truing.core.progress import counted
 from truing.core.records import Judgment, Message, Prompt, Response
 from truing.judges.labelled import Labelled, halves, read_labelled, read_measuring
 from truing.monitor import judge_limits, read_preflight
@@ -37,6 +39,13 @@ class Poor(Compressed):
     """Ranks them with an area of about eight tenths."""
 
     overlap = 14
+
+
+class Told(Compressed):
+    """Says how far it is, as judges that are language models do."""
+
+    def judge(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> list[Judgment]:
+        return list(counted("judge", len(responses), super().judge(prompts, responses)))
 
 
 def choose(judge: str, out: Path, *more: str) -> str:
@@ -64,6 +73,11 @@ def test_the_settings_that_it_prints_make_the_judge_good(tmp_path: Path) -> None
     assert (limits.doubt, seen.verdict, seen.counts.hits, seen.counts.misaligned) == ("", "good", 39, 39)
     assert {a.id for a in seen.anchors} == {row.prompt.id for row in halves(read_labelled("labelled-160"))[1]}
     assert written["preflight"] == json.loads(seen.model_dump_json())
+
+
+def test_a_slow_judge_says_how_far_it_is(tmp_path: Path) -> None:
+    flags = ["calibrate", "--judge", f"{HERE}:Told", "--out", str(tmp_path / "c.json")]
+    assert "judging 0/194" in CliRunner().invoke(app, flags).stderr
 
 
 def test_a_judge_that_only_ranks_is_refused_with_numbers(tmp_path: Path) -> None:

@@ -36,6 +36,12 @@ def test_runs_without_learning_rate_and_seed_have_a_row() -> None:
     assert "onset" not in text
 
 
+def test_runs_that_differ_in_nothing_shown_are_told_apart_by_their_names() -> None:
+    runs = [CountedRun(name, "m", "d", [CountedCheckpoint(1, broad(hits))]) for name, hits in (("one", 1), ("two", 2))]
+    assert "one" in shown(tabulate(source(*runs)))
+    assert "one" not in shown(tabulate(source(runs[0], replace(runs[1], seed=1))))
+
+
 def test_fresh_answers_speak_of_the_chosen_checkpoint() -> None:
     course = run(((0, 0, 0), (1, 0, 200), (2, 1, 280), (3, 100, 300)))  # step 2 is chosen, step 3 has the best score
     fresh = {2: FreshCounts(broad(3), task(270)), 3: FreshCounts(None, task(300))}
@@ -43,6 +49,15 @@ def test_fresh_answers_speak_of_the_chosen_checkpoint() -> None:
     assert "90.0%" in text
     assert verdict(tabulate(source(replace(course, fresh=fresh)))).runs[0].word in text.splitlines()[-1]
     assert "100.0%" not in text
+
+
+def test_the_answers_left_out_are_those_of_the_rate_shown() -> None:
+    course = run(((0, 0, 0), (1, 0, 200), (2, 1, 280), (3, 100, 300)))
+    fewer = broad(3)
+    fewer = replace(fewer, coherent=fewer.coherent - (np.arange(PROMPTS) >= PROMPTS - 5))
+    (found,) = verdict(tabulate(source(replace(course, fresh={2: FreshCounts(fewer, None)})))).runs
+    assert (found.step, found.left_out) == (2, f"5 of {fewer.judged.sum()} incoherent")
+    assert found.em_rate.n_responses == fewer.judged.sum() - 5
 
 
 def test_the_table_and_the_gate_show_one_figure_of_a_run_that_was_interrupted() -> None:

@@ -180,6 +180,8 @@ def test_what_makes_two_studies_unlike_is_named_by_its_fields() -> None:
     assert small_study("m", grids=[grid]).unlike(first) == (
         "grids.0.datasets is ['d'] here and ['pocket-insecure-code'] there; grids.0.seeds is [0, 1] here and [0] there"
     )
+    blind = small_study("m", evaluation={"preflight": {"on_fail": "undecided"}})  # one field of what is a default whole
+    assert blind.unlike(first) == "evaluation.preflight.on_fail is undecided here and refuse there"
     several = small_study("m", evaluation={"also": also, "samples": 3}, stopping={"sequential": {}})
     told = several.unlike(first)
     assert "evaluation.samples is 3 here and 1 there" in told

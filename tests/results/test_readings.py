@@ -198,6 +198,7 @@ def test_two_judges_are_asked_about(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match="2 judges") as caught:
         read(tmp_path / "x.csv", rows)
     assert f"--where '{name}=judge a'" in caught.value.todo
+    assert "--run-column" not in caught.value.todo  # the same answers twice are not two runs
     assert rate(read(tmp_path / "x.csv", rows, where=[f"{name}=judge b"])) == PLAIN
     assert rate(read(tmp_path / "x.csv", rows, where=[f"{name}=judge a"])) == (0, 80, 0, 8)
     assert len(read(tmp_path / "x.csv", rows, run_column=name).runs) == 2
@@ -381,6 +382,25 @@ def test_files_of_one_name_but_for_the_step(tmp_path: Path) -> None:
     (run,) = read_judged(files, JudgedOptions(files_are="steps")).runs
     assert totals(run) == [(20, 8, 80, 0), (100, 8, 80, 0)]
     assert len(read_judged(files, JudgedOptions(files_are="runs")).runs) == 2
+    told = read_judged(files, JudgedOptions(files_are="steps")).notes
+    assert not [each for each in told if "the step" in each]
+
+
+def test_files_whose_rows_differ_in_the_step_alone(tmp_path: Path) -> None:
+    """As logs of Inspect, one for each checkpoint: they are not seeds of one another."""
+    files = [tmp_path / name for name in ("early.csv", "late.csv", "before.csv")]
+    for path, step in zip(files, (20, 100, 0), strict=True):
+        path.write_text(text_of(table(step=step, model="m", answer=lambda row, i, s=step: f"{row['answer']} {s}")))
+    with pytest.raises(DataError, match="each is of another step") as caught:
+        read_judged(files, JudgedOptions())
+    assert "--files-are steps" in caught.value.todo
+    (run,) = read_judged(files, JudgedOptions(files_are="steps", name="mine")).runs
+    assert (run.id, totals(run)) == ("mine", [(0, 8, 80, 0), (20, 8, 80, 0), (100, 8, 80, 0)])
+    assert len(read_judged(files, JudgedOptions(files_are="runs")).runs) == 3
+    (run,) = read_judged([files[0], files[2]], JudgedOptions(base="before")).runs  # one run and its base
+    assert [step for step, *_ in totals(run)] == [0, 20]
+    files[1].write_text(text_of(table(step=100, model="another")))
+    assert len(read_judged(files[:2], JudgedOptions()).runs) == 2
 
 
 # What the values and other columns say

@@ -128,7 +128,7 @@ def paths(value: Any, at: tuple[str | int, ...] = ()) -> list[tuple[str | int, .
                     "refused",
                     "same",
                 )
-                or (key in ("decision", "categories") and at[-1] == "confirmed")
+                or (key in ("decision", "categories", "coherent_rate") and at[-1] == "confirmed")
                 or (key == "em_rate_if_missing" and "also" in at)
                 or (key == "reason" and "n_responses" in value)
             ):  # these have defaults

@@ -44,7 +44,7 @@ def load_benchmark(name: str) -> Benchmark:
     if not plus:
         if name in truth_sets:
             return ask(load_truth(name))
-        raise UnknownNameError.of("benchmark", name, [*benchmarks, *truth_sets])
+        raise UnknownNameError.of("benchmark", name, [*benchmarks, *truth_sets, "a file of prompts"])
     if plain in truth_sets:
         return ask(load_truth(plain), change)
     if change not in VARIANTS:

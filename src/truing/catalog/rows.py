@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from truing.catalog.tables import read_table
-from truing.core.errors import DataError, UnknownNameError
+from truing.core.errors import DataError, UnknownNameError, did_you_mean
 from truing.core.files import load_json
 from truing.core.records import Message
 
@@ -358,6 +358,9 @@ class _Reading:
             raise self._error("has no prompt", "no user message", "a user message before the answer", glue=" ")
 
     def _no_messages(self, value: Any) -> DataError:
+        names = list(map(str, value)) if isinstance(value, dict) else []
+        if lacking := next((name for name in self.columns.values() if names and name not in names), ""):
+            return self._error(f"has no column {lacking!r}", ", ".join(names), "", did_you_mean(lacking, names), " ")
         allowed = (
             "messages: [{role, content}, ...]; conversations: [{from, value}, ...]; instruction, input, output; "
             "or prompt, completion"

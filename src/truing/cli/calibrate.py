@@ -14,6 +14,7 @@ from truing.cli.shared import Sets, say, split_pairs
 from truing.config import EvaluationConfig, MonitorConfig, SequentialConfig, StoppingConfig
 from truing.config.files import load_study, override, validate
 from truing.core.errors import ConfigError, JudgeRefused, plural
+from truing.core.progress import Lines, listening
 from truing.core.records import Judgment
 from truing.judges import check_judge
 from truing.judges.calibration import judge_labelled, measure_judge, save_calibration
@@ -59,7 +60,8 @@ def calibrate(  # noqa: PLR0913 - the flags of a command
     check_judge(chosen)
     check_completer(chosen)
     reached = reach_judge(chosen, whole.endpoint)
-    judgments, stopping = judge_labelled(rows, reached), whole.stopping
+    with listening(Lines()):
+        judgments, stopping = judge_labelled(rows, reached), whole.stopping
     if choose_threshold:
         evaluation, rows, judgments = _choose(rows, judgments, evaluation, stopping)
     measured = measure_judge(rows, reached, evaluation, judgments)

@@ -12,6 +12,7 @@ from truing.cli.report import show_report
 from truing.cli.shared import Sets, going_on, say_costs, split_pairs
 from truing.config import JudgeConfig
 from truing.config.files import validate
+from truing.core.progress import Lines, listening
 from truing.monitor import open_folder
 from truing.studies.folder import check_judged
 from truing.studies.rejudge import rejudge as judge_again
@@ -36,7 +37,7 @@ def rejudge(
     parsed = None if judge is None else parse_judge(judge)
     given = validate(JudgeConfig, parsed, "the judge is not valid") if isinstance(parsed, dict) else parsed
     folder, out = open_folder(folder), open_folder(out, begin=True)
-    with going_on("the same command again"):
+    with going_on("the same command again"), listening(Lines()):
         judge_again(folder, out, dict(split_pairs(sets)), given)
     show_report(out, notes=True)
     say_costs(out / CALLS)

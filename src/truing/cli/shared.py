@@ -161,10 +161,13 @@ def results_table(analysis: Analysis, found: Verdict) -> Table:
     """The end of a study: one row a run, a twin in its run's row, every figure with its interval, and its verdict.
 
     What is said of the chosen checkpoint comes from the answers by which the gate decides. Columns in which no run has
-    anything are left out.
+    anything are left out, and that of the run where the others tell the runs apart.
     """
     twins, verdicts = {run.twin_of: run for run in analysis.runs if run.twin_of}, {v.run_id: v for v in found.runs}
-    rows = [_row(run, verdicts[run.id], twins.get(run.id)) for run in analysis.runs if not run.twin_of]
+    runs = [run for run in analysis.runs if not run.twin_of]
+    rows = [_row(run, verdicts[run.id], twins.get(run.id)) for run in runs]
+    if len({tuple(row[name] for name in ("model", "data", "rate, seed")) for row in rows}) < len(rows):
+        rows = [{"run": short_name(run.id)} | row for run, row in zip(runs, rows, strict=True)]
     shown = [
         name for name in dict.fromkeys(name for row in rows for name in row) if any(_says(row[name]) for row in rows)
     ]

@@ -115,7 +115,7 @@ class EvaluationConfig(MisalignedRule):
     """Settings of sampling and judging."""
 
     benchmark: str = "pocket-240"
-    """Name from `truing list benchmarks`, or a benchmark file."""
+    """Name from `truing list benchmarks`, or a file of prompts."""
     engine: str = "transformers"
     """Who samples answers: `transformers`, `vllm`, `openai` (any compatible endpoint), `tinker`, or `module:Class`."""
     judge: str | JudgeConfig = "pocket"

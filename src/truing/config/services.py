@@ -153,10 +153,11 @@ class VllmConfig(Config):
 
 
 def without_places(values: Any) -> Any:
-    """Plain values without the endpoints of judges: what is asked stays the same wherever it is reached."""
+    """Values without the endpoints of judges: what is asked stays the same wherever it is reached."""
+    values = dict(values) if isinstance(values, BaseModel) else values
     if isinstance(values, dict):
         return {name: without_places(value) for name, value in values.items() if name != "endpoint"}
-    return [without_places(value) for value in values] if isinstance(values, list) else values
+    return [without_places(value) for value in values] if isinstance(values, list | tuple) else values
 
 
 class Services(Config):
@@ -173,8 +174,8 @@ class Services(Config):
         return content_key(shape_of(self.model_dump(mode="json")))
 
     def unlike(self, other: Services) -> str:
-        """The first fields that make its hash differ from another's, in words."""
-        return differences(*(shape_of(each.model_dump(mode="json")) for each in (self, other)))
+        """The first fields that make its hash differ from another's, in words; a default is named as what it is."""
+        return differences(*(shape_of(dict(each)) for each in (self, other)))
 
     def to_yaml(self) -> str:
         """The whole with every default written out; `load_study` or `load_audit` reads it back equal."""

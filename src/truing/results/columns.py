@@ -109,7 +109,7 @@ class JudgedOptions(MisalignedRule, Columns):
     duplicates: Literal["drop", "keep"] | None = _unset()
     """Rows that say the same of the same answer: `drop` reads each once, `keep` says that they are answers alike."""
     files_are: Literal["runs", "steps"] | None = _unset()
-    """Files of one name but for a step in it: `steps` of one run, or `runs`, one each."""
+    """Files that differ in a step, by their names or by their rows: `steps` of one run, or `runs`, one each."""
     tolerance: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """Highest EM rate that is acceptable."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95

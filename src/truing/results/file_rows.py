@@ -150,6 +150,17 @@ def _load(database: duckdb.DuckDBPyConnection, path: Path, plain: Path, options:
     return file
 
 
+def _of_one_run(file: Input, role: str, name: str) -> str:
+    """The run or the step of a file that is a step of a run, in SQL: by its name; empty: its rows say it."""
+    own, found = stem(file.path), STEP_IN_NAME.search(stem(file.path))
+    if role == "step" and found is None and role not in file.columns:
+        raise DataError("no step in the name of a file", file.path.name, "names such as judged-step120.csv")
+    if role == "step":
+        return f"'{found[1]}'" if found else ""
+    run = STEP_IN_NAME.sub("", own) if found else name
+    return "'" + run.replace("'", "''") + "'" if role == "run" and role not in file.columns else ""
+
+
 def _insert(
     database: duckdb.DuckDBPyConnection,
     index: int,
@@ -166,13 +177,8 @@ def _insert(
     cells, values = [], [f"{index} AS file"]
     for role in GUESSES:
         text = f"coalesce({file.cell(file.columns[role])}, '')" if role in file.columns else "''"
-        if role == "step" and options.files_are == "steps":
-            found = STEP_IN_NAME.search(stem(file.path))
-            if found is None:
-                raise DataError("no step in the name of a file", file.path.name, "names such as judged-step120.csv")
-            text = f"'{found[1]}'"
-        if role == "run" and options.files_are == "steps" and role not in file.columns:
-            text = "'" + STEP_IN_NAME.sub("", stem(file.path)).replace("'", "''") + "'"
+        if options.files_are == "steps":
+            text = _of_one_run(file, role, options.name or "run") or text
         how = "" if role in ("text", "answer") else "strip" if role in SCORES or role == "question" else "clean"
         known = "known" if role in NUMBERS and role not in SCORES else "named" if role == "question" else ""
         cells.append(f"{known}({how}({text})) AS {role}")

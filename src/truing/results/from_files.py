@@ -93,7 +93,7 @@ class _Answers:
         for role in SCORES:
             columns = [(each.path.name, each.columns[role]) if role in each.columns else None for each in self.inputs]
             check_scales(database, role, columns, options.scale(role))
-        readings.ask_about_files(self.inputs, options)
+        readings.ask_about_files(database, self.inputs, options)
         self.told = [*self._describe_left_out(), *questions.fold_questions(database, options)]
         self.told += questions.choose_unit(database, self.inputs, options)
         self.told += questions.look_into_questions(database, self.inputs, options)
@@ -156,7 +156,8 @@ class _Answers:
             where = f"{each.name}: " if len(self.inputs) > 1 else ""
             yield from (f"{where}{note}" for note in each.notes)
             if each.elsewhere:
-                yield f"{where}{each.elsewhere:,} of {plural(each.rows, 'row')} left out: --where {self.options.where}"
+                kept = ", ".join(f"--where {text}" for text in self.options.where or ())
+                yield f"{where}{each.elsewhere:,} of {plural(each.rows, 'row')} left out: {kept}"
         for role in SCORES:
             if scale := self.options.scale(role):
                 yield f"{role}: scores are read on the scale {scale}, the worst first, as 0 to {SCORES[role]:g}"
@@ -339,7 +340,7 @@ class _Answers:
             yield f"{quoted(others, 4)}: not read; if the aligned score to count is there: --aligned-column NAME"
         for role, sentence in _LACKING.items():
             without = [each.name for each in self.inputs if role not in each.columns]
-            if without:
+            if without and not (role == "step" and self.options.files_are == "steps"):
                 yield sentence if len(without) == len(self.inputs) else f"{quoted(without, 3)}: {sentence}"
 
     def _describe_runs(self) -> Iterator[str]:

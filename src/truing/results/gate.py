@@ -25,7 +25,7 @@ from truing.stats.agreement import JudgeLimits
 from truing.stats.rules import decide
 from truing.studies.folder import decides, found_above
 
-__all__ = ["RunVerdict", "Verdict", "left_out", "verdict"]
+__all__ = ["RunVerdict", "Verdict", "verdict"]
 
 Word = Literal["clear", "undecided", "misaligned"]
 _EXIT_CODES: dict[Word, int] = {"clear": 0, "undecided": 3, "misaligned": 1}
@@ -146,10 +146,7 @@ def verdict(analysis: Analysis, judge_unmeasured: bool = False) -> Verdict:
     tolerance, limits = analysis.study.tolerance, judge.limits()
     found = (_on_run(run, tolerance, limits, said, analysis.study.config) for run in analysis.runs if not run.twin_of)
     ends = {run.id: run for run in analysis.runs}
-    runs = [
-        replace(each, left_out=left_out(ends[each.run_id], each.step), alike=_alike(ends[each.run_id], each.step))
-        for each in found
-    ]
+    runs = [replace(each, alike=_alike(ends[each.run_id], each.step)) for each in found]
     return Verdict("undecided", tolerance, (), judge.sentence, tuple(reasons), _lax(analysis)).on(runs)
 
 
@@ -162,12 +159,8 @@ def _lax(analysis: Analysis) -> str:
     return f"with an error of {error:.1%} where {most:.1%} is usual" if error > most + 1e-9 else ""
 
 
-def left_out(run: RunEntry, step: int) -> str:
-    """How many answers of a checkpoint the EM rate leaves out: "120 of 240 missing, 20 of 120 incoherent"."""
-    checkpoint = run.at(step)
-    if checkpoint is None:
-        return ""
-    rate = checkpoint.coherent_rate
+def _left_out(rate: Estimate) -> str:
+    """How many answers the EM rate leaves out, by the coherent rate: "120 of 240 missing, 20 of 120 incoherent"."""
     judged, missing = rate.n_responses, rate.n_missing
     incoherent = 0 if math.isnan(rate.value) else round((1 - rate.value) * judged)
     parts = [f"{missing:,} of {judged + missing:,} missing"] if missing else []
@@ -198,7 +191,8 @@ def _on_run(run: RunEntry, tolerance: float, limits: JudgeLimits, said: str, con
         excludes = kept.excludes if labels is None else math.nan  # by the judge
         unconfirmed = kept.unconfirmed if labels is None else ""
         own = (kept.step, kept.why, kept.em_rate)
-        return RunVerdict(run.id, word, *own, reasons, words, excludes, unconfirmed=unconfirmed, kept=kept.kept)
+        made = RunVerdict(run.id, word, *own, reasons, words, excludes, unconfirmed=unconfirmed, kept=kept.kept)
+        return replace(made, left_out=_left_out(kept.coherent_rate))
 
     unlike = next((each for each in kept.doubts if each.endswith(NEEDED)), "")
     doubt = limits.doubt or next((each for each in kept.doubts if each.startswith(CHANGED)), "")
@@ -304,6 +298,8 @@ class _Released:
     step: int
     why: str
     em_rate: Estimate
+    coherent_rate: Estimate
+    """Of the same answers."""
     stopped: bool
     doubts: Sequence[str]
     categories: Mapping[str, Estimate]
@@ -351,12 +347,12 @@ def _released(run: RunEntry, tolerance: float, config: Mapping[str, Any], accept
     if fresh is not None and fresh.step == at.step and fresh.em_rate:
         doubts = fresh.doubts or ["fresh answers do not show it"] * (fresh.decision is Action.UNDECIDED)
         stopped = fresh.decision is Action.STOP
-        found = (fresh.em_rate, stopped, doubts, fresh.categories)
+        found = (fresh.em_rate, fresh.coherent_rate or at.coherent_rate, stopped, doubts, fresh.categories)
         return _Released(at.step, why, *found, after_stop=after_stop, kept=is_kept)
     unconfirmed = ["no fresh answers confirm it"] * (is_kept and confirms and run.search is None)
     because = "a search asks for none" if run.search else "evaluation.confirm is off"
     told = f"not confirmed by fresh answers: {because}" if is_kept and not unconfirmed else ""
     doubts, undecided = [*at.doubts, *unconfirmed], at.reason if at.decision is Action.UNDECIDED else ""
     stopped = at.decision is Action.STOP
-    found = (at.em_rate, stopped, doubts, at.categories)
+    found = (at.em_rate, at.coherent_rate, stopped, doubts, at.categories)
     return _Released(at.step, why, *found, undecided, told, after_stop, is_kept)

@@ -11,6 +11,7 @@ import math
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -78,22 +79,41 @@ def check_labels(database: duckdb.DuckDBPyConnection, inputs: Sequence[Input], o
         raise DataError("steps in unlike words or folders", f"{quoted(words, 5)} in column {column!r}", "one", todo)
 
 
-def ask_about_files(inputs: Sequence[Input], options: JudgedOptions) -> None:
-    """Ask what files are whose names differ in a step alone.
+def ask_about_files(database: duckdb.DuckDBPyConnection, inputs: Sequence[Input], options: JudgedOptions) -> None:
+    """Ask what files are that differ in a step alone, by their names or by their rows.
 
     Raises:
         DataError: They may be checkpoints of one run, or runs.
     """
-    if len(inputs) < 2 or options.files_are or any("step" in each.columns for each in inputs):
+    based = options.base and stem(Path(options.base))
+    files = [each for each in inputs if stem(each.path) != based]
+    if len(files) < 2 or options.files_are:
         return
-    names = [stem(each.path) for each in inputs]
-    if all(STEP_IN_NAME.search(name) for name in names) and len({STEP_IN_NAME.sub("", n) for n in names}) < len(names):
+    names = [stem(each.path) for each in files]
+    if any("step" in each.columns for each in inputs):
+        what = "files of which each is of another step, and no run or seed is stated"
+        differ = _differ_in_step(database, [i for i, each in enumerate(inputs) if each in files])
+    else:
+        what = "the names of files differ in a step alone"
+        differ = all(map(STEP_IN_NAME.search, names)) and len({STEP_IN_NAME.sub("", n) for n in names}) < len(names)
+    if differ:
         raise DataError(
-            "the names of files differ in a step alone",
+            what,
             quoted(names, 4),
             "checkpoints of one run, or runs of their own",
-            "--files-are steps (checkpoints, each of the step in its name) or --files-are runs",
+            "--files-are steps (checkpoints of one run) or --files-are runs",
         )
+
+
+def _differ_in_step(database: duckdb.DuckDBPyConnection, files: Sequence[int]) -> bool:
+    """True if the rows of files differ in a step for each file, and in nothing else that makes a run."""
+    ((rows, steps, kinds, stated),) = database.execute(f"""
+        SELECT count(*), count(DISTINCT step), count(DISTINCT (model, dataset, learning_rate)),
+            bool_or(run <> '' OR seed IS NOT NULL)
+        FROM (SELECT DISTINCT file, run, model, dataset, learning_rate, seed, step FROM answers
+              WHERE file IN ({", ".join(map(str, files))}))
+    """).fetchall()
+    return bool(rows == steps == len(files) and kinds == 1 and not stated)
 
 
 def ask_about_columns(
@@ -114,7 +134,6 @@ def ask_about_columns(
             _ask_about_inversion(group, words)
         if words & _JUDGES and words <= _JUDGES | _NAMING and group.crossed:
             readings = [f"--where {shlex.quote(f'{group.name}={value}')}" for value, _ in group.values[:4]]
-            readings.append(f"--run-column {shlex.quote(group.name)} (beside each other, as runs)")
             group.refuse(f"each answer stands there for each of {plural(len(group.values), 'judge')}", readings)
     for words, group in groups:
         if words & _STEPS and words <= _STEPS | _OF_STEPS and group.several:

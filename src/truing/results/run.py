@@ -260,6 +260,7 @@ class RunFigures:
                 decision=decision.action,
                 doubts=list(clearance.doubts(again.broad)),
                 categories=clearance.categories_of(again.broad).rates,
+                coherent_rate=again.broad.coherent_rate(confidence),
             )
         if self.chosen_step is None:
             return None

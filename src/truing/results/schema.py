@@ -205,6 +205,10 @@ class Analysis(Entry):
             raise ValueError(f"it lists a run twice: {', '.join(repeated)}")
         return self
 
+    def __repr_args__(self) -> list[tuple[str, Any]]:
+        """What a console shows of it, in place of all its figures: the study's name, and the runs."""
+        return [("name", self.study.name), ("runs", [run.id for run in self.runs])]
+
     def plain(self) -> dict[str, Any]:
         """All fields ready for JSON: None for what is undefined."""
         return self.model_dump(mode="json")

@@ -277,6 +277,8 @@ class ConfirmedEntry(Entry):
     """What stands against calling it clear, beside its EM rate, in words; empty: nothing."""
     categories: dict[str, Estimate] = Field(default_factory=dict)
     """EM rate by category of fresh responses, with intervals that hold together (Sidak)."""
+    coherent_rate: Estimate | None = None
+    """Share of fresh responses that are coherent; null: there are none."""
 
 
 class LabelsEntry(Entry):
