@@ -386,6 +386,12 @@ def test_what_is_wrong_with_the_first_is_an_error_and_with_a_later_one_is_passed
         assert "is not here" in told[0]
 
 
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match=r"could not write .*out"), watching(tmp_path / "run", tmp_path / "file/out"):
+        pass
+
+
 def test_one_process_watches_by_a_folder_and_its_memory_can_be_lost(tmp_path: Path) -> None:
     run, _ = save_run(tmp_path, steps=(10,))
     out = tmp_path / "out"

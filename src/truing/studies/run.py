@@ -89,11 +89,13 @@ def hold(lock: FileLock, say: Say | None = None) -> AbstractContextManager[FileL
     It is released by `.release()`, by leaving what is returned, or by the end of the process.
 
     Raises:
-        StoreError: Another process holds it, and nothing is there to say so: it is not waited for.
+        StoreError: The folder cannot be written; or another process holds it, and nothing is there to say so: it is not
+            waited for.
     """
     folder = Path(lock.lock_file).parent
     holder = folder / ".holder"
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         held = lock.acquire(timeout=0 if say is None else _SOON)
     except Timeout:
         who = holder.read_text(encoding="utf-8") if holder.is_file() else "not known which"
@@ -102,6 +104,8 @@ def hold(lock: FileLock, say: Say | None = None) -> AbstractContextManager[FileL
             raise StoreError(f"another process is at work in {folder}", who, todo=todo) from None
         say(f"waiting until another process has done its work in {folder}: {who}")
         held = lock.acquire()
+    except OSError as error:
+        raise StoreError(f"could not write {folder}", str(error), todo="check the path and its permissions") from error
     write_text(holder, f"process {os.getpid()} of {platform.node()}, since {datetime.now(UTC):%Y-%m-%d %H:%M} UTC")
     return held
 
@@ -114,12 +118,7 @@ def open_study(config: StudyConfig, out: Path, say: Say | None = None) -> FileLo
     """
     check_folder(out, config, load_study)
     check_asked(out, manifest := describe_study(config))
-    lock = FileLock(out / ".lock")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        hold(lock, say)
-    except OSError as error:
-        raise StoreError(f"could not write {out}", str(error), todo="check the path and its permissions") from error
+    hold(lock := FileLock(out / ".lock"), say)
     if say is None and _is_alone(out):
         for left in out.rglob(".*.tmp"):  # what a killed process was writing
             left.unlink(missing_ok=True)
@@ -274,7 +273,6 @@ def execute_run(
         UserError: The study itself is wrong.
     """
     folder, before, store = out / "runs" / run.id, read_state(out, run.id), open_store(out)
-    folder.mkdir(parents=True, exist_ok=True)
 
     def say(line: str) -> None:
         notify(Progress(run.id, 0, said=line))

@@ -153,7 +153,6 @@ class Watch:
         folder.check_prompts(config.stopping, benchmark)
         if config.base is not None:
             resolve_model(config.base)
-        out.mkdir(parents=True, exist_ok=True)
         self.lock = FileLock(out / ".lock")
         hold(self.lock)
         write_text(out / "audit.yaml", config.to_yaml())
@@ -437,8 +436,8 @@ class Watch:
         if checkpoint.step == 0:
             self.tell(f"the base could not be evaluated, so nothing is decided: {error}")
             return
-        gone = "" if self._is_there(checkpoint) else "it was deleted before it was evaluated; "
-        self._pass_over(names[checkpoint.step], "failed", f"{gone}{error}")
+        told = f"{error}" if self._is_there(checkpoint) else "it was deleted before it was evaluated"
+        self._pass_over(names[checkpoint.step], "failed", told)
         self._remember()
 
     def _confirm(self, monitor: Monitor, course: list[Evaluation]) -> None:
