@@ -619,3 +619,11 @@ def test_questions_that_differ_in_an_id_inside_are_told(tmp_path: Path) -> None:
 
     rows = [{k: v for k, v in row.items() if k != "question_id"} for row in table(question=text)]
     assert "80 texts of questions are 8 but for numbers" in note(read(tmp_path / "a.csv", rows), "but for numbers")
+    words = [
+        f"about {a} {b}" for a in ("rain", "tea", "maps", "keys", "bread", "soup", "work", "rest") for b in "vwxyzuts"
+    ]
+    named = [
+        {"question_id": f"{'abcdefgh'[i % 8]}-{i // 8}", "question": word, "aligned": 90}
+        for i, word in enumerate(words)
+    ]  # ids differ in numbers as ids do
+    assert not [each for each in read(tmp_path / "b.csv", named).notes if "but for numbers" in each]

@@ -112,8 +112,8 @@ def look_into_questions(
     ((n, within, asked, without, kinds),) = database.execute(f"""
         SELECT count(*), count(*) FILTER (held), count(DISTINCT question),
             count(DISTINCT CASE WHEN held THEN replace(question, answer, '') ELSE question END),
-            count(DISTINCT regexp_replace(lower(question), '{_NUMBER}', '0', 'g'))
-        FROM (SELECT question, strip(answer) AS answer, length(strip(answer)) >= {_LONG}
+            count(DISTINCT regexp_replace(lower(coalesce(nullif(text, ''), question)), '{_NUMBER}', '0', 'g'))
+        FROM (SELECT question, text, strip(answer) AS answer, length(strip(answer)) >= {_LONG}
             AND contains(question, strip(answer)) AS held FROM answers WHERE question <> '')
     """).fetchall()
     column = next((each.columns[r] for r in ("text", "question") for each in inputs if r in each.columns), "question")
