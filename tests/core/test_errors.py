@@ -1,4 +1,6 @@
+import json
 import pickle
+import re
 
 import pytest
 
@@ -47,6 +49,10 @@ def test_boundary_turns_foreign_errors_into_ours() -> None:
     with pytest.raises(TrainerError, match="ZeroDivisionError") as caught, boundary("training", TrainerError):
         raise ZeroDivisionError("oh")
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    assert re.fullmatch(r"ZeroDivisionError: oh \(test_errors.py, line \d+\)", caught.value.got)  # a plugin's, say
+    with pytest.raises(TrainerError) as caught, boundary("training", TrainerError):
+        json.loads("{")
+    assert "(test_errors.py, line" in caught.value.got  # where it was called, not where in the library
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("I/O error: No space left")])

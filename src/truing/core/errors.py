@@ -23,8 +23,11 @@ from __future__ import annotations
 
 import difflib
 import errno
+import sysconfig
+import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 class TruingError(Exception):
@@ -123,13 +126,17 @@ def plural(number: int, noun: str, many: str = "") -> str:
     return f"{number:,} {noun if number == 1 else many or f'{noun}s'}"
 
 
+_INSTALLED = ("<", str(Path(__file__).parents[1]), *map(sysconfig.get_path, ("stdlib", "purelib", "platlib")))
+
+
 @contextmanager
 def boundary(what: str, kind: type[WorkError]) -> Iterator[None]:
     """The one place that turns foreign exceptions into our own.
 
     Args:
         what: What was being done, for the message.
-        kind: What a foreign exception becomes. A full disk or a folder that cannot be written becomes a `StoreError`.
+        kind: What a foreign exception becomes, with its place in a file of the user's own. A full disk or a folder that
+            cannot be written becomes a `StoreError`.
     """
     try:
         yield
@@ -144,4 +151,8 @@ def boundary(what: str, kind: type[WorkError]) -> Iterator[None]:
                 text,
                 todo="free space or check permissions, then run the same command again: it goes on",
             ) from error
-        raise kind(f"{what} failed", text) from error
+        own = [line for line in traceback.extract_tb(error.__traceback__) if not line.filename.startswith(_INSTALLED)]
+        where = (
+            f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own and not isinstance(error, OSError) else ""
+        )
+        raise kind(f"{what} failed", text + where) from error
