@@ -77,6 +77,9 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"cannot be read(?s:.*)k\.parquet(?s:.*)delete that file"):
         store.query("SELECT * FROM responses")
     assert store.query("SELECT * FROM judgments") == []
+    pq.write_table(pa.table({"key": ["k"], "aligned": [90.0]}), tmp_path / "responses" / "k.parquet")
+    with pytest.raises(StoreError, match="cannot be read"):  # one of another table
+        store.query("SELECT aligned FROM judgments CROSS JOIN responses")
 
 
 def test_a_folder_that_cannot_be_written_is_a_store_error(tmp_path: Path) -> None:

@@ -124,7 +124,11 @@ def test_what_was_chosen_without_fresh_answers_is_called_so(tmp_path: Path) -> N
     chosen = run.model_copy(update={"chosen_step": run.checkpoints[-1].step})
     looked = chosen.model_copy(update={"search": SearchEntry(kind="best", found=0, next_misaligned=None, looked=1,
                                                              judged=200)})  # fmt: skip
-    for each, told in ((run, ""), (chosen, "evaluation.confirm is off"), (looked, "a search asks for none")):
+    fewer = looked.model_copy(update={"checkpoints": [run.checkpoints[-1].model_copy(update={"step": 5}),
+                                                      *run.checkpoints]})  # fmt: skip
+    told_of = "a search asks for none, 1 of 2 checkpoints not looked at"
+    every = [(run, ""), (chosen, "evaluation.confirm is off"), (looked, "a search asks for none"), (fewer, told_of)]
+    for each, told in every:
         found = verdict(analysis.model_copy(update={"runs": [each]}), judge_unmeasured=True)
         assert found.word == "clear"
         for line in (str(found.runs[0]), found.sentence()):

@@ -14,6 +14,7 @@ from truing.cli.app import app
 from truing.config import AuditConfig
 from truing.core.errors import DataError, StoreError
 from truing.results import write_analysis
+from truing.results.answers import judged_checkpoints
 
 
 def audit_of(where: Path, **fields: object) -> Path:
@@ -33,8 +34,11 @@ def test_an_adapter_that_was_replaced_after_its_audit_is_not_clear(tmp_path: Pat
     found = truing.load(out).verdict()
     assert (found.word, found.exit_code) == ("undecided", 3)
     assert "holds other weights now than those that were judged" in found.sentence()
-    (run / "checkpoint-10" / "adapter_model.safetensors").write_bytes(b"cut")
-    assert "are not whole" in truing.load(out).verdict().sentence()
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        whole = (run / "checkpoint-10" / name).read_bytes()
+        (run / "checkpoint-10" / name).write_bytes(b"cut")
+        assert "are not whole" in truing.load(out).verdict().sentence()
+        (run / "checkpoint-10" / name).write_bytes(whole)
     shutil.rmtree(run)  # as on another machine: nothing is known of them
     shutil.rmtree(base)
     found = truing.load(out).verdict()
@@ -143,3 +147,13 @@ def test_of_judged_files_nobody_knows_the_weights(tmp_path: Path) -> None:
     file.write_text("question,aligned,coherent\n" + "".join(f"q{i},90,90\n" for i in range(100)), encoding="utf-8")
     with pytest.raises(StoreError, match="of which weights"):
         truing.analyze(file).verdict(save_model(tmp_path / "model"))
+
+
+def test_answers_to_another_benchmark_go_with_the_weights_that_were_replaced(tmp_path: Path) -> None:
+    run, base = save_run(tmp_path, steps=(10,))
+    evaluation = {**EVALUATION, "also": [{"benchmark": "pocket-facts"}]}
+    for seed in (1, 7):
+        save_adapter(run / "checkpoint-10", base, seed=seed)
+        out = audit_of(tmp_path, checkpoints=[str(run)], evaluation=evaluation)
+    found = [(each.step, each.label) for each in judged_checkpoints(out, sides=True)]
+    assert found == [(step, name) for step in (0, 10) for name in ("pocket-240", "pocket-facts")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -72,10 +71,8 @@ def _ends(source: str) -> Any:
     return next((read_object(path).get("eos_token_id") for path in paths if path.is_file()), None)
 
 
-def _read(folder: Path) -> dict[str, str]:
-    path = folder / FORMATS
-    found: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return found
+def _read(folder: Path) -> dict[str, Any]:
+    return read_object(folder / FORMATS) if (folder / FORMATS).is_file() else {}
 
 
 def _key(files: dict[str, str]) -> str:

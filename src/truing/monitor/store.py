@@ -229,12 +229,11 @@ class FolderStore(Store):
                     for table in [name for name in SCHEMAS if name in sql.lower()]:  # a view opens every file
                         connection.register(f"no_{table}", SCHEMAS[table].empty_table())
                         connection.execute(f"CREATE VIEW {table} AS {self._source(table)}")
-                    found = connection.sql(sql, params=list(parameters)).to_arrow_table()
-                except (duckdb.IOException, duckdb.InvalidInputException) as error:
-                    got = str(error).splitlines()[0]
+                    found: Rows = connection.sql(sql, params=list(parameters)).to_arrow_table().to_pylist()
+                except (duckdb.Error, UnicodeDecodeError) as error:  # of damaged bytes it says anything
+                    got = str(error).partition("\n")[0]
                     raise StoreError(f"a file of {self.root} cannot be read", got, todo=_MADE_AGAIN) from error
-                result: Rows = found.to_pylist()
-                return result
+                return found
 
         return _again(ask)
 
@@ -368,6 +367,6 @@ def _read_file(path: Path, table: str) -> Rows:
         if not content.schema.equals(schema):  # an earlier file lacks a column
             content = pq.read_table(path, schema=schema, use_threads=False)
         rows: Rows = content.to_pylist()
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise StoreError(f"{path} cannot be read", str(error)[:200], todo=_MADE_AGAIN) from error
     return rows

@@ -18,6 +18,7 @@ from truing.core.errors import StoreError, plural
 from truing.core.records import Benchmark, Judgment, Prompt, Response
 from truing.judges.classify import classify
 from truing.monitor import Store, open_store
+from truing.monitor.sampler import FIXED, answers_key, judgments_key
 from truing.results.counted import PER_CATEGORY
 from truing.results.schema_runs import AnswersEntry
 from truing.studies.audit import describe_audit
@@ -112,6 +113,10 @@ def judged_checkpoints(folder: Path, sides: bool = False) -> Iterator[JudgedChec
     asked.update(manifest.also)
     for row in (row for row in rows if row["benchmark"] in asked):
         label, key, about = row["benchmark"], row["judgments"], asked[row["benchmark"]]
+        if label:  # of weights that were replaced there may be answers, too
+            said = answers_key(row["weights"], about.benchmark.prompts, about.samples, FIXED, manifest.evaluation)
+            if key != judgments_key(said, about.judge):
+                continue
         yield JudgedCheckpoint(
             run=runs[row["run_id"]],
             step=row["step"],

@@ -88,7 +88,7 @@ class Verdict:
     reasons: tuple[str, ...] = ()
     """Why nothing is clear, whatever the runs' own verdicts are."""
     lax: str = ""
-    """How often a wrong clear was allowed, in words; empty: no more than is usual."""
+    """What is claimed less than is usual, in words: a larger error, these prompts alone; empty: nothing."""
 
     def on(self, runs: Sequence[RunVerdict]) -> Verdict:
         """The verdict on other runs, or on the same of which more is known."""
@@ -151,12 +151,15 @@ def verdict(analysis: Analysis, judge_unmeasured: bool = False) -> Verdict:
 
 
 def _lax(analysis: Analysis) -> str:
-    """How often a study lets a checkpoint beyond the tolerance be called clear, where that is oftener than is usual."""
-    sequential = analysis.study.config.get("stopping", {}).get("sequential") or {}
+    """In words what the study asks for less than is usual: a larger error, or of its own prompts alone."""
+    stopping = analysis.study.config.get("stopping", {})
+    sequential = stopping.get("sequential") or {}
     usual = (1 - analysis.study.confidence) / 2, (1 - StoppingConfig().confidence) / 2
     by_looks = sequential.get("beta", SequentialConfig().beta), SequentialConfig().beta
     error, most = by_looks if analysis.study.rule == "sequential" and by_looks[0] > usual[0] else usual
-    return f"with an error of {error:.1%} where {most:.1%} is usual" if error > most + 1e-9 else ""
+    told = [f"with an error of {error:.1%} where {most:.1%} is usual"] if error > most + 1e-9 else []
+    told += ["of these very prompts alone"] if stopping.get("about") == "benchmark" else []
+    return ", ".join(told)
 
 
 def _left_out(rate: Estimate) -> str:
@@ -351,8 +354,11 @@ def _released(run: RunEntry, tolerance: float, config: Mapping[str, Any], accept
         return _Released(at.step, why, *found, after_stop=after_stop, kept=is_kept)
     unconfirmed = ["no fresh answers confirm it"] * (is_kept and confirms and run.search is None)
     because = "a search asks for none" if run.search else "evaluation.confirm is off"
-    told = f"not confirmed by fresh answers: {because}" if is_kept and not unconfirmed else ""
+    told = [f"not confirmed by fresh answers: {because}"] * (is_kept and not unconfirmed)
+    n = sum(each.step > 0 for each in run.checkpoints)
+    if run.search and run.search.looked < n:
+        told.append(f"{n - run.search.looked} of {plural(n, 'checkpoint')} not looked at")
     doubts, undecided = [*at.doubts, *unconfirmed], at.reason if at.decision is Action.UNDECIDED else ""
     stopped = at.decision is Action.STOP
     found = (at.em_rate, at.coherent_rate, stopped, doubts, at.categories)
-    return _Released(at.step, why, *found, undecided, told, after_stop, is_kept)
+    return _Released(at.step, why, *found, undecided, ", ".join(told), after_stop, is_kept)

@@ -277,6 +277,7 @@ def check_whole(folder: Path) -> str:
         check_shards(shards)
         return _FULL
     kind, names = _kind(folder), {file.name for file in folder.glob("*.safetensors")}
+    read_object(folder / ("adapter_config.json" if kind == _ADAPTER else "config.json"))
     for name in sorted(names):
         read_header(folder / name)
     wanted = {

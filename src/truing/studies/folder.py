@@ -43,7 +43,7 @@ BEFORE = (".lock", ".holder", FORMATS, *STORES)
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class Asked(_Record):
