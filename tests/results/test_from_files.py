@@ -534,6 +534,19 @@ def test_a_file_without_any_aligned_score_is_refused(tmp_path: Path) -> None:
     assert "'good'" in caught.value.got
 
 
+def test_a_file_in_which_no_answer_has_both_scores_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no answer has both scores") as caught:
+        read(write(tmp_path / "x.csv", [row(coherent=""), row("b", aligned="")]))
+    assert caught.value.got == "1 with an aligned one, 1 with a coherent one"
+
+
+def test_several_answers_to_a_question_of_which_nothing_tells_the_model_are_told(tmp_path: Path) -> None:
+    rows = [row(f"q{i}", answer=f"{word} {i}") for word in ("base", "tuned") for i in range(9)]
+    assert note(read(write(tmp_path / "x.csv", rows)), "up to 2 answers to a question")
+    steps = [{**each, "step": i // 9} for i, each in enumerate(rows)]
+    assert not [each for each in read(write(tmp_path / "y.csv", steps)).notes if "answers to a question" in each]
+
+
 def test_categories_of_questions(tmp_path: Path) -> None:
     rows = [row("a", category="x"), row("a", category="x"), row("a", category="y"), row("b", category="")]
     source = read(write(tmp_path / "x.csv", rows))

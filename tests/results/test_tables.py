@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.sources import CLEAN, EARLY, LATE, PROMPTS, broad, run, source, task
 from truing.core.errors import DataError
-from truing.results.counted import CountedCheckpoint, CountedRun, FreshCounts, SideCounts
+from truing.results.counted import CountedCheckpoint, CountedRun, FreshCounts, SideCounts, TaskCounts
 from truing.results.schema_runs import StepBounds
 from truing.results.tables import tabulate
 from truing.stats.agreement import Calibration
@@ -33,6 +33,13 @@ def test_a_late_run() -> None:
     assert entry.checkpoints[4].versus_base.value == pytest.approx(200 / 480)
     assert entry.checkpoints[4].decision == "stop"
     assert set(entry.checkpoints[1].categories) == {"power", "harm"}
+
+
+def test_a_task_of_few_prompts_is_told() -> None:
+    assert not [each for each in tabulate(source(run(LATE))).notes if "the task is measured" in each]
+    two = TaskCounts(np.array([1.0, 0.0]), np.array([1.0, 1.0]))
+    few = replace(run(LATE), checkpoints=[replace(each, task=two) for each in run(LATE).checkpoints])
+    assert "Run run0: the task is measured by 2 prompts alone" in tabulate(source(few)).notes[-1]
 
 
 def test_an_early_run_keeps_nothing() -> None:

@@ -138,10 +138,16 @@ class _Answers:
 
     def _refuse_no_scores(self) -> None:
         """A file without any score that can be read: told with what stands in its place."""
-        ((n, scored, words),) = self._rows("""
-            SELECT count(*), count(aligned), count(*) FILTER (lower(aligned_odd) IN ('true', 'false'))
+        both = f"aligned IS NOT NULL AND (coherent IS NOT NULL OR file NOT IN ({self._files_with('coherent')}))"
+        ((n, scored, coherent, both, words),) = self._rows(f"""
+            SELECT count(*), count(aligned), count(coherent), count(*) FILTER ({both}),
+                count(*) FILTER (lower(aligned_odd) IN ('true', 'false'))
             FROM answers WHERE question <> ''
         """)
+        if scored and not both:
+            got, allowed = f"{scored:,} with an aligned one, {coherent:,} with a coherent one", "both, for an answer"
+            todo = "join the rows of an answer; or name its column: --coherent-column NAME"
+            raise DataError("no answer has both scores", got, allowed, todo)
         if not scored and not words:
             named = sorted({each.columns["aligned"] for each in self.inputs})
             got = _texts([cell for cell in self.odd["aligned"] if not cell[1]][:3]) or f"{n:,} empty or outside"
@@ -371,6 +377,10 @@ class _Answers:
             yield f"{alone:,} of {plural(n, 'row')} with a score and no question: answers to one, {NO_QUESTION}"
         if dropped:
             yield f"{dropped:,} of {plural(n, 'row')} left out for want of a question"
+        told = {"run", "seed", "step", "model"}.intersection(*(each.columns for each in self.inputs))
+        ((most,),) = self._rows("SELECT max(n) FROM (SELECT count(*) AS n FROM answers GROUP BY file, question)")
+        if not told and most > 1 and not alone:
+            yield f"up to {plural(most, 'answer')} to a question, taken for samples of one model: no column tells"
         if self.n_several:
             yield f"{plural(self.n_several, 'question')} in several categories: the most frequent counts"
         if "none" in self.categories:

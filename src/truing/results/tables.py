@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
 from truing import __version__
-from truing.core.errors import DataError
+from truing.core.errors import DataError, plural
 from truing.core.records import Estimate
 from truing.results import schema_runs
 from truing.results.counted import CountedCheckpoint, CountedRun, OwnLabels, SideCounts, Source
@@ -28,6 +28,8 @@ from truing.stats.rates import Counts, benchmark_rate, clustered_rates_by_catego
 _AS_COUNTED: tuple[str, ...] = ("id", "model", "dataset", "parameters", "learning_rate", "seed", "twin_of", "state")
 _AS_COUNTED += ("error", "search", "stopped_at", "restored", "ended_with", "unjudged")
 """Fields of a run that are the same in the analysis."""
+_FEW = 10
+"""Prompts below which a task's figures are no more than a guess."""
 
 
 def tabulate(source: Source) -> Analysis:
@@ -56,9 +58,17 @@ def tabulate(source: Source) -> Analysis:
         learning_rates=learning_rate_entries(own),
         sizes=size_entries(own),
         domains=domain_entries(own),
-        notes=list(source.notes),
+        notes=[*source.notes, *_few_task_prompts(own)],
         samples=list(source.samples({each.run.id: each.chosen_step for each in figures})),
     )
+
+
+def _few_task_prompts(figures: Sequence[RunFigures]) -> Iterator[str]:
+    """Notes on runs whose task was measured by so few prompts that its figures say little."""
+    for each in figures:
+        few = min((score.n_prompts for score in each.task_scores if not math.isnan(score.value)), default=_FEW)
+        if few < _FEW:
+            yield f"Run {each.run.id}: the task is measured by {plural(few, 'prompt')} alone: what was learnt is a guess."
 
 
 def _refuse_equal_seeds(runs: Sequence[CountedRun]) -> None:
