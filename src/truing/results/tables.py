@@ -68,7 +68,7 @@ def _few_task_prompts(figures: Sequence[RunFigures]) -> Iterator[str]:
     for each in figures:
         few = min((score.n_prompts for score in each.task_scores if not math.isnan(score.value)), default=_FEW)
         if few < _FEW:
-            yield f"Run {each.run.id}: the task is measured by {plural(few, 'prompt')} alone: what was learnt is a guess."
+            yield f"Run {each.run.id}: the task is measured by {plural(few, 'prompt')} alone, so it says little."
 
 
 def _refuse_equal_seeds(runs: Sequence[CountedRun]) -> None:
