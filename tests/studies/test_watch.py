@@ -264,10 +264,12 @@ def test_what_is_deleted_meanwhile_is_told(
         watch.poll()
         shutil.rmtree(run / "checkpoint-40")
         poll(watch)
-        assert told[-1] == "checkpoint-40 was deleted before it was whole"
+        assert told[-1] == "checkpoint-40 is passed over for now: it was deleted before it was whole"
         assert watch.settled
         watch.finish()
-    assert verdict(analyse(tmp_path / "out")).word == "undecided"  # the last weights were not evaluated
+    (found,) = verdict(analyse(tmp_path / "out")).runs
+    assert found.word == "undecided"
+    assert "step 40 came later and was not evaluated" in found.reasons
 
 
 @pytest.mark.parametrize("changes", [True, False])
@@ -319,6 +321,11 @@ def test_a_last_checkpoint_that_never_became_whole_leaves_the_end_undecided(tmp_
         watch.finish()
     (found,) = verdict(analyse(tmp_path / "out")).runs
     assert (found.word, found.reasons) == ("undecided", ("step 20 came later and was not evaluated",))
+    with watching(run, tmp_path / "out") as (watch, _told):
+        shutil.rmtree(run / "checkpoint-20")  # as the message says
+        poll(watch)
+        watch.finish()
+    assert verdict(analyse(tmp_path / "out")).word == "clear"
 
 
 def test_a_folder_that_is_renamed_once_it_is_whole_is_the_same_checkpoint(tmp_path: Path) -> None:

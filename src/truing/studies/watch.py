@@ -42,6 +42,7 @@ from truing.studies.watched import check_saved, watched, words_of
 WATCH = "watch.json"
 _AGAIN = 600.0
 """Seconds after which what failed or lacks scores is asked again, if nothing else comes before."""
+_GONE = "it was deleted before it was whole"
 
 
 class Seen(BaseModel):
@@ -249,14 +250,15 @@ class Watch:
         return sorted(placed.keys() & here, key=lambda name: placed[name])
 
     def _forget(self, name: str) -> None:
-        """Let go of a folder that is gone; one of the same step in its place is looked at, and takes over."""
-        seen, place = self.state.seen[name], place_of(name)
-        again = sorted(n for n in self._here if replace(place_of(n), rest="") == replace(place, rest=""))
-        if seen.record is None:
-            self.tell(f"{name} was deleted before it was whole")
+        """Let go of a folder that is gone, unless nobody looked at it; one of the same step in its place takes over."""
+        seen, place = self.state.seen[name], replace(place_of(name), rest="")
+        again = sorted(other for other in self._here if replace(place_of(other), rest="") == place)
+        if again and seen.record is not None:
+            self.state.seen[again[0]] = seen.model_copy(update={"state": "changing", "stamp": ""})
+        if again or (seen.record is None and seen.state == "not whole" and seen.reason != _GONE):
             del self.state.seen[name]
-        elif again:
-            self.state.seen[again[0]] = self.state.seen.pop(name).model_copy(update={"state": "changing", "stamp": ""})
+        elif seen.record is None:
+            self._pass_over(name, "not whole", _GONE)
         elif seen.state in ("changing", "not whole"):
             seen.state = "evaluated" if seen.decided else "waiting"
 
@@ -318,8 +320,8 @@ class Watch:
 
     def _pass_over(self, name: str, state: Literal["changing", "not whole", "failed"], reason: str) -> Literal[False]:
         """Write down why a checkpoint is not evaluated; tell it once."""
-        seen, reason = self.state.seen[name], reason.replace(str(self.watched.here), self.watched.place)
-        reason = " ".join(reason.split())
+        seen = self.state.seen[name]
+        reason = " ".join(reason.replace(str(self.watched.here), self.watched.place).split())
         if seen.reason != reason:
             self.tell(f"{name} is passed over for now: {reason}")
         seen.state, seen.reason = state, reason
@@ -402,11 +404,11 @@ class Watch:
         beside = ", ".join(name or f"the model in {self.watched.place} itself" for name in others)
         told += [f"{beside} beside the checkpoints is left out."] if beside else []
         notes = [*(f"Run {self.run_id}: {each}" for each in told), *(n for seen in taken.values() for n in seen.notes)]
-        notes = list(dict.fromkeys([*notes, *note_copies(self.run_id, found)]))
+        notes += note_copies(self.run_id, found)
         model = base.model if base else self.config.base or self.watched.place
-        steps = {self._step(name): str(self.watched.here / name) for name in bad}
-        out = (Checkpoint(self.run_id, model, n, "", steps[n]) for n in sorted(steps.keys() - {c.step for c in found}))
-        return FoundRun(self.run_id, model, tuple(found), base, tuple(notes), tuple(out))
+        steps, seen = {self._step(name): str(self.watched.here / name) for name in bad}, {0, *(c.step for c in found)}
+        out = tuple(Checkpoint(self.run_id, model, step, "", steps[step]) for step in sorted({*steps} - seen))
+        return FoundRun(self.run_id, model, tuple(found), base, tuple(dict.fromkeys(notes)), out)
 
     def _see(self, evaluation: Evaluation, names: dict[int, str], monitor: Monitor) -> None:
         """Take in an evaluation, and act on the first decision to stop."""
@@ -436,8 +438,8 @@ class Watch:
         if checkpoint.step == 0:
             self.tell(f"the base could not be evaluated, so nothing is decided: {error}")
             return
-        told = f"{error}" if self._is_there(checkpoint) else "it was deleted before it was evaluated"
-        self._pass_over(names[checkpoint.step], "failed", told)
+        told = "" if self._is_there(checkpoint) else "it was deleted before it was evaluated"
+        self._pass_over(names[checkpoint.step], "failed", told or f"{error}")
         self._remember()
 
     def _confirm(self, monitor: Monitor, course: list[Evaluation]) -> None:
@@ -493,7 +495,6 @@ class Watch:
 
     def _bring(self, checkpoint: Checkpoint) -> None:
         """Have the weights of a checkpoint here, of which the copy may have been removed."""
-        path = Path(checkpoint.path or checkpoint.model)
-        if (name := self.watched.name_of(checkpoint)) and not path.is_dir():
+        if (name := self.watched.name_of(checkpoint)) and not Path(checkpoint.path or checkpoint.model).is_dir():
             with boundary(f"copying {name}", EngineError):
                 self.watched.bring(name)
