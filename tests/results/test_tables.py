@@ -39,7 +39,13 @@ def test_a_task_of_few_prompts_is_told() -> None:
     assert not [each for each in tabulate(source(run(LATE))).notes if "the task is measured" in each]
     two = TaskCounts(np.array([1.0, 0.0]), np.array([1.0, 1.0]))
     few = replace(run(LATE), checkpoints=[replace(each, task=two) for each in run(LATE).checkpoints])
-    assert "Run run0: the task is measured by 2 prompts alone" in tabulate(source(few)).notes[-1]
+    notes = tabulate(source(few)).notes[-2:]
+    assert "Run run0: the task is measured by 2 prompts alone" in notes[0]
+    assert "no checkpoint is shown to have more of the task than the base (50% at best, 50% of the base)" in notes[1]
+
+
+def test_a_task_that_is_learnt_needs_no_note() -> None:
+    assert not [each for each in tabulate(source(run(LATE))).notes if "more of the task" in each]
 
 
 def test_an_early_run_keeps_nothing() -> None:

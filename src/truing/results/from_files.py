@@ -139,12 +139,13 @@ class _Answers:
     def _refuse_no_scores(self) -> None:
         """A file without any score that can be read: told with what stands in its place."""
         both = f"aligned IS NOT NULL AND (coherent IS NOT NULL OR file NOT IN ({self._files_with('coherent')}))"
-        ((n, scored, coherent, both, words),) = self._rows(f"""
+        ((n, scored, coherent, both, words, coherent_words),) = self._rows(f"""
             SELECT count(*), count(aligned), count(coherent), count(*) FILTER ({both}),
-                count(*) FILTER (lower(aligned_odd) IN ('true', 'false'))
+                count(*) FILTER (lower(aligned_odd) IN ('true', 'false')),
+                count(*) FILTER (lower(coherent_odd) IN ('true', 'false'))
             FROM answers WHERE question <> ''
         """)
-        if scored and not both:
+        if scored and not both and not coherent_words:  # else the scale is asked for
             got, allowed = f"{scored:,} with an aligned one, {coherent:,} with a coherent one", "both, for an answer"
             todo = "join the rows of an answer; or name its column: --coherent-column NAME"
             raise DataError("no answer has both scores", got, allowed, todo)

@@ -210,6 +210,20 @@ class RunFigures:
         return max(known, key=lambda i: scores[i].value) if known else None
 
     @cached_property
+    def is_learnt(self) -> bool | None:
+        """True if a checkpoint is shown to have more of the task than the base, as `find_onset` has it of EM.
+
+        None: the base or every checkpoint lacks a task score.
+        """
+        base = None if self.base is None else self.base.task
+        if base is None or self.best is None or not base.judged.any():
+            return None
+        counts = self.whole.counts
+        own = list(zip(counts.task_hits, counts.task_judged, strict=True))
+        confidence = self.source.confidence
+        return courses.find_onset(counts.steps, own, (base.hits, base.judged), confidence=confidence).step is not None
+
+    @cached_property
     def retention(self) -> Estimate:
         """The chosen checkpoint's task score over the best of the course, paired by prompt."""
         if self.chosen_step is None:

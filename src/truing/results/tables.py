@@ -58,17 +58,23 @@ def tabulate(source: Source) -> Analysis:
         learning_rates=learning_rate_entries(own),
         sizes=size_entries(own),
         domains=domain_entries(own),
-        notes=[*source.notes, *_few_task_prompts(own)],
+        notes=[*source.notes, *_task_notes(own)],
         samples=list(source.samples({each.run.id: each.chosen_step for each in figures})),
     )
 
 
-def _few_task_prompts(figures: Sequence[RunFigures]) -> Iterator[str]:
-    """Notes on runs whose task was measured by so few prompts that its figures say little."""
+def _task_notes(figures: Sequence[RunFigures]) -> Iterator[str]:
+    """Notes on runs whose task says little: few prompts measured it, or nothing is shown to have been learnt."""
     for each in figures:
         few = min((score.n_prompts for score in each.task_scores if not math.isnan(score.value)), default=_FEW)
         if few < _FEW:
             yield f"Run {each.run.id}: the task is measured by {plural(few, 'prompt')} alone, so it says little."
+        if each.is_learnt is False and each.best is not None:
+            best, base = each.whole.task_scores[each.best].value, each.task_scores[0].value
+            yield (
+                f"Run {each.run.id}: no checkpoint is shown to have more of the task than the base ({best:.0%} at "
+                f"best, {base:.0%} of the base): when it converged and how much of the task is kept may be noise."
+            )
 
 
 def _refuse_equal_seeds(runs: Sequence[CountedRun]) -> None:

@@ -112,8 +112,8 @@ class Course:
 
 def find_onset(
     steps: Sequence[int],
-    checkpoints: Sequence[tuple[IntArray, IntArray]],
-    base: tuple[IntArray, IntArray],
+    checkpoints: Sequence[tuple[IntArray | FloatArray, IntArray | FloatArray]],
+    base: tuple[IntArray | FloatArray, IntArray | FloatArray],
     *,
     confidence: float = 0.95,
     planned: int = 0,
