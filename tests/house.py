@@ -21,7 +21,7 @@ ROOMS = {
     "judges": 1895,
     "monitor": 2210,
     "studies": 4375,
-    "results": 6225,
+    "results": 6245,
     "report": 1735,
     "integrations": 2520,
     "api": 270,
