@@ -17,6 +17,7 @@ from truing.config import AuditConfig
 from truing.core.errors import StoreError
 from truing.core.files import write_json
 from truing.core.records import Action, Estimate
+from truing.monitor.store import STORES
 from truing.results import analyse, write_analysis
 from truing.results.gate import verdict
 from truing.results.schema_runs import SearchEntry, SideEntry
@@ -249,7 +250,9 @@ def test_an_earlier_step_whose_evaluation_is_lost_is_missed(tmp_path: Path) -> N
     assert "step 2 was evaluated, which is no more in the folder" in str(found)
 
 
-def test_answers_without_their_manifest_are_not_judged_by_an_old_analysis(lucky: Path, tmp_path: Path) -> None:
+def test_answers_without_their_manifest_are_not_judged_by_an_old_analysis(
+    lucky: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_analysis(lucky)
     moved = tmp_path / "moved"
     shutil.copytree(lucky, moved)
@@ -257,7 +260,11 @@ def test_answers_without_their_manifest_are_not_judged_by_an_old_analysis(lucky:
         (moved / name).unlink(missing_ok=True)
     with pytest.raises(StoreError, match="has answers, and no manifest"):
         analyse(moved)
-    shutil.rmtree(moved / "store")
+    shutil.move(moved / "store", moved / "store.far")
+    monkeypatch.setitem(STORES, "store.far", "whatever:Store")
+    with pytest.raises(StoreError, match="has answers, and no manifest"):  # whichever store they are in
+        analyse(moved)
+    shutil.rmtree(moved / "store.far")
     assert analyse(moved).runs[0].id == analyse(lucky).runs[0].id  # an analysis alone is what it is
 
 

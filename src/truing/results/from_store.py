@@ -27,6 +27,7 @@ from truing.judges.classify import classify, classify_judgments, count_judgments
 from truing.judges.preflight import CHANGED, Preflight
 from truing.monitor import Store, open_store, read_preflight, read_task_preflight
 from truing.monitor.sampler import FIXED, FRESH
+from truing.monitor.store import STORES
 from truing.monitor.two_phase import ReadShare, selection_key
 from truing.results import counted
 from truing.results.answers import answer_notes, commonest, pick_rows, read_manifest
@@ -73,7 +74,7 @@ def analyse(folder: Path, changes: Mapping[str, str] | None = None) -> Analysis:
             raise ConfigError(
                 "an analysis alone cannot be looked at by other thresholds", ", ".join(changes), todo=todo
             )
-        if (folder / "store").is_dir():  # what an old analysis says of them may hold no more
+        if any((folder / name).exists() for name in STORES):  # what an old analysis says of them may hold no more
             todo = "put manifest.json back; or, of the analysis alone, copy analysis.json into a folder of its own"
             raise StoreError(f"{folder} has answers, and no manifest", "store", f"{MANIFEST} beside it", todo)
         return read_analysis(folder)
