@@ -1,4 +1,4 @@
-"""The command line: `truing demo | run | check | list | report | analyze | export`.
+"""The command line: `truing COMMAND`, one file here for each; `app.py` lists them.
 
 The one place that prints. A `UserError` is shown without a traceback and exits with 2, failed work with 1, Ctrl-C with
 130; running the same command again goes on.

@@ -1,4 +1,4 @@
-"""What of a model's output is its answer: one rule for every engine and every judge.
+"""The part of a model's output that is its answer: one rule for every engine and every judge.
 
     reasoning        no part of the answer, in a field of its own or between marks, however it begins and ends
     a refusal        in a field of its own: the answer, if there is no other, and counted as refused

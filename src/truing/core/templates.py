@@ -1,4 +1,4 @@
-"""Chat templates as they are rendered here, always on the same day; and what of a model's text is its answer.
+"""Chat templates as they are rendered here, always on the same day, and the answer within what a model wrote.
 
 Some templates (Llama 3.2, GPT-OSS) write today's date into the system prompt. Then a run that goes on tomorrow would
 train on other tokens, and a checkpoint judged tomorrow would be asked other prompts. So the date is a fixed one, the

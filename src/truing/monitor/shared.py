@@ -190,19 +190,24 @@ class SharedStore(FolderStore):
             before = _texts(known.items())
             now = _texts([*known.items(), *((_place(info), data) for info, data in new)])
             here = {name: (self.folder / name).read_text(encoding="utf-8") for name in self._records()}
-            for name in sorted({*now, *here}):
-                own, theirs, agreed = here.get(name), now.get(name), before.get(name)
-                if theirs is not None and theirs != own and own in (None, agreed):
+            for name, theirs in sorted(now.items()):
+                if self._is_newer(name, here.get(name), theirs, before.get(name)):
                     write_text(self.folder / name, theirs)
                     os.utime(self.folder / name, ns=(when := times.get(name) or time.time_ns(), when))
-                elif own != theirs and theirs != agreed and name in _BY_PEOPLE:
-                    todo = f"move {self.folder / name} away, run again, and put both together"
-                    raise StoreError(f"{name} was changed here and at {self.url}", "two versions", "one", todo)
             for info, data in new:
                 self._save(info, data)
             for name, text in here.items():
-                if text != now.get(name) and (text != before.get(name) or name not in now):
+                if text not in (now.get(name), before.get(name)):
                     self.amend("records", content_key("record", name), [{"name": name, "text": text}])
+
+    def _is_newer(self, name: str, own: str | None, theirs: str, agreed: str | None) -> bool:
+        """True if a record at the URL takes the place of the one here; `agreed` is what both sides last had."""
+        if own in (None, agreed):  # nothing changed here
+            return own != theirs
+        if own != theirs != agreed and name in _BY_PEOPLE:  # both sides changed it
+            todo = f"move {self.folder / name} away, run again, and put both together"
+            raise StoreError(f"{name} was changed here and at {self.url}", "two versions", "one", todo)
+        return False
 
     def _check_kept(self, known: Iterable[str], found: Iterable[str]) -> None:
         """Refuse a URL that lost records of this copy; to one of which no record is known, put all that is here."""

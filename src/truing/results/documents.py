@@ -123,9 +123,9 @@ def _by_column(document: Row) -> Sequence[Row] | None:
             raise DataError(f"row {odd} of the table does not fit its columns", got, f"a list of {len(names)} cells")
         return [dict(zip(map(str, names), row, strict=True)) for row in data]
     columns = list(document.values())
-    if len(columns) < 2 or not columns:
+    if len(columns) < 2:
         return None
-    if all(isinstance(each, dict) for each in columns):
+    if all(isinstance(each, dict) for each in columns):  # {"question": {"0": ...}, "score": {"0": ...}}
         keys = list(columns[0])
         plain = all(list(each) == keys and all(isinstance(x, _SCALARS) for x in each.values()) for each in columns)
         if plain and keys and not _looks_judged(columns[0]):

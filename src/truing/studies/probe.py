@@ -1,4 +1,4 @@
-"""Whether two models that may be one by two names find fixed texts equally likely."""
+"""A comparison of two models that may be one by two names: do they find fixed texts equally likely?"""
 
 from __future__ import annotations
 

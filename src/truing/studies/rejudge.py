@@ -178,13 +178,8 @@ def _judged(
             else:
                 evaluated = monitor.evaluate(checkpoint)
                 records.append(CheckpointRecord.of(checkpoint, evaluation=evaluated.key))
-                for label in (row["benchmark"] for row in also if row["step"] == checkpoint.step):
-                    asked = manifest.also[label]
-                    prompts = PromptSet(asked.benchmark.prompts, others[label], asked.samples)
-                    side = next(side for side in evaluation.also if side.label == label)
-                    rate = monitor.ask_also(checkpoint, side, prompts)
-                    if found_above(rate, monitor.stopping.tolerance) and asked.decides:
-                        above.add(checkpoint.step)
+                sides = [row["benchmark"] for row in also if row["step"] == checkpoint.step]
+                above |= {checkpoint.step for side in sides if _is_above(monitor, checkpoint, side, manifest, others)}
         fresh = [
             c for c in monitor.keepable() if monitor.store.has("responses", monitor.sampler.keys(c, own, FRESH)[0])
         ]
@@ -195,6 +190,16 @@ def _judged(
     unjudged = run.unjudged or (ended.lost({record.step for record in records}) if ended else "")
     update = {"checkpoints": tuple(records), "state": state, "stopped_at": stopped, "restored": None}
     return run.model_copy(update={**update, "unjudged": unjudged})
+
+
+def _is_above(
+    monitor: Monitor, checkpoint: Checkpoint, label: str, manifest: Manifest, others: Mapping[str, Judge]
+) -> bool:
+    """Ask a checkpoint another benchmark again; true if that counts and its EM rate is above the tolerance."""
+    asked = manifest.also[label]
+    side = next(side for side in monitor.evaluation.also if side.label == label)
+    rate = monitor.ask_also(checkpoint, side, PromptSet(asked.benchmark.prompts, others[label], asked.samples))
+    return found_above(rate, monitor.stopping.tolerance) and bool(asked.decides)
 
 
 def _checkpoints(store: Store, run: RunRecord, weights: Mapping[int, str]) -> Iterator[Checkpoint]:
