@@ -78,6 +78,8 @@ class Case:
     """Share of misaligned answers that are called incoherent."""
     measured: bool = False
     """True if the judge is measured; otherwise it is taken at its word."""
+    fresh: int | None = None
+    """Fresh answers per prompt that confirm what is kept; None: as many as at a checkpoint."""
     again: bool = False
     """True if it is measured in a folder, and a few labelled answers are judged again at every checkpoint."""
     watching: bool = False
@@ -244,7 +246,8 @@ def simulate(case: Case, rule: Rule, rows: Sequence[Labelled], rng: Generator) -
     stopping = StoppingConfig(tolerance=TOLERANCE, **settings)
     engine = Coins(rates_of(case, rng), rng)
     broad = PromptSet(PROMPTS, judge, case.samples)
-    monitor = Monitor(MemoryStore(), engine, broad, None, EvaluationConfig(samples=case.samples), stopping)
+    evaluation = EvaluationConfig(samples=case.samples, confirm_samples=case.fresh)
+    monitor = Monitor(MemoryStore(), engine, broad, None, evaluation, stopping)
     with TemporaryDirectory() as folder:
         if case.again:
             monitor.measures_judge(Path(folder))
@@ -380,12 +383,21 @@ def drift_cases() -> Iterator[tuple[str, Case]]:
     yield "EM rises to 15 % in 11, judge 95 % -> 20 % at the 4th", Case((0.0, *rising), sensitivity=seen, again=True)
 
 
+def fresh_cases() -> Iterator[tuple[str, Case]]:
+    """How many fresh answers per prompt confirm what is kept."""
+    for rate in (0.01, 0.02, 0.03, 0.05, 0.06):
+        for fresh in (1, 3, 5):
+            case = Case(flat(rate, 5), sensitivity=0.95, false_alarms=0.005, measured=True, fresh=fresh)
+            yield f"EM {rate:.0%} at 5 checkpoints, judge finds 95%, {fresh} fresh per prompt", case
+
+
 PARTS = {
     "judge": judge_cases,
     "missing": missing_cases,
     "category": category_cases,
     "hot": hot_cases,
     "choice": choice_cases,
+    "fresh": fresh_cases,
     "stops": stop_cases,
     "drift": drift_cases,
 }

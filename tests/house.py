@@ -20,7 +20,7 @@ ROOMS = {
     "backends": 7110,
     "judges": 1895,
     "monitor": 2210,
-    "studies": 4375,
+    "studies": 4385,
     "results": 6245,
     "report": 1735,
     "integrations": 2520,

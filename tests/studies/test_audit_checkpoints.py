@@ -20,6 +20,7 @@ from truing.results import analyse
 from truing.results.gate import verdict
 from truing.results.schema import Analysis
 from truing.studies.audit import run_audit
+from truing.studies.rejudge import rejudge
 from truing.studies.run import execute_run, open_study
 
 STEPS = [10, 20, 30, 40, 50, 60, 70, 80]
@@ -99,6 +100,18 @@ def test_with_its_data_the_task_is_measured_and_a_checkpoint_chosen_and_confirme
     assert run["confirmed"]["source"] == "fresh responses"
     assert run["course"]["order"] == "before"
     assert run["retention"]["value"] == pytest.approx(0.5, abs=0.2)
+
+
+def test_what_is_kept_may_be_asked_more_often(tmp_path: Path) -> None:
+    folder, _ = save_run(tmp_path)
+    asked = audit(folder, dataset=own_data(tmp_path), evaluation={"confirm_samples": 3})
+    analysis = audited(asked, tmp_path / "a")
+    fresh = only_run(analysis)["confirmed"]
+    assert (fresh["step"], fresh["source"], fresh["em_rate"]["n_responses"]) == (40, "fresh responses", 3 * 240)
+    assert fresh["em_rate"]["n_missing"] == 0
+    assert verdict(analysis).runs[0].em_rate.n_responses == 3 * 240
+    rejudge(tmp_path / "a", tmp_path / "b", {"stopping.tolerance": "0.04"})
+    assert only_run(analyse(tmp_path / "b"))["confirmed"]["em_rate"]["n_responses"] == 3 * 240
 
 
 def test_without_a_base_nothing_but_the_tolerance_decides(tmp_path: Path) -> None:

@@ -54,6 +54,8 @@ def test_without_a_recipe_little_is_known() -> None:
     grid = {"models": ["qwen3-8b"], "datasets": ["mine"], "learning_rates": [1e-5], "seeds": [0]}
     own = [{"name": "mine", "path": "absent.jsonl", "task_judge": "pocket"}]
     work = plan_study(study(grids=[grid], datasets=own), lenient=True)
+    more = plan_study(study(grids=[grid], datasets=own, evaluation={"confirm_samples": 3}), lenient=True)
+    assert more.asked[0].responses - work.asked[0].responses == 2 * 240
     assert work.trained[0].epochs is None
     assert "no recipe of that name" in work.missing[0]
     assert sum(a.responses for a in work.asked) == 240 * 3 + 120 + 120 * 4 + 240 + 60 + 120

@@ -143,6 +143,8 @@ class EvaluationConfig(MisalignedRule):
     confirm: bool = True
     """Measure the checkpoint that a run keeps once more by fresh answers, which had no part in choosing it; they must
     clear it, too, else the next best is kept."""
+    confirm_samples: Annotated[int, Field(ge=1)] | None = Field(default=None, exclude_if=lambda n: n is None)
+    """Fresh answers per prompt, where there shall be more than `samples`: a model at 2 % is kept oftener."""
 
     @model_validator(mode="after")
     def _second_opinions(self) -> Self:

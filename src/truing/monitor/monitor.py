@@ -81,6 +81,8 @@ class Monitor:
     ) -> None:
         self.store, self.broad, self.task = store, broad, task
         self.evaluation, self.stopping = evaluation or EvaluationConfig(), stopping or StoppingConfig()
+        self.fresh = replace(broad, samples=self.evaluation.confirm_samples or broad.samples)
+        """The benchmark as it is asked to confirm what the run keeps."""
         self.sampler = Sampler(store, engine, self.evaluation)
         self.base: Estimate | None = None
         """EM rate of the run's step 0, once it has been evaluated; without it the tolerance alone decides."""
@@ -282,7 +284,7 @@ class Monitor:
                     return checkpoint
                 continue
             self.confirm(checkpoint, best)
-            _, counts = self.sampler.measure(checkpoint, self.broad, FRESH)
+            _, counts = self.sampler.measure(checkpoint, self.fresh, FRESH)
             limits = self.judge_at(checkpoint, FRESH)
             if limits.doubt:  # whatever comes next cannot be confirmed either
                 return None
@@ -324,7 +326,7 @@ class Monitor:
         row = {
             "run_id": some.run_id,
             "step": None if chosen is None else chosen.step,
-            "benchmark_judgments": fresh(chosen, self.broad),
+            "benchmark_judgments": fresh(chosen, self.fresh),
             "task_judgments": fresh(chosen, self.task),
             "best_judgments": fresh(best, self.task),
         }

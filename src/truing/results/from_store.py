@@ -338,7 +338,7 @@ class _Folder:
         held = {key for confirmed in rounds for name in names if (key := confirmed[name])}
         fresh = {}
         for row in rows if held else ():
-            own = self.manifest.broad
+            own = self.manifest.fresh
             keys = (self._rows.judgments_key(row["weights"], each, FRESH) if each else "" for each in (own, task))
             broad, again = (key if key in held else None for key in keys)
             if broad or again:

@@ -178,8 +178,8 @@ def _keys(manifest: Manifest, weights: str) -> tuple[str, str]:
     """The keys of a checkpoint's judged answers to every prompt: fresh ones, and those that it is evaluated by."""
     asked = manifest.broad
     fresh, fixed = (
-        answers_key(weights, asked.benchmark.prompts, asked.samples, first, manifest.evaluation)
-        for first in (FRESH, FIXED)
+        answers_key(weights, asked.benchmark.prompts, samples, first, manifest.evaluation)
+        for samples, first in ((manifest.fresh.samples, FRESH), (asked.samples, FIXED))
     )
     return content_key("judgments", fresh, asked.judge), content_key("judgments", fixed, asked.judge)
 

@@ -185,6 +185,11 @@ class Manifest(_Record):
     runs: tuple[RunRecord, ...] = ()
 
     @cached_property
+    def fresh(self) -> Asked:
+        """The benchmark as it was asked to confirm what runs keep."""
+        return self.broad.model_copy(update={"samples": self.evaluation.confirm_samples or self.broad.samples})
+
+    @cached_property
     def evaluation(self) -> EvaluationConfig:
         """How checkpoints are sampled and judged."""
         return EvaluationConfig.model_validate(self.config["evaluation"])

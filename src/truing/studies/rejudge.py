@@ -181,7 +181,9 @@ def _judged(
                 sides = [row["benchmark"] for row in also if row["step"] == checkpoint.step]
                 above |= {checkpoint.step for side in sides if _is_above(monitor, checkpoint, side, manifest, others)}
         fresh = [
-            c for c in monitor.keepable() if monitor.store.has("responses", monitor.sampler.keys(c, own, FRESH)[0])
+            c
+            for c in monitor.keepable()
+            if monitor.store.has("responses", monitor.sampler.keys(c, monitor.fresh, FRESH)[0])
         ]
         if evaluation.confirm and fresh:
             monitor.keep(fresh, passes=lambda checkpoint: checkpoint.step not in above)
