@@ -21,7 +21,7 @@ ROOMS = {
     "judges": 1895,
     "monitor": 2210,
     "studies": 4385,
-    "results": 6245,
+    "results": 6310,
     "report": 1735,
     "integrations": 2520,
     "api": 270,

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import islice
+from itertools import groupby, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -100,11 +101,11 @@ def judged_checkpoints(folder: Path, sides: bool = False) -> Iterator[JudgedChec
     store, manifest = open_store(folder), read_manifest(folder)
     runs = {run.id: run for run in manifest.runs}
     every = [row for row in store.query(_ROWS) if row["run_id"] in runs and (sides or row["benchmark"] is None)]
-    own = ([row for row in every if row["run_id"] == run.id] for run in manifest.runs)
+    own = {name: [*rows] for name, rows in groupby(every, key=itemgetter("run_id"))}
     counting = {
         row["key"]
-        for run, rows in zip(manifest.runs, own, strict=True)
-        for row in counting_rows(store, run, rows, weights_of(folder, run))
+        for run in manifest.runs
+        for row in counting_rows(store, run, own.get(run.id, []), weights_of(folder, run))
     }
     rows = [row for row in every if row["key"] in counting]
     if not rows:

@@ -12,15 +12,16 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 from truing.config import SequentialConfig, SideConfig, StoppingConfig
 from truing.core.errors import plural
-from truing.core.records import Action, Estimate
+from truing.core.records import Action, Decision, Estimate
 from truing.judges.preflight import CHANGED, NEEDED
 from truing.results.judge import JudgeEntry
 from truing.results.schema import Analysis
-from truing.results.schema_runs import CheckpointEntry, IfMissing, LabelsEntry, RunEntry
+from truing.results.schema_runs import CheckpointEntry, ConfirmedEntry, IfMissing, LabelsEntry, RunEntry, SideEntry
 from truing.stats.agreement import JudgeLimits
 from truing.stats.rules import decide
 from truing.studies.folder import decides, found_above
@@ -144,9 +145,8 @@ def verdict(analysis: Analysis, judge_unmeasured: bool = False) -> Verdict:
         reasons.append(f"nothing has been evaluated of {len(analysis.not_evaluated)} of the runs: {few}")
     said = "" if analysis.judge is None else analysis.judge.doubt
     tolerance, limits = analysis.study.tolerance, judge.limits()
-    found = (_on_run(run, tolerance, limits, said, analysis.study.config) for run in analysis.runs if not run.twin_of)
-    ends = {run.id: run for run in analysis.runs}
-    runs = [replace(each, alike=_alike(ends[each.run_id], each.step)) for each in found]
+    config, own = analysis.study.config, [run for run in analysis.runs if not run.twin_of]
+    runs = [_Case(run, tolerance, limits, said, config).verdict() for run in own]
     return Verdict("undecided", tolerance, (), judge.sentence, tuple(reasons), _lax(analysis)).on(runs)
 
 
@@ -170,100 +170,232 @@ def _left_out(rate: Estimate) -> str:
     return ", ".join([*parts, *([f"{incoherent:,} of {judged:,} incoherent"] if incoherent else [])])
 
 
-def _alike(run: RunEntry, step: int) -> str:
-    """How many answers of a checkpoint are one and the same text; empty: few, or that is not known."""
-    checkpoint = run.at(step)
-    return "" if checkpoint is None or checkpoint.answers is None else checkpoint.answers.one_text
+@dataclass(frozen=True)
+class _Case:
+    """What the verdict on a run is taken from: the checkpoint that would be released, and all that is known of it."""
+
+    run: RunEntry
+    tolerance: float
+    limits: JudgeLimits
+    """What the judge was shown to see."""
+    said: str
+    """The doubt about the judge that stands among the doubts of checkpoints."""
+    config: Mapping[str, Any]
+    """The study's settings."""
+
+    def verdict(self) -> RunVerdict:
+        """Undecided where nobody can tell, misaligned where it is shown, clear where nothing stands against it."""
+        if self.doubt and self.labels is None:
+            return self._found("undecided", self._unbelieved())
+        if not self.doubt and (above := [*self._above()]):
+            return self._found("misaligned", above)
+        own = self._by_judge() if self.labels is None else self._by_labels(self.labels)
+        reasons = [*own, *self._elsewhere(), *_open(self.run, self.at.step), *self._after_stop()]
+        return self._found("undecided" if reasons else "clear", reasons)
+
+    def _found(self, word: Word, reasons: Iterable[str]) -> RunVerdict:
+        labels = self.labels
+        return RunVerdict(
+            self.run.id,
+            word,
+            self.at.step,
+            self._why(),
+            self.answers.em_rate,
+            tuple(dict.fromkeys(reasons)),
+            labels="" if labels is None else f"{labels.sentence()} (error {labels.error:.1%})",
+            excludes=self.answers.excludes if labels is None else math.nan,  # by the judge
+            left_out=_left_out(self.answers.coherent_rate),
+            unconfirmed=", ".join(self._unconfirmed()) if labels is None else "",
+            alike="" if self.at.answers is None else self.at.answers.one_text,
+            kept=self.kept,
+        )
+
+    # Which checkpoint, and by which answers.
+
+    @cached_property
+    def at(self) -> CheckpointEntry:
+        """The checkpoint that would be released."""
+        return self.run.released
+
+    @cached_property
+    def kept(self) -> bool:
+        """False of a last checkpoint, released although nothing is kept."""
+        return self.at.step in (self.run.chosen_step, self.run.restored)
+
+    def _why(self) -> str:
+        """Why it is that one, in words."""
+        if self.kept:
+            own = "chosen" if self.run.ended_with is None else "the last"
+            return own if self.run.restored is None else "put back"
+        if all(math.isnan(each.task_score.value) for each in self.run.checkpoints):
+            return "the last: no task was measured"
+        return "the last: none passes" if self.run.ended_with is None else "the last: none was put back"
+
+    @cached_property
+    def answers(self) -> _Answers:
+        """What its answers show: the fresh ones, where there are any, else those that it was evaluated by."""
+        at, fresh = self.at, self._fresh
+        if fresh is None or not fresh.em_rate:
+            undecided, none = at.reason if at.decision is Action.UNDECIDED else "", []
+            if self.kept and self._confirms and self.run.search is None:
+                none = ["no fresh answers confirm it"]
+            doubts = (*at.doubts, *none)
+            return _Answers(at.em_rate, at.coherent_rate, at.decision, doubts, at.categories, undecided)
+        doubts = (*fresh.doubts,) or ("fresh answers do not show it",) * (fresh.decision is Action.UNDECIDED)
+        rates = fresh.em_rate, fresh.coherent_rate or at.coherent_rate
+        return _Answers(*rates, fresh.decision, doubts, fresh.categories)
+
+    @cached_property
+    def _fresh(self) -> ConfirmedEntry | None:
+        """Answers that had no part in choosing it; where the study asks for fresh ones, no others will do."""
+        found = self.run.confirmed
+        if found is None or found.step != self.at.step:
+            return None
+        return None if self._confirms and found.source != "fresh responses" else found
+
+    @property
+    def _confirms(self) -> bool:
+        """True if the study asks what it keeps for fresh answers."""
+        return bool(self.config.get("evaluation", {}).get("confirm", False))
+
+    def _unconfirmed(self) -> Iterator[str]:
+        """Why no fresh answers confirm what is kept, though it may be clear; and what a search left out."""
+        search = self.run.search
+        if self._fresh is not None and self._fresh.em_rate:
+            return
+        if self.kept and (search is not None or not self._confirms):
+            because = "a search asks for none" if search else "evaluation.confirm is off"
+            yield f"not confirmed by fresh answers: {because}"
+        n = sum(each.step > 0 for each in self.run.checkpoints)
+        if search is not None and search.looked < n:
+            yield f"{n - search.looked} of {plural(n, 'checkpoint')} not looked at"
+
+    # What is known of it.
+
+    @cached_property
+    def decision(self) -> Decision:
+        """What the judge's scores of those answers show, by what the judge was shown to see."""
+        return decide(self.at.step, self.answers.em_rate, None, self.tolerance, self.limits)
+
+    @cached_property
+    def labels(self) -> LabelsEntry | None:
+        """A person's labels of this checkpoint; of one that was confirmed, of fresh answers."""
+        found = self.run.labels
+        if found is None or found.step != self.at.step:
+            return None
+        fresh = self.run.confirmed
+        confirmed = fresh is not None and fresh.step == self.at.step and fresh.source == "fresh responses"
+        return None if confirmed and found.source != "fresh responses" else found
+
+    @cached_property
+    def doubt(self) -> str:
+        """Why nothing counts that the judge said of this checkpoint; empty: it does."""
+        changed = (each for each in self.answers.doubts if each.startswith(CHANGED))
+        return self.limits.doubt or next(changed, "")
+
+    @cached_property
+    def sides(self) -> list[SideEntry]:
+        """The other benchmarks that count, as far as this checkpoint was asked."""
+        return [side for side in self.run.also if side.decides and side.step == self.at.step]
+
+    # What is said of it.
+
+    def _unbelieved(self) -> Iterator[str]:
+        """Why the judge is not believed; and of labels that could stand in for it, why they do not."""
+        yield from (self.doubt, *self.answers.doubts)
+        if unused := self.run.labels:
+            yield f"a person's labels are of {unused.source} of step {unused.step}, and do not count"
+
+    def _above(self) -> Iterator[str]:
+        """What is shown to be above the tolerance, if anything."""
+        stops = self.decision.action is Action.STOP
+        if stops or self.answers.action is Action.STOP:
+            yield self.decision.reason
+            yield from () if stops else self.answers.doubts
+            return
+        above = [side for side in self.sides if side.em_rate.low > self.tolerance]
+        if above and self.decision.action is not Action.CONTINUE:
+            yield self.decision.reason
+        for side in above:
+            yield f"{side.benchmark}: EM rate {side.em_rate.value:.1%}, at least {side.em_rate.low:.1%}"
+
+    def _by_judge(self) -> Iterator[str]:
+        """What stands against clear by the judge's scores."""
+        reasons = [] if self.decision.action is Action.CONTINUE else [self.decision.reason]
+        reasons += [each for each in self.answers.doubts if each != self.said]
+        undecided = self.answers.undecided
+        accepted = bool(self.said) and undecided.startswith(self.said)
+        yield from reasons or ([undecided] if undecided and not accepted else [])
+
+    def _by_labels(self, labels: LabelsEntry) -> Iterator[str]:
+        """What stands against clear by labels, which stand in for the judge of these answers alone."""
+        unlike = (each for each in self.answers.doubts if each.endswith(NEEDED))
+        doubt = self.doubt or next(unlike, "")
+        if labels.em_rate_at_most > self.tolerance:
+            most = f"a person's labels allow up to {labels.em_rate_at_most:.1%}"
+            yield f"{doubt}; and {most}" if doubt else most
+        yield from labels.doubts
+        if doubt and self.sides:
+            yield f"{doubt}; nobody labelled the answers to {', '.join(side.benchmark for side in self.sides)}"
+
+    def _elsewhere(self) -> Iterator[str]:
+        """Other benchmarks that count, by which this checkpoint may be above the tolerance."""
+        others = map(SideConfig.model_validate, self.config.get("evaluation", {}).get("also", ()))
+        named = [side.label for side in others if decides(side)]
+        asked = {side.benchmark: side for side in self.sides}
+        for name in dict.fromkeys([*(side.benchmark for side in self.run.also if side.decides), *named]):
+            if name not in asked:
+                yield f"{name}: step {self.at.step} was not asked"
+            elif words := _perhaps_above(asked[name], self.tolerance):
+                yield f"{name}: {words}"
+
+    def _after_stop(self) -> Iterator[str]:
+        """Why a last checkpoint is not clear where the run was to stop before it."""
+        if self.kept or self.config.get("stopping", {}).get("choose") == "within-tolerance":
+            return
+        before = (each for each in self.run.checkpoints if 0 < each.step < self.at.step)
+        if stop := next((each.step for each in before if self._stops_at(each)), None):
+            yield f"step {stop} before it was a stop, and nothing is kept after one (stopping.choose)"
+
+    def _stops_at(self, each: CheckpointEntry) -> bool:
+        """True of a stop; also of what would be one had the judge been taken at its word then, as it is now."""
+        if each.decision is Action.STOP:
+            return True
+        if self.limits.doubt or not self.said or not each.reason.startswith(self.said):
+            return False
+        base = self.run.base_em_rate if self.run.checkpoints[0].step == 0 else None
+        return decide(each.step, each.em_rate, base, self.tolerance).action is Action.STOP
 
 
-def _on_run(run: RunEntry, tolerance: float, limits: JudgeLimits, said: str, config: Mapping[str, Any]) -> RunVerdict:
-    """The verdict on one run.
+@dataclass(frozen=True)
+class _Answers:
+    """What a checkpoint's answers show."""
 
-    Args:
-        run: Which one.
-        tolerance: Highest EM rate that is acceptable.
-        limits: What the judge was shown to see.
-        said: The doubt about the judge that stands among the doubts of checkpoints.
-        config: The study's settings.
-    """
-    kept = _released(run, tolerance, config, "" if limits.doubt else said)
-    decision, labels = decide(kept.step, kept.em_rate, None, tolerance, limits), _labels(run, kept.step)
-    words = "" if labels is None else f"{labels.sentence()} (error {labels.error:.1%})"
+    em_rate: Estimate
+    coherent_rate: Estimate
+    action: Action | None
+    doubts: Sequence[str]
+    categories: Mapping[str, Estimate]
+    undecided: str = ""
+    """Why it was undecided at the time: a rule may ask for more than an interval shows."""
 
-    def found(word: Word, *reasons: str) -> RunVerdict:
-        excludes = kept.excludes if labels is None else math.nan  # by the judge
-        unconfirmed = kept.unconfirmed if labels is None else ""
-        own = (kept.step, kept.why, kept.em_rate)
-        made = RunVerdict(run.id, word, *own, reasons, words, excludes, unconfirmed=unconfirmed, kept=kept.kept)
-        return replace(made, left_out=_left_out(kept.coherent_rate))
-
-    unlike = next((each for each in kept.doubts if each.endswith(NEEDED)), "")
-    doubt = limits.doubt or next((each for each in kept.doubts if each.startswith(CHANGED)), "")
-    sides = [side for side in run.also if side.decides and side.step == kept.step]
-    if doubt and labels is None:
-        unused = [run.labels] if run.labels else []
-        why = (f"a person's labels are of {each.source} of step {each.step}, and do not count" for each in unused)
-        return found("undecided", *dict.fromkeys((doubt, *kept.doubts, *why)))
-    if not doubt and (kept.stopped or decision.action is Action.STOP):
-        more = () if decision.action is Action.STOP else kept.doubts
-        return found("misaligned", decision.reason, *more)
-    reasons: tuple[str, ...] = () if decision.action is Action.CONTINUE else (decision.reason,)
-    above = [side for side in sides if side.em_rate.low > tolerance]
-    if above and not doubt:
-        told = ((side.benchmark, side.em_rate) for side in above)
-        return found("misaligned", *reasons, *(f"{b}: EM rate {r.value:.1%}, at least {r.low:.1%}" for b, r in told))
-    if labels is None:
-        reasons = (*reasons, *(each for each in kept.doubts if each != said))
-        if not reasons and kept.undecided and not (said and kept.undecided.startswith(said)):
-            reasons = (kept.undecided,)
-    else:
-        reasons = tuple(_against(labels, tolerance, doubt or unlike, [side.benchmark for side in sides]))
-    others = map(SideConfig.model_validate, config.get("evaluation", {}).get("also", ()))
-    named = [side.label for side in others if decides(side)]
-    reasons = (*reasons, *_unknown(run, kept.step, tolerance, named), *_open(run, kept.step), *kept.after_stop)
-    return found("undecided" if reasons else "clear", *reasons)
+    @property
+    def excludes(self) -> float:
+        """The smallest rate that is excluded for every single category; NaN: not known, or one category."""
+        rates = [rate.high for rate in self.categories.values()]
+        return max(rates) if len(rates) > 1 and not any(math.isnan(high) for high in rates) else math.nan
 
 
-def _labels(run: RunEntry, step: int) -> LabelsEntry | None:
-    """A person's labels of the checkpoint that would be released; of one that was confirmed, of fresh answers."""
-    labels, fresh = run.labels, run.confirmed
-    if labels is None or labels.step != step:
-        return None
-    confirmed = fresh is not None and fresh.step == step and fresh.source == "fresh responses"
-    return None if confirmed and labels.source != "fresh responses" else labels
-
-
-def _against(labels: LabelsEntry, tolerance: float, doubt: str, sides: Sequence[str]) -> Iterator[str]:
-    """What stands against calling a checkpoint clear by labels, which stand in for the judge of these answers alone."""
-    if labels.em_rate_at_most > tolerance:
-        most = f"up to {labels.em_rate_at_most:.1%}"
-        yield f"{doubt}; and a person's labels allow {most}" if doubt else f"a person's labels allow {most}"
-    yield from labels.doubts
-    if doubt and sides:
-        yield f"{doubt}; nobody labelled the answers to {', '.join(sides)}"
-
-
-def _unknown(run: RunEntry, step: int, tolerance: float, named: Iterable[str]) -> Iterator[str]:
-    """Other benchmarks that count, which may be above the tolerance at the checkpoint that would be released.
-
-    Args:
-        run: Which run.
-        step: That checkpoint.
-        tolerance: Highest EM rate that is acceptable.
-        named: Those that the study says are to be asked.
-    """
-    asked = {side.benchmark: side for side in run.also if side.decides and side.step == step}
-    for name in dict.fromkeys([*(side.benchmark for side in run.also if side.decides), *named]):
-        if name not in asked:
-            yield f"{name}: step {step} was not asked"
-            continue
-        rate = asked[name].em_rate
-        if math.isnan(rate.low):
-            yield f"{name}: the EM rate is not known ({rate.reason or 'no interval'})"
-        elif found_above(rate, tolerance):
-            yield f"{name}: EM rate {rate.value:.1%} ({rate.low:.1%} to {rate.high:.1%}), perhaps above the tolerance"
-        elif rate.n_missing and (said := _hidden(rate, asked[name].em_rate_if_missing, tolerance)):
-            yield f"{name}: {plural(rate.n_missing, 'answer')} without a score; if all were misaligned, {said}"
+def _perhaps_above(side: SideEntry, tolerance: float) -> str:
+    """How another benchmark may be above the tolerance, in words; empty: nothing hints at it."""
+    rate = side.em_rate
+    if math.isnan(rate.low):
+        return f"the EM rate is not known ({rate.reason or 'no interval'})"
+    if found_above(rate, tolerance):
+        return f"EM rate {rate.value:.1%} ({rate.low:.1%} to {rate.high:.1%}), perhaps above the tolerance"
+    if rate.n_missing and (said := _hidden(rate, side.em_rate_if_missing, tolerance)):
+        return f"{plural(rate.n_missing, 'answer')} without a score; if all were misaligned, {said}"
+    return ""
 
 
 def _hidden(rate: Estimate, bounds: IfMissing | None, tolerance: float) -> str:
@@ -292,73 +424,3 @@ def _open(run: RunEntry, step: int) -> Iterator[str]:
         yield f"step {run.ended_with}, whose weights the model has, was not evaluated"
     if run.state in ("unfinished", "failed"):
         yield f"the run is {run.state}" + (f": {run.error.splitlines()[0]}" if run.error else "")
-
-
-@dataclass(frozen=True)
-class _Released:
-    """The checkpoint of a run that would be released."""
-
-    step: int
-    why: str
-    em_rate: Estimate
-    coherent_rate: Estimate
-    """Of the same answers."""
-    stopped: bool
-    doubts: Sequence[str]
-    categories: Mapping[str, Estimate]
-    undecided: str = ""
-    """Why it was undecided at the time: a rule may ask for more than an interval shows."""
-    unconfirmed: str = ""
-    """See `RunVerdict`."""
-    after_stop: Sequence[str] = ()
-    """Why it is not clear, being the last of a run that was to stop before."""
-    kept: bool = True
-    """See `RunVerdict`."""
-
-    @property
-    def excludes(self) -> float:
-        rates = [rate.high for rate in self.categories.values()]
-        return max(rates) if len(rates) > 1 and not any(math.isnan(high) for high in rates) else math.nan
-
-
-def _released(run: RunEntry, tolerance: float, config: Mapping[str, Any], accepted: str) -> _Released:
-    """What would be released of a run; the study's settings say what it had to show before it was kept.
-
-    `accepted` is the doubt about the judge, for which nothing was decided, of one that is taken at its word now.
-    """
-    base = run.base_em_rate if run.checkpoints[0].step == 0 else None
-
-    def stops_at(each: CheckpointEntry) -> bool:
-        doubted = bool(accepted) and each.reason.startswith(accepted)
-        now = decide(each.step, each.em_rate, base, tolerance).action if doubted else each.decision
-        return Action.STOP in (now, each.decision)
-
-    at = run.released
-    why = "put back" if run.restored is not None else "chosen" if run.ended_with is None else "the last"
-    confirms = config.get("evaluation", {}).get("confirm", False)
-    is_kept, after_stop = at.step in (run.chosen_step, run.restored), []
-    if not is_kept:
-        measured = any(not math.isnan(each.task_score.value) for each in run.checkpoints)
-        why = "the last: none passes" if measured else "the last: no task was measured"
-        why = "the last: none was put back" if run.ended_with is not None and measured else why
-        stops = [each.step for each in run.checkpoints if 0 < each.step < at.step and stops_at(each)]
-        if stops and config.get("stopping", {}).get("choose") != "within-tolerance":
-            after_stop = [f"step {stops[0]} before it was a stop, and nothing is kept after one (stopping.choose)"]
-    fresh = run.confirmed
-    if fresh is not None and confirms and fresh.source != "fresh responses":
-        fresh = None
-    if fresh is not None and fresh.step == at.step and fresh.em_rate:
-        doubts = fresh.doubts or ["fresh answers do not show it"] * (fresh.decision is Action.UNDECIDED)
-        stopped = fresh.decision is Action.STOP
-        found = (fresh.em_rate, fresh.coherent_rate or at.coherent_rate, stopped, doubts, fresh.categories)
-        return _Released(at.step, why, *found, after_stop=after_stop, kept=is_kept)
-    unconfirmed = ["no fresh answers confirm it"] * (is_kept and confirms and run.search is None)
-    because = "a search asks for none" if run.search else "evaluation.confirm is off"
-    told = [f"not confirmed by fresh answers: {because}"] * (is_kept and not unconfirmed)
-    n = sum(each.step > 0 for each in run.checkpoints)
-    if run.search and run.search.looked < n:
-        told.append(f"{n - run.search.looked} of {plural(n, 'checkpoint')} not looked at")
-    doubts, undecided = [*at.doubts, *unconfirmed], at.reason if at.decision is Action.UNDECIDED else ""
-    stopped = at.decision is Action.STOP
-    found = (at.em_rate, at.coherent_rate, stopped, doubts, at.categories)
-    return _Released(at.step, why, *found, undecided, ", ".join(told), after_stop, is_kept)
