@@ -13,17 +13,17 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "truing"
 ROOMS = {
-    "core": 2585,
+    "core": 2600,
     "config": 910,
     "stats": 3950,
     "catalog": 2285,
     "backends": 7110,
     "judges": 1895,
     "monitor": 2210,
-    "studies": 4385,
-    "results": 6310,
+    "studies": 4395,
+    "results": 6315,
     "report": 1735,
-    "integrations": 2520,
+    "integrations": 2530,
     "api": 270,
     "cli": 2165,
 }

@@ -37,6 +37,10 @@ def test_an_adapter_s_hash_covers_base_tensors_and_scaling(tmp_path: Path) -> No
     alphas = [adapter_hash("base", adapter(tmp_path / "y", {"a": A}, lora_alpha=a)) for a in (16, 16.0, 16.5)]
     assert alphas[0] == alphas[1] != alphas[2]
     assert adapter_hash("base", adapter(tmp_path / "y", {"a": A + 1})) != plain
+    for same in ({"init_lora_weights": True}, {"init_lora_weights": "gaussian"}, {"layer_replication": None}):
+        assert adapter_hash("base", adapter(tmp_path / "y", {"a": A}, **same)) == plain
+    others = ({"init_lora_weights": "pissa_niter_4"}, {"layer_replication": [[0, 2], [1, 2]]}, {"use_dora": True})
+    assert plain not in [adapter_hash("base", adapter(tmp_path / "y", {"a": A}, **other)) for other in others]
 
 
 def test_only_safetensors_is_read(tmp_path: Path) -> None:

@@ -123,6 +123,16 @@ def test_incoherent_answers_show_nothing(folder: Path) -> None:
     assert verdict(analyse(folder)).word == "undecided"
 
 
+def test_labels_of_a_run_that_is_not_here_are_refused(folder: Path) -> None:
+    items = labelled(folder)
+    drawn = items[0].drawn
+    assert drawn is not None
+    other = items[0].model_copy(update={"id": "f" * 16, "drawn": drawn.model_copy(update={"run": "another"})})
+    write_items(folder / LABELS, [*items, other])
+    with pytest.raises(ConfigError, match="a run that is not here"):
+        analyse(folder)
+
+
 def test_labels_of_other_answers_are_refused(folder: Path) -> None:
     items = labelled(folder)
     (one, *rest) = items

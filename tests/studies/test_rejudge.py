@@ -15,7 +15,7 @@ from tests.support.studies import make_study
 from truing.backends.scripted.engine import ScriptedEngine
 from truing.cli.app import app
 from truing.config import AuditConfig, EvaluationConfig, PreflightConfig, SideConfig
-from truing.core.errors import ConfigError, StoreError
+from truing.core.errors import ConfigError, JudgeError, StoreError
 from truing.core.files import write_json
 from truing.core.records import Action, Judgment
 from truing.judges.words import WordsJudge
@@ -39,6 +39,13 @@ class Severe(WordsJudge):
         Severe.asked += len(responses)
         judged = super().judge(prompts, responses)
         return [j if i % 3 else Judgment(j.prompt_id, j.sample, 0.0, 100.0) for i, j in enumerate(judged)]
+
+
+class Absent(Severe):
+    """Cannot be used at all."""
+
+    def judge(self, prompts: Any, responses: Any) -> list[Judgment]:
+        raise JudgeError("nobody is there")
 
 
 class Never(ScriptedEngine):
@@ -142,6 +149,15 @@ def test_what_needs_other_answers_is_refused(changes: dict[str, str], words: str
     with pytest.raises(ConfigError, match=words):
         analyse(audit, changes)
     assert not (tmp_path / "new").exists()
+
+
+def test_after_a_judge_that_failed_the_next_may_take_the_folder(audit: Path, tmp_path: Path) -> None:
+    with pytest.raises(JudgeError):
+        rejudge(audit, tmp_path / "new", {}, f"{__name__}:Absent")
+    rejudge(audit, tmp_path / "new", {}, f"{__name__}:Severe")
+    assert analyse(tmp_path / "new").runs[0].checkpoints[0].em_rate.value == pytest.approx(1 / 3, abs=0.01)
+    with pytest.raises(StoreError, match="is not empty"):
+        rejudge(audit, tmp_path / "new", {})
 
 
 def test_what_a_search_asked_tells_nothing_by_other_thresholds(tmp_path: Path) -> None:

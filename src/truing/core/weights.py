@@ -35,6 +35,20 @@ _SCALING = (
     "alpha_pattern",
     "modules_to_save",
 )
+_RARE = (
+    "layer_replication",
+    "layers_to_transform",
+    "layers_pattern",
+    "exclude_modules",
+    "trainable_token_indices",
+    "alora_invocation_tokens",
+    "use_dora",
+    "use_qalora",
+    "lora_bias",
+)
+"""Settings that say what else the same tensors do; only where they are set, as most adapters have none of them."""
+_CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+"""Ways of beginning that change the base's weights, also when the adapter is loaded."""
 
 
 def tensors_hash(data: bytes, name: str = "safetensors") -> str:
@@ -198,10 +212,14 @@ def adapter_hash(base: str, folder: Path) -> str:
         raise DataError("not an adapter", str(folder), "adapter_model.safetensors and adapter_config.json")
     settings = read_object(config)
     kept = {key: settings.get(key) for key in _SCALING}
+    kept |= {key: settings[key] for key in _RARE if settings.get(key)}
+    if str(begins := settings.get("init_lora_weights")).startswith(_CHANGES_BASE):
+        kept["init_lora_weights"] = begins
     # 16.0 as 16: a setting that went through YAML is the same setting
     kept = {key: int(v) if isinstance(v, float) and v.is_integer() else v for key, v in kept.items()}
-    if isinstance(kept["target_modules"], list):
-        kept["target_modules"] = sorted(kept["target_modules"])
+    for key in ("target_modules", "exclude_modules"):
+        if isinstance(names := kept.get(key), list):
+            kept[key] = sorted(names)
     return content_key(base, kept, tensors_hash(_read_bytes(weights), str(weights)))
 
 

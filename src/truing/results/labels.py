@@ -155,7 +155,11 @@ def count_labels(folder: Path, manifest: Manifest, run: str, weights: dict[int, 
     """
     if not (folder / LABELS).is_file():
         return None
-    items = [item for item in read_items(folder / LABELS) if item.drawn is not None and item.drawn.run == run]
+    drawn = [item for item in read_items(folder / LABELS) if item.drawn is not None]
+    if strange := {item.drawn.run for item in drawn if item.drawn} - {each.id for each in manifest.runs}:
+        todo = f"take them out of {LABELS}, or put it beside the answers that were labelled"
+        raise ConfigError(f"{folder / LABELS} holds labels of a run that is not here", min(strange), todo=todo)
+    items = [item for item in drawn if item.drawn and item.drawn.run == run]
     sets = {item.drawn.model_copy(update={"seal": ""}) for item in items if item.drawn}
     if not sets:
         return None

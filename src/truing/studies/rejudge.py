@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -142,6 +142,7 @@ def _copy(folder: Path, out: Path, settings: str) -> None:
         raise StoreError("a folder keeps the decisions that it was made with", str(out), "another folder", "--out NEW")
     mark = out / REJUDGED
     begun = mark.is_file() and mark.read_text(encoding="utf-8").strip() == settings
+    begun |= mark.is_file() and not open_store(out).keys("evaluations")  # nothing was decided: its judge failed
     if not begun and out.is_dir() and any(each.name not in BEFORE for each in out.iterdir()):
         got = "answers judged again by other settings" if mark.is_file() else "something else"
         raise StoreError(f"{out} is not empty", got, "an empty folder, or one of this command", "name another: --out")
@@ -180,18 +181,26 @@ def _judged(
                 records.append(CheckpointRecord.of(checkpoint, evaluation=evaluated.key))
                 sides = [row["benchmark"] for row in also if row["step"] == checkpoint.step]
                 above |= {checkpoint.step for side in sides if _is_above(monitor, checkpoint, side, manifest, others)}
-        fresh = [
-            c
-            for c in monitor.keepable()
-            if monitor.store.has("responses", monitor.sampler.keys(c, monitor.fresh, FRESH)[0])
-        ]
-        if evaluation.confirm and fresh:
-            monitor.keep(fresh, passes=lambda checkpoint: checkpoint.step not in above)
+        if evaluation.confirm:
+            _confirm(monitor, run, records, above)
     state = run.state or (ended.state if ended and ended.state in ("finished", "stopped") else "unfinished")
     stopped = ended.step if ended and ended.state == "stopped" else run.stopped_at
     unjudged = run.unjudged or (ended.lost({record.step for record in records}) if ended else "")
-    update = {"checkpoints": tuple(records), "state": state, "stopped_at": stopped, "restored": None}
+    update = {"checkpoints": tuple(records), "state": state, "stopped_at": stopped}
     return run.model_copy(update={**update, "unjudged": unjudged})
+
+
+def _confirm(monitor: Monitor, run: RunRecord, records: Sequence[CheckpointRecord], above: Collection[int]) -> None:
+    """What the run would keep now, and what a guard put back, or the last, by the fresh answers that there are."""
+
+    def has_fresh(checkpoint: Checkpoint) -> bool:
+        return monitor.store.has("responses", monitor.sampler.keys(checkpoint, monitor.fresh, FRESH)[0])
+
+    monitor.keep([*filter(has_fresh, monitor.keepable())], passes=lambda checkpoint: checkpoint.step not in above)
+    released = max((record.step for record in records), default=None) if run.restored is None else run.restored
+    for checkpoint in (record.checkpoint(run.id) for record in records if record.step == released):
+        if has_fresh(checkpoint):
+            monitor.confirm(checkpoint, None)
 
 
 def _is_above(

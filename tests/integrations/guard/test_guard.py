@@ -30,6 +30,7 @@ from truing.core.records import Action, Judgment
 from truing.monitor import open_store
 from truing.results import analyse
 from truing.results.gate import verdict
+from truing.studies.rejudge import rejudge
 
 
 def guard_of(folder: Path, *rates: float, judge: Any = None, at: Any = 2, **settings: Any) -> truing.Guard:
@@ -313,7 +314,11 @@ class Mute(Script):
 
     def judge(self, prompts: Any, responses: Any) -> list[Judgment]:
         judged = super().judge(prompts, responses)
-        return judged if self.calls <= 2 else [Judgment(j.prompt_id, j.sample, None, None, "REFUSAL") for j in judged]
+        return (
+            judged
+            if self.calls <= 2
+            else [Judgment(j.prompt_id, j.sample, None, None, "", error="mute") for j in judged]
+        )
 
 
 @pytest.mark.parametrize("on_error", ["warn", "raise"])
@@ -327,6 +332,7 @@ def test_scores_that_are_all_missing_end_training_if_errors_do(tiny_model: Path,
         trainer.train()
     assert trainer.state.global_step == (4 if on_error == "raise" else 6)
     assert guard.errors[0].startswith("step 4 lacks 30 scores")
+    assert guard.errors[0].endswith("Most often: mute.")
 
 
 class Keyless(Script):
@@ -542,6 +548,19 @@ def test_weights_that_could_not_be_confirmed_do_not_stay_in_the_model(tiny_model
     assert (guard.restored, len(guard.errors)) == (None, 1)
     assert same(weights_of(parts[0]), keep.weights[6])  # those of its last step, as a guard that puts nothing back says
     assert truing.load(tmp_path / "guard").verdict().word == "misaligned"
+
+
+def test_what_was_put_back_counts_by_its_fresh_answers_where_a_guard_is_judged_again(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    guard = guard_of(tmp_path, judge=Script(0.0, 0.0, 0.0, 0.9, 1 / 30), confirm=True, about="benchmark")
+    make_trainer(load(tiny_model), tmp_path / "out", [guard]).train()
+    assert guard.restored is not None
+    for tolerance, word in ((0.21, "clear"), (0.15, "undecided")):
+        rejudge(tmp_path / "guard", again := tmp_path / str(tolerance), {"stopping.tolerance": f"{tolerance}"})
+        (run,) = analyse(again).runs
+        assert (run.restored, run.confirmed and run.confirmed.step) == (guard.restored.step, guard.restored.step)
+        assert verdict(analyse(again)).word == word
 
 
 def test_a_folder_of_an_older_version_is_reported(tiny_model: Path, tmp_path: Path) -> None:

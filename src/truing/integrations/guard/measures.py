@@ -42,6 +42,8 @@ class Record:
     """Steps that training had gone on by when the decision arrived."""
     error: str = ""
     """What failed; then the decision is undecided."""
+    cause: str = ""
+    """Why most answers have no score, where none has."""
 
     @property
     def step(self) -> int:
@@ -56,7 +58,7 @@ class Record:
         if self.error or decision.action is not Action.UNDECIDED or not (missing or changed):
             return self.error
         lost = f"step {self.step} lacks {plural(missing, 'score')}" if missing else f"step {self.step} is undecided"
-        return f"{lost}: {decision.reason}"
+        return f"{lost}: {decision.reason}" + (f" Most often: {self.cause}." if self.cause else "")
 
     @property
     def is_known(self) -> bool:

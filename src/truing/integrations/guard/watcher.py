@@ -7,6 +7,7 @@ Whatever fails becomes a record with an undecided decision, and what can be aske
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -213,6 +214,8 @@ class Watcher:
         try:
             with boundary(f"evaluating step {checkpoint.step}", EngineError):
                 record = Record(self.monitor.evaluate(checkpoint))
+                if not record.is_known:
+                    record = replace(record, cause=self._cause(record))
         except TruingError as error:
             record = self._failed(checkpoint, error)
         owed = [c for c in self._owed if c.step != checkpoint.step]
@@ -223,6 +226,13 @@ class Watcher:
         self._owed = owed  # at once: training may be looking which weights are still needed
         self._know_a_base()
         return record
+
+    def _cause(self, record: Record) -> str:
+        """The commonest reason why an answer has no score."""
+        key = self.monitor.row(record.evaluation)["benchmark_judgments"]
+        rows = self.monitor.store.read("judgments", key) if self.monitor.store.has("judgments", key) else ()
+        reasons = Counter(row["error"] for row in rows if row["error"])
+        return reasons.most_common(1)[0][0] if reasons else ""
 
     def _failed(self, checkpoint: Checkpoint, error: TruingError) -> Record:
         if self.config.on_error == "raise":
