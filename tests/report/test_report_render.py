@@ -216,7 +216,8 @@ def test_the_summary_counts_and_quotes_intervals(analysis: dict[str, Any]) -> No
     assert "first checkpoint that shows it" not in text  # the order is told once, by intervals
     assert "Confirmed by fresh responses." in text
     assert "5 twins reached EM rates of" in text
-    assert "In 2 stopped runs no checkpoint is clear" in text
+    assert "In 1 stopped run no checkpoint is clear, so" in text
+    assert "In 1 stopped run fresh answers confirmed no clear checkpoint, so" in text
     cautions = " ".join(summary.cautions)
     assert "1 run failed" in cautions
     assert "1 run not finished" in cautions

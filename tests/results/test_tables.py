@@ -44,6 +44,15 @@ def test_a_task_of_few_prompts_is_told() -> None:
     assert "no checkpoint is shown to have more of the task than the base (50% at best, 50% of the base)" in notes[1]
 
 
+def test_clear_checkpoints_that_fresh_answers_do_not_confirm_are_told() -> None:
+    late = run(LATE)
+    refused = {c.step: FreshCounts(late.checkpoints[4].broad, None) for c in late.checkpoints}
+    analysis = tabulate(source(replace(late, fresh=refused)))
+    assert only(analysis.runs).chosen_step is None
+    assert only(analysis.runs).retention.reason == "fresh answers confirmed no clear checkpoint"
+    assert "fresh answers confirmed none of 3 clear checkpoints, so it keeps nothing" in analysis.notes[-1]
+
+
 def test_a_task_that_is_learnt_needs_no_note() -> None:
     assert not [each for each in tabulate(source(run(LATE))).notes if "more of the task" in each]
 

@@ -118,7 +118,11 @@ class Pair:
     @property
     def why_none(self) -> str:
         """Reason why no checkpoint is chosen, where none is."""
-        return "no checkpoint is clear" if self.task_measured else "the task was not measured"
+        return (
+            (self.run.retention.reason or "no checkpoint is clear")
+            if self.task_measured
+            else "the task was not measured"
+        )
 
     @property
     def runs(self) -> list[RunEntry]:

@@ -161,6 +161,13 @@ class RunFigures:
         return None
 
     @cached_property
+    def refused(self) -> list[int]:
+        """Steps of clear checkpoints that fresh answers did not confirm, of a run that keeps nothing."""
+        asked = (step for step in self.keepable if step not in self._above_elsewhere)
+        found = [step for step in asked if (fresh := self.run.fresh.get(step)) and fresh.broad is not None]
+        return found if self.chosen_step is None else []
+
+    @cached_property
     def _above_elsewhere(self) -> set[int]:
         """Steps at which the rate found on another benchmark that counts is above the tolerance."""
         counting = [side for side in self.run.also if side.decides]
@@ -227,7 +234,8 @@ class RunFigures:
     def retention(self) -> Estimate:
         """The chosen checkpoint's task score over the best of the course, paired by prompt."""
         if self.chosen_step is None:
-            return Estimate.unknown("the task was not measured" if self.best is None else "no checkpoint is clear")
+            why = "fresh answers confirmed no clear checkpoint" if self.refused else "no checkpoint is clear"
+            return Estimate.unknown("the task was not measured" if self.best is None else why)
         chosen = self.run.checkpoints[self.steps.index(self.chosen_step)].task
         best = None if self.best is None else self.whole.run.checkpoints[self.best].task
         return self._kept(chosen, best)

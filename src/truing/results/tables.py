@@ -58,23 +58,28 @@ def tabulate(source: Source) -> Analysis:
         learning_rates=learning_rate_entries(own),
         sizes=size_entries(own),
         domains=domain_entries(own),
-        notes=[*source.notes, *_task_notes(own)],
+        notes=[*source.notes, *_run_notes(own)],
         samples=list(source.samples({each.run.id: each.chosen_step for each in figures})),
     )
 
 
-def _task_notes(figures: Sequence[RunFigures]) -> Iterator[str]:
-    """Notes on runs whose task says little: few prompts measured it, or nothing is shown to have been learnt."""
+def _run_notes(figures: Sequence[RunFigures]) -> Iterator[str]:
+    """Notes on runs that keep nothing, and on those whose task says little."""
     for each in figures:
         few = min((score.n_prompts for score in each.task_scores if not math.isnan(score.value)), default=_FEW)
         if few < _FEW:
             yield f"Run {each.run.id}: the task is measured by {plural(few, 'prompt')} alone, so it says little."
-        if each.is_learnt is False and each.best is not None:
-            best, base = each.whole.task_scores[each.best].value, each.task_scores[0].value
-            yield (
-                f"Run {each.run.id}: no checkpoint is shown to have more of the task than the base ({best:.0%} at "
-                f"best, {base:.0%} of the base): when it converged and how much of the task is kept may be noise."
-            )
+        if each.refused:
+            of = f"fresh answers confirmed none of {plural(len(each.refused), 'clear checkpoint')}, so it keeps nothing"
+            yield f"Run {each.run.id}: {of}. More of them show more (evaluation.confirm_samples)."
+    unlearnt = [each for each in figures if each.is_learnt is False and each.best is not None]
+    if unlearnt and (best := unlearnt[0].best) is not None:
+        first, base = unlearnt[0].whole.task_scores[best].value, unlearnt[0].task_scores[0].value
+        more = f" and {plural(len(unlearnt) - 1, 'other run')}" if unlearnt[1:] else ""
+        yield (
+            f"Run {unlearnt[0].run.id}{more}: no checkpoint is shown to have more of the task than the base "
+            f"({first:.0%} at best, {base:.0%} of the base), so convergence and the task kept say little."
+        )
 
 
 def _refuse_equal_seeds(runs: Sequence[CountedRun]) -> None:
