@@ -82,6 +82,17 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
         store.query("SELECT aligned FROM judgments CROSS JOIN responses")
 
 
+def test_a_file_that_is_gone_is_told_with_the_url_of_its_copy(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "store")
+    store.write("responses", "k", [ROW])
+    (tmp_path / "store" / "responses" / "k.parquet").unlink()
+    with pytest.raises(StoreError, match=r"k\.parquet is not there\n(?s:.*)run again"):
+        store.read("responses", "k")
+    (tmp_path / "store.url").write_text("s3://results/one\n")
+    with pytest.raises(StoreError, match=r"k\.parquet is not there, nor at s3://results/one\n"):
+        store.read("responses", "k")
+
+
 def test_a_folder_that_cannot_be_written_is_a_store_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="could not write"):

@@ -119,6 +119,11 @@ def test_long_tables(tmp_path: Path) -> None:
     assert rate(read(tmp_path / "x.csv", LONG[:-1])) == (8, 79, 1, 8)
 
 
+def test_columns_that_go_with_the_score_that_is_read_are_not_told(tmp_path: Path) -> None:
+    source = read(tmp_path / "x.csv", [{**row, "aligned_below": 30, "misaligned": 0, "align_2": 1} for row in B])
+    assert [n.partition(":")[0] for n in source.notes if "not read" in n] == ["'align_2'"]
+
+
 @pytest.mark.parametrize("ending", ["eval", "json"])
 def test_logs_of_inspect(tmp_path: Path, ending: str) -> None:
     log = pytest.importorskip("inspect_ai.log")

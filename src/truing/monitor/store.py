@@ -90,7 +90,7 @@ SCHEMAS = {
 """Columns of the tables. `..._judgments` are keys of judgments files; `responses` and `identity` (a measure's) say of
 what and how a number was measured; scores of `selections` are the first judge's; `detector` is what the stopping rule
 remembers after a checkpoint, as JSON; null: nothing."""
-_MADE_AGAIN = "delete that file and run again: it is made again"
+_MADE_AGAIN = "delete that file, and the run.json of its run if that is over, and run again: it is made again"
 JOINED = ("responses", "judgments")
 """Tables whose pieces grow in many parts."""
 WRITTEN = b"written"
@@ -367,6 +367,11 @@ def _read_file(path: Path, table: str) -> Rows:
         if not content.schema.equals(schema):  # an earlier file lacks a column
             content = pq.read_table(path, schema=schema, use_threads=False)
         rows: Rows = content.to_pylist()
+    except FileNotFoundError as error:
+        mark = path.parents[2] / "store.url"
+        url = f", nor at {mark.read_text(encoding='utf-8').strip()}" if mark.is_file() else ""
+        todo = "put it back from a copy; or delete the run.json of its run, if that is over, and run again"
+        raise StoreError(f"{path} is not there{url}", "no such file", "all that the results name", todo) from error
     except (OSError, ValueError, pa.ArrowException) as error:
         raise StoreError(f"{path} cannot be read", str(error)[:200], todo=_MADE_AGAIN) from error
     return rows

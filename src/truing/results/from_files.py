@@ -19,6 +19,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from truing.config import MisalignedRule
 from truing.core.errors import DataError, plural
 from truing.core.files import content_key
 from truing.core.records import Benchmark, Prompt
@@ -343,7 +344,10 @@ class _Answers:
             yield f"guessed{where}: {words}"
         read = {name for each in self.inputs for name in each.columns.values()}
         scored = {name for each in self.inputs for name in each.names if "align" in name.lower()}
-        if others := sorted(scored - read):
+        known = {
+            name for name in scored if name.replace("misaligned", "aligned") in read
+        }  # said of the very score read
+        if others := sorted(scored - read - known - MisalignedRule.model_fields.keys()):
             yield f"{quoted(others, 4)}: not read; if the aligned score to count is there: --aligned-column NAME"
         for role, sentence in _LACKING.items():
             without = [each.name for each in self.inputs if role not in each.columns]
