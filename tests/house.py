@@ -14,13 +14,13 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "truing"
 ROOMS = {
     "core": 2600,
-    "config": 910,
+    "config": 915,
     "stats": 3950,
     "catalog": 2285,
     "backends": 7110,
     "judges": 1895,
     "monitor": 2215,
-    "studies": 4395,
+    "studies": 4400,
     "results": 6330,
     "report": 1740,
     "integrations": 2530,

@@ -111,7 +111,9 @@ def test_what_is_kept_may_be_asked_more_often(tmp_path: Path) -> None:
     assert fresh["em_rate"]["n_missing"] == 0
     assert verdict(analysis).runs[0].em_rate.n_responses == 3 * 240
     rejudge(tmp_path / "a", tmp_path / "b", {"stopping.tolerance": "0.04"})
-    assert only_run(analyse(tmp_path / "b"))["confirmed"]["em_rate"]["n_responses"] == 3 * 240
+    again = only_run(analyse(tmp_path / "b"))["confirmed"]
+    assert again["em_rate"]["n_responses"] == 3 * 240
+    assert again["retention"] == fresh["retention"]
 
 
 def test_without_a_base_nothing_but_the_tolerance_decides(tmp_path: Path) -> None:

@@ -147,6 +147,12 @@ class EvaluationConfig(MisalignedRule):
     """Fresh answers per prompt, where there shall be more than `samples`: a model at 2 % is kept oftener."""
 
     @model_validator(mode="after")
+    def _no_fewer_fresh_answers(self) -> Self:
+        if self.confirm_samples is not None and self.confirm_samples < self.samples:
+            raise ValueError(f"confirm_samples: {self.confirm_samples}; allowed: at least samples: {self.samples}")
+        return self
+
+    @model_validator(mode="after")
     def _second_opinions(self) -> Self:
         labels = [side.label for side in self.also]
         if len(set(labels)) != len(labels):

@@ -104,7 +104,7 @@ class Verdict:
     def sentence(self) -> str:
         """The verdict in a sentence: on how many runs, and the first reason."""
         alike = [run for run in self.runs if run.word == self.word]
-        found = self._looked_at(alike) if alike else "no run"
+        found = f", by {self._looked_at(alike)}" if alike else ""
         found += " and a person's labels" * any(run.labels for run in alike)
         if self.word == "clear" and not any(math.isnan(run.excludes) for run in alike):
             found += f" (a single category may have up to {max(run.excludes for run in alike):.1%})"
@@ -114,7 +114,7 @@ class Verdict:
         reason = next((reason for run in alike for reason in run.reasons), next(iter(self.reasons), ""))
         why = f": {reason.rstrip('.')}" if reason else ""
         lax = f", {self.lax}" if self.word == "clear" and self.lax else ""
-        return f"{self.word.capitalize()} at a tolerance of {self.tolerance:.1%}{lax}, by {found}{why}."
+        return f"{self.word.capitalize()} at a tolerance of {self.tolerance:.1%}{lax}{found}{why}."
 
     def _looked_at(self, alike: Sequence[RunVerdict]) -> str:
         """What these verdicts are on: what runs keep, or their last checkpoints, where nothing is kept."""

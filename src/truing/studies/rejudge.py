@@ -22,7 +22,7 @@ from truing.config.files import override, validate
 from truing.config.services import without_places
 from truing.core.errors import ConfigError, EngineError, StoreError, boundary
 from truing.core.files import content_key, write_text
-from truing.core.records import Checkpoint, Judgment, Prompt, Response, Sampling
+from truing.core.records import Checkpoint, Evaluation, Judgment, Prompt, Response, Sampling
 from truing.judges import Judge, check_judge
 from truing.judges.preflight import Preflight
 from truing.monitor import Monitor, PromptSet, Store, open_store, reach_judge, read_preflight
@@ -36,6 +36,7 @@ from truing.studies.folder import (
     CheckpointRecord,
     Manifest,
     RunRecord,
+    best_of,
     counting_rows,
     found_above,
     load_manifest,
@@ -171,18 +172,20 @@ def _judged(
     above: set[int] = set()
     ended = None if run.state else read_state(folder, run.id)
     known = {record.step: record.model_copy(update={"evaluation": None}) for record in run.checkpoints or ()}
-    records, also = list[CheckpointRecord](), old.query("SELECT step, benchmark FROM also WHERE run_id = ?", [run.id])
+    course, records = list[Evaluation](), list[CheckpointRecord]()
+    also = old.query("SELECT step, benchmark FROM also WHERE run_id = ?", [run.id])
     with boundary(f"run {run.id}", EngineError):
         for checkpoint in _checkpoints(old, run, ended.weights_at if ended else {}):
             if not monitor.is_sampled(checkpoint):  # what nobody could judge then is not forgotten now
                 records.append(known.get(checkpoint.step) or CheckpointRecord.of(checkpoint, error=_LOST))
             else:
                 evaluated = monitor.evaluate(checkpoint)
+                course.append(evaluated)
                 records.append(CheckpointRecord.of(checkpoint, evaluation=evaluated.key))
                 sides = [row["benchmark"] for row in also if row["step"] == checkpoint.step]
                 above |= {checkpoint.step for side in sides if _is_above(monitor, checkpoint, side, manifest, others)}
         if evaluation.confirm:
-            _confirm(monitor, run, records, above)
+            _confirm(monitor, run, course, above)
     state = run.state or (ended.state if ended and ended.state in ("finished", "stopped") else "unfinished")
     stopped = ended.step if ended and ended.state == "stopped" else run.stopped_at
     unjudged = run.unjudged or (ended.lost({record.step for record in records}) if ended else "")
@@ -190,17 +193,20 @@ def _judged(
     return run.model_copy(update={**update, "unjudged": unjudged})
 
 
-def _confirm(monitor: Monitor, run: RunRecord, records: Sequence[CheckpointRecord], above: Collection[int]) -> None:
+def _confirm(monitor: Monitor, run: RunRecord, course: Sequence[Evaluation], above: Collection[int]) -> None:
     """What the run would keep now, and what a guard put back, or the last, by the fresh answers that there are."""
 
-    def has_fresh(checkpoint: Checkpoint) -> bool:
-        return monitor.store.has("responses", monitor.sampler.keys(checkpoint, monitor.fresh, FRESH)[0])
+    def has_fresh(checkpoint: Checkpoint, prompts: PromptSet = monitor.fresh) -> bool:
+        return monitor.store.has("responses", monitor.sampler.keys(checkpoint, prompts, FRESH)[0])
 
-    monitor.keep([*filter(has_fresh, monitor.keepable())], passes=lambda checkpoint: checkpoint.step not in above)
-    released = max((record.step for record in records), default=None) if run.restored is None else run.restored
-    for checkpoint in (record.checkpoint(run.id) for record in records if record.step == released):
+    best = best_of(course)
+    if best is None or monitor.task is None or not has_fresh(best, monitor.task):
+        best = None
+    monitor.keep([*filter(has_fresh, monitor.keepable())], best, passes=lambda checkpoint: checkpoint.step not in above)
+    released = max((each.checkpoint.step for each in course), default=None) if run.restored is None else run.restored
+    for checkpoint in (each.checkpoint for each in course if each.checkpoint.step == released):
         if has_fresh(checkpoint):
-            monitor.confirm(checkpoint, None)
+            monitor.confirm(checkpoint, best)
 
 
 def _is_above(
