@@ -84,7 +84,7 @@ def test_damaged_and_changed_studies_are_refused(tmp_path: Path) -> None:
     manifest.write(tmp_path)
     for file in (tmp_path / "store" / "responses").glob("*.parquet"):
         file.unlink()
-    with pytest.raises(StoreError, match="cannot be read"):
+    with pytest.raises(StoreError, match="is not there"):
         list(judged_checkpoints(tmp_path))
     (tmp_path / "manifest.json").write_text("{")
     with pytest.raises(StoreError, match=r"manifest\.json cannot be read"):
