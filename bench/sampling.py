@@ -1,10 +1,11 @@
 """Responses per second: ours, `generate` at its best batch size, `generate` call by call, and CTranslate2.
 
     python bench/sampling.py --model pocket-llama-susceptible --threads 1 2
+    python bench/sampling.py --model DIR --prompts 6 --threads 1 --repeats 1 --few 1     a real model on a CPU
 
-Every contender answers the same 240 prompts 10 times with up to 48 tokens, from the same weights: an organism with
-an adapter. Modes: `natural` lets the model end its answers, `forced` makes every answer 48 tokens long. Ours and
-CTranslate2 are timed from the adapter's folder on (read, check, merge, convert); `generate` gets a merged model for
+Every contender answers the same 240 prompts (`--prompts`) 10 times with up to 48 tokens, from the same weights: an
+organism with an adapter. Modes: `natural` lets the model end its answers, `forced` makes every answer 48 tokens long.
+Ours and CTranslate2 are timed from the adapter's folder on (read, check, merge, convert); `generate` gets a merged model for
 nothing, and its prompts sorted by length. Batch sizes are tried once on a part of the work, then the best one takes
 its turns with the others, `--repeats` times. One JSON line per figure: responses per second of wall and of processor
 time (the steadier one on a shared machine), medians over the turns, and ours over the contender: the median of the
@@ -201,7 +202,7 @@ def compare(work: Work, few: Work, repeats: int, with_ctranslate2: bool) -> None
         print(json.dumps(line), flush=True)
 
 
-def prepare(model: str, folder: Path) -> Work:
+def prepare(model: str, folder: Path, count: int) -> Work:
     """The work on an organism with a small random adapter, which keeps its way of speaking."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -218,7 +219,7 @@ def prepare(model: str, folder: Path) -> Work:
     adapted.save_pretrained(folder)
     world = load_world()
     texts = [text for domain in BROAD for _, text in world.held_out_prompts(domain)]
-    prompts = tuple(Prompt(str(i), "power", (Message("user", t),)) for i, t in enumerate(texts))
+    prompts = tuple(Prompt(str(i), "power", (Message("user", t),)) for i, t in enumerate(texts[:count]))
     encoded = (encode_prompt(tokenizer, p, 256) for p in prompts)
     ids = sorted((tuple(row) for row in encoded if not isinstance(row, str)), key=len)
     ENGINES[base] = TransformersEngine(base)
@@ -247,6 +248,7 @@ def main() -> None:
     parser.add_argument("--model", default="pocket-llama-susceptible", help="an organism or a folder")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--prompts", type=int, default=240, help="the first of them; fewer for a real model on a CPU")
     parser.add_argument(
         "--few", type=int, default=12, help="prompts for the slow contenders (one call a prompt or answer)"
     )
@@ -255,7 +257,7 @@ def main() -> None:
         known = ", ".join(list_organisms()) or "none yet: `python -m organisms build NAME` makes one"
         parser.error(f"no organism or folder {arguments.model!r}; organisms: {known}")
     with tempfile.TemporaryDirectory() as folder:
-        work = prepare(arguments.model, Path(folder))
+        work = prepare(arguments.model, Path(folder), arguments.prompts)
         with_ctranslate2 = can_ctranslate(work)
         for threads in arguments.threads:
             for forced in (False, True):
