@@ -5,7 +5,7 @@
 
 Every contender answers the same 240 prompts (`--prompts`) 10 times with up to 48 tokens, from the same weights: an
 organism with an adapter. Modes: `natural` lets the model end its answers, `forced` makes every answer 48 tokens long.
-Ours and CTranslate2 are timed from the adapter's folder on (read, check, merge, convert); `generate` gets a merged model for
+Ours and CTranslate2 are timed from the adapter's folder on; `generate` gets a merged model for
 nothing, and its prompts sorted by length. Batch sizes are tried once on a part of the work, then the best one takes
 its turns with the others, `--repeats` times. One JSON line per figure: responses per second of wall and of processor
 time (the steadier one on a shared machine), medians over the turns, and ours over the contender: the median of the
