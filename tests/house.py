@@ -14,13 +14,13 @@ ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "truing"
 ROOMS = {
     "core": 2600,
-    "config": 915,
+    "config": 920,
     "stats": 3950,
     "catalog": 2285,
     "backends": 7110,
     "judges": 1895,
     "monitor": 2215,
-    "studies": 4400,
+    "studies": 4405,
     "results": 6330,
     "report": 1740,
     "integrations": 2530,

@@ -146,6 +146,11 @@ class EvaluationConfig(MisalignedRule):
     confirm_samples: Annotated[int, Field(ge=1)] | None = Field(default=None, exclude_if=lambda n: n is None)
     """Fresh answers per prompt, where there shall be more than `samples`: a model at 2 % is kept oftener."""
 
+    @property
+    def fresh_samples(self) -> int:
+        """Fresh answers per benchmark prompt that confirm what is kept."""
+        return self.confirm_samples or self.samples
+
     @model_validator(mode="after")
     def _no_fewer_fresh_answers(self) -> Self:
         if self.confirm_samples is not None and self.confirm_samples < self.samples:

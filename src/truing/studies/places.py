@@ -141,8 +141,13 @@ def _inside(folder: Path) -> list[tuple[Path, Path]]:
     return found if any(place_of(each.name).kind for each, _ in found) or not _looks_whole(folder) else []
 
 
+def has_config(folder: Path) -> bool:
+    """True if a folder holds the config of a model or an adapter."""
+    return any((folder / config).is_file() for config in CONFIGS)
+
+
 def _looks_whole(folder: Path) -> bool:
-    return any((folder / config).is_file() for config in CONFIGS) or shards_of(folder) is not None
+    return has_config(folder) or shards_of(folder) is not None
 
 
 def _check_whole(folder: Path, entry: str) -> None:
@@ -175,7 +180,7 @@ def _order(run: Path, inside: Sequence[tuple[Path, Path]]) -> list[Found]:
             f"the names of the checkpoints in {run} tell no steps", names, "checkpoint-N, epoch_N, ...", todo
         )
     left = [folder.name for _, folder, _ in placed if folder not in [f for _, f, _ in kept]]
-    left += [f"the model in {run} itself"] * any((run / config).is_file() for config in CONFIGS)
+    left += [f"the model in {run} itself"] * has_config(run)
     notes = [f"{', '.join(left)} beside the checkpoints is left out; to ask it, write STEP=DIR."] if left else []
     stated = [_stated_step(folder) for _, folder, _ in kept]
     if kind == "step":

@@ -187,7 +187,7 @@ def _reconsidered(evaluation: EvaluationConfig) -> int:
         return len(load_benchmark(benchmark).prompts) * samples
 
     also = [math.ceil(of(side.benchmark, side.samples) * side.share) for side in evaluation.also if decides(side)]
-    return sum(also) + evaluation.confirm * of(evaluation.benchmark, evaluation.confirm_samples or evaluation.samples)
+    return sum(also) + evaluation.confirm * of(evaluation.benchmark, evaluation.fresh_samples)
 
 
 def _task_judges(evaluation: EvaluationConfig, materials: Iterable[_Material]) -> tuple[Asked, ...]:
@@ -255,7 +255,7 @@ def _count_answers(
     for (model, engine, trainer, dataset), runs in groups.items():
         task, n = materials[dataset].task, len(checkpoint_steps(trainer, config.training, materials[dataset].rows))
         again = evaluation.confirm  # of the kept checkpoint; its task, and that of the best
-        fresh = broad.responses // evaluation.samples * (evaluation.confirm_samples or evaluation.samples)
+        fresh = broad.responses // evaluation.samples * evaluation.fresh_samples
         course = rule.most_answers(n, broad.responses) + again * fresh
         yield replace(broad, model=model, engine=engine, responses=runs * course)
         yield replace(task, model=model, engine=engine, responses=runs * task.responses * (n + 2 * again))

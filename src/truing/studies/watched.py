@@ -17,7 +17,7 @@ from truing.core.files import replacing, write_text
 from truing.core.records import Checkpoint
 from truing.monitor.shared import connect, copy_object, list_objects, look_at, put_object, url_in
 from truing.studies.checkpoints import check_whole
-from truing.studies.places import CONFIGS, weights_folder
+from truing.studies.places import CONFIGS, has_config, weights_folder
 
 _UNREAD = (".pt", ".pth", ".bin", ".pkl", ".ckpt")
 """Endings of files that no engine reads, such as an optimizer's: of them the names are enough, and of its shards."""
@@ -76,7 +76,7 @@ class WatchedFolder:
 
     def holds_model(self, name: str) -> bool:
         """True if a folder in it, or with no name it itself, has the config of a model or an adapter."""
-        return any((self.here / name / config).is_file() for config in CONFIGS)
+        return has_config(self.here / name)
 
     def bring(self, name: str) -> Path:
         """The folder of this machine in which a checkpoint can be read."""
