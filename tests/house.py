@@ -21,7 +21,7 @@ ROOMS = {
     "judges": 1895,
     "monitor": 2215,
     "studies": 4405,
-    "results": 6330,
+    "results": 6345,
     "report": 1740,
     "integrations": 2530,
     "api": 270,

@@ -132,6 +132,15 @@ def test_the_verdict_over_seeds(courses: Any, verdict: str) -> None:
     assert set(group.above) | set(group.clean) == {r.id for r in runs}
 
 
+@pytest.mark.parametrize("state", ["failed", "unfinished"])
+@pytest.mark.parametrize(("other", "verdict", "clean"), [(CLEAN, "undecided", ["run0"]), (LATE, "undecided", [])])
+def test_a_seed_that_has_not_ended_is_not_clean(state: str, other: Any, verdict: str, clean: list[str]) -> None:
+    group = only(tabulate(source(run(other), run(CLEAN[:1], 1, state=state))).seeds)
+    assert (group.verdict, group.clean) == (verdict, clean)
+    assert math.isnan(group.needed)
+    assert group.reason.endswith("1 run has not ended, so this is not the end of it.")
+
+
 def test_learning_rates_are_compared() -> None:
     good = [run(LATE, seed, id=f"low{seed}", learning_rate=1e-4) for seed in (0, 1, 2)]
     bad = [run(EARLY, seed, id=f"high{seed}") for seed in (0, 1, 2)]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import numpy as np
 
@@ -81,7 +82,19 @@ def _seeds(group: list[RunFigures]) -> schema.SeedsEntry:
 
 
 def _verdict(group: list[RunFigures], misaligned: Any, coherent: Any) -> SeedVerdict:
-    """At the last checkpoint of each run; without a base nothing can be said."""
+    """At the last checkpoint of each run; of one that has not ended nobody knows that it stays clean."""
+    found = _verdict_so_far(group, misaligned, coherent)
+    begun = {i for i, f in enumerate(group) if f.whole.run.state in ("failed", "unfinished")}
+    if begun.isdisjoint(found.clean):
+        return found
+    clean = tuple(i for i in found.clean if i not in begun)
+    reason = f"{found.reason} {plural(len(begun), 'run has', 'runs have')} not ended, so this is not the end of it."
+    verdict: Literal["inconsistent", "undecided"] = "inconsistent" if found.above and clean else "undecided"
+    return replace(found, verdict=verdict, clean=clean, needed=math.inf, reason=reason)
+
+
+def _verdict_so_far(group: list[RunFigures], misaligned: Any, coherent: Any) -> SeedVerdict:
+    """At the last checkpoint evaluated of each run; without a base nothing can be said."""
     source = group[0].source
     if any(f.base is None for f in group):
         return SeedVerdict("undecided", (), (), (), math.inf, "The model before fine-tuning was not judged.")
