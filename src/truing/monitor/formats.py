@@ -1,9 +1,9 @@
-"""Models that are asked as they were when work in a folder began: FOLDER/formats.json."""
+"""Models that are asked as they were when work in a folder began, weights as they were saved: FOLDER/formats.json."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,21 @@ from truing.core.files import content_key, read_object, write_json
 from truing.core.templates import is_asked_alike
 from truing.core.weights import asking_files
 
-__all__ = ["FORMATS", "check_formats", "otherwise"]
+__all__ = ["FORMATS", "check_formats", "ends_otherwise", "note_ends", "otherwise"]
 
 FORMATS = "formats.json"
 
 
-def check_formats(folder: Path, models: Iterable[str]) -> None:
+def check_formats(folder: Path, models: Iterable[str], must_write: bool = True) -> None:
     """Refuse models that are asked in another format than the answers in a folder were.
 
     The key of answers names the weights of a base or full model, not its template: stored answers would stand for it.
     Of an endpoint's name nothing is known, and of a hub id nothing where neither the hub nor its cache here has it.
+
+    Args:
+        folder: Where they are written down.
+        models: Names, folders or hub ids.
+        must_write: False where a folder that cannot be written is none of the caller's errors.
 
     Raises:
         StoreError: The chat template, tokenizer or end tokens of a model are others than when work began.
@@ -40,7 +45,8 @@ def check_formats(folder: Path, models: Iterable[str]) -> None:
                 "its template or tokenizer changed",
             )
             raise StoreError(what, got, "the files of then", "put them back, or begin in another folder")
-    write_json(folder / FORMATS, held)
+    with nullcontext() if must_write else suppress(StoreError):
+        write_json(folder / FORMATS, held)
 
 
 def otherwise(folder: Path, model: str, place: Path | None) -> str:
@@ -63,6 +69,18 @@ def otherwise(folder: Path, model: str, place: Path | None) -> str:
     if place is None or (is_asked_alike(source, str(place)) and _ends(source) == _ends(str(place))):
         return ""
     return f"{here} is not asked as {model} was: chat template, tokenizer or end tokens are others"
+
+
+def note_ends(folder: Path, checkpoint: Path) -> None:
+    """Write down which tokens end the answers of full weights that were just saved in FOLDER/checkpoints/STEP."""
+    write_json(folder / FORMATS, {**_read(folder), f"checkpoints/{checkpoint.name}": _ends(str(checkpoint))})
+
+
+def ends_otherwise(folder: Path, step: int, place: Path) -> str:
+    """Why answers of a step's weights end otherwise in `place` than when they were saved; empty: they do not."""
+    held = _read(folder)
+    same = (name := f"checkpoints/{step}") not in held or held[name] == _ends(str(place))
+    return "" if same else f"{place} is not asked as it was judged: other tokens end an answer now"
 
 
 def _ends(source: str) -> Any:

@@ -15,7 +15,7 @@ from truing.catalog.models import resolve_model
 from truing.core.errors import DataError, StoreError, UserError
 from truing.core.files import read_object
 from truing.core.weights import model_hash
-from truing.monitor.formats import otherwise
+from truing.monitor.formats import ends_otherwise, otherwise
 from truing.results.gate import RunVerdict, Verdict
 from truing.results.schema import Analysis
 from truing.results.schema_runs import RunEntry
@@ -99,12 +99,22 @@ class _Looked:
         manifest = None if folder is None else load_manifest(folder)
         return cls(folder, {run.id: run for run in manifest.runs} if manifest else {}, cache(model_hash))
 
+    def of_folder(self, model: str) -> str:
+        """The hash of a model in a folder of this machine; empty: there is none, or none that can be read."""
+        with suppress(UserError):
+            return self.hashed(source) if Path(source := resolve_model(model)).is_dir() else ""
+        return ""
+
     def asked_otherwise(self, run: RunEntry, step: int, place: Path) -> str:
         """Why weights that a folder holds are not asked as they were, in words; empty: they are, or nobody knows."""
         known = self.records[run.id].checkpoints or () if run.id in self.records else ()
         model = next((each.model for each in known if each.step == step), run.model)
-        own = (place / "tokenizer_config.json").is_file()
-        if self.folder is None or (own and (place / "adapter_config.json").is_file()):  # its format is in its hash
+        if self.folder is None:
+            return ""
+        if reason := ends_otherwise(self.folder, step, place):
+            return reason
+        own, adapted = (place / "tokenizer_config.json").is_file(), (place / "adapter_config.json").is_file()
+        if own and (adapted or run.ended_with is not None):  # its format is in its hash
             return ""
         return otherwise(self.folder, model, place if own or model != run.model else None)
 
@@ -141,20 +151,19 @@ def _held(each: RunVerdict, run: RunEntry, place: Path, looked: _Looked) -> RunV
     """A verdict on weights that a folder holds; not clear if their base is another, or they are asked otherwise now."""
     if reason := looked.asked_otherwise(run, each.step, place):
         return each.against(reason)
-    if not (place / "adapter_config.json").is_file():
+    if not (config := place / "adapter_config.json").is_file():
         return replace(each, weights=f"{place} holds these weights")
-    known, told = _base_hash(run), ""
-    with suppress(UserError):
-        if known and Path(source := resolve_model(run.model)).is_dir() and looked.hashed(source) != known:
-            return each.against(f"{source} holds another base now than the one that adapters were judged on")
-    named = read_object(place / "adapter_config.json").get("base_model_name_or_path") or run.model
+    base, told = looked.of_folder(run.model), ""
+    known = _base_hash(run) or base
+    if base and base != known:
+        return each.against(f"{resolve_model(run.model)} holds another base now than the one it was judged on")
+    named = read_object(config).get("base_model_name_or_path") or run.model
     if named != run.model:
-        told = f", and names {named} as its base; it was judged on {run.model}"
-        with suppress(UserError):
-            if Path(source := resolve_model(named)).is_dir():
-                if looked.hashed(source) != (known or looked.hashed(resolve_model(run.model))):
-                    return each.against(f"{place} names another base than the one it was judged on: {named}")
-                told = ""
+        other = looked.of_folder(named)
+        if other and known and other != known:
+            return each.against(f"{place} names another base than the one it was judged on: {named}")
+        if not (other and known):
+            told = f", and names {named} as its base; it was judged on {run.model}"
     return replace(each, weights=f"{place} holds these weights{told}")
 
 

@@ -1,7 +1,7 @@
 """A folder of results: what its analysis needs, and what its checkpoints are measured with.
 
     FOLDER/manifest.json   prompts, judges, data and runs, written when work begins
-    FOLDER/formats.json    how models in folders are asked: a hash of template and tokenizer
+    FOLDER/formats.json    how models in folders are asked: a hash of template and tokenizer, or end tokens
     FOLDER/preflight.json  what the judge can see, if that was measured
     FOLDER/store/          responses, judgments, evaluations
 

@@ -4,6 +4,7 @@ import gc
 import itertools
 import json
 import logging
+import shutil
 import threading
 from pathlib import Path
 from typing import Any, ClassVar
@@ -144,6 +145,24 @@ def test_weights_are_another_model_with_another_tokenizer(tiny_model: Path, tmp_
     for name in ("tokenizer_config.json", "tokenizer.json", "chat_template.jinja"):
         (final / name).unlink()  # then it is asked as the base is
     assert "holds weights that nobody judged" in str(results.verdict(final))
+
+
+@pytest.mark.parametrize("adapter", [True, False], ids=["adapter", "full"])
+def test_what_ends_an_answer_and_the_base_s_template_are_held(tiny_model: Path, tmp_path: Path, adapter: bool) -> None:
+    base = shutil.copytree(tiny_model, tmp_path / "base")
+    make_trainer(load(base, adapter), tmp_path / "out", [guard_of(tmp_path, 0.0)], max_steps=2).train()
+    saved = tmp_path / "guard" / "checkpoints" / "2"
+    shipped = shutil.copytree(saved, tmp_path / "shipped")
+    ends = (base if adapter else saved) / "generation_config.json"
+    assert "shipped holds these weights" in str(truing.load(tmp_path / "guard").verdict(shipped).runs[0])
+    ends.write_text('{"eos_token_id": [9]}', encoding="utf-8")
+    assert "is not asked as it was judged" in truing.load(tmp_path / "guard").verdict().sentence()
+    shutil.copytree(tiny_model, base, dirs_exist_ok=True)
+    with (base / "chat_template.jinja").open("a", encoding="utf-8") as file:
+        file.write("Be brief.")
+    assert "is not asked as it was judged" in truing.load(tmp_path / "guard").verdict().sentence()
+    with pytest.raises(StoreError, match="is not asked as it was when work"):
+        make_trainer(load(base, adapter), tmp_path / "out", [guard_of(tmp_path, 0.0)], max_steps=2).train()
 
 
 @pytest.mark.parametrize("adapter", [True, False], ids=["adapter", "full"])

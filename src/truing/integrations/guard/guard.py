@@ -46,6 +46,7 @@ from truing.integrations.guard.settings import read_settings
 from truing.integrations.guard.watcher import Watcher
 from truing.integrations.guard.weights import as_found, find_tokenizer
 from truing.judges import Judge, check_benchmark
+from truing.monitor.formats import check_formats
 from truing.report import write_report
 from truing.results import analyse
 from truing.results.gate import verdict
@@ -124,9 +125,8 @@ class Guard(TrainerCallback):
         self._trainer: Any = None
         self._tokenizer: Any = None
         self._model: Any = None
-        self._looked, self._pending, self._stopped = -1, 0, False
+        self._looked, self._pending, self._stopped, self._best_put_in = -1, 0, False, ""
         self._stays: Checkpoint | None = None
-        self._best_put_in = ""
         self._run = RunRecord(id=self.folder.name, model="", dataset=learnt.name if learnt else "the trainer's own")
 
     # What came out.
@@ -273,6 +273,7 @@ class Guard(TrainerCallback):
         )
 
         def prepare() -> None:
+            check_formats(self.folder, [self._run.model] if self._model.has_files else [], must_write=False)
             engine = self._measures.engine_for(self._run.model, self.folder)
             self._watcher = Watcher(self.folder, self._measures, engine)
             self._know_judge()

@@ -27,6 +27,7 @@ from truing.integrations.guard.weights import (
     saved_names,
     weights_hash,
 )
+from truing.monitor.formats import note_ends
 
 __all__ = ["Model"]
 
@@ -49,6 +50,7 @@ class Model:
     def __init__(self, model: Any, tokenizer: Any, config: GuardConfig, ranks: Ranks) -> None:
         self.model, self.tokenizer, self.ranks, self.is_live = model, tokenizer, ranks, config.is_live
         self.sharded, self.name, self._base = is_sharded(model), base_name(model), ""
+        self.is_adapted, self.has_files = is_adapted(model), has_files(model)
         self.parameters = count_base_parameters(model)
         if self.sharded and (self.is_live or (is_zero(model) and not config.works_elsewhere)):
             raise ConfigError(
@@ -57,11 +59,11 @@ class Model:
                 "a model that is whole on rank 0, or an engine that works elsewhere",
                 'engine="vllm" (docs/guard.md), or save checkpoints and judge those: truing audit --checkpoints',
             )
-        if config.names_engine and not has_files(model):
+        if config.names_engine and not self.has_files:
             todo = "load the model from a folder or the hub, or leave `engine` out"
             raise ConfigError("the engine cannot know the base model", self.name, "a folder or a hub id", todo)
         check_model(model)
-        self._saved = tokenizer if not self.is_live or (has_files(model) and self._is_unlike_base()) else None
+        self._saved = tokenizer if not self.is_live or (self.has_files and self._is_unlike_base()) else None
 
     def _is_unlike_base(self) -> bool:
         """True if the tokenizer is known not to be that of the base: with it the weights are another model."""
@@ -82,7 +84,7 @@ class Model:
             return None
 
     def save(self, folder: Path, weights: dict[str, Any] | None) -> tuple[str, str]:
-        """Save what `gathered` gave, on rank 0; where it lies, and the hash of the weights.
+        """Save what `gathered` gave, on rank 0, in a guard's `checkpoints`; where it lies, and the hash of the weights.
 
         Raises:
             EngineError: There are none.
@@ -91,6 +93,8 @@ class Model:
             raise EngineError("the weights could not be gathered", todo="see the log of each process")
         self._base = self._base or base_hash(self.model)
         path = save_weights(self.model, folder, weights or None, self._saved)
+        if not self.is_adapted:
+            note_ends(folder.parents[1], path)
         return str(path.absolute()), weights_hash(self.model, path, self._base)
 
     def put(self, path: str) -> None:
@@ -109,8 +113,7 @@ class Model:
         """
         if not self.sharded:
             self.ranks.share(lambda: self.put(path))
-            adapted = is_adapted(self.model)
-            self.ranks.spread(p for p in self.model.parameters() if p.requires_grad or not adapted)
+            self.ranks.spread(p for p in self.model.parameters() if p.requires_grad or not self.is_adapted)
             return
         tensors: dict[str, Any] = {}
         self.ranks.share(lambda: tensors.update(read_saved(self.model, path)))
