@@ -35,8 +35,9 @@ def changes(to: type[Seeing], after: int) -> None:
     Drifting.until, Drifting.now = MEASURED + 8 * after, to
 
 
-def monitor(folder: Path, judge: str = DRIFTING, **preflight: Any) -> Monitor:
-    own = EvaluationConfig(benchmark="pocket-240", judge=judge, preflight=preflight)  # type: ignore[arg-type]
+def monitor(folder: Path, judge: str = DRIFTING, confirm_samples: int | None = None, **preflight: Any) -> Monitor:
+    raw = {"benchmark": "pocket-240", "judge": judge, "confirm_samples": confirm_samples, "preflight": preflight}
+    own = EvaluationConfig.model_validate(raw)
     return Monitor.from_config(MonitorConfig(evaluation=own), folder, Speaker(0))
 
 
@@ -65,11 +66,14 @@ def test_from_the_change_on_nothing_is_decided_and_what_was_decided_before_stays
     assert [d.action for d in course(resumed, 0, 2, 4, 6, 8, 10)] == [Action.CONTINUE] * 3 + [Action.UNDECIDED] * 3
 
 
-def test_a_checkpoint_is_not_kept_by_the_word_of_a_judge_that_has_changed_since(tmp_path: Path) -> None:
+@pytest.mark.parametrize("confirm_samples", [None, 3])
+def test_a_checkpoint_is_not_kept_by_the_word_of_a_judge_that_has_changed_since(
+    confirm_samples: int | None, tmp_path: Path
+) -> None:
     for folder, after in (("same", 1000), ("before", 2), ("since", 3)):
         Seeing.asked.clear()
         changes(Blind, after)
-        watch = monitor(tmp_path / folder)
+        watch = monitor(tmp_path / folder, confirm_samples=confirm_samples)
         course(watch, 0, 2, 4)
         kept = watch.keep([at(2), at(0)])
         assert kept == (at(2) if folder == "same" else None)

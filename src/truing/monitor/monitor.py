@@ -195,7 +195,7 @@ class Monitor:
         """
         if self._folder is None or self.limits.doubt or (seen := read_preflight(self._folder)) is None:
             return self.limits
-        judgments = self.sampler.keys(checkpoint, self.broad, first)[1]
+        judgments = self.sampler.keys(checkpoint, self.fresh if first == FRESH else self.broad, first)[1]
         rows = self.store.read("judgments", judgments)
         self._base_rows = rows if checkpoint.step == 0 else self._base_rows
         about = {"run_id": checkpoint.run_id, "step": checkpoint.step, "judgments": judgments}
