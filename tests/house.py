@@ -20,12 +20,12 @@ ROOMS = {
     "backends": 7110,
     "judges": 1895,
     "monitor": 2230,
-    "studies": 4405,
+    "studies": 4425,
     "results": 6355,
     "report": 1740,
     "integrations": 2530,
     "api": 270,
-    "cli": 2165,
+    "cli": 2170,
 }
 """Room -> its budget: the most lines it may have, raised only in a commit that says what was taken out for it.
 

@@ -22,7 +22,8 @@ from truing.results import analyse
 from truing.results.gate import verdict
 from truing.stats.rules import Answers, FixedRule
 from truing.studies.audit import run_audit
-from truing.studies.watch import Stop, Watch, load_watch
+from truing.studies.watch import Watch
+from truing.studies.watch_state import Stop, load_watch
 
 FIRST = 100
 

@@ -22,7 +22,7 @@ from truing.monitor import shared
 from truing.results import analyse
 from truing.results.gate import verdict
 from truing.studies import watched
-from truing.studies.watch import Stop
+from truing.studies.watch_state import Stop
 
 READ = {**EVALUATION, "engine": "tests.studies.test_watched:ReadingEngine"}
 

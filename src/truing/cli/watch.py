@@ -30,7 +30,8 @@ from truing.monitor import open_folder
 from truing.report import write_report
 from truing.results import analyse
 from truing.results.gate import verdict
-from truing.studies.watch import Stop, Watch
+from truing.studies.watch import Watch
+from truing.studies.watch_state import Stop
 from truing.studies.watched import is_there, put_there
 
 FAILED = 4

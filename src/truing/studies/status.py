@@ -19,7 +19,7 @@ from truing.core.errors import StoreError
 from truing.monitor import Store, open_store
 from truing.studies.folder import Manifest, RunRecord, load_manifest
 from truing.studies.run import read_state
-from truing.studies.watch import WATCH, WatchState, load_watch
+from truing.studies.watch_state import WATCH, WatchState, load_watch
 
 State = Literal["done", "running", "owed", "failed"]
 _RECENT = 600.0

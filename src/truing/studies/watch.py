@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Literal
 
 from filelock import FileLock
-from pydantic import BaseModel, ValidationError
 
 from truing.catalog.models import resolve_model
 from truing.config import AuditConfig
@@ -37,89 +36,12 @@ from truing.studies.audit import Auditor, check_audit, describe_audit
 from truing.studies.checkpoints import FoundRun, find_in_folders, merging, note_copies
 from truing.studies.places import place_of, step_of
 from truing.studies.run import hold
+from truing.studies.watch_state import WATCH, Done, Seen, Stop, WatchState, load_watch
 from truing.studies.watched import check_saved, watched, words_of
 
-WATCH = "watch.json"
 _AGAIN = 600.0
 """Seconds after which what failed or lacks scores is asked again, if nothing else comes before."""
 _GONE = "it was deleted before it was whole"
-
-
-class Seen(BaseModel):
-    """What is known of one checkpoint's folder."""
-
-    state: Literal["changing", "not whole", "waiting", "evaluated", "failed"] = "changing"
-    reason: str = ""
-    """Why it is not whole or was not evaluated, or what was decided."""
-    stamp: str = ""
-    """A hash of names, sizes and times of its files."""
-    saved: float = 0.0
-    """Time of its newest file, in seconds since 1970."""
-    decided: float | None = None
-    """Time of the decision."""
-    action: str = ""
-    """The decision: `continue`, `undecided` or `stop`."""
-    missing: int = 0
-    """Answers to the benchmark that lack scores."""
-    record: folder.CheckpointRecord | None = None
-    """Its weights; None: it was not whole yet."""
-    notes: tuple[str, ...] = ()
-
-
-class Stop(BaseModel):
-    """The first decision to stop."""
-
-    step: int
-    checkpoint: str
-    """Folder of the checkpoint of which it was decided."""
-    best: str | None
-    """Folder of the best checkpoint that is clear so far, by answers that are not confirmed; None: there is none."""
-    reason: str
-
-
-class Done(BaseModel):
-    """One thing that was done on stop."""
-
-    begun: float
-    ended: float | None = None
-    """None: the process ended before it was known how it went; it is not done again."""
-    error: str = ""
-    """Why it failed; it is tried again."""
-
-
-class WatchState(BaseModel):
-    """All that a watch remembers."""
-
-    directory: str
-    seen: dict[str, Seen] = {}
-    """By the name of the folder."""
-    base: folder.CheckpointRecord | None = None
-    """The model before fine-tuning, once it is known."""
-    replaced: int = 0
-    """Decisions on weights that were since saved again."""
-    stop: Stop | None = None
-    done: dict[str, Done] = {}
-    polled: float = 0.0
-    """Time of the last poll that was written down."""
-    parameters: float | None = None
-    """Of the model, once they were counted."""
-    ended: bool = False
-    """True once the end of the watch has confirmed what the run keeps."""
-
-
-def load_watch(out: Path) -> WatchState | None:
-    """What a watch remembers; None: the folder is not that of a watch.
-
-    Raises:
-        StoreError: The file is damaged.
-    """
-    try:
-        return WatchState.model_validate_json((out / WATCH).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValidationError) as error:
-        todo = "delete that file: checkpoints are looked at again, and no answer is asked twice"
-        raise StoreError(f"{out / WATCH} cannot be read", str(error)[:300], todo=todo) from error
 
 
 @dataclass
@@ -356,6 +278,21 @@ class Watch:
         monitor.know_judge()
         check_formats(self.out, (checkpoint.model for checkpoint in run.everything))
         self._write_manifest(run, {})
+        course, owed = self._course(monitor, run, names)
+        if last and course:
+            self._confirm(monitor, [course[step] for step in sorted(course)])
+        self._write_manifest(run, course, "finished" if last else "unfinished")
+        again = any(e.em_rate.n_missing for e in course.values()) or any(
+            c.step not in course and self._is_there(c) for c in run.everything
+        )
+        unlooked = {name for name, seen in self.state.seen.items() if seen.state in ("changing", "not whole")}
+        ends = [*monitor.keepable()[:1], *(run.checkpoints[-1:] if self.config.evaluation.also else ())]
+        self.watched.keep(set() if last else owed | unlooked | {self.watched.name_of(c) for c in ends})
+        self.moved, self._again = time.monotonic(), time.monotonic() + _AGAIN if again else math.inf
+        return bool(course)
+
+    def _course(self, monitor: Monitor, run: FoundRun, names: dict[int, str]) -> tuple[dict[int, Evaluation], set[str]]:
+        """The evaluations of a run by step, and the names of checkpoints whose answers are still owed."""
         with suppress(WorkError):  # it is met again, and told, by the evaluation of each
             monitor.prefetch([checkpoint for checkpoint in run.everything if self._is_there(checkpoint)])
         monitor.looks = self.state.replaced
@@ -374,19 +311,9 @@ class Watch:
                     monitor.base = Estimate.unknown("step 0 could not be evaluated")
                 elif isinstance(error, EngineError):  # after any other it has its answers
                     owed.add(names[checkpoint.step])
-                continue
-            self._see(course[checkpoint.step], names, monitor)
-        if last and course:
-            self._confirm(monitor, [course[step] for step in sorted(course)])
-        self._write_manifest(run, course, "finished" if last else "unfinished")
-        again = any(e.em_rate.n_missing for e in course.values()) or any(
-            c.step not in course and self._is_there(c) for c in run.everything
-        )
-        unlooked = {name for name, seen in self.state.seen.items() if seen.state in ("changing", "not whole")}
-        ends = [*monitor.keepable()[:1], *(run.checkpoints[-1:] if self.config.evaluation.also else ())]
-        self.watched.keep(set() if last else owed | unlooked | {self.watched.name_of(c) for c in ends})
-        self.moved, self._again = time.monotonic(), time.monotonic() + _AGAIN if again else math.inf
-        return bool(course)
+            else:
+                self._see(course[checkpoint.step], names, monitor)
+        return course, owed
 
     def _run(self) -> FoundRun:
         """The run of all checkpoints that were taken up, those that are gone since included."""
