@@ -14,33 +14,9 @@ from truing.monitor.store import STORES, FolderStore, open_store
 ROW = {"prompt_id": "p", "sample": 0, "text": "hi", "n_tokens": 1, "finished": True, "error": None, "refused": False}
 
 
-def test_a_piece_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
-    store = FolderStore(tmp_path)
-    assert not store.has("responses", "k")
-    store.write("responses", "k", [ROW, {**ROW, "sample": 1}])
-    assert store.has("responses", "k")
-    assert store.read("responses", "k")[1] == {**ROW, "sample": 1, "key": "k"}
-    assert store.keys("responses") == ["k"]
+def test_a_piece_is_a_file_and_nothing_else(tmp_path: Path) -> None:
+    FolderStore(tmp_path).write("responses", "k", [ROW, {**ROW, "sample": 1}])
     assert [f.name for f in (tmp_path / "responses").iterdir()] == ["k.parquet"]
-
-
-def test_a_finished_piece_is_never_changed(tmp_path: Path) -> None:
-    store = FolderStore(tmp_path)
-    store.write("responses", "k", [ROW])
-    store.write("responses", "k", [{**ROW, "text": "other"}])
-    assert store.read("responses", "k")[0]["text"] == "hi"
-
-
-def test_amended_rows_take_the_place_of_failed_ones(tmp_path: Path) -> None:
-    store = FolderStore(tmp_path)
-    failed = {**ROW, "text": None, "error": "timeout"}
-    store.write("responses", "k", [ROW, {**failed, "sample": 1}, {**failed, "sample": 2}])
-    store.amend("responses", "k", [{**ROW, "sample": 2, "text": "late"}])
-    store.amend("responses", "k", [{**ROW, "sample": 1, "text": "later"}])
-    assert [row["text"] for row in store.read("responses", "k")] == ["hi", "later", "late"]
-    assert store.keys("responses") == ["k"]
-    queried = store.query("SELECT text, error FROM responses ORDER BY sample")
-    assert queried == [{"text": t, "error": None} for t in ("hi", "later", "late")]
 
 
 def test_files_from_before_a_column_was_there_are_read(tmp_path: Path) -> None:
@@ -54,10 +30,6 @@ def test_files_from_before_a_column_was_there_are_read(tmp_path: Path) -> None:
             store.amend("responses", "old", [{**ROW, "sample": 1, "refused": True}])
         counted = store.query("SELECT key, count(*) FILTER (refused) AS n FROM responses GROUP BY key ORDER BY key")
         assert [row["n"] for row in counted] == [1, int(amended == "a row")]
-
-
-def test_queries_work_on_an_empty_store(tmp_path: Path) -> None:
-    assert FolderStore(tmp_path / "none").query("SELECT count(*) AS n FROM judgments") == [{"n": 0}]
 
 
 def test_a_file_under_the_name_of_another_is_named(tmp_path: Path) -> None:
