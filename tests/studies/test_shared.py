@@ -81,6 +81,9 @@ def test_a_study_at_a_url_is_the_local_one(
         if path.name not in ("records.lock", "store.url"):
             os.utime(path, (old, old))
     assert not read_status(Path("runs/study")).running
+    (name, *_) = [run.id for run in status.runs]
+    with open_store(tmp_path / "one").reserve(name):  # on another machine
+        assert read_status(Path("runs/study")).running
     rejudge(Path("runs/study"), tmp_path / "again", {"stopping.tolerance": "0.2"})
     rejudge(tmp_path / "local", tmp_path / "local-again", {"stopping.tolerance": "0.2"})
     assert repr(results(tmp_path / "again")) == repr(results(tmp_path / "local-again"))

@@ -170,6 +170,11 @@ class SharedStore(FolderStore):
             beat.join()
             self._leave(name)
 
+    def held(self) -> frozenset[str]:
+        """Those of which a sign of life lies at the URL that is new by this machine's clock."""
+        found, now = list_objects(self.url, "claims"), time.time()
+        return frozenset(PurePosixPath(i.path).parts[-2] for i in found if now - (i.mtime_ns or 0) / 1e9 < _DEAD)
+
     def exchange(self) -> None:
         """Bring records that changed at the URL, put those that changed here; see `Store`.
 

@@ -166,6 +166,10 @@ class Store(ABC):
         """
         yield True
 
+    def held(self) -> frozenset[str]:
+        """What is reserved now, on any machine, as far as that can be seen."""
+        return frozenset()
+
     def compact(self) -> int:
         """Join the parts of pieces that nobody is at; how many files are fewer."""
         return 0

@@ -1,8 +1,8 @@
 """How far the work in a folder is: what is done, running, owed and failed, and how long it may take yet.
 
 The folder is only read: no lock is taken and no model, judge or dataset is asked, so that it may be looked at while
-another process or machine works in it. Nobody tells whether that one lives: work counts as running if something in the
-folder changed in the last ten minutes.
+another process or machine works in it. Work counts as running if something in the folder changed in the last ten
+minutes, or if a machine gives signs of life at the URL where the results are shared.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ def read_status(folder: Path) -> Status:
         allowed = "the folder of a study, an audit, a guard or a watch"
         raise StoreError(f"nothing has begun in {folder}", f"no manifest.json, no {WATCH}", allowed, "name its folder")
     changed = _changed(folder)
-    running = time.time() - changed < _RECENT and not (watch and watch.ended)
+    held = store.held()
+    running = (time.time() - changed < _RECENT or bool(held)) and not (watch and watch.ended)
     runs: tuple[RunStatus, ...] = ()
     if manifest is not None:
         told = {row["run_id"]: row for row in store.query(_ANSWERS)}
@@ -87,7 +88,8 @@ def read_status(folder: Path) -> Status:
         for row in store.query("SELECT run_id, step, weights FROM evaluations"):
             weights.setdefault(row["run_id"], {})[row["step"]] = row["weights"]
         runs = tuple(
-            _run(folder, manifest, run, weights.get(run.id, {}), running, told.get(run.id, {})) for run in manifest.runs
+            _run(folder, manifest, run, weights.get(run.id, {}), (running, held), told.get(run.id, {}))
+            for run in manifest.runs
         )
     return Status(
         folder=str(folder),
@@ -103,18 +105,24 @@ def read_status(folder: Path) -> Status:
 
 
 def _run(
-    folder: Path, manifest: Manifest, run: RunRecord, rows: dict[int, str], running: bool, told: dict[str, Any]
+    folder: Path,
+    manifest: Manifest,
+    run: RunRecord,
+    rows: dict[int, str],
+    busy: tuple[bool, frozenset[str]],
+    told: dict[str, Any],
 ) -> RunStatus:
+    """`busy`: if work in the folder is running, and the runs that are known to be held."""
     if manifest.kind == "study":
-        state, owed, reasons = _of_study(folder, manifest, run, len(rows), running)
+        state, owed, reasons = _of_study(folder, manifest, run, len(rows), busy)
     else:
-        state, owed, reasons = _of_records(run, rows, running)
+        state, owed, reasons = _of_records(run, rows, busy[0])
     more = {name: told[name] for name in ("answers", "missing") if name in told}
     return RunStatus(run.id, state, max(rows, default=None), len(rows), owed, reasons=reasons, **more)
 
 
 def _of_study(
-    folder: Path, manifest: Manifest, run: RunRecord, evaluated: int, running: bool
+    folder: Path, manifest: Manifest, run: RunRecord, evaluated: int, busy: tuple[bool, frozenset[str]]
 ) -> tuple[State, int | None, tuple[str, ...]]:
     ended = read_state(folder, run.id)
     if ended is not None:
@@ -122,14 +130,14 @@ def _of_study(
         return ("failed" if failed else "done"), None if failed else 0, (str(ended.error),) if failed else ()
     if run.state in ("finished", "stopped"):  # judged again from another folder: nothing is trained here
         return "done", 0, ()
-    begun = (folder / "runs" / run.id).is_dir()
+    begun = run.id in busy[1] or (folder / "runs" / run.id).is_dir()
     if run.twin_of is not None and not begun:  # only a run that was stopped has one
         stopped = read_state(folder, run.twin_of)
         if stopped is None or stopped.state != "stopped":
             return "done", 0, ("no twin, unless the run is stopped",)
     config = StudyConfig.model_validate(manifest.config)
     steps = len(checkpoint_steps(run.trainer, config.training, None)) + 1
-    return ("running" if begun and running else "owed"), max(steps - evaluated, 1), ()
+    return ("running" if begun and busy[0] else "owed"), max(steps - evaluated, 1), ()
 
 
 def _of_records(run: RunRecord, rows: dict[int, str], running: bool) -> tuple[State, int | None, tuple[str, ...]]:
