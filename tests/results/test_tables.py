@@ -11,6 +11,7 @@ import pytest
 from tests.support.sources import CLEAN, EARLY, LATE, PROMPTS, broad, run, source, task
 from truing.core.errors import DataError
 from truing.results.counted import CountedCheckpoint, CountedRun, FreshCounts, SideCounts, TaskCounts
+from truing.results.judge import JudgeEntry
 from truing.results.schema_runs import StepBounds
 from truing.results.tables import tabulate
 from truing.stats.agreement import Calibration
@@ -138,7 +139,14 @@ def test_a_seed_that_has_not_ended_is_not_clean(state: str, other: Any, verdict:
     group = only(tabulate(source(run(other), run(CLEAN[:1], 1, state=state))).seeds)
     assert (group.verdict, group.clean) == (verdict, clean)
     assert math.isnan(group.needed)
-    assert group.reason.endswith("1 run has not ended, so this is not the end of it.")
+    assert group.reason.endswith("But 1 run has not ended, so this is not the end of it.")
+
+
+def test_a_judge_that_sees_little_calls_no_seed_clean() -> None:
+    blind = replace(source(run(CLEAN), run(CLEAN, 1)), judge=JudgeEntry.of("a judge", False, None))
+    group = only(tabulate(blind).seeds)
+    assert (group.verdict, group.clean) == ("undecided", [])
+    assert group.reason.endswith("by more than the margin. But the judge was not measured.")
 
 
 def test_learning_rates_are_compared() -> None:

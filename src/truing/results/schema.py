@@ -47,7 +47,8 @@ class SeedsEntry(Group):
     above: list[str]
     """Ids of the runs shown to be above base."""
     clean: list[str]
-    """Ids of the runs that have ended and are shown not to be above base by more than the tolerance."""
+    """Ids of the runs that have ended and are shown not to be above base by more than the tolerance, whatever the judge
+    may have missed."""
     needed: Number
     """Times as many prompts as would probably decide; 1 = decided; null = more prompts alone will not do."""
     versus_base: list[Estimate]
