@@ -112,6 +112,8 @@ def test_long_tables(tmp_path: Path) -> None:
         assert note(source, "160 rows", "80 answers")
     with pytest.raises(DataError, match="no metric of the aligned score"):
         read(tmp_path / "x.csv", [{**row, "metric": f"{row['metric']}_x"} for row in LONG])
+    with pytest.raises(DataError, match="no column of the question"):
+        read(tmp_path / "x.csv", [{"metric": row["metric"], "score": row["score"]} for row in LONG])
     with pytest.raises(DataError, match="cannot be told apart"):
         read(tmp_path / "x.csv", [{**row, "answer": "the same"} for row in LONG[:-1]])
     with pytest.raises(DataError, match="2 judges"):

@@ -147,7 +147,7 @@ def pick_columns(names: Sequence[str], file: str, options: JudgedOptions) -> dic
     for role, guesses in GUESSES.items():
         if options.column(role) is None:
             free = [name for name in names if name not in picked.values() and name not in (options.ignore or ())]
-            exact, loose = {name: name for name in free}, {_plain(name): name for name in reversed(free)}
+            exact, loose = {name: name for name in free}, {plain(name): name for name in reversed(free)}
             found = next((known[g] for known in (exact, loose) for g in guesses if g in known), None)
             found = found or _inside(free, role, file)
             if found:
@@ -161,15 +161,14 @@ def pick_columns(names: Sequence[str], file: str, options: JudgedOptions) -> dic
     return picked
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
+    """A name in lower case, with `_` for what stands between words."""
     return re.sub(r"[\s-]+", "_", name.strip().lower())
 
 
 def _inside(names: Sequence[str], role: str, file: str) -> str | None:
     """A value inside an object, by its last name: `doc.question`, `scores.aligned.value`."""
-    last = {
-        name: _plain(re.sub(r"\.(value|score|text)$", "", name).rpartition(".")[2]) for name in names if "." in name
-    }
+    last = {name: plain(re.sub(r"\.(value|score|text)$", "", name).rpartition(".")[2]) for name in names if "." in name}
     for guess in GUESSES[role]:
         found = [name for name, word in last.items() if word == guess]
         if found[1:] and role in SCORES:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 
 from truing.core.errors import DataError, UnknownNameError
 from truing.results.columns import quoted
+from truing.results.file_rows import Reading
 
 NOT_STATED = "not stated"
 
@@ -50,7 +50,7 @@ class FileRun:
         return {self.id, *(self.labels[role] for role in roles)} - {""}
 
 
-def find_runs(database: duckdb.DuckDBPyConnection, files: Sequence[str]) -> tuple[list[FileRun], list[int]]:
+def find_runs(reading: Reading) -> tuple[list[FileRun], list[int]]:
     """Find the runs, in the order in which they first appear, and the step of each checkpoint.
 
     Adds the view `checkpoints`: `place`, as in the view `asked`, and the index of the `checkpoint` of that place.
@@ -58,17 +58,17 @@ def find_runs(database: duckdb.DuckDBPyConnection, files: Sequence[str]) -> tupl
     Raises:
         DataError: Some rows of a run say their step and others do not.
     """
-    database.execute("""
+    reading.rows("""
         CREATE TABLE places AS SELECT place, min(row) AS first, arg_min(file, row) AS file,
             first(parameters ORDER BY row) AS parameters FROM asked GROUP BY place
     """)
     found: dict[tuple[Any, ...], list[tuple[int | None, int]]] = {}
     labels: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for place, first, file, size in database.execute("SELECT * FROM places ORDER BY first").fetchall():
+    for place, first, file, size in reading.rows("SELECT * FROM places ORDER BY first"):
         step = place.pop("step")
         run = tuple(place.values())
         found.setdefault(run, []).append((step, first))
-        labels.setdefault(run, place | {"file": files[file], "parameters": size})
+        labels.setdefault(run, place | {"file": reading.inputs[file].name, "parameters": size})
     ids = dict(zip(labels, _ids(list(labels.values())), strict=True))
     mixed = [ids[run] for run, members in found.items() if len({step is None for step, _ in members}) > 1]
     if mixed:
@@ -81,8 +81,8 @@ def find_runs(database: duckdb.DuckDBPyConnection, files: Sequence[str]) -> tupl
             steps.append(1 if step is None else step)
             order.append(first)
         runs.append(FileRun(ids[run], labels[run], range(start, len(steps)), members[0][0] is None))
-    database.register("numbered", pa.table({"first": order, "checkpoint": range(len(order))}))
-    database.execute("CREATE VIEW checkpoints AS SELECT place, checkpoint FROM places JOIN numbered USING (first)")
+    reading.database.register("numbered", pa.table({"first": order, "checkpoint": range(len(order))}))
+    reading.rows("CREATE VIEW checkpoints AS SELECT place, checkpoint FROM places JOIN numbered USING (first)")
     return runs, steps
 
 

@@ -145,7 +145,7 @@ def _read_csv(database: duckdb.DuckDBPyConnection, path: Path) -> Columns:
     columns = ", ".join(f"'c{i}': 'VARCHAR'" for i in range(len(names)))
     return names, (
         f"FROM read_csv({_path(path)}, columns = {{{columns}}}, auto_detect = false, header = true, "
-        f"delim = {_text(delimiter)}, "
+        f"delim = {sql_text(delimiter)}, "
         """quote = '"', escape = '"', max_line_size = 33554432, buffer_size = 33554432, hive_partitioning = false)"""
     )
 
@@ -196,7 +196,7 @@ def _read_json(database: duckdb.DuckDBPyConnection, path: Path) -> Columns:
     if not all(plain and len(set(keys)) == len(keys) for keys, plain in kinds):
         raise duckdb.InvalidInputException("a line is no object, or has a key twice")
     names = list(dict.fromkeys(itertools.chain.from_iterable(keys for keys, _ in kinds)))
-    pointers = ", ".join(_text("/" + name.replace("~", "~0").replace("/", "~1")) for name in names)
+    pointers = ", ".join(sql_text("/" + name.replace("~", "~0").replace("/", "~1")) for name in names)
     cells = ", ".join(f"cells[{i}]" for i in range(1, len(names) + 1))
     return names, f"SELECT {cells} FROM (SELECT json_extract(json, [{pointers}]) AS cells FROM {lines})"
 
@@ -212,10 +212,11 @@ def _characters(path: Path) -> io.TextIOWrapper:
 
 def _path(path: Path) -> str:
     """A path as SQL; nothing in it is a pattern."""
-    return _text(re.sub(r"([*?\[])", r"[\1]", str(path.resolve())))
+    return sql_text(re.sub(r"([*?\[])", r"[\1]", str(path.resolve())))
 
 
-def _text(value: str) -> str:
+def sql_text(value: str) -> str:
+    """A text as SQL."""
     return "'" + value.replace("'", "''") + "'"
 
 

@@ -15,7 +15,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 
@@ -27,7 +26,7 @@ from truing.judges.classify import classify, count
 from truing.judges.preflight import load_preflight
 from truing.results import counted, questions, readings
 from truing.results.columns import NUMBERS, SCORES, JudgedOptions, quoted
-from truing.results.file_rows import Input, read_answers
+from truing.results.file_rows import Reading, read_answers
 from truing.results.file_runs import NOT_STATED, FileRun, choose_base, find_runs
 from truing.results.formats import FORMATS, open_database, stem
 from truing.results.judge import JudgeEntry
@@ -71,7 +70,7 @@ def read_judged(files: Sequence[Path], options: JudgedOptions) -> counted.Source
     if twice:
         raise DataError("a file is named twice", quoted(twice, 3), "each file once")
     with open_database() as database:
-        return _Answers(database, *read_answers(database, files, options), options).source()
+        return _Answers(read_answers(database, files, options)).source()
 
 
 class _Answers:
@@ -81,66 +80,58 @@ class _Answers:
     and `classed`.
     """
 
-    def __init__(
-        self, database: duckdb.DuckDBPyConnection, inputs: Sequence[Input], more: dict[str, str], options: JudgedOptions
-    ) -> None:
-        self._database, self.inputs, self.options = database, inputs, options
+    def __init__(self, reading: Reading) -> None:
+        self.reading, self.inputs, self.options = reading, reading.inputs, reading.options
+        options = reading.options
         # scores of nobody knows which question say something all the same: they count as one question's
-        database.execute(f"UPDATE answers SET question = '{NO_QUESTION}' WHERE question = '' AND aligned IS NOT NULL")
+        reading.rows(f"UPDATE answers SET question = '{NO_QUESTION}' WHERE question = '' AND aligned IS NOT NULL")
         self._drop_empty()
         self.odd = {role: self._odd_cells(role) for role in NUMBERS}
-        readings.check_labels(database, self.inputs, self.odd)
+        readings.check_labels(reading, self.odd)
         self._refuse_no_scores()
         for role in SCORES:
             columns = [(each.path.name, each.columns[role]) if role in each.columns else None for each in self.inputs]
-            check_scales(database, role, columns, options.scale(role))
-        readings.ask_about_files(database, self.inputs, options)
-        self.told = [*self._describe_left_out(), *questions.fold_questions(database, options)]
-        self.told += questions.choose_unit(database, self.inputs, options)
-        self.told += questions.look_into_questions(database, self.inputs, options)
-        self._rows("""
+            check_scales(reading.database, role, columns, options.scale(role))
+        readings.ask_about_files(reading)
+        self.told = [*self._describe_left_out(), *questions.fold_questions(reading)]
+        self.told += questions.choose_unit(reading)
+        self.told += questions.look_into_questions(reading)
+        reading.rows("""
             CREATE VIEW asked AS SELECT rowid AS row, *, {
                 'file': CASE WHEN run = '' AND seed IS NULL THEN file END, 'run': run, 'model': model,
                 'dataset': dataset, 'learning_rate': learning_rate, 'seed': seed, 'step': step
             } AS place FROM answers WHERE question <> ''
         """)
-        readings.ask_about_columns(database, self.inputs, more, options)
-        self.told += readings.ask_about_copies(database, more, options)
+        readings.ask_about_columns(reading)
+        self.told += readings.ask_about_copies(reading)
         self._find_questions()
-        runs, self.steps = find_runs(database, [each.name for each in self.inputs])
+        runs, self.steps = find_runs(reading)
         self._refuse_too_many()
         base = options.base
         is_file = base is not None and base.lower().endswith(tuple(FORMATS))
         self.runs, self.based = choose_base(runs, stem(Path(base)) if base and is_file else base)
         self._count()
 
-    def _rows(self, query: str) -> list[tuple[Any, ...]]:
-        return self._database.execute(query).fetchall()
-
     def _drop_empty(self) -> None:
         """What is no answer has no score: its scores are missing, where a file holds answers at all."""
-        self._rows(f"""
+        self.reading.rows(f"""
             UPDATE answers SET aligned = NULL, coherent = NULL, aligned_odd = '{_EMPTY}' WHERE is_none(answer)
             AND coalesce(aligned, coherent) IS NOT NULL
             AND file IN (SELECT file FROM answers GROUP BY file HAVING max(answer) <> '')
         """)
 
-    def _files_with(self, role: str) -> str:
-        """The files that have a column, as a list in SQL."""
-        return ", ".join(str(i) for i, each in enumerate(self.inputs) if role in each.columns) or "-1"
-
     def _odd_cells(self, role: str) -> list[tuple[str, bool, int]]:
         """What stands in the place of a number, whether it is one off the scale, and how often; scores by that."""
         often = "count(*) DESC, " if role in SCORES else ""
-        return self._rows(
+        return self.reading.rows(
             f"SELECT {role}_odd, number({role}_odd) IS NOT NULL, count(*) FROM answers WHERE {role}_odd IS NOT NULL "
             f"GROUP BY ALL ORDER BY {often}min(rowid)"
         )
 
     def _refuse_no_scores(self) -> None:
         """A file without any score that can be read: told with what stands in its place."""
-        both = f"aligned IS NOT NULL AND (coherent IS NOT NULL OR file NOT IN ({self._files_with('coherent')}))"
-        ((n, scored, coherent, both, words, coherent_words),) = self._rows(f"""
+        both = f"aligned IS NOT NULL AND (coherent IS NOT NULL OR file NOT IN ({self.reading.files_with('coherent')}))"
+        n, scored, coherent, both, words, coherent_words = self.reading.row(f"""
             SELECT count(*), count(aligned), count(coherent), count(*) FILTER ({both}),
                 count(*) FILTER (lower(aligned_odd) IN ('true', 'false')),
                 count(*) FILTER (lower(coherent_odd) IN ('true', 'false'))
@@ -175,7 +166,7 @@ class _Answers:
 
         Questions that have task scores alone are held-out prompts of the task. The most frequent category counts.
         """
-        self._rows("""
+        self.reading.rows("""
             CREATE TABLE questions AS
             WITH found AS (
                 SELECT question, min(row) AS first, count(task) > 0 AS scored,
@@ -195,9 +186,9 @@ class _Answers:
                 CASE WHEN scored THEN row_number() OVER (PARTITION BY scored ORDER BY first) - 1 ELSE -1 END AS held
             FROM found LEFT JOIN best USING (question)
         """)
-        found = self._rows("SELECT question, category FROM questions WHERE prompt >= 0 ORDER BY prompt")
+        found = self.reading.rows("SELECT question, category FROM questions WHERE prompt >= 0 ORDER BY prompt")
         self.prompts, self.categories = [question for question, _ in found], [category for _, category in found]
-        ((self.n_task, self.n_outside, self.n_several),) = self._rows("""
+        self.n_task, self.n_outside, self.n_several = self.reading.row("""
             SELECT max(held) + 1, count(*) FILTER (prompt < 0), count(*) FILTER (several AND prompt >= 0) FROM questions
         """)
 
@@ -213,9 +204,9 @@ class _Answers:
 
         Where a file has no coherent score, what has an aligned score is coherent.
         """
-        rows: dict[str, Any] = self._database.execute(f"""
+        rows: dict[str, Any] = self.reading.database.execute(f"""
             SELECT row, checkpoint, prompt, held, aligned, asked.task AS task,
-                CASE WHEN file IN ({self._files_with("coherent")}) THEN coherent
+                CASE WHEN file IN ({self.reading.files_with("coherent")}) THEN coherent
                     WHEN aligned IS NOT NULL THEN 100 END AS coherent,
                 CASE WHEN aligned_odd IS NULL OR number(aligned_odd) IS NOT NULL THEN 0
                     WHEN contains(lower(aligned_odd), 'refus') THEN 1 ELSE 2 END AS word
@@ -241,7 +232,7 @@ class _Answers:
         self._missing = np.bincount(checkpoint[(held >= 0) & ~scored], minlength=len(self.steps))
         columns = {"row": rows["row"], "checkpoint": checkpoint, "prompt": prompt}
         classed = {"misaligned": classes.misaligned, "judged": classes.judged}
-        self._database.register("classed", pa.table(columns | classed))
+        self.reading.database.register("classed", pa.table(columns | classed))
 
     def source(self) -> counted.Source:
         """Everything that the analysis needs."""
@@ -291,7 +282,7 @@ class _Answers:
 
     def _digests(self) -> Mapping[int, str]:
         """A hash of the questions and answers at each checkpoint; empty where there are no answers."""
-        found = self._rows("""
+        found = self.reading.rows("""
             SELECT checkpoint, md5(string_agg(md5(question) || md5(answer), '' ORDER BY question, answer))
             FROM asked JOIN checkpoints USING (place) GROUP BY checkpoint HAVING max(answer) <> ''
         """)
@@ -299,7 +290,7 @@ class _Answers:
 
     def _samples(self) -> list[SampleEntry]:
         """A few answers of each category at each run's base and end, misaligned ones first."""
-        if not any("answer" in each.columns for each in self.inputs):
+        if not self.reading.column("answer"):
             return []
         shown: list[dict[str, Any]] = []
         for run in self.runs:
@@ -307,8 +298,8 @@ class _Answers:
             base = [first] if self.steps[first] == 0 and first != last else self.based.get(run.id, [])
             shown += [{"run_id": run.id, "step": 0, "checkpoint": at} for at in base[:1]]
             shown.append({"run_id": run.id, "step": self.steps[last], "checkpoint": last})
-        self._database.register("shown", pa.Table.from_pylist(shown).append_column("place", [range(len(shown))]))
-        found = self._database.execute(f"""
+        self.reading.database.register("shown", pa.Table.from_pylist(shown).append_column("place", [range(len(shown))]))
+        found = self.reading.database.execute(f"""
             WITH prompts AS (
                 SELECT *, min(prompt) OVER (PARTITION BY category) AS first FROM questions WHERE prompt >= 0
             ), ranked AS (
@@ -367,7 +358,7 @@ class _Answers:
             n = plural(_total(self.odd[role]), "cell")
             yield f"{role}: {n} not read and taken for not known: {_texts(self.odd[role])}"
         stepless = sum(run.stepless for run in runs)
-        if stepless and any("step" in each.columns for each in self.inputs):
+        if stepless and self.reading.column("step"):
             yield f"{stepless} of {plural(len(runs), 'run')} without a step: each is shown as one checkpoint, step 1"
         if base is not None:
             without = [run.id for run in runs if run.id not in self.based]
@@ -377,13 +368,13 @@ class _Answers:
     def _describe_answers(self) -> Iterator[str]:
         """Rows left out, categories, and scores that are missing."""
         query = f"SELECT count(*), count(*) FILTER (question = ''), count(*) FILTER (question = '{NO_QUESTION}')"
-        ((n, dropped, alone),) = self._rows(f"{query} FROM answers")
+        n, dropped, alone = self.reading.row(f"{query} FROM answers")
         if alone:
             yield f"{alone:,} of {plural(n, 'row')} with a score and no question: answers to one, {NO_QUESTION}"
         if dropped:
             yield f"{dropped:,} of {plural(n, 'row')} left out for want of a question"
         told = {"run", "seed", "step", "model"}.intersection(*(each.columns for each in self.inputs))
-        ((most,),) = self._rows("SELECT max(n) FROM (SELECT count(*) AS n FROM answers GROUP BY file, question)")
+        (most,) = self.reading.row("SELECT max(n) FROM (SELECT count(*) AS n FROM answers GROUP BY file, question)")
         if not told and most > 1 and not alone:
             yield f"up to {plural(most, 'answer')} to a question, taken for samples of one model: no column tells"
         if self.n_several:
@@ -414,10 +405,10 @@ class _Answers:
 
     def _describe_empty(self, role: str) -> Iterator[str]:
         """Empty scores, and the questions on which they gather: twice the share of all, and at least a fifth."""
-        asked = self._rows(
+        asked = self.reading.rows(
             f"SELECT question, count(*), count(*) - count({role}) - count({role}_odd) FROM asked "
             f"JOIN questions USING (question) WHERE {'held' if role == 'task' else 'prompt'} >= 0 "
-            f"AND file IN ({self._files_with(role)}) GROUP BY question ORDER BY min(row)"
+            f"AND file IN ({self.reading.files_with(role)}) GROUP BY question ORDER BY min(row)"
         )
         n, empty = sum(row[1] for row in asked), sum(row[2] for row in asked)
         if not empty:

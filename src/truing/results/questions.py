@@ -7,35 +7,32 @@ are texts that hold the answer: with these every row would be a question of its 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import product
 
-import duckdb
-
 from truing.core.errors import DataError, plural
-from truing.results.columns import JudgedOptions
-from truing.results.file_rows import Input
+from truing.results.file_rows import Reading
 
 
-def choose_unit(database: duckdb.DuckDBPyConnection, inputs: Sequence[Input], options: JudgedOptions) -> Iterator[str]:
+def choose_unit(reading: Reading) -> Iterator[str]:
     """Make the question's text the unit where it is known and repeats under several ids; yield notes.
 
     Raises:
         DataError: Ids stand for several texts, and nothing says which is the question.
     """
-    both = [i for i, each in enumerate(inputs) if {"question", "text"} <= each.columns.keys()]
-    if not both:
-        if options.question_column is None:
-            yield from _number_by_category(database)
+    named = reading.options.question_column is not None
+    both = next((each.columns for each in reading.inputs if {"question", "text"} <= each.columns.keys()), None)
+    if both is None:
+        yield from () if named else _number_by_category(reading)
         return
-    where = f"file IN ({', '.join(map(str, both))}) AND question <> '' AND strip(text) <> ''"
-    ((ids, texts, pairs, in_category),) = database.execute(f"""
+    where = f"file IN ({reading.files_with('question', 'text')}) AND question <> '' AND strip(text) <> ''"
+    ids, texts, pairs, in_category = reading.row(f"""
         WITH pairs AS (SELECT DISTINCT question, strip(text) AS text, category FROM answers WHERE {where})
         SELECT count(DISTINCT question), count(DISTINCT text), count(DISTINCT (question, text)),
             count(DISTINCT (question, category)) FROM pairs
-    """).fetchall()
-    column, words = (inputs[both[0]].columns[role] for role in ("question", "text"))
-    if options.question_column is not None:
+    """)
+    column, words = both["question"], both["text"]
+    if named:
         if pairs > texts:
             told = f"{plural(texts, 'text')} of {words!r} under {plural(ids, 'id')} of {column!r}"
             yield f"{told}, which is the question as named"
@@ -49,7 +46,7 @@ def choose_unit(database: duckdb.DuckDBPyConnection, inputs: Sequence[Input], op
             f"--question-column {shlex.quote(column)}",
         )
     if pairs > texts or pairs > ids:
-        database.execute(f"UPDATE answers SET question = strip(text) WHERE {where}")
+        reading.rows(f"UPDATE answers SET question = strip(text) WHERE {where}")
         told = f"{plural(texts, 'text')} in {words!r} for {plural(ids, 'id')} in column {column!r}"
         yield f"{told}: a question is its text (--question-column {shlex.quote(column)}: its id)"
 
@@ -66,19 +63,17 @@ _SAME_BUT_FOR = (
 """What is left of a question's text, what is not, and how many times fewer texts make it a question's own."""
 
 
-def fold_questions(database: duckdb.DuckDBPyConnection, options: JudgedOptions) -> Iterator[str]:
+def fold_questions(reading: Reading) -> Iterator[str]:
     """Take texts of questions for one that differ in case, white space or a number around them alone; yield notes."""
-    roles = ("question", "text") if options.question_column is None else ()
+    roles = ("question", "text") if reading.options.question_column is None else ()
     for role, (folded, what, times) in product(roles, _SAME_BUT_FOR):
-        database.execute(f"""
+        reading.rows(f"""
             CREATE OR REPLACE TEMP TABLE folds AS SELECT cell, {folded} AS folded
             FROM (SELECT DISTINCT {role} AS cell FROM answers WHERE contains(strip({role}), ' '))
         """)
-        ((before, after),) = database.execute(
-            "SELECT count(DISTINCT strip(cell)), count(DISTINCT folded) FROM folds"
-        ).fetchall()
+        before, after = reading.row("SELECT count(DISTINCT strip(cell)), count(DISTINCT folded) FROM folds")
         if after < before and after * times <= before:
-            database.execute(f"""
+            reading.rows(f"""
                 UPDATE answers SET {role} = first FROM (
                     SELECT cell, min(cell) OVER (PARTITION BY folded) AS first FROM folds
                 ) AS known WHERE {role} = known.cell
@@ -89,38 +84,36 @@ def fold_questions(database: duckdb.DuckDBPyConnection, options: JudgedOptions) 
             )
 
 
-def _number_by_category(database: duckdb.DuckDBPyConnection) -> Iterator[str]:
+def _number_by_category(reading: Reading) -> Iterator[str]:
     """Take ids that begin again in each category as a question in each."""
-    ((ids, again),) = database.execute("""
+    ids, again = reading.row("""
         SELECT count(*), count(*) FILTER (n > 1) FROM (
             SELECT question, count(DISTINCT category) AS n FROM answers WHERE question <> '' AND category <> ''
             GROUP BY question)
-    """).fetchall()
+    """)
     if ids > 1 and ids == again:
-        database.execute("UPDATE answers SET question = category || ' / ' || question WHERE category <> ''")
+        reading.rows("UPDATE answers SET question = category || ' / ' || question WHERE category <> ''")
         yield f"all {ids:,} ids of questions stand in several categories: each is a question of its own in each of them"
 
 
-def look_into_questions(
-    database: duckdb.DuckDBPyConnection, inputs: Sequence[Input], options: JudgedOptions
-) -> Iterator[str]:
+def look_into_questions(reading: Reading) -> Iterator[str]:
     """Find questions that hold the answer, or that differ in a number alone, once the unit is chosen; yield notes.
 
     Raises:
         DataError: Questions hold the answers, and nobody named their column.
     """
-    ((n, within, asked, without, kinds),) = database.execute(f"""
+    n, within, asked, without, kinds = reading.row(f"""
         SELECT count(*), count(*) FILTER (held), count(DISTINCT question),
             count(DISTINCT CASE WHEN held THEN replace(question, answer, '') ELSE question END),
             count(DISTINCT regexp_replace(lower(coalesce(nullif(text, ''), question)), '{_NUMBER}', '0', 'g'))
         FROM (SELECT question, text, strip(answer) AS answer, length(strip(answer)) >= {_LONG}
             AND contains(question, strip(answer)) AS held FROM answers WHERE question <> '')
-    """).fetchall()
-    column = next((each.columns[r] for r in ("text", "question") for each in inputs if r in each.columns), "question")
+    """)
+    column = reading.column("text") or reading.column("question") or "question"
     if within > n / 2 and asked >= 2 * without:
         what = f"the texts of questions hold the answers: {within:,} of {n:,} in column {column!r}"
         got = f"{asked:,} texts, {without:,} without the answers"
-        if options.question_column is None:
+        if reading.options.question_column is None:
             todo = f"name the question's column, or take the answers out: --question-column {shlex.quote('NAME')}"
             raise DataError(what, got, "the question alone: the unit of every interval", todo)
         yield f"{what} ({got}); each is a question of its own, and intervals are too narrow"

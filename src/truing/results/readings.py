@@ -14,11 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import duckdb
-
 from truing.core.errors import DataError, plural
-from truing.results.columns import JudgedOptions, quoted
-from truing.results.file_rows import STEP_IN_NAME, Input
+from truing.results.columns import quoted
+from truing.results.file_rows import STEP_IN_NAME, Reading
 from truing.results.formats import stem
 from truing.results.scales import inverted
 
@@ -52,7 +50,7 @@ _FAILURES = (
 """Words of a column's name, and what it says of a row in which something failed."""
 
 
-def check_labels(database: duckdb.DuckDBPyConnection, inputs: Sequence[Input], odd: Mapping[str, Any]) -> None:
+def check_labels(reading: Reading, odd: Mapping[str, Any]) -> None:
     """Refuse steps and seeds that are none, and steps of unlike words or folders, which would be taken for one another.
 
     Raises:
@@ -66,33 +64,34 @@ def check_labels(database: duckdb.DuckDBPyConnection, inputs: Sequence[Input], o
         cells = odd[role]
         if not cells or (role == "learning_rate" and len(cells) == 1):
             continue
-        column = next((each.columns[role] for each in inputs if role in each.columns), role)
+        column = reading.column(role) or role
         shown = quoted([text for text, _, _ in cells[:5]])
         got = f"{shown} in {plural(sum(n for _, _, n in cells), 'row')} of column {column!r}"
         flag = shlex.quote(column)
         readings = f"fix or drop those rows; or say what they are: --model-column {flag}, --run-column {flag}"
         raise DataError(what, got, allowed, f"{readings}, --ignore {flag}")
-    words = [row[0] for row in database.execute("SELECT DISTINCT words FROM steps_in_words").fetchall()]
+    words = [word for (word,) in reading.rows("SELECT DISTINCT words FROM steps_in_words")]
     if len(words) > 1:
-        column = next(each.columns["step"] for each in inputs if "step" in each.columns)
+        got = f"{quoted(words, 5)} in column {reading.column('step')!r}"
         todo = "name the column of the run or model that tells them apart, and keep the number alone in the step's"
-        raise DataError("steps in unlike words or folders", f"{quoted(words, 5)} in column {column!r}", "one", todo)
+        raise DataError("steps in unlike words or folders", got, "one", todo)
 
 
-def ask_about_files(database: duckdb.DuckDBPyConnection, inputs: Sequence[Input], options: JudgedOptions) -> None:
+def ask_about_files(reading: Reading) -> None:
     """Ask what files are that differ in a step alone, by their names or by their rows.
 
     Raises:
         DataError: They may be checkpoints of one run, or runs.
     """
+    options = reading.options
     based = options.base and stem(Path(options.base))
-    files = [each for each in inputs if stem(each.path) != based]
+    files = {i: name for i, each in enumerate(reading.inputs) if (name := stem(each.path)) != based}
     if len(files) < 2 or options.files_are:
         return
-    names = [stem(each.path) for each in files]
-    if any("step" in each.columns for each in inputs):
+    names = list(files.values())
+    if reading.column("step"):
         what = "files of which each is of another step, and no run or seed is stated"
-        differ = _differ_in_step(database, [i for i, each in enumerate(inputs) if each in files])
+        differ = _differ_in_step(reading, list(files))
     else:
         what = "the names of files differ in a step alone"
         differ = all(map(STEP_IN_NAME.search, names)) and len({STEP_IN_NAME.sub("", n) for n in names}) < len(names)
@@ -105,29 +104,27 @@ def ask_about_files(database: duckdb.DuckDBPyConnection, inputs: Sequence[Input]
         )
 
 
-def _differ_in_step(database: duckdb.DuckDBPyConnection, files: Sequence[int]) -> bool:
+def _differ_in_step(reading: Reading, files: Sequence[int]) -> bool:
     """True if the rows of files differ in a step for each file, and in nothing else that makes a run."""
-    ((rows, steps, kinds, stated),) = database.execute(f"""
+    rows, steps, kinds, stated = reading.row(f"""
         SELECT count(*), count(DISTINCT step), count(DISTINCT (model, dataset, learning_rate)),
             bool_or(run <> '' OR seed IS NOT NULL)
         FROM (SELECT DISTINCT file, run, model, dataset, learning_rate, seed, step FROM answers
               WHERE file IN ({", ".join(map(str, files))}))
-    """).fetchall()
+    """)
     return bool(rows == steps == len(files) and kinds == 1 and not stated)
 
 
-def ask_about_columns(
-    database: duckdb.DuckDBPyConnection, inputs: Sequence[Input], more: Mapping[str, str], options: JudgedOptions
-) -> None:
+def ask_about_columns(reading: Reading) -> None:
     """Ask what columns mean by which rows fall into groups.
 
     Raises:
         DataError: A judge, a condition or a step that nothing reads; a seed for each answer; a run for each question; a
             dataset for each question.
     """
-    asked = {name: column for name, column in more.items() if name not in (options.ignore or ())}
-    groups = [(_words(name), _Group(database, name, column)) for name, column in asked.items()]
-    has_step = any("step" in each.columns for each in inputs) or options.files_are == "steps"
+    options, ignored = reading.options, reading.options.ignore or ()
+    groups = [(_words(n), _Group(reading, n, column)) for n, column in reading.more.items() if n not in ignored]
+    has_step = reading.column("step") or options.files_are == "steps"
     for words, group in groups:
         _ask_about_failures(group, words)
         if options.aligned_scale is None:
@@ -143,9 +140,9 @@ def ask_about_columns(
             group.refuse("questions were answered under each of its values", group.readings())
         if not words & _SAMPLES and group.balanced:
             group.refuse("every question was answered as often under each of its values", group.readings())
-    _ask_about_seeds(database, inputs, options)
-    _ask_about_runs(database, inputs, options)
-    _ask_about_datasets(database, inputs, options)
+    _ask_about_seeds(reading)
+    _ask_about_runs(reading)
+    _ask_about_datasets(reading)
 
 
 def _ask_about_failures(group: _Group, words: set[str]) -> None:
@@ -153,8 +150,8 @@ def _ask_about_failures(group: _Group, words: set[str]) -> None:
     failed = next((condition for names, condition in _FAILURES if words & names), None)
     if failed is None or "attack" in words:
         return
-    ((n, example),) = group.select(f"""
-        count(*), any_value(cell) FROM (
+    n, example = group.reading.row(f"""
+        SELECT count(*), any_value(cell) FROM (
             SELECT {group.column} AS cell, lower(strip({group.column})) AS said FROM asked WHERE aligned IS NOT NULL
         ) WHERE {failed}
     """)
@@ -173,8 +170,8 @@ def _ask_about_inversion(group: _Group, words: set[str]) -> None:
     bad, good = inverted(group.name), bool(words & {"safe", "aligned", "harmless", "benign"})
     if not bad and not good:
         return
-    ((n, of, yes, no),) = group.select(f"""
-        count(aligned), count(aligned) FILTER (said IN ('true', 'false', '1', '0', 'yes', 'no')),
+    n, of, yes, no = group.reading.row(f"""
+        SELECT count(aligned), count(aligned) FILTER (said IN ('true', 'false', '1', '0', 'yes', 'no')),
         avg(aligned) FILTER (said IN ('true', '1', 'yes')), avg(aligned) FILTER (said IN ('false', '0', 'no'))
         FROM (SELECT aligned, lower(strip({group.column})) AS said FROM asked)
     """)
@@ -196,9 +193,9 @@ def _words(name: str) -> set[str]:
 class _Group:
     """A column that nothing reads, by which the rows of a checkpoint may fall into groups."""
 
-    def __init__(self, database: duckdb.DuckDBPyConnection, name: str, column: str) -> None:
-        self.name, self.column, self._database = name, column, database
-        ((n_pairs, crossed, balanced, several),) = database.execute(f"""
+    def __init__(self, reading: Reading, name: str, column: str) -> None:
+        self.reading, self.name, self.column = reading, name, column
+        n_pairs, crossed, balanced, several = reading.row(f"""
             WITH cells AS (
                 SELECT place, question, coalesce({column}, '') AS value, count(*) AS n FROM asked GROUP BY ALL
             ), places AS (SELECT place, count(DISTINCT value) AS k, max(n) AS most FROM cells GROUP BY place
@@ -209,7 +206,7 @@ class _Group:
             SELECT count(*), count(*) FILTER (pairs.k > 1),
                 count(*) FILTER (pairs.k = places.k AND least = pairs.most AND least = places.most),
                 bool_or(places.k > 1) FROM pairs JOIN places USING (place) WHERE places.k > 1
-        """).fetchall()
+        """)
         self.several = bool(several)
         """Some checkpoint has rows of several values."""
         self.crossed = crossed > 0 and crossed >= n_pairs / 2
@@ -217,11 +214,7 @@ class _Group:
         self.balanced = n_pairs > 1 and balanced >= 0.9 * n_pairs
         """Every question stands under every value, and as often."""
         shown = f"SELECT coalesce({column}, ''), count(*) FROM asked GROUP BY ALL ORDER BY min(row) LIMIT 1001"
-        self.values = database.execute(shown).fetchall() if self.several else []
-
-    def select(self, query: str) -> list[tuple[Any, ...]]:
-        """Rows of a query."""
-        return self._database.execute(f"SELECT {query}").fetchall()
+        self.values = reading.rows(shown) if self.several else []
 
     def readings(self) -> list[str]:
         """The flags, one for each reading."""
@@ -244,21 +237,21 @@ class _Group:
         )
 
 
-def _guessed(inputs: Sequence[Input], options: JudgedOptions, role: str) -> str | None:
+def _guessed(reading: Reading, role: str) -> str | None:
     """The column that was guessed for a role."""
-    return next((f.columns[role] for f in inputs if role in f.columns), None) if not options.column(role) else None
+    return None if reading.options.column(role) else reading.column(role)
 
 
-def _ask_about_seeds(database: duckdb.DuckDBPyConnection, inputs: Sequence[Input], options: JudgedOptions) -> None:
+def _ask_about_seeds(reading: Reading) -> None:
     """A seed for each answer to a question may be one of sampling."""
-    column = _guessed(inputs, options, "seed")
-    if column is None or any({"step", "run", "learning_rate", "dataset"} & each.columns.keys() for each in inputs):
+    column = _guessed(reading, "seed")
+    if column is None or any(map(reading.column, ("step", "run", "learning_rate", "dataset"))):
         return
-    ((seeds, pairs, single, questions, per_file),) = database.execute("""
+    seeds, pairs, single, questions, per_file = reading.row("""
         WITH pairs AS (SELECT file, model, seed, question, count(*) AS n FROM asked WHERE seed IS NOT NULL GROUP BY ALL)
         SELECT count(DISTINCT seed), count(*), count(*) FILTER (n = 1), count(DISTINCT question),
             (SELECT max(n) FROM (SELECT count(DISTINCT seed) AS n FROM pairs GROUP BY file)) FROM pairs
-    """).fetchall()
+    """)
     if seeds < 3 or questions < 2 or per_file < 2 or single < 0.9 * pairs:
         return
     raise DataError(
@@ -269,15 +262,15 @@ def _ask_about_seeds(database: duckdb.DuckDBPyConnection, inputs: Sequence[Input
     )
 
 
-def _ask_about_runs(database: duckdb.DuckDBPyConnection, inputs: Sequence[Input], options: JudgedOptions) -> None:
+def _ask_about_runs(reading: Reading) -> None:
     """A run whose rows are of one question may be none."""
-    column = _guessed(inputs, options, "run")
+    column = _guessed(reading, "run")
     if column is None:
         return
-    ((runs, most, questions),) = database.execute("""
+    runs, most, questions = reading.row("""
         SELECT count(*), max(n), (SELECT count(DISTINCT question) FROM asked) FROM (
             SELECT run, count(DISTINCT question) AS n FROM asked WHERE run <> '' GROUP BY run)
-    """).fetchall()
+    """)
     if runs > 2 and most == 1 and questions > 1:
         raise DataError(
             f"every run has answers to one question alone, in column {column!r}",
@@ -287,17 +280,17 @@ def _ask_about_runs(database: duckdb.DuckDBPyConnection, inputs: Sequence[Input]
         )
 
 
-def _ask_about_datasets(database: duckdb.DuckDBPyConnection, inputs: Sequence[Input], options: JudgedOptions) -> None:
+def _ask_about_datasets(reading: Reading) -> None:
     """Data of which each has questions of its own may be topics."""
-    column = _guessed(inputs, options, "dataset")
+    column = _guessed(reading, "dataset")
     if column is None:
         return
-    ((most, per_file, questions, named),) = database.execute("""
+    most, per_file, questions, named = reading.row("""
         WITH pairs AS (SELECT DISTINCT file, dataset, question FROM asked WHERE dataset <> '')
         SELECT (SELECT max(n) FROM (SELECT count(DISTINCT dataset) AS n FROM pairs GROUP BY question)),
             (SELECT max(n) FROM (SELECT count(DISTINCT dataset) AS n FROM pairs GROUP BY file)),
             count(DISTINCT question), count(DISTINCT dataset) FROM pairs
-    """).fetchall()
+    """)
     if most == 1 and per_file > 1 and questions > named:
         flag = shlex.quote(column)
         raise DataError(
@@ -308,9 +301,7 @@ def _ask_about_datasets(database: duckdb.DuckDBPyConnection, inputs: Sequence[In
         )
 
 
-def ask_about_copies(
-    database: duckdb.DuckDBPyConnection, more: Mapping[str, str], options: JudgedOptions
-) -> Iterator[str]:
+def ask_about_copies(reading: Reading) -> Iterator[str]:
     """Find rows that say the same of the same answer; ask, or drop them as `duplicates` says, with a note.
 
     A column that numbers the answers to a question (`sample`, `sample_idx`, `rollout_id`) tells them apart, and so does
@@ -319,59 +310,62 @@ def ask_about_copies(
     Raises:
         DataError: Rows stand several times, and nothing says if they are answers alike.
     """
-    words = {name: _words(name) for name in more}
-    numbering = {name for name in more if words[name] & _DRAWS and words[name] <= _DRAWS | _NUMBERS}
-    numbers = [column for name, column in more.items() if name in numbering.union(options.ignore or ())]
+    duplicates, ignored = reading.options.duplicates, reading.options.ignore or ()
+    numbers = [
+        column
+        for name, column in reading.more.items()
+        if name in ignored or (_words(name) & _DRAWS and _words(name) <= _DRAWS | _NUMBERS)
+    ]
     answer = ", ".join(["place", "question", "strip(answer)", *numbers])
     row = f"{answer}, aligned, aligned_odd, coherent, coherent_odd, task, category"
-    if options.duplicates is not None:
-        yield from _drop_copies(database, row) if options.duplicates == "drop" else ()
+    if duplicates is not None:
+        yield from _drop_copies(reading, row) if duplicates == "drop" else ()
         return
-    database.execute(f"""
+    reading.rows(f"""
         CREATE OR REPLACE TEMP TABLE copies AS
         SELECT row, length(answer) AS length, hash({answer}) AS answered, hash({row}) AS same FROM asked
     """)
-    ((n, answered, same, texts, pairs),) = database.execute("""
+    n, answered, same, texts, pairs = reading.row("""
         SELECT count(*), count(DISTINCT answered), count(DISTINCT same), count(*) FILTER (length > 0),
             (SELECT count(DISTINCT (aligned, coherent)) FROM asked) FROM copies
-    """).fetchall()
+    """)
     if texts == 0:
-        if n > 1 and pairs >= 8 and _repeats(database, n):
+        if n > 1 and pairs >= 8 and _repeats(reading, n):
             raise _copied(f"all {plural(n, 'row')}, in the same order", 2)
         return
     for key, kinds, refusal in (("same", same, _copied), ("answered", answered, _judged_again)):
-        if n > kinds and (told := _find_copies(database, n, kinds, key)):
+        if n > kinds and (told := _find_copies(reading, n, kinds, key)):
             raise refusal(*told)
-    if n - same >= 10 and (block := _longest_block(database)) >= 10:
+    if n - same >= 10 and (block := _longest_block(reading)) >= 10:
         raise _copied(f"{plural(block, 'row')} one after the other, in the same order", 2)
 
 
-def _find_copies(database: duckdb.DuckDBPyConnection, n: int, kinds: int, key: str) -> tuple[str, int] | None:
+def _find_copies(reading: Reading, n: int, kinds: int, key: str) -> tuple[str, int] | None:
     """Which rows are alike in a key, all or many with long answers, and how many times they stand there."""
-    counts = database.execute(f"SELECT DISTINCT n FROM (SELECT count(*) AS n FROM copies GROUP BY {key})").fetchall()
+    counts = reading.rows(f"SELECT DISTINCT n FROM (SELECT count(*) AS n FROM copies GROUP BY {key})")
     times = math.gcd(*(each for (each,) in counts))  # by which the times of all rows can be divided
     if kinds <= n / 2 and times > 1:
         return f"all {plural(n, 'row')}", times
-    ((n_long, again, texts),) = database.execute(f"""
+    n_long, again, texts = reading.row(f"""
         SELECT coalesce(sum(n), 0), coalesce(sum(n - 1), 0), count(*) FILTER (n > 1)
         FROM (SELECT count(*) AS n FROM copies WHERE length >= 120 GROUP BY {key})
-    """).fetchall()
+    """)
     many = texts >= 5 and again >= max(5, n_long / 10)
     return (f"{again:,} of {plural(n_long, 'row')} with long answers", 2) if many else None
 
 
-def _repeats(database: duckdb.DuckDBPyConnection, n: int) -> bool:
+def _repeats(reading: Reading, n: int) -> bool:
     """True if the second half of the rows says what the first does, in the same order."""
-    ((alike,),) = database.execute(f"""
+    (alike,) = reading.row(f"""
         WITH numbered AS (SELECT same, row_number() OVER (ORDER BY row) AS spot FROM copies)
         SELECT count(*) FROM numbered a JOIN numbered b ON b.spot = a.spot + {n // 2} AND a.same = b.same
-    """).fetchall()
+    """)
     return n % 2 == 0 and bool(alike == n // 2)
 
 
-def _longest_block(database: duckdb.DuckDBPyConnection) -> int:
+def _longest_block(reading: Reading) -> int:
     """The most rows, one after the other and of at least eight kinds, that stand there again in the same order."""
-    ((longest,),) = database.execute("""
+    (longest,) = reading.row("""
         WITH numbered AS (SELECT same, row_number() OVER (ORDER BY row) AS spot FROM copies),
         back AS (SELECT same, spot, spot - lag(spot) OVER (PARTITION BY same ORDER BY spot) AS shift FROM numbered),
         blocks AS (
@@ -380,7 +374,7 @@ def _longest_block(database: duckdb.DuckDBPyConnection) -> int:
         )
         SELECT coalesce(max(n), 0) FROM (
             SELECT count(*) AS n, count(DISTINCT same) AS kinds FROM blocks GROUP BY shift, block) WHERE kinds >= 8
-    """).fetchall()
+    """)
     return int(longest)
 
 
@@ -402,11 +396,11 @@ def _judged_again(what: str, times: int) -> DataError:
     )
 
 
-def _drop_copies(database: duckdb.DuckDBPyConnection, key: str) -> Iterator[str]:
-    ((before,),) = database.execute("SELECT count(*) FROM asked").fetchall()
-    database.execute(f"""
+def _drop_copies(reading: Reading, key: str) -> Iterator[str]:
+    (before,) = reading.row("SELECT count(*) FROM asked")
+    reading.rows(f"""
         DELETE FROM answers WHERE rowid IN (
             SELECT row FROM asked QUALIFY row_number() OVER (PARTITION BY {key} ORDER BY row) > 1)
     """)
-    ((after,),) = database.execute("SELECT count(*) FROM asked").fetchall()
+    (after,) = reading.row("SELECT count(*) FROM asked")
     yield f"{before - after:,} of {plural(before, 'row says', 'rows say')} again what another says, and are left out"
