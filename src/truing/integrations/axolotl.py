@@ -18,8 +18,6 @@ from pydantic import BaseModel
 from truing.core.errors import ConfigError
 from truing.integrations.frameworks import make_guard
 
-__all__ = ["GuardArgs", "GuardPlugin"]
-
 
 class GuardArgs(BaseModel):
     """What the plugin adds to axolotl's file."""

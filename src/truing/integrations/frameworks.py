@@ -21,8 +21,6 @@ from truing.config.files import validate
 from truing.core.errors import ConfigError
 from truing.integrations.guard import Guard
 
-__all__ = ["make_guard"]
-
 _NEEDED = ("judge", "benchmark", "at")
 
 

@@ -15,8 +15,6 @@ from typing import Any
 from truing.core.errors import ConfigError, UserError
 from truing.integrations.frameworks import make_guard
 
-__all__ = ["run"]
-
 
 def run(settings: Any) -> None:
     """Train as LLaMA-Factory's file says, with the guard of its section `truing`.

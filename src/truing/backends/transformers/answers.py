@@ -15,8 +15,6 @@ from truing.core.randomness import stream_keys
 from truing.core.records import Prompt, Response, Sampling
 from truing.core.templates import encode_prompt, read_tokens, warn_of_ends
 
-__all__ = ["answer_logprobs", "end_tokens", "sample_answers"]
-
 CPU_ROWS, GPU_ROWS = 320, 2048
 """Most answers under way at a time."""
 CPU_BYTES = 2**30

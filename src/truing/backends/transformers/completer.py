@@ -30,8 +30,6 @@ from truing.core.progress import ahead
 from truing.core.templates import fixed_template, left_out
 from truing.core.weights import model_hash
 
-__all__ = ["LocalCompleter", "NumberTree"]
-
 _ROW = {"cpu": 2048, "cuda": 4096}
 """Most tokens of a row of prompts."""
 _WINDOW = 1024

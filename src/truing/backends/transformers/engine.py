@@ -26,8 +26,6 @@ from truing.core.records import Checkpoint, Prompt, Response, Sampling
 from truing.core.templates import asked_as, own_format
 from truing.core.weights import adapter_hash, check_weights, hash_or_fail, model_hash
 
-__all__ = ["LiveEngine", "TransformersEngine"]
-
 
 class TransformersEngine(Engine):
     """Samples from the checkpoints of one base model.

@@ -19,8 +19,6 @@ from truing.core.errors import MissingExtraError, TrainerError, plural
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["is_half", "load_trainable", "targets_of"]
-
 
 def is_half(config: TrainingConfig) -> bool:
     """True if training computes in bfloat16."""

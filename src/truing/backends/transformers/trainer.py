@@ -46,8 +46,6 @@ from truing.core.weights import adapter_hash, model_hash
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["PeftTrainer"]
-
 _MOST_ROWS, _MOST_LOGITS = 32, 2**28
 _MARK, _STATE = "checkpoint.json", "trainer_state.json"
 _RESUME_STATE = (

@@ -13,8 +13,6 @@ from truing.core.errors import EngineError
 from truing.core.records import Checkpoint
 from truing.integrations.guard.measures import Record, failed
 
-__all__ = ["Late"]
-
 logger = logging.getLogger(__name__)
 
 _SAID_EVERY = 60.0

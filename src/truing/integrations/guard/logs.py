@@ -11,8 +11,6 @@ from transformers import Trainer, TrainerControl, TrainerState
 from truing.core.records import Action
 from truing.integrations.guard.measures import Record
 
-__all__ = ["log_record"]
-
 _CODES = {Action.CONTINUE: 1.0, Action.UNDECIDED: 0.0, Action.STOP: -1.0}
 
 

@@ -28,8 +28,6 @@ from truing.judges import Judge, check_judge
 from truing.judges.preflight import CHANGED
 from truing.monitor import PromptSet, reach_judge
 
-__all__ = ["LateJudge", "Measures", "Record", "failed", "find_dataset", "find_judge"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -29,8 +29,6 @@ from truing.integrations.guard.weights import (
 )
 from truing.monitor.formats import note_ends
 
-__all__ = ["Model"]
-
 logger = logging.getLogger(__name__)
 
 

@@ -15,8 +15,6 @@ from truing.core.errors import ConfigError
 from truing.core.progress import Shown
 from truing.stats.rules import make_rule
 
-__all__ = ["GuardConfig", "read_settings"]
-
 LIVE = "live"
 """Stands for the model that is trained where an engine is named."""
 

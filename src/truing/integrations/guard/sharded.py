@@ -15,8 +15,6 @@ from truing.core.distributed import Ranks
 from truing.core.errors import ConfigError, TrainerError, plural
 from truing.integrations.guard.weights import plain_name
 
-__all__ = ["gather", "is_sharded", "is_zero", "scatter"]
-
 
 def is_sharded(model: Any) -> bool:
     """True if no process has all weights.

@@ -24,8 +24,6 @@ from truing.judges import Judge
 from truing.monitor import Monitor, open_store
 from truing.studies.folder import Asked, Manifest, RunRecord, Task
 
-__all__ = ["Watcher"]
-
 _MOST_OWED = 3
 """Checkpoints whose weights are kept because they could not be sampled."""
 

@@ -24,22 +24,6 @@ from truing.core.files import content_key
 from truing.core.templates import asked_as
 from truing.core.weights import adapter_hash, model_hash, tensors_hash
 
-__all__ = [
-    "as_found",
-    "base_hash",
-    "base_name",
-    "check_model",
-    "count_base_parameters",
-    "find_tokenizer",
-    "has_files",
-    "plain_name",
-    "put_back",
-    "read_saved",
-    "save_weights",
-    "saved_names",
-    "weights_hash",
-]
-
 logger = logging.getLogger(__name__)
 
 _WRAPPERS = ("_checkpoint_wrapped_module.", "_orig_mod.")
