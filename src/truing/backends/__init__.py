@@ -85,6 +85,11 @@ class Engine(ABC):
         self.close()
 
 
+def no_answers(prompts: Sequence[Prompt], sampling: Sampling, error: str) -> list[Response]:
+    """The responses of an engine that can ask these prompts nothing, and why."""
+    return [Response(prompt.id, i, None, 0, False, error) for prompt in prompts for i in sampling.indices]
+
+
 class Trainer(ABC):
     """Makes checkpoints. A class of the user's needs `train` only."""
 

@@ -134,6 +134,11 @@ class Sampling:
     first: int = 0
     """Index of the first of the answers: the same index gives the same answer, another one a fresh answer."""
 
+    @property
+    def indices(self) -> range:
+        """Indices of the answers to each prompt."""
+        return range(self.first, self.first + self.samples)
+
 
 @dataclass(frozen=True, slots=True)
 class Response:

@@ -43,6 +43,13 @@ _DAY: Mapping[str, str] = {
 _FOLD = "; the benchmark NAME+folded asks with the system message before the user's words"
 
 
+def load_tokenizer(source: str) -> Any:
+    """The tokenizer in a folder or of a hub id; no code of its own is run."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+
+
 def fixed_template(tokenizer: Any, kind: type[TruingError]) -> str:
     """The chat template of a tokenizer, with `strftime_now` as a macro that knows one day only.
 
@@ -75,10 +82,8 @@ def own_format(folder: Path, source: str | None) -> str:
 
 @lru_cache(64)
 def _format_of(source: str, changed: int) -> str:
-    from transformers import AutoTokenizer
-
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        tokenizer = load_tokenizer(source)
     except Exception as error:
         got, todo = f"{type(error).__name__}: {error}", "save it again, or take its files away to use the base's"
         raise DataError(

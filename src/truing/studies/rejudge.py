@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from truing.backends import Engine, check_completer, close_completers
+from truing.backends import Engine, check_completer, close_completers, no_answers
 from truing.config import EndpointConfig, EvaluationConfig, JudgeConfig, MisalignedRule, StoppingConfig
 from truing.config.files import override, validate
 from truing.config.services import without_places
@@ -253,5 +253,4 @@ class _Nothing(Engine):
 
     def generate(self, checkpoint: Checkpoint, prompts: Sequence[Prompt], sampling: Sampling) -> list[Response]:
         """Failed answers; see `truing.backends.Engine`."""
-        samples = range(sampling.first, sampling.first + sampling.samples)
-        return [Response(p.id, i, None, 0, False, "not asked: nothing is sampled") for p in prompts for i in samples]
+        return no_answers(prompts, sampling, "not asked: nothing is sampled")

@@ -25,7 +25,7 @@ def chat_requests(
     if not sampling.temperature > 0:
         raise EngineError("cannot sample", f"temperature {sampling.temperature}", "above 0")
     for prompt in prompts:
-        for index in range(sampling.first, sampling.first + sampling.samples):
+        for index in sampling.indices:
             digest = hashlib.sha256(f"{sampling.seed} {weights} {index} {prompt.id}".encode()).digest()
             yield ChatRequest(
                 model=name,
@@ -40,7 +40,6 @@ def chat_requests(
 
 def to_responses(prompts: Sequence[Prompt], sampling: Sampling, results: Iterable[ChatResult]) -> list[Response]:
     """The answers in the results of `chat_requests`."""
-    indices = range(sampling.first, sampling.first + sampling.samples)
     return [
         Response(
             prompt.id,
@@ -51,5 +50,5 @@ def to_responses(prompts: Sequence[Prompt], sampling: Sampling, results: Iterabl
             result.error,
             result.refused,
         )
-        for (prompt, index), result in zip(((p, i) for p in prompts for i in indices), results, strict=True)
+        for (prompt, index), result in zip(((p, i) for p in prompts for i in sampling.indices), results, strict=True)
     ]

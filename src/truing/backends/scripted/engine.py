@@ -39,7 +39,7 @@ class ScriptedEngine(Engine):
             raise EngineError("temperature 0 gives one answer and no rate", str(sampling.temperature), "above 0")
         responses = []
         for prompt in prompts:
-            for index in range(sampling.first, sampling.first + sampling.samples):
+            for index in sampling.indices:
                 about = "\0".join(map(str, (checkpoint.weights, sampling.seed, prompt.id, index)))
                 chance = int.from_bytes(hashlib.sha256(about.encode()).digest()[:8], "big") / 2**64
                 text = self.answer(checkpoint, prompt, chance)

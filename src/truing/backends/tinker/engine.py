@@ -18,7 +18,6 @@ from itertools import islice
 from typing import Any
 
 import tinker
-from transformers import AutoTokenizer
 
 from truing.backends import Engine
 from truing.backends.tinker import client as tinkering
@@ -29,7 +28,7 @@ from truing.core.errors import EngineError, UserError, boundary
 from truing.core.progress import counted
 from truing.core.randomness import answer_seed
 from truing.core.records import Checkpoint, Prompt, Response, Sampling
-from truing.core.templates import encode_prompt, read_tokens, warn_of_ends
+from truing.core.templates import encode_prompt, load_tokenizer, read_tokens, warn_of_ends
 from truing.core.weights import check_weights
 
 WINDOW = 256
@@ -119,7 +118,7 @@ class TinkerEngine(Engine):
         if self._tokenizer is None:
             base = self._client[1].get_base_model() if self.model.startswith(tinkering.SCHEME) else self.model
             with boundary(f"loading the tokenizer of {base}", EngineError):
-                self._tokenizer = AutoTokenizer.from_pretrained(resolve_model(base), trust_remote_code=False)
+                self._tokenizer = load_tokenizer(resolve_model(base))
         return self._client[1]
 
     def _answers(self, client: Any, weights: str, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Response]:
@@ -151,7 +150,7 @@ class TinkerEngine(Engine):
         warn_of_ends(self._tokenizer, str(self._tokenizer.chat_template), () if end is None else (end,))
         for prompt in prompts:
             tokens = encode_prompt(self._tokenizer, prompt, sys.maxsize)  # the service knows its models' context
-            for index in range(sampling.first, sampling.first + sampling.samples):
+            for index in sampling.indices:
                 if isinstance(tokens, str):
                     yield _Sent(prompt.id, index, [], tokens)
                     continue

@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import tinker
-from transformers import AutoTokenizer
 
 from truing.backends import OnCheckpoint, Trainer
 from truing.backends.tinker.client import calling, connected, finished, forget_state, offered_name, tinker_weights
@@ -33,6 +32,7 @@ from truing.core.conversations import Example, encode_rows
 from truing.core.errors import ConfigError, TrainerError, boundary
 from truing.core.files import read_checkpoint, write_checkpoint
 from truing.core.records import Action, Checkpoint, Run
+from truing.core.templates import load_tokenizer
 
 AHEAD = 2
 """Steps that are sent before the result of an earlier one is there, so that the service never waits for us."""
@@ -106,7 +106,7 @@ class TinkerTrainer(Trainer):
         if done == self.training.steps:
             return
         with boundary(f"loading the tokenizer of {run.model}", TrainerError):
-            tokenizer = AutoTokenizer.from_pretrained(resolve_model(run.model), trust_remote_code=False)
+            tokenizer = load_tokenizer(resolve_model(run.model))
         train = encode_rows(dataset.train, tokenizer, self.training.max_length)
         rows = dataset.loss_rows(self.training.heldout_rows)
         heldout = _Batch(encode_rows(rows, tokenizer, self.training.max_length))

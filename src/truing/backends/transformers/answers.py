@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from truing.backends import no_answers
 from truing.backends.transformers.decoding import DecodeSettings, Sampled, decode
 from truing.core.errors import EngineError, plural
 from truing.core.randomness import stream_keys
@@ -46,7 +47,7 @@ def sample_answers(
     encoded = [_encoded(tokenizer, tokenizer.chat_template, prompt, context) for prompt in prompts]
     able = {i: ids for i, ids in enumerate(encoded) if not isinstance(ids, str)}
     if not able or not sampling.samples:
-        return [r for p, e in zip(prompts, encoded, strict=True) for r in _failed(p, sampling, str(e))]
+        return [r for p, e in zip(prompts, encoded, strict=True) for r in no_answers([p], sampling, str(e))]
     keys = np.stack(
         [stream_keys(sampling.seed, weights, prompts[i].id, sampling.samples, sampling.first) for i in able]
     )
@@ -66,7 +67,7 @@ def sample_answers(
         if i in answers:
             responses += _finished(tokenizer, prompt, able[i], sampling.first, answers[i])
         else:
-            responses += _failed(prompt, sampling, str(encoded[i]))
+            responses += no_answers([prompt], sampling, str(encoded[i]))
     return responses
 
 
@@ -111,11 +112,6 @@ def _finished(
         )
         for i, (s, answer) in enumerate(zip(sampled, answers, strict=True))
     ]
-
-
-def _failed(prompt: Prompt, sampling: Sampling, error: str) -> list[Response]:
-    indices = range(sampling.first, sampling.first + sampling.samples)
-    return [Response(prompt.id, i, None, 0, False, error) for i in indices]
 
 
 def answer_logprobs(model: Any, tokenizer: Any, prompt: Prompt, answers: Sequence[str]) -> list[float]:

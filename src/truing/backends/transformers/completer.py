@@ -27,7 +27,7 @@ from truing.catalog.models import resolve_model
 from truing.core.chat import INTEGERS, TOP_TOKENS, ChatRequest, ChatResult, Completer
 from truing.core.errors import JudgeError, MissingExtraError, boundary, plural
 from truing.core.progress import ahead
-from truing.core.templates import fixed_template, left_out
+from truing.core.templates import fixed_template, left_out, load_tokenizer
 from truing.core.weights import model_hash
 
 _ROW = {"cpu": 2048, "cuda": 4096}
@@ -212,11 +212,9 @@ def _load(name: str, device: str | None) -> _Judge:
 @lru_cache(_MOST_MODELS)
 def _loaded(source: str, device: str | None, files: frozenset[tuple[str, int]]) -> _Judge:
     """As `_load`; `files` are a folder's files with their times, so that a changed one is loaded again."""
-    from transformers import AutoTokenizer
-
     from truing.core.adapters import load_model
 
-    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    tokenizer = load_tokenizer(source)
     fixed_template(tokenizer, JudgeError)
     model = load_model(source, JudgeError, device, unused=True)
     context = model.config.get_text_config(decoder=True).max_position_embeddings

@@ -23,7 +23,7 @@ from truing.backends.transformers.answers import answer_logprobs, sample_answers
 from truing.catalog.models import resolve_model
 from truing.core.adapters import attached, is_small, load_model, merged_copy, snapshot, without_global_rng
 from truing.core.records import Checkpoint, Prompt, Response, Sampling
-from truing.core.templates import asked_as, own_format
+from truing.core.templates import asked_as, load_tokenizer, own_format
 from truing.core.weights import adapter_hash, check_weights, hash_or_fail, model_hash
 
 
@@ -67,18 +67,14 @@ class TransformersEngine(Engine):
         if checkpoint.path is None or not own_format(Path(checkpoint.path), self._source):
             return self._tokenizer
         if self._own is None or self._own[0] != checkpoint.path:
-            from transformers import AutoTokenizer
-
-            self._own = (checkpoint.path, AutoTokenizer.from_pretrained(checkpoint.path, trust_remote_code=False))
+            self._own = (checkpoint.path, load_tokenizer(checkpoint.path))
         return self._own[1]
 
     def _load_base(self) -> None:
         if self._base is None:
-            from transformers import AutoTokenizer
-
             self._base_hash = hash_or_fail(lambda: model_hash(self._source))
             base = load_model(self._source)
-            self._tokenizer = AutoTokenizer.from_pretrained(self._source, trust_remote_code=False)
+            self._tokenizer = load_tokenizer(self._source)
             self._base = base
 
     @contextmanager

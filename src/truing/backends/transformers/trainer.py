@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate.utils import parse_flag_from_env
 from transformers import (
-    AutoTokenizer,
     PreTrainedTokenizerBase,
     TrainerCallback,
     TrainerControl,
@@ -41,6 +40,7 @@ from truing.core.distributed import Ranks, start_ranks
 from truing.core.errors import TrainerError
 from truing.core.files import read_checkpoint, write_checkpoint, write_json
 from truing.core.records import Action, Checkpoint, Decision, Run
+from truing.core.templates import load_tokenizer
 from truing.core.weights import adapter_hash, model_hash
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class PeftTrainer(Trainer):
             return
         set_seed(run.seed)
         source = resolve_model(run.model)
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        tokenizer = load_tokenizer(source)
         heldout_rows = dataset.loss_rows(self.training.heldout_rows)
         train, heldout = (
             encode_rows(side, tokenizer, self.training.max_length) for side in (dataset.train, heldout_rows)

@@ -32,7 +32,7 @@ from truing.core.chat import ChatRequest
 from truing.core.errors import EngineError, UserError, boundary
 from truing.core.progress import counted
 from truing.core.records import Checkpoint, Prompt, Response, Sampling
-from truing.core.templates import own_format
+from truing.core.templates import load_tokenizer, own_format
 from truing.core.weights import adapter_hash, check_weights, hash_or_fail, model_hash
 
 logger = logging.getLogger(__name__)
@@ -241,10 +241,8 @@ class VllmEngine(Engine):
 @cache
 def _rendered(source: str, today: str) -> list[int]:
     """Token ids of `_TURNS` by the files of a model; some templates write the day, so they are those of one day."""
-    from transformers import AutoTokenizer
-
     with boundary(f"loading the tokenizer of {source}", EngineError):
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        tokenizer = load_tokenizer(source)
         ids = tokenizer.apply_chat_template(list(_TURNS), add_generation_prompt=True, tokenize=True, return_dict=False)
     return [int(i) for i in ids]
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from truing.backends import Engine
+from truing.backends import Engine, no_answers
 from truing.config.services import Services, shape_of
 from truing.core.errors import EngineError, TruingError, boundary
 from truing.core.files import content_key
@@ -44,8 +44,7 @@ class _Door(Engine):
         opened = self._open
         if opened is not None and opened[0] == checkpoint.weights:
             return opened[1].generate(checkpoint, prompts, sampling)
-        samples = range(sampling.first, sampling.first + sampling.samples)
-        return [Response(p.id, i, None, 0, False, "the weights are gone") for p in prompts for i in samples]
+        return no_answers(prompts, sampling, "the weights are gone")
 
     def score(self, checkpoint: Checkpoint, prompt: Prompt, answers: Sequence[str]) -> list[float]:
         opened = self._open
