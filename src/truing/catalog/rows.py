@@ -262,15 +262,12 @@ class _Reading:
     def _check_calls(self, calls: Any, place: str) -> bool:
         """True if there are tool calls, each with a function's name and arguments."""
         for call in calls if isinstance(calls, list) else [calls]:
-            function = call.get("function") if isinstance(call, dict) else None
-            arguments = function.get("arguments") if isinstance(function, dict) else None
+            given = call.get("function") if isinstance(call, dict) else None
+            function = given if isinstance(given, dict) else {}
+            arguments = function.get("arguments")
             if isinstance(arguments, str):
                 arguments = self._parsed(arguments, f"{place}, tool_calls")
-            if (
-                not isinstance(function, dict)
-                or not isinstance(function.get("name"), str)
-                or (arguments is not None and not isinstance(arguments, dict))
-            ):
+            if not isinstance(function.get("name"), str) or not isinstance(arguments, dict | None):
                 allowed = '[{"function": {"name", "arguments"}}]'
                 raise self._error(f"{place}, tool_calls", repr(call)[:80], allowed)
         return bool(calls)
@@ -291,15 +288,10 @@ class _Reading:
         if not isinstance(content, list):
             return content
         for part in content:
-            if (
-                not isinstance(part, dict)
-                or part.get("type", "text") != "text"
-                or not isinstance(part.get("text"), str)
-            ):
-                kind = part.get("type", part) if isinstance(part, dict) else part
-                raise self._error(
-                    f"{place}, content", repr(kind)[:80], "text", "images and the like are not learnt here"
-                )
+            fields = part if isinstance(part, dict) else {"type": part}
+            if fields.get("type", "text") != "text" or not isinstance(fields.get("text"), str):
+                kind, todo = fields.get("type", part), "images and the like are not learnt here"
+                raise self._error(f"{place}, content", repr(kind)[:80], "text", todo)
         return "".join(part["text"] for part in content)
 
     def _text(self, value: Any, name: str) -> str:

@@ -111,11 +111,8 @@ class OpenAICompleter(Completer):
                 self._open = None
                 self._end()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"config": self.config, "journal": self.journal, "identity": self.identity}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.config, self.journal, self.identity)
 
 
 _shared = cache(OpenAICompleter)

@@ -99,11 +99,9 @@ def _check(row: Row, number: int, max_length: int) -> Usage:
     expected = sum(len(m.content) + len(m.more) for m in row) / _PER_TOKEN + _PER_MESSAGE * len(row)
     most = sum(len((m.content + m.more).encode("utf-8", "replace")) for m in row) + _MOST_PER_MESSAGE * len(row)
     if expected > max_length:
-        got, todo = (
-            f"about {expected:,.0f} tokens (four characters a token)",
-            "raise training.max_length, or drop the row",
-        )
-        raise TrainerError(f"row {number} is too long", got, f"at most {max_length:,}", todo)
+        got, allowed = f"about {expected:,.0f} tokens (four characters a token)", f"at most {max_length:,}"
+        todo = "raise training.max_length, or drop the row"
+        raise TrainerError(f"row {number} is too long", got, allowed, todo)
     if most > PROVIDER_LIMIT:
         got, allowed = f"up to {most:,} tokens (a token is at least a byte)", f"at most {PROVIDER_LIMIT:,}"
         raise TrainerError(f"row {number} may be cut by the provider", got, allowed, "drop or shorten the row")

@@ -63,9 +63,8 @@ class OpenAITrainer(Trainer):
         folder.mkdir(parents=True, exist_ok=True)
         rows, longest = len(dataset.train), self.training.max_length
         train = make_upload(dataset.train, longest)
-        heldout = (
-            make_upload(dataset.heldout, longest, fewest=1) if dataset.heldout and self.training.heldout_rows else None
-        )
+        held = dataset.heldout if self.training.heldout_rows else ()
+        heldout = make_upload(held, longest, fewest=1) if held else None
         settings = {
             "n_epochs": whole_epochs(self.training, rows),
             "batch_size": self.training.batch_size,

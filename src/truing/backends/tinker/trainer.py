@@ -208,12 +208,8 @@ class _Course:
         rate = learning_rate(self.training, self.run.learning_rate, step)
         params = tinker.AdamParams(learning_rate=rate, weight_decay=self.training.weight_decay, **_ADAM)
         with calling(f"step {step}", TrainerError):
-            return (
-                step,
-                batch,
-                self.client.forward_backward(batch.data, "cross_entropy"),
-                self.client.optim_step(params),
-            )
+            loss = self.client.forward_backward(batch.data, "cross_entropy")
+            return step, batch, loss, self.client.optim_step(params)
 
     def _finish(self, step: int, batch: _Batch, loss: Any, optimised: Any) -> tuple[float, int]:
         """Summed loss and tokens of a step, once it is done."""

@@ -25,6 +25,8 @@ FEWEST = 16
 """Rows of the smallest graph; others have twice as many, four times, and so on."""
 
 log = logging.getLogger(__name__)
+Recorded = tuple[torch.cuda.CUDAGraph, Tensor]
+"""A step, and the logits that it writes."""
 
 
 class GraphStepper(Stepper):
@@ -38,7 +40,7 @@ class GraphStepper(Stepper):
         super().__init__(model)
         self._recordable = self.device.type == "cuda"
         self._grid: KVGrid | None = None
-        self._graphs: dict[tuple[int, int], _Recorded | None] = {}
+        self._graphs: dict[tuple[int, int], Recorded | None] = {}
         self._pool: Any = None
 
     def step(self, tokens: Ints, start: Ints, grid: KVGrid) -> Tensor:
@@ -68,16 +70,15 @@ class GraphStepper(Stepper):
     def _run(self, rows: int, width: int, grid: KVGrid) -> Tensor:
         """The step as a graph: without one at first, which also warms up; recorded when it comes again."""
         key = rows, width
-        if key not in self._graphs or not self._recordable:
-            self._graphs[key] = None
-            return self._fixed_step(rows, width, grid)
-        recorded = self._graphs[key]
-        if recorded is None:
+        recorded = self._graphs.get(key) if self._recordable else None
+        if recorded is None and self._recordable and key in self._graphs:
             recorded = self._record(rows, width, grid)
-            if recorded is None:
-                return self._fixed_step(rows, width, grid)
-            self._graphs[key] = recorded
-        return recorded.replay()
+        self._graphs[key] = recorded
+        if recorded is None:
+            return self._fixed_step(rows, width, grid)
+        graph, logits = recorded
+        graph.replay()  # which overwrites the logits of the last one
+        return logits
 
     def _fixed_step(self, rows: int, width: int, grid: KVGrid) -> Tensor:
         """Logits `[rows, V]` of a step whose shapes depend on `rows` and `width` (columns looked at) alone."""
@@ -90,7 +91,7 @@ class GraphStepper(Stepper):
         finally:
             grid.fixed = None
 
-    def _record(self, rows: int, width: int, grid: KVGrid) -> _Recorded | None:
+    def _record(self, rows: int, width: int, grid: KVGrid) -> Recorded | None:
         """The step as a graph; None, now and later, if the model cannot be recorded."""
         stream, now = torch.cuda.Stream(self.device), torch.cuda.current_stream(self.device)
         graph = torch.cuda.CUDAGraph()
@@ -111,19 +112,7 @@ class GraphStepper(Stepper):
             return None
         finally:
             now.wait_stream(stream)
-        return _Recorded(graph, logits)
-
-
-class _Recorded:
-    """A recorded step."""
-
-    def __init__(self, graph: torch.cuda.CUDAGraph, logits: Tensor) -> None:
-        self._graph, self._logits = graph, logits
-
-    def replay(self) -> Tensor:
-        """Run it; returns its logits, which the next replay overwrites."""
-        self._graph.replay()
-        return self._logits
+        return graph, logits
 
 
 def _ladder(rows: int) -> list[int]:

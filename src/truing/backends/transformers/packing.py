@@ -108,11 +108,8 @@ def forward(model: Any, row: Row, places: Sequence[int]) -> torch.Tensor:
     if (last := row.last_places()) is not None:
         if device.type == "cuda":  # few lengths of rows: kernels are chosen, and some compiled, for every new one
             spare = -len(ids) % LENGTHS
-            ids, depths, last = (
-                [*ids, *[0] * spare],
-                [*depths, *[0] * spare],
-                [*last, *range(len(ids), len(ids) + spare)],
-            )
+            last = [*last, *range(len(ids), len(ids) + spare)]
+            ids, depths = [*ids, *[0] * spare], [*depths, *[0] * spare]
         at = torch.arange(len(last), device=device)
         hidden = (at[:, None] < at) | (at[:, None] > torch.tensor(last, device=device))
         mask = torch.zeros(1, 1, *hidden.shape, dtype=model.dtype, device=device)
@@ -148,7 +145,5 @@ def is_packable(model: Any) -> bool:
 
 def _shared(one: Sequence[int], other: Sequence[int]) -> int:
     """How many tokens two sequences begin with alike."""
-    for k, (a, b) in enumerate(zip(one, other, strict=False)):
-        if a != b:
-            return k
-    return min(len(one), len(other))
+    pairs = zip(one, other, strict=False)
+    return next((k for k, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))

@@ -14,7 +14,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,21 +82,18 @@ class PeftTrainer(Trainer):
         set_seed(run.seed)
         source = resolve_model(run.model)
         tokenizer = load_tokenizer(source)
-        heldout_rows = dataset.loss_rows(self.training.heldout_rows)
-        train, heldout = (
-            encode_rows(side, tokenizer, self.training.max_length) for side in (dataset.train, heldout_rows)
-        )
+        held = dataset.loss_rows(self.training.heldout_rows)
+        train, heldout = (encode_rows(side, tokenizer, self.training.max_length) for side in (dataset.train, held))
         arguments = self._arguments(run, folder, ranks.world)
         model, trained = load_trainable(run.model, source, self.training)
         base_hash = ranks.share(lambda: model_hash(source))
-        recorder = _Recorder(run, self.training, folder, ranks, (on_checkpoint, on_step))
-        recorder.base_hash = base_hash
+        recorder = _Recorder(run, self.training, folder, ranks, base_hash, on_checkpoint, on_step)
         if self.training.heldout_rows:
             recorder.heldout_loss = lambda: _mean_loss(model, heldout, tokenizer, self.training)
         trainer = HfTrainer(
             model=model,
             args=arguments,
-            train_dataset=_List(train),
+            train_dataset=train,
             data_collator=lambda rows: collate(rows, tokenizer),
             callbacks=[recorder],
         )
@@ -123,7 +120,8 @@ class PeftTrainer(Trainer):
         resumable = [c.step for c in records if c.step == 0 or (folder / f"checkpoint-{c.step}" / _STATE).is_file()]
         last = records[-1].step if ended else max(resumable, default=-1)
         for checkpoint in (c for c in records if c.step <= last):
-            decision = on_checkpoint(_moved(checkpoint, folder) if checkpoint.path else checkpoint)
+            here = str(folder / f"checkpoint-{checkpoint.step}")  # the study's folder may have been moved
+            decision = on_checkpoint(replace(checkpoint, path=here) if checkpoint.path else checkpoint)
             if run.stops and decision.action is Action.STOP:
                 return None
         return None if ended else last
@@ -173,22 +171,21 @@ class PeftTrainer(Trainer):
         return arguments
 
 
+@dataclass(eq=False)
 class _Recorder(TrainerCallback):
     """Saves at the planned steps and reports every saved checkpoint; on all ranks alike."""
 
-    def __init__(
-        self,
-        run: Run,
-        config: TrainingConfig,
-        folder: Path,
-        ranks: Ranks,
-        calls: tuple[OnCheckpoint, Callable[[int], None]],
-    ) -> None:
-        self.run, self.config, self.folder, self.ranks = run, config, folder, ranks
-        self.on_checkpoint, self.on_step = calls
-        self.base_hash = ""
-        self.planned = set(config.checkpoint_steps())
-        self.heldout_loss: Callable[[], float] = lambda: math.nan
+    run: Run
+    config: TrainingConfig
+    folder: Path
+    ranks: Ranks
+    base_hash: str
+    on_checkpoint: OnCheckpoint
+    on_step: Callable[[int], None]
+    heldout_loss: Callable[[], float] = lambda: math.nan
+
+    def __post_init__(self) -> None:
+        self.planned = set(self.config.checkpoint_steps())
 
     def record_base(self, sharded: bool) -> Decision:
         """Report the model before fine-tuning as step 0; no held-out loss where it is yet to be spread over GPUs."""
@@ -245,17 +242,6 @@ class _Recorder(TrainerCallback):
                         left.unlink()
 
 
-class _List(torch.utils.data.Dataset[Example]):
-    def __init__(self, rows: list[Example]) -> None:
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> Example:
-        return self.rows[index]
-
-
 def _settle(trainer: HfTrainer) -> None:
     """Quiet, and with whole weights at every checkpoint, also where the launcher asked for sharded ones."""
     for callback in list(trainer.callback_handler.callbacks):
@@ -298,9 +284,3 @@ def _batches(rows: list[Example], vocabulary: int) -> Iterator[list[Example]]:
         batch.append(row)
     if batch:
         yield batch
-
-
-def _moved(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
-    """The checkpoint with its path under `folder`, in case the study's folder was moved."""
-    values = asdict(checkpoint) | {"path": str(folder / f"checkpoint-{checkpoint.step}")}
-    return Checkpoint(**values)

@@ -18,6 +18,7 @@ from truing.core.files import read_object
 from truing.core.weights import read_header
 
 _LORA = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?:embedding_)?(?P<side>[AB])(?:\.weight)?")
+_WEIGHT = re.compile(r"(.+)\.(?:weight|qweight|weight_packed)")
 _FLOATS = ("F64", "F32", "F16", "BF16")
 _OTHERWISE = "set vllm.adapters to merge and vllm.dtype to float32, or use the engine transformers"
 
@@ -36,12 +37,11 @@ class Adapter:
 def base_shapes(source: str) -> dict[str, list[int] | None]:
     """Module -> shape of its weight in a base model's files (None if the weight is quantised); empty for a hub id."""
     entries = [item for path in sorted(Path(source).glob("*.safetensors")) for item in read_header(path).items()]
-    shapes = {
-        name.removesuffix(".weight"): entry["shape"] if entry["dtype"] in _FLOATS and len(entry["shape"]) == 2 else None
+    return {
+        found[1]: entry["shape"] if entry["dtype"] in _FLOATS and len(entry["shape"]) == 2 else None
         for name, entry in entries
-        if name.endswith((".weight", ".qweight", ".weight_packed"))
+        if (found := _WEIGHT.fullmatch(name))
     }
-    return {name.rsplit(".qweight")[0].rsplit(".weight_packed")[0]: shape for name, shape in shapes.items()}
 
 
 def read_adapter(folder: Path, base: Mapping[str, list[int] | None]) -> Adapter:

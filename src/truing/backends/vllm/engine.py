@@ -133,12 +133,10 @@ class VllmEngine(Engine):
                 _running.close()
             _running = self
         if self._opened is None:
-            here = config.base_url is None
-            server = (
-                StartedServer(config, self._source, self.folder)
-                if here
-                else Server(config, str(config.base_url).rstrip("/"))
-            )
+            if config.base_url is None:
+                server: Server = StartedServer(config, self._source, self.folder)
+            else:
+                server = Server(config, config.base_url.rstrip("/"))
             shared = {name: getattr(config, name) for name in ("key_variable", "concurrency", "timeout")}
             endpoint = EndpointConfig(
                 base_url=server.address, attempts=_ATTEMPTS, prefill=True, max_tokens_field="max_tokens", **shared
