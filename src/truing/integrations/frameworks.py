@@ -25,11 +25,7 @@ _NEEDED = ("judge", "benchmark", "at")
 
 
 def make_guard(settings: Any, output: str | Path) -> Guard:
-    """The guard that the section `truing` of a file describes.
-
-    Args:
-        settings: The section.
-        output: The framework's folder for what it makes.
+    """The guard that the section `truing` of a file describes; `output` is the framework's folder for what it makes.
 
     Raises:
         ConfigError: It is no section, lacks something, or a value is not allowed.

@@ -17,10 +17,7 @@ from truing.integrations.frameworks import make_guard
 
 
 def run(settings: Any) -> None:
-    """Train as LLaMA-Factory's file says, with the guard of its section `truing`.
-
-    Args:
-        settings: Of the file, as a mapping.
+    """Train as the settings in LLaMA-Factory's file say, with the guard of its section `truing`.
 
     Raises:
         ConfigError: It has no such section, or a value of it is not allowed.

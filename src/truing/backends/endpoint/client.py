@@ -211,13 +211,9 @@ class Endpoint:
         await asyncio.sleep(own if trouble.wait is None else trouble.wait + 0.1 * min(own, trouble.wait))
 
     def ask(self, call: Callable[[Any], Awaitable[T]], kind: type[WorkError], what: str, timeout: float = UPLOAD) -> T:
-        """The answer to a request of any other kind, tried as often as it may help.
+        """The answer to a request of any other kind, tried as often as it may help, each time for `timeout` seconds.
 
-        Args:
-            call: Makes the request again at each attempt; gets the SDK's client.
-            kind: The error where none succeeds.
-            what: What that error says happened.
-            timeout: Seconds for each attempt.
+        The `call` is made anew by each attempt, of the SDK's client; where none succeeds, a `kind` says `what` happened.
         """
         for number in count(1):
             try:

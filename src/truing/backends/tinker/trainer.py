@@ -178,11 +178,8 @@ class _Course:
     ) -> None:
         """Send the steps that are left, and end early if a checkpoint stops the run.
 
-        Args:
-            rows: What is trained on; every epoch is shuffled by the seed, epochs lie end to end.
-            done: Steps done; -1 if not even the base is recorded.
-            stops: Called with every checkpoint.
-            on_step: Called with every step.
+        Every epoch of the rows is shuffled by the seed, epochs lie end to end; `done` is the number of steps done, -1
+        if not even the base is recorded.
         """
         base = Checkpoint(self.run.id, self.run.model, 0, tinker_weights(self.name))
         if done < 0 and stops(self._record(base, self._send_heldout(), None)):

@@ -29,17 +29,9 @@ GPU_SHARE = 0.7
 def sample_answers(
     model: Any, tokenizer: Any, weights: str, prompts: Sequence[Prompt], sampling: Sampling
 ) -> list[Response]:
-    """Sample answers from a model as it stands.
+    """Sample answers from a causal language model as it stands, in eval mode: one per prompt and sample, in order.
 
-    Args:
-        model: A causal language model in eval mode.
-        tokenizer: Its tokenizer, with a chat template.
-        weights: Names the weights for the random streams.
-        prompts: What to answer.
-        sampling: How.
-
-    Returns:
-        One response per prompt and sample, in order.
+    Its tokenizer has a chat template; `weights` names the weights for the random streams.
     """
     if not sampling.temperature > 0:
         raise EngineError("cannot sample", f"temperature {sampling.temperature}", "above 0")
@@ -115,17 +107,9 @@ def _finished(
 
 
 def answer_logprobs(model: Any, tokenizer: Any, prompt: Prompt, answers: Sequence[str]) -> list[float]:
-    """The log-probability of each answer to a prompt.
+    """The log-probability of each answer to a prompt by a causal language model in eval mode; higher is likelier.
 
-    Args:
-        model: A causal language model in eval mode.
-        tokenizer: Its tokenizer, with a chat template.
-        prompt: What is asked.
-        answers: Answers, none of them empty.
-
-    Returns:
-        Sum over the answer's tokens of their log-probability after prompt and earlier tokens, in nats; higher is
-        likelier.
+    It is the sum over the answer's tokens of their log-probability after prompt and earlier tokens, in nats.
 
     Raises:
         EngineError: The prompt cannot be asked, an answer has no tokens, or both do not fit the model's context.

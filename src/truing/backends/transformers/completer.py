@@ -99,11 +99,7 @@ class LocalCompleter(Completer):
 
 
 class NumberTree:
-    """The tokens in which a tokenizer writes the integers 0 to 100.
-
-    Args:
-        tokenizer: A tokenizer of `transformers`.
-    """
+    """The tokens in which a tokenizer of `transformers` writes the integers 0 to 100."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.paths = {n: tuple(tokenizer.encode(n, add_special_tokens=False)) for n in INTEGERS}
@@ -121,15 +117,13 @@ class NumberTree:
             node: {p[len(node)] for p in self.paths.values() if p[: len(node)] == node != p} for node in inner
         }
         self.depth = max(map(len, self.paths.values()))
-
         self.columns = sorted({token for path in self.paths.values() for token in path})
         """The tokens that numbers are made of."""
 
     def log_probabilities(self, after: Mapping[Tail, Mapping[int, float]]) -> dict[str, float]:
         """Log-probability of each number.
 
-        Args:
-            after: Beginning of a number, () included -> log-probability of each of `columns` after it.
+        In `after`: beginning of a number, () included -> log-probability of each of `columns` after it.
         """
         found = {}
         for number, path in self.paths.items():

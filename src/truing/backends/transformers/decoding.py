@@ -258,16 +258,10 @@ class _Decoder:
 def decode(
     model: Any, prompts: Sequence[Sequence[int]], keys: npt.NDArray[np.uint64], settings: DecodeSettings
 ) -> list[list[Sampled]]:
-    """Sample answers to prompts.
+    """Sample answers from a causal language model of `transformers` in eval mode; for each prompt its own, in order.
 
-    Args:
-        model: A causal language model of `transformers`, in eval mode.
-        prompts: Token ids; each shorter than `settings.context`.
-        keys: Random streams, `[prompts, samples, 2]`, see `randomness.stream_keys`.
-        settings: How to decode.
-
-    Returns:
-        For each prompt its answers, in the given order.
+    Prompts are token ids, each shorter than `settings.context`; `keys` are the random streams, `[prompts, samples, 2]`,
+    see `randomness.stream_keys`.
 
     Raises:
         EngineError: Not even one answer at a time fits into memory.

@@ -115,12 +115,8 @@ class TransformersEngine(Engine):
 class LiveEngine(Engine):
     """Samples from a model in training and leaves no trace on it.
 
-    A small model is copied and its adapter merged into the copy; a big one is sampled from as it is, in eval
-    mode.
-
-    Args:
-        model: A causal language model of `transformers`, with or without PEFT layers.
-        tokenizer: Its tokenizer, with a chat template.
+    It is a causal language model of `transformers`, with or without PEFT layers; its tokenizer has a chat template. A
+    small model is copied and its adapter merged into the copy; a big one is sampled from as it is, in eval mode.
     """
 
     def __init__(self, model: torch.nn.Module, tokenizer: Any) -> None:

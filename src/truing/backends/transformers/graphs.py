@@ -30,10 +30,9 @@ Recorded = tuple[torch.cuda.CUDAGraph, Tensor]
 
 
 class GraphStepper(Stepper):
-    """Runs a causal language model over one `KVGrid`, by recorded graphs where the model is on a GPU.
+    """Runs a causal language model in eval mode over one `KVGrid`, by recorded graphs where it is on a GPU.
 
-    Args:
-        model: The model, in eval mode; neither its weights nor where they lie may change while the stepper is used.
+    Neither the model's weights nor where they lie may change while the stepper is used.
     """
 
     def __init__(self, model: Any) -> None:

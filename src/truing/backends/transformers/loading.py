@@ -30,10 +30,7 @@ def is_half(config: TrainingConfig) -> bool:
 def load_trainable(name: str, source: str, config: TrainingConfig) -> tuple[PreTrainedModel, list[str]]:
     """A model to train, and the names of its weights that training changes.
 
-    Args:
-        name: As a study names it.
-        source: What loads it.
-        config: How it is trained.
+    A study knows it by the `name`; the `source` is what loads it.
 
     Raises:
         TrainerError: It is not of the architecture that the catalogue says, its targets are not known, an adapter does

@@ -116,11 +116,7 @@ class KVGrid(Cache):
 
 
 class Stepper:
-    """Runs a causal language model over a `KVGrid`.
-
-    Args:
-        model: The model, in eval mode; it must not change while the stepper is used.
-    """
+    """Runs a causal language model in eval mode over a `KVGrid`; it must not change while the stepper is used."""
 
     def __init__(self, model: Any) -> None:
         self.device: torch.device = model.device

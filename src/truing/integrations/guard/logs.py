@@ -15,14 +15,9 @@ _CODES = {Action.CONTINUE: 1.0, Action.UNDECIDED: 0.0, Action.STOP: -1.0}
 
 
 def log_record(record: Record, errors: int, trainer: Any, state: TrainerState, control: TrainerControl) -> None:
-    """Log a record: through the trainer, or into the state's history where no trainer is known.
+    """Log a record, and the number of errors so far; figures that are not known are left out.
 
-    Args:
-        record: What is logged; figures that are not known are left out.
-        errors: How many there were so far.
-        trainer: The trainer, or None.
-        state: The trainer's state.
-        control: The trainer's control, which is left as it is.
+    It goes through the trainer, or into the state's history where none is known (None); the control is left as it is.
     """
     evaluation = record.evaluation
     rate = evaluation.em_rate

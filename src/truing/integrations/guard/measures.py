@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from truing.backends import Engine, check_completer, faster_engine, load_engine, parse_judge
@@ -101,37 +102,32 @@ class LateJudge(Judge):
         check_judge(name)
         check_completer(name)
         self.name, self.endpoint = name, endpoint
-        self._judge: Judge | None = None
         try:
-            self._judge = self._load()
+            _ = self._made
         except Exception as error:  # noqa: BLE001 - a judge's own constructor; told again when it is needed
             logger.warning("the judge %s cannot be used yet: %s: %s", name, type(error).__name__, error)
 
     @property
     def identity(self) -> str:
         """See `truing.judges.Judge`."""
-        return self._made().identity
+        return self._made.identity
 
     @property
     def rubric_hash(self) -> str:
         """See `truing.judges.Judge`."""
-        return self._made().rubric_hash
+        return self._made.rubric_hash
 
     def judge(self, prompts: Sequence[Prompt], responses: Sequence[Response]) -> list[Judgment]:
         """See `truing.judges.Judge`."""
-        return self._made().judge(prompts, responses)
+        return self._made.judge(prompts, responses)
 
     def close(self) -> None:
         """See `truing.judges.Judge`."""
-        if self._judge is not None:
-            self._judge.close()
+        if "_made" in vars(self):
+            self._made.close()
 
+    @cached_property
     def _made(self) -> Judge:
-        if self._judge is None:
-            self._judge = self._load()
-        return self._judge
-
-    def _load(self) -> Judge:
         judge = reach_judge(self.name, self.endpoint)
         self.exact = judge.exact
         return judge

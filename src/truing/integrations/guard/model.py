@@ -33,13 +33,9 @@ logger = logging.getLogger(__name__)
 
 
 class Model:
-    """A model in training.
+    """A model of `transformers` in training, with or without PEFT layers, and the tokenizer that it is asked with.
 
-    Args:
-        model: Of `transformers`, with or without PEFT layers.
-        tokenizer: What it is asked with.
-        config: Whether it is asked itself, or an engine its checkpoints.
-        ranks: The processes of the training.
+    The `config` says whether it is asked itself, or an engine its checkpoints.
 
     Raises:
         ConfigError: It cannot be saved, or not be asked in this way.

@@ -56,10 +56,7 @@ class _Door(Engine):
 class Watcher:
     """Evaluates the checkpoints of one training.
 
-    Args:
-        folder: The guard's folder.
-        measures: What is asked, and who judges.
-        engine: Samples from the checkpoints' folders; None: from the live model, by an engine that `look` is given.
+    The `engine` samples from the checkpoints' folders; None: from the live model, by an engine that `look` is given.
     """
 
     def __init__(self, folder: Path, measures: Measures, engine: Engine | None = None) -> None:
@@ -84,12 +81,9 @@ class Watcher:
         return len(self._late.checkpoints)
 
     def look(self, step: int, live: Engine | None, save: Callable[[], Checkpoint]) -> list[Record]:
-        """Evaluate weights as they are saved now; the records that are ready, of earlier steps too.
+        """Evaluate weights as `save` saves them now; the records that are ready, of earlier steps too.
 
-        Args:
-            step: The current step.
-            live: Samples from the live model; None where an engine samples from folders.
-            save: Saves the weights.
+        The engine `live` samples from the live model; None where an engine samples from folders.
 
         Raises:
             TruingError: If the guard was asked to raise.

@@ -158,11 +158,7 @@ def saved_names(model: Any) -> dict[str, str]:
 def save_weights(model: Any, folder: Path, state: Any = None, tokenizer: Any = None) -> Path:
     """Save the active adapter, or the whole model, whole or not at all; where the weights lie.
 
-    Args:
-        model: As it is trained.
-        folder: Where to.
-        state: Its parameters by plain name, gathered; None: it has them.
-        tokenizer: Saved with them; None: none is.
+    In `state` are its parameters by plain name, gathered; None: the model has them. A tokenizer is saved with them.
     """
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
