@@ -223,6 +223,16 @@ def adapter_hash(base: str, folder: Path) -> str:
     return content_key(base, kept, tensors_hash(_read_bytes(weights), str(weights)))
 
 
+def checkpoint_hash(base: str, folder: Path) -> str:
+    """Hash of what a folder holds: an adapter on a base model (by its `model_hash`), or full weights.
+
+    Raises:
+        DataError: It holds no weights in safetensors, or damaged ones.
+    """
+    adapted = (folder / "adapter_config.json").is_file()
+    return adapter_hash(base, folder) if adapted else model_hash(str(folder))
+
+
 def hash_or_fail(function: Callable[[], str]) -> str:
     """The hash that a function of this module finds.
 

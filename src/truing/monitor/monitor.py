@@ -36,7 +36,7 @@ from truing.config.files import validate_flat
 from truing.core.files import content_key
 from truing.core.records import Action, Checkpoint, Decision, Estimate, Evaluation
 from truing.core.templates import asked_as
-from truing.core.weights import adapter_hash, model_hash
+from truing.core.weights import checkpoint_hash, model_hash
 from truing.judges import Judge, load_judge
 from truing.monitor.formats import check_formats
 from truing.monitor.measures import Measure, load_measures
@@ -216,9 +216,7 @@ class Monitor:
         source = resolve_model(self.model)
         weights = base = model_hash(source)
         if path is not None:
-            adapted = (Path(path) / "adapter_config.json").is_file()
-            weights = adapter_hash(base, Path(path)) if adapted else model_hash(str(path))
-            weights = asked_as(weights, Path(path), source)
+            weights = asked_as(checkpoint_hash(base, Path(path)), Path(path), source)
         return self(Checkpoint("run", self.model, step, weights, None if path is None else str(path)))
 
     def __call__(self, checkpoint: Checkpoint) -> Decision:

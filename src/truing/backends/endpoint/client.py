@@ -213,7 +213,7 @@ class Endpoint:
     def ask(self, call: Callable[[Any], Awaitable[T]], kind: type[WorkError], what: str, timeout: float = UPLOAD) -> T:
         """The answer to a request of any other kind, tried as often as it may help, each time for `timeout` seconds.
 
-        The `call` is made anew by each attempt, of the SDK's client; where none succeeds, a `kind` says `what` happened.
+        Each attempt makes the `call` of the SDK's client anew; where none succeeds, a `kind` says `what` happened.
         """
         for number in count(1):
             try:

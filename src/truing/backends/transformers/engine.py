@@ -24,7 +24,7 @@ from truing.catalog.models import resolve_model
 from truing.core.adapters import attached, is_small, load_model, merged_copy, snapshot, without_global_rng
 from truing.core.records import Checkpoint, Prompt, Response, Sampling
 from truing.core.templates import asked_as, load_tokenizer, own_format
-from truing.core.weights import adapter_hash, check_weights, hash_or_fail, model_hash
+from truing.core.weights import check_weights, checkpoint_hash, hash_or_fail, model_hash
 
 
 class TransformersEngine(Engine):
@@ -53,8 +53,7 @@ class TransformersEngine(Engine):
         """Names the random streams: by the weights alone, so a format that the base has too gives the same answers."""
         if checkpoint.path is None or not own_format(folder := Path(checkpoint.path), self._source):
             return checkpoint.weights
-        adapted = (folder / "adapter_config.json").is_file()
-        return adapter_hash(self._base_hash, folder) if adapted else model_hash(str(folder))
+        return checkpoint_hash(self._base_hash, folder)
 
     def score(self, checkpoint: Checkpoint, prompt: Prompt, answers: Sequence[str]) -> list[float]:
         """The log-probability of each answer, in nats; see `likelihood.answer_logprobs`."""
@@ -83,33 +82,26 @@ class TransformersEngine(Engine):
         if checkpoint.path is None:
             check_weights(checkpoint, self._base_hash)
             yield self._base
-        elif self._last and self._last[0] == checkpoint.weights:
-            yield self._last[1]
-        elif (Path(checkpoint.path) / "adapter_config.json").is_file():
-            with self._adapted(checkpoint, Path(checkpoint.path)) as model:
-                yield model
-        else:
-            self._last = None
-            folder = Path(checkpoint.path)
-            found = hash_or_fail(lambda: asked_as(model_hash(str(folder)), folder, self._source))
-            check_weights(checkpoint, found)
-            self._last = (checkpoint.weights, load_model(checkpoint.path))
-            yield self._last[1]
-
-    @contextmanager
-    def _adapted(self, checkpoint: Checkpoint, folder: Path) -> Iterator[Any]:
-        found = hash_or_fail(lambda: asked_as(adapter_hash(self._base_hash, folder), folder, self._source))
-        check_weights(checkpoint, found)
-        self._last = None
-        merged = merged_copy(self._base, folder) if is_small(self._base) else None
-        if merged is not None:
-            self._last = (checkpoint.weights, merged)
-            yield merged
             return
-        base, self._base = self._base, None  # loaded again if the adapter cannot be taken off again
-        with attached(base, folder) as model:
-            yield model
-        self._base = base
+        if self._last is None or self._last[0] != checkpoint.weights:
+            folder, self._last = Path(checkpoint.path), None
+            found = hash_or_fail(lambda: asked_as(checkpoint_hash(self._base_hash, folder), folder, self._source))
+            check_weights(checkpoint, found)
+            model = self._copy_with(folder)
+            if model is None:
+                base, self._base = self._base, None  # loaded again if the adapter cannot be taken off again
+                with attached(base, folder) as model:
+                    yield model
+                self._base = base
+                return
+            self._last = (checkpoint.weights, model)
+        yield self._last[1]
+
+    def _copy_with(self, folder: Path) -> Any:
+        """A model of its own with the weights of a folder; None where an adapter is better put on the base."""
+        if not (folder / "adapter_config.json").is_file():
+            return load_model(str(folder))
+        return merged_copy(self._base, folder) if is_small(self._base) else None
 
 
 class LiveEngine(Engine):

@@ -41,7 +41,7 @@ from truing.core.errors import TrainerError
 from truing.core.files import read_checkpoint, write_checkpoint, write_json
 from truing.core.records import Action, Checkpoint, Decision, Run
 from truing.core.templates import load_tokenizer
-from truing.core.weights import adapter_hash, model_hash
+from truing.core.weights import checkpoint_hash, model_hash
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -220,12 +220,11 @@ class _Recorder(TrainerCallback):
 
     def _record(self, step: int, train_loss: float, heldout_loss: float) -> Decision:
         folder = self.folder / f"checkpoint-{step}"
-        full = self.config.method == "full"
         checkpoint = Checkpoint(
             run_id=self.run.id,
             model=self.run.model,
             step=step,
-            weights=model_hash(str(folder)) if full else adapter_hash(self.base_hash, folder),
+            weights=checkpoint_hash(self.base_hash, folder),
             path=str(folder),
             train_loss=train_loss,
             heldout_loss=heldout_loss,

@@ -33,7 +33,7 @@ from truing.core.errors import EngineError, UserError, boundary
 from truing.core.progress import counted
 from truing.core.records import Checkpoint, Prompt, Response, Sampling
 from truing.core.templates import load_tokenizer, own_format
-from truing.core.weights import adapter_hash, check_weights, hash_or_fail, model_hash
+from truing.core.weights import check_weights, checkpoint_hash, hash_or_fail, model_hash
 
 logger = logging.getLogger(__name__)
 
@@ -213,10 +213,9 @@ class VllmEngine(Engine):
                 "checkpoints that are asked as the base is",
                 "use the engine transformers, or merge it and audit the full weights",
             )
+        check_weights(checkpoint, hash_or_fail(lambda: checkpoint_hash(self._base_hash, folder)))
         if not (folder / "adapter_config.json").is_file():
-            check_weights(checkpoint, hash_or_fail(lambda: model_hash(str(folder))))
             return server.serve(str(folder), checkpoint.weights, 0)
-        check_weights(checkpoint, hash_or_fail(lambda: adapter_hash(self._base_hash, folder)))
         if self.config.adapters == "merge":
             return server.serve(self._merge(folder), checkpoint.weights, 0)
         try:
