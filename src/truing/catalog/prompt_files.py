@@ -224,12 +224,12 @@ def _csv(path: Path) -> list[Any]:
     items = []
     for i, row in enumerate(rows):
         item: dict[str, Any] = {name: row[name] for name in _COLUMNS if row.get(name)} | {"prompt": row[source]}
-        try:
-            heat = {"temperature": float(row["temperature"] or 0)} if row.get("temperature") else {}
-        except ValueError:
-            what = f"{path}: item {i + 1}, column temperature"
-            raise DataError(what, repr(row["temperature"]), "a number") from None
-        items.append(item | heat)
+        if heat := row.get("temperature"):
+            try:
+                item["temperature"] = float(heat)
+            except ValueError:
+                raise DataError(f"{path}: item {i + 1}, column temperature", repr(heat), "a number") from None
+        items.append(item)
     return items
 
 

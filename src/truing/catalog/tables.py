@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from truing.core.files import load_json
 
 Values = Iterator[tuple[str, Any]]
 """Place (file and line, item or row) and value of each row."""
-_SPLIT = re.compile(r"(.+?)(?:-\d{5}-of-\d{5})?")
+_SHARD = re.compile(r"(?<=.)-\d{5}-of-\d{5}\Z")
+"""What follows the name of a split in that of one of its files."""
 
 
 def read_table(path: Path) -> Values:
@@ -79,9 +81,8 @@ def _splits(folder: Path) -> dict[str, list[Path]]:
     splits: dict[str, list[Path]] = {}
     for file in sorted(folder.iterdir()):
         if _is_data(file):
-            stem = file.name.lower().removesuffix(".gz")
-            found = _SPLIT.fullmatch(stem[: -len(ending(file))])
-            splits.setdefault(found[1] if found else stem, []).append(file)
+            stem = file.name.lower().removesuffix(".gz").removesuffix(ending(file))
+            splits.setdefault(_SHARD.sub("", stem), []).append(file)
     return splits
 
 
@@ -137,11 +138,8 @@ def _csv(path: Path) -> Values:
 
 def _cell(text: str) -> Any:
     if text.lstrip()[:1] in ("[", "{"):
-        try:
-            value = load_json(text)
-        except (ValueError, RecursionError):
-            return text
-        return value if isinstance(value, list | dict) else text
+        with suppress(ValueError, RecursionError):
+            return load_json(text)
     return text
 
 
