@@ -163,8 +163,7 @@ class Batches:
                 return
             codes = {error.code for error in ((batch.errors and batch.errors.data) or [])}
             if batch.status == "failed" and "token_limit_exceeded" in codes and len(self._pieces) > 1:
-                # others of ours must end first
-                self._journal.query("UPDATE batches SET batch_id = NULL WHERE piece = ?", [piece])
+                self._note("UPDATE batches SET batch_id = NULL WHERE piece = ?", piece)  # others of ours must end first
                 return
             self._collect(piece, batch)
         self._pieces.pop(piece).release()
@@ -176,7 +175,7 @@ class Batches:
             if not path.is_file():
                 raise StoreError(f"the batch file {path} is gone", todo=f"delete {self._journal.path} or restore it")
             file_id = str(self._ask(lambda sdk: sdk.files.create(file=path, purpose="batch")).id)
-            self._journal.query("UPDATE batches SET file_id = ? WHERE piece = ?", [file_id, piece])
+            self._note("UPDATE batches SET file_id = ? WHERE piece = ?", file_id, piece)
         order = {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
 
         async def find_or_make(sdk: Any) -> Any:
@@ -184,7 +183,7 @@ class Batches:
             return found or await sdk.batches.create(**order, metadata={MARK: piece})
 
         batch = self._ask(find_or_make)
-        self._journal.query("UPDATE batches SET batch_id = ? WHERE piece = ?", [batch.id, piece])
+        self._note("UPDATE batches SET batch_id = ? WHERE piece = ?", batch.id, piece)
         return str(batch.id)
 
     def _collect(self, piece: str, batch: Any) -> None:
@@ -238,6 +237,9 @@ class Batches:
         except (DamagedReply, KeyError) as error:
             return f"a damaged reply: {error}"
         return self._endpoint.paid(call, reply, batch=True)
+
+    def _note(self, sql: str, *parameters: Any) -> None:
+        self._journal.query(sql, parameters)
 
     def _ask(self, call: Callable[..., Awaitable[Any]]) -> Any:
         return self._endpoint.ask(call, EngineError, "the Batch API failed")
