@@ -104,7 +104,7 @@ def read_status(
 ) -> Exception:
     """As `read_fault`, of a status and the body that came with it."""
     whole = body if isinstance(body, str) else json.dumps(body)
-    words = scrub(_words(body), *access.secrets)[:500]
+    words = scrub(" ".join(_words(body).split()), *access.secrets)[:500]
     got = f"status {status} from {access.address}: {words}"
     filtered = status in (400, 403, 422, 451) and _FILTERS.search(whole) and not _PERSONS.search(words)
     if filtered:
@@ -128,19 +128,26 @@ def read_status(
 def _words(body: Any) -> str:
     """What a body says, whatever its shape: `error.message`, `message`, `detail` with its places, or all of it."""
     inner = body.get("error") or body if isinstance(body, dict) else body
-    if isinstance(inner, dict):
-        parts = [str(inner[name]) for name in ("message", "msg") if inner.get(name)]
-        details = inner.get("detail")
-        for each in details if isinstance(details, list) else [details]:
-            at = each.get("loc") if isinstance(each, dict) else None
-            place = ".".join(map(str, at)) if isinstance(at, list) else ""
-            said = each.get("msg", each) if isinstance(each, dict) else each
-            parts += [f"{place}: {said}" if place else str(said)] if each else []
-        raw = (inner.get("metadata") or {}).get("raw") if isinstance(inner.get("metadata"), dict) else None
-        named = [f"{name} {inner[name]}" for name in ("param", "code") if isinstance(inner.get(name), str)]
-        text = "; ".join([*parts, *([str(raw)] if raw else [])]) + (f" ({', '.join(named)})" if named else "")
-        return " ".join((text if parts else json.dumps(body)).split())
-    return " ".join(str(inner).split())
+    if not isinstance(inner, dict):
+        return str(inner)
+    details, more = inner.get("detail"), inner.get("metadata")
+    parts = [str(inner[name]) for name in ("message", "msg") if inner.get(name)]
+    parts += [_detail(each) for each in (details if isinstance(details, list) else [details]) if each]
+    if not parts:
+        return json.dumps(body)
+    if isinstance(more, dict) and more.get("raw"):
+        parts.append(str(more["raw"]))
+    named = ", ".join(f"{name} {inner[name]}" for name in ("param", "code") if isinstance(inner.get(name), str))
+    return "; ".join(parts) + (f" ({named})" if named else "")
+
+
+def _detail(each: Any) -> str:
+    """One detail of a body, behind its place if it has one."""
+    if not isinstance(each, dict):
+        return str(each)
+    at, said = each.get("loc"), str(each.get("msg", each))
+    place = ".".join(map(str, at)) if isinstance(at, list) else ""
+    return f"{place}: {said}" if place else said
 
 
 def _is_quota(body: Any, whole: str) -> bool:

@@ -258,7 +258,8 @@ class Journal:
         able = len(most) if max_calls is None else max(0, min(len(most), max_calls - calls))
         if max_cost is None:
             return able
-        return sum(total <= max_cost for total in accumulate(most[:able], initial=cost)) - (cost <= max_cost)
+        totals = list(accumulate(most[:able], initial=cost))[1:]
+        return sum(total <= max_cost for total in totals)
 
     def _count_the_dead(self) -> None:
         """Leases of processes that no longer live count as perhaps paid for."""
