@@ -13,17 +13,17 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "truing"
 ROOMS = {
-    "core": 2600,
+    "core": 2620,
     "config": 920,
     "stats": 3950,
-    "catalog": 2285,
-    "backends": 7110,
+    "catalog": 2275,
+    "backends": 6995,
     "judges": 1895,
     "monitor": 2240,
     "studies": 4430,
     "results": 6355,
     "report": 1740,
-    "integrations": 2530,
+    "integrations": 2465,
     "api": 270,
     "cli": 2170,
 }
