@@ -20,7 +20,7 @@ ROOMS = {
     "backends": 6995,
     "judges": 1895,
     "monitor": 2240,
-    "studies": 4430,
+    "studies": 4435,
     "results": 6355,
     "report": 1740,
     "integrations": 2465,

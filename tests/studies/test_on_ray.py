@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -150,12 +151,18 @@ def test_a_node_that_is_killed_costs_what_was_in_flight(
     assert done == {file: file.stat().st_mtime_ns for file in done}  # nothing was done twice
 
 
-def test_a_driver_that_is_killed_goes_on(nodes: Nodes, tiny_model: Path, undisturbed: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_driver_that_is_killed_goes_on(
+    nodes: Nodes, tiny_model: Path, undisturbed: Path, tmp_path: Path, number: signal.Signals
+) -> None:
     config, out = two_runs(tiny_model), tmp_path / "out"
     driver = nodes.start(config, out)
     wait_for_an_evaluation(driver, out)
-    driver.kill()
-    driver.communicate()
+    driver.send_signal(number)
+    said, _ = driver.communicate()
+    asked = number == signal.SIGTERM
+    assert (driver.returncode, "to go on: truing run" in said) == (130 if asked else -number, asked)
+    assert "SIGTERM received" not in said  # as Ray's own handler prints
     end(nodes.start(config, out))
     assert owed_runs(config, out) == []
     assert results(out) == results(undisturbed)

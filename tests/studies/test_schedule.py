@@ -97,12 +97,15 @@ def keys(out: Path) -> set[str]:
     return set(open_store(out).keys("evaluations"))
 
 
-def test_ctrl_c_ends_at_once_and_says_how_to_go_on(tiny_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_end_at_once_and_say_how_to_go_on(
+    tiny_model: Path, tmp_path: Path, number: signal.Signals
+) -> None:
     config, out = two_runs(tiny_model, steps=20_000), tmp_path / "out"  # never done by the time of the signal
     process = start(config, tmp_path, out)
     while process.poll() is None and not list(out.glob("store/responses/*.parquet")):
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     output, _ = process.communicate(timeout=20)
     assert process.returncode == 130, output
     assert "to go on: truing run" in output

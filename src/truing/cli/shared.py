@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import signal
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -57,16 +58,19 @@ def say_error(text: str) -> None:
 
 @contextmanager
 def going_on(again: str) -> Iterator[None]:
-    """On Ctrl-C inside, say that finished work is kept and which command goes on.
+    """On Ctrl-C or SIGTERM inside, say that finished work is kept and which command goes on.
 
     Raises:
         Exit: With code 130.
     """
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     except KeyboardInterrupt:
         say(f"\nStopped. Finished work is kept; to go on: {again}")
         raise typer.Exit(130) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def flag(kind: Any, default: Any, help_text: str, *names: str, **more: Any) -> tuple[Any, Any]:

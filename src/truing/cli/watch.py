@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 import os
-import signal
 import subprocess
 import time
 import traceback
@@ -66,7 +65,6 @@ def watch(directory: str, out: Path, sets: list[str] | None, **flags: Any) -> No
     config, actions = parse_audit(raw, "the watch"), _actions(flags, out)
     if flags["until_file"] is not None:
         is_there(flags["until_file"])  # a URL that cannot be asked is an error now, and waited for later
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     with going_on("the same command again"), show_status(how_shown(flags["quiet"], flags["progress"])) as update:
 
         def told(evaluation: Evaluation) -> None:
@@ -81,7 +79,6 @@ def watch(directory: str, out: Path, sets: list[str] | None, **flags: Any) -> No
             any_evaluated = watching.finish()
         finally:
             watching.close()
-            signal.signal(signal.SIGTERM, before)
     if not any_evaluated:
         say(f"undecided: no checkpoint in {watching.watched.place} was evaluated")
         raise typer.Exit(3)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -75,6 +76,7 @@ def ray_tasks(
         import ray
     except ImportError:
         raise MissingExtraError.of("ray", "ray") from None
+    before = signal.getsignal(signal.SIGTERM)
     environment = _environment(cluster.run) | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     try:
         ray.init(
@@ -88,6 +90,8 @@ def ray_tasks(
         raise ConfigError(
             "cannot reach a Ray cluster", f"{cluster.address}: {str(error).splitlines()[0]}", todo=todo
         ) from error
+    with suppress(ValueError):  # outside of the main thread
+        signal.signal(signal.SIGTERM, before)  # in place of Ray's own, which prints a dump
     try:
         judges = _shared_judges(cluster, ray.nodes())
         with _news(notify) as told:
