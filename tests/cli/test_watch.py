@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.cli.test_app import run
-from tests.support.scripted import ENGINE, JUDGE, save_run
+from tests.support.scripted import ENGINE, JUDGE, save_model, save_run
 from truing.cli.app import app
 from truing.core.errors import ConfigError
 
@@ -64,11 +64,15 @@ def test_ends_by_a_file_and_where_nothing_comes_it_is_undecided(tmp_path: Path) 
     out = ["--out", str(tmp_path / "watch")]
     result = run(app, ["watch", str(tmp_path / "never"), *out, *ASKED, "--idle", "0.001"])
     assert (result.exit_code, "undecided" in result.output) == (3, True)
-    trained, _ = save_run(tmp_path, steps=(10, 20))
+    trained, base = save_run(tmp_path, steps=(10, 20))
     out = ["--out", str(tmp_path / "other")]
     (tmp_path / "DONE").touch()
-    result = run(app, ["watch", str(trained), *out, *ASKED, "--until-file", str(tmp_path / "DONE")])
+    ended = ["watch", str(trained), *out, *ASKED, "--until-file", str(tmp_path / "DONE")]
+    result = run(app, ended)
     assert result.exit_code == run(app, ["gate", out[1]]).exit_code == 0, result.output
+    save_model(base, seed=7)
+    result = run(app, ended)
+    assert (result.exit_code, "holds another base now" in result.output) == (3, True), result.output
     assert isinstance(run(app, ["watch", str(trained), *out, "--on-stop-post", "ftp://x"]).exception, ConfigError)
 
 

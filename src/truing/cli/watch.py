@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
+from truing.api import load
 from truing.backends import CALLS
 from truing.cli.audit import FLAGS, read_flags, show_evaluation, show_status
 from truing.cli.progress import how_shown
@@ -27,7 +28,6 @@ from truing.core.errors import ConfigError, StoreError, TruingError, UserError, 
 from truing.core.records import Evaluation
 from truing.monitor import open_folder
 from truing.report import write_report
-from truing.results import analyse
 from truing.results.gate import verdict
 from truing.studies.watch import Watch
 from truing.studies.watch_state import Stop
@@ -84,7 +84,10 @@ def watch(directory: str, out: Path, sets: list[str] | None, **flags: Any) -> No
         raise typer.Exit(3)
     show_report(out, notes=True)
     say_costs(out / CALLS)
-    raise typer.Exit(verdict(analyse(out)).exit_code)
+    results = load(out)
+    if (found := results.verdict()).word != verdict(results.analysis).word:  # the weights are others since
+        say(found.sentence())
+    raise typer.Exit(found.exit_code)
 
 
 def _poll(watching: Watch, flags: dict[str, Any]) -> bool:
