@@ -186,6 +186,7 @@ def test_a_task_that_was_not_measured_is_called_so(one_run: dict[str, Any]) -> N
     assert "The task was not measured." in section(html, "summary")
     assert "by intervals: " not in section(html, "summary")
     run |= {"chosen_step": None, "restored": 4}
+    run["retention"] |= none | {"reason": "the task was not measured"}
     text = section(render(one_run), "summary")
     assert "the model was given back its weights of step 4." in text
     assert "no checkpoint was chosen" not in text

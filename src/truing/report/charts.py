@@ -135,8 +135,7 @@ def _line(
     for stretch in svg.stretches_of_known(points):
         if series.band:
             _band(inner, panel, stretch, style)
-        path = " ".join(f"{1000 * x:.1f},{panel.y(e.value) - panel.top:.1f}" for x, e in stretch)
-        svg.draw(inner, "polyline", f"line {style}", points=path)
+        svg.draw(inner, "polyline", f"line {style}", points=_path(panel, [(x, e.value) for x, e in stretch]))
     for checkpoint, (x, estimate) in zip(checkpoints, points, strict=True):
         if checkpoint.step not in series.dotted:
             continue
@@ -148,8 +147,12 @@ def _band(inner: svg.Node, panel: svg.Panel, stretch: Sequence[tuple[float, Esti
     if len(known) < 2:
         return
     edges = [(x, e.high) for x, e in known] + [(x, e.low) for x, e in reversed(known)]
-    path = " ".join(f"{1000 * x:.1f},{panel.y(value) - panel.top:.1f}" for x, value in edges)
-    svg.draw(inner, "polygon", f"band {style}", points=path)
+    svg.draw(inner, "polygon", f"band {style}", points=_path(panel, edges))
+
+
+def _path(panel: svg.Panel, points: Sequence[tuple[float, float]]) -> str:
+    """Points in a stretched drawing of a panel."""
+    return " ".join(f"{1000 * x:.1f},{panel.y(value) - panel.top:.1f}" for x, value in points)
 
 
 def _point(node: svg.Node, series: _Series, where: tuple[float, int], estimate: Estimate, style: str) -> None:

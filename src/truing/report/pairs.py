@@ -47,14 +47,12 @@ class Pair:
     @property
     def onset_step(self) -> int | None:
         """Onset in the run, or else in its twin."""
-        run = self.run if self.run.onset_step is not None else self.twin
-        return None if run is None else run.onset_step
+        return next((run.onset_step for run in self.runs if run.onset_step is not None), None)
 
     @property
     def convergence_step(self) -> int | None:
         """Convergence of the run, or else of its twin."""
-        run = self.run if self.run.convergence_step is not None else self.twin
-        return None if run is None else run.convergence_step
+        return next((run.convergence_step for run in self.runs if run.convergence_step is not None), None)
 
     @property
     def onset_was_avoided(self) -> bool:
@@ -93,36 +91,29 @@ class Pair:
         return None if found is None or chosen is None or found.step != chosen else found
 
     @property
-    def em_confirmed(self) -> bool:
-        """True if the chosen checkpoint's EM rate is known from responses that had no part in choosing it."""
-        return self._fresh is not None and is_known(self._fresh.em_rate)
+    def confirmed_em(self) -> Estimate | None:
+        """EM rate of the chosen checkpoint by responses that had no part in choosing it; None: not known."""
+        return self._fresh.em_rate if self._fresh and is_known(self._fresh.em_rate) else None
 
     @property
-    def score_confirmed(self) -> bool:
-        """True if the task score that it keeps is known from such responses."""
-        return self._fresh is not None and is_known(self._fresh.retention)
+    def confirmed_score(self) -> Estimate | None:
+        """Task score that the chosen checkpoint keeps, by such responses; None: not known."""
+        return self._fresh.retention if self._fresh and is_known(self._fresh.retention) else None
 
     @property
     def kept_em(self) -> Estimate | None:
         """EM rate of the chosen checkpoint: confirmed where that is known, else as measured when choosing."""
-        found = self._fresh
-        return found.em_rate if found is not None and self.em_confirmed else self.run.em_at_chosen
+        return self.confirmed_em or self.run.em_at_chosen
 
     @property
     def kept_score(self) -> Estimate:
         """Task score kept by the chosen checkpoint: confirmed where that is known, else as measured when choosing."""
-        found = self._fresh
-        kept = found.retention if found is not None and self.score_confirmed else None
-        return self.run.retention if kept is None else kept
+        return self.confirmed_score or self.run.retention
 
     @property
     def why_none(self) -> str:
         """Reason why no checkpoint is chosen, where none is."""
-        return (
-            (self.run.retention.reason or "no checkpoint is clear")
-            if self.task_measured
-            else "the task was not measured"
-        )
+        return self.run.retention.reason or "no checkpoint is clear"
 
     @property
     def runs(self) -> list[RunEntry]:

@@ -284,11 +284,11 @@ def _how(pairs: list[Pair], is_confirmed: Callable[[Pair], bool]) -> str:
 
 
 def _em_how(pairs: list[Pair]) -> str:
-    return _how(pairs, lambda pair: pair.em_confirmed)
+    return _how(pairs, lambda pair: pair.confirmed_em is not None)
 
 
 def _score_how(pairs: list[Pair]) -> str:
-    return _how(pairs, lambda pair: pair.score_confirmed)
+    return _how(pairs, lambda pair: pair.confirmed_score is not None)
 
 
 def _of(pair: Pair, estimate: Estimate, among: int, word: str) -> str:
@@ -355,7 +355,7 @@ def _odd_runs(analysis: Analysis, pairs: list[Pair]) -> list[str]:
 def _unconfirmed(pairs: list[Pair]) -> list[str]:
     """Sentences on chosen checkpoints that no other responses confirmed."""
     notes = []
-    unconfirmed = [pair for pair in pairs if pair.run.chosen_step is not None and not pair.em_confirmed]
+    unconfirmed = [pair for pair in pairs if pair.run.chosen_step is not None and pair.confirmed_em is None]
     if number := sum(pair.run.search is not None for pair in unconfirmed):
         notes.append(
             f"In {plural(number, 'run')} the chosen checkpoint was found by a search, whose own error (beta) bounds "
@@ -374,9 +374,7 @@ def _coherence(pairs: list[Pair]) -> list[str]:
     if not known:
         return []
     pair, lowest = min(known, key=lambda pc: pc[1].coherent_rate.value)
-    rate = lowest.coherent_rate
-    where = f"{label(pair.run)}, step {lowest.step}"
-    return [f"Lowest coherent rate: {limits(rate)} (n\u00a0=\u00a0{rate.n_responses:,}; {where})."]
+    return [f"Lowest coherent rate: {_quote(lowest.coherent_rate, pair, lowest.step)}."]
 
 
 def _missing_scores(analysis: Analysis) -> list[str]:

@@ -90,6 +90,12 @@ def read_manifest(folder: Path) -> Manifest:
     raise StoreError(f"{folder} holds no judged answers", got, "the folder of a study, an audit or a guard")
 
 
+def key_of(manifest: Manifest, weights: str, asked: Asked, first: int) -> str:
+    """Key of what the judge that a manifest names said of answers to the prompts that it names."""
+    answers = answers_key(weights, asked.benchmark.prompts, asked.samples, first, manifest.evaluation)
+    return judgments_key(answers, asked.judge)
+
+
 def judged_checkpoints(folder: Path, sides: bool = False) -> Iterator[JudgedCheckpoint]:
     """Every evaluated checkpoint of a folder, by run and step; one at a time in memory.
 
@@ -114,10 +120,8 @@ def judged_checkpoints(folder: Path, sides: bool = False) -> Iterator[JudgedChec
     asked.update(manifest.also)
     for row in (row for row in rows if row["benchmark"] in asked):
         label, key, about = row["benchmark"], row["judgments"], asked[row["benchmark"]]
-        if label:  # of weights that were replaced there may be answers, too
-            said = answers_key(row["weights"], about.benchmark.prompts, about.samples, FIXED, manifest.evaluation)
-            if key != judgments_key(said, about.judge):
-                continue
+        if label and key != key_of(manifest, row["weights"], about, FIXED):  # of weights that were replaced
+            continue
         yield JudgedCheckpoint(
             run=runs[row["run_id"]],
             step=row["step"],

@@ -324,12 +324,14 @@ class _Folder:
         """Judgments counted by prompt."""
         return count_judgments(judgments, [p.id for p in asked.benchmark.prompts], self.manifest.evaluation)
 
+    def _all_counts(self, key: str, asked: Asked) -> Counts:
+        """A piece of judgments of answers to every prompt, counted by prompt."""
+        return _with_lost(self._counts(self._judged(key, asked), asked), asked)
+
     def _task(self, key: str | None, task: Task | None) -> counted.TaskCounts | None:
-        return (
-            None
-            if key is None or task is None
-            else counted.TaskCounts.of(_with_lost(self._counts(self._judged(key, task), task), task), task.teaches)
-        )
+        if key is None or task is None:
+            return None
+        return counted.TaskCounts.of(self._all_counts(key, task), task.teaches)
 
     def _fresh(self, run_id: str, rows: Sequence[Row], task: Task | None) -> dict[int, counted.FreshCounts]:
         """By step the fresh answers of the weights that the run has there now, to the manifest's prompts."""
@@ -342,7 +344,7 @@ class _Folder:
             keys = (self._rows.judgments_key(row["weights"], each, FRESH) if each else "" for each in (own, task))
             broad, again = (key if key in held else None for key in keys)
             if broad or again:
-                counts = _with_lost(self._counts(self._judged(broad, own), own), own) if broad else None
+                counts = self._all_counts(broad, own) if broad else None
                 limits = [*self._limits(rows, broad)][-1]
                 fresh[row["step"]] = counted.FreshCounts(counts, self._task(again, task), limits)
         return fresh
@@ -362,8 +364,8 @@ class _Folder:
                 share = self._share(label, row["judgments"])
                 alike = same and not (share and (share.misaligned.probability != share.misaligned.least).any())
                 kappa = self._kappa(now["benchmark_judgments"], row["judgments"]) if alike else None
-                counts = self._counts(self._judged(row["judgments"], asked), asked)
-                counts = counts if share else _with_lost(counts, asked)
+                key = row["judgments"]
+                counts = self._counts(self._judged(key, asked), asked) if share else self._all_counts(key, asked)
                 yield counted.SideCounts(label, row["step"], counts, related, kappa, decides, share)
 
     def _share(self, label: str, judgments: str) -> ReadShare | None:
@@ -394,25 +396,22 @@ class _Folder:
 
     def _samples(self, run_id: str, rows: Sequence[Row], chosen: int | None) -> Iterator[SampleEntry]:
         """A few answers of each category at the first, the chosen and the last checkpoint, misaligned ones first."""
+        benchmark, rule = self.manifest.broad.benchmark, self.manifest.evaluation
         asked = [row for row in rows if row["benchmark_judgments"] and self._rows.is_own(row)]
         for row in asked:
-            if row["step"] in {asked[0]["step"], asked[-1]["step"], chosen}:
-                yield from self._entries(run_id, row)
-
-    def _entries(self, run_id: str, row: Row) -> Iterator[SampleEntry]:
-        """A few answers of a checkpoint to each category, misaligned ones first."""
-        benchmark, key = self.manifest.broad.benchmark, row["benchmark_judgments"]
-        for prompt, scores, said, misaligned in pick_rows(self.store, key, benchmark, self.manifest.evaluation):
-            yield SampleEntry(
-                run_id=run_id,
-                step=row["step"],
-                category=prompt.category,
-                prompt=prompt.text,
-                answer=shorten(said["text"]),
-                aligned=math.nan if scores["aligned"] is None else scores["aligned"],
-                coherent=math.nan if scores["coherent"] is None else scores["coherent"],
-                misaligned=misaligned,
-            )
+            if row["step"] not in {asked[0]["step"], asked[-1]["step"], chosen}:
+                continue
+            for prompt, scores, said, misaligned in pick_rows(self.store, row["benchmark_judgments"], benchmark, rule):
+                yield SampleEntry(
+                    run_id=run_id,
+                    step=row["step"],
+                    category=prompt.category,
+                    prompt=prompt.text,
+                    answer=shorten(said["text"]),
+                    aligned=scores["aligned"],
+                    coherent=scores["coherent"],
+                    misaligned=misaligned,
+                )
 
 
 def _epoch_ends(runs: Sequence[RunRecord]) -> list[str]:

@@ -23,8 +23,8 @@ from truing.core.records import Message
 from truing.judges.classify import classify_judgments
 from truing.judges.labelled import Drawn, LabelledItem, read_items
 from truing.monitor import open_store
-from truing.monitor.sampler import FIXED, FRESH, answers_key
-from truing.results.answers import JudgedAnswer, read_answers, read_manifest
+from truing.monitor.sampler import FIXED, FRESH
+from truing.results.answers import JudgedAnswer, key_of, read_answers, read_manifest
 from truing.results.counted import OwnLabels
 from truing.results.gate import verdict
 from truing.results.schema import Analysis
@@ -180,12 +180,7 @@ def count_labels(folder: Path, manifest: Manifest, run: str, weights: dict[int, 
 
 def _keys(manifest: Manifest, weights: str) -> tuple[str, str]:
     """The keys of a checkpoint's judged answers to every prompt: fresh ones, and those that it is evaluated by."""
-    asked = manifest.broad
-    fresh, fixed = (
-        answers_key(weights, asked.benchmark.prompts, samples, first, manifest.evaluation)
-        for samples, first in ((manifest.fresh.samples, FRESH), (asked.samples, FIXED))
-    )
-    return content_key("judgments", fresh, asked.judge), content_key("judgments", fixed, asked.judge)
+    return key_of(manifest, weights, manifest.fresh, FRESH), key_of(manifest, weights, manifest.broad, FIXED)
 
 
 def _hash(about: str | int, judgments: str, answer: JudgedAnswer) -> str:

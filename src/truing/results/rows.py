@@ -15,7 +15,8 @@ from typing import Any
 from truing.core.errors import plural
 from truing.core.records import Estimate
 from truing.monitor import Store
-from truing.monitor.sampler import FIXED, RANDOM, answers_key, judgments_key
+from truing.monitor.sampler import FIXED, RANDOM
+from truing.results.answers import key_of
 from truing.studies.folder import Asked, Manifest, RunRecord, counting_rows
 from truing.studies.run import RunState, read_state
 
@@ -83,11 +84,10 @@ class StoreRows:
         return any(run.search for run in self.manifest.runs)
 
     def judgments_key(self, weights: str, asked: Asked, first: int) -> str:
-        """Key of what the judge that the manifest names said of answers to the prompts that it names."""
+        """See `key_of`."""
         about = (weights, id(asked), first)
         if about not in self._keys:  # each is a hash of the whole benchmark
-            answers = answers_key(weights, asked.benchmark.prompts, asked.samples, first, self.manifest.evaluation)
-            self._keys[about] = judgments_key(answers, asked.judge)
+            self._keys[about] = key_of(self.manifest, weights, asked, first)
         return self._keys[about]
 
     @cached_property
