@@ -90,7 +90,7 @@ def test_what_is_no_pair_is_quoted_whole(text: str) -> None:
 
 
 def test_nothing_where_no_endpoint_was_called(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    say_costs(tmp_path / "calls.sqlite")
+    say_costs(tmp_path)
     assert capsys.readouterr().out == ""
 
 
@@ -99,7 +99,7 @@ def test_a_line_per_model_and_mode(tmp_path: Path, capsys: pytest.CaptureFixture
     journal.write([Paid("gpt-4o", b"1", "[]", 1000, 2, 0.5), Paid("gpt-4o", cost=0.25)], "live")
     journal.write([Paid("[b]mine[/b]", b"2", "[]", 10, 1, None)], "batch")
     journal.close()
-    say_costs(tmp_path / "calls.sqlite")
+    say_costs(tmp_path)
     assert capsys.readouterr().out.splitlines() == [
         "[b]mine[/b] (batch): 1 call, 10 + 1 tokens, the price of 1 is unknown (endpoint.prices)",
         "gpt-4o (live): 1 call, 1,000 + 2 tokens, $0.5000, 1 more may have been paid for, up to $0.2500",

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from truing import api
-from truing.cli.shared import flag, say, say_results, take_flags
+from truing.cli.shared import flag, say_analysis, take_flags
 from truing.results.columns import GUESSES, JudgedOptions
 
 _HELP = """Analyse judged responses in files of your own: CSV, TSV, JSON, JSON Lines, parquet, or logs of Inspect.
@@ -26,11 +26,7 @@ _SHORT = {"learning_rate": "lr"}
 
 def analyze(files: list[Path], out: Path, **flags: Any) -> None:
     """Analyse, write, and print what came out; `flags` are fields of `JudgedOptions`."""
-    analysis = api.analyze(files, out, **flags).analysis
-    for note in analysis.notes:
-        say(f"note: {note}")
-    say_results(analysis)
-    say(f"report: {out / 'report.html'}    figures: {out / 'analysis.json'}")
+    say_analysis(api.analyze(files, out, **flags).analysis, out)
 
 
 def _flags() -> dict[str, tuple[Any, Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.text import Text
 
-from truing.backends import CALLS, Backend, parse_judge, split_name
+from truing.backends import Backend, parse_judge, split_name
 from truing.cli.progress import Quiet, ShownAs, how_shown
 from truing.cli.report import show_report
 from truing.cli.shared import console, flag, going_on, say, say_costs, split_pairs, take_flags
@@ -44,8 +44,8 @@ def audit(out: Path, sets: list[str] | None, **flags: Any) -> None:
             say,
             flags["answers"],
         )
-    show_report(out, notes=True)
-    say_costs(out / CALLS)
+    show_report(out)
+    say_costs(out)
     check_judged(out)
 
 

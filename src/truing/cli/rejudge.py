@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from truing.backends import CALLS, parse_judge
+from truing.backends import parse_judge
 from truing.cli.report import show_report
 from truing.cli.shared import Sets, going_on, say_costs, split_pairs
 from truing.config import JudgeConfig
@@ -39,6 +39,6 @@ def rejudge(
     folder, out = open_folder(folder), open_folder(out, begin=True)
     with going_on("the same command again"), listening(Lines()):
         judge_again(folder, out, dict(split_pairs(sets)), given)
-    show_report(out, notes=True)
-    say_costs(out / CALLS)
+    show_report(out)
+    say_costs(out)
     check_judged(out)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from truing.cli.shared import Sets, say, say_results, split_pairs
+from truing.cli.shared import Sets, say_analysis, split_pairs
 from truing.monitor import open_folder
 from truing.report import write_report
 
@@ -26,10 +26,6 @@ def report(
     show_report(open_folder(folder), notes=bool(sets), changes=split_pairs(sets))
 
 
-def show_report(folder: Path, notes: bool = False, changes: Mapping[str, str] | None = None) -> None:
+def show_report(folder: Path, notes: bool = True, changes: Mapping[str, str] | None = None) -> None:
     """Write the report of a folder, and print its table; `notes` prints what is odd, too."""
-    analysis = write_report(folder, changes)
-    for note in analysis.notes if notes else ():
-        say(f"note: {note}")
-    say_results(analysis)
-    say(f"report: {folder / 'report.html'}    figures: {folder / 'analysis.json'}")
+    say_analysis(write_report(folder, changes), folder, notes)

@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-from truing.backends import CALLS
 from truing.cli.progress import Display, Quiet, ShownAs, how_shown
 from truing.cli.report import show_report
 from truing.cli.shared import Sets, going_on, say, say_costs, split_pairs
@@ -113,8 +112,8 @@ def run_here(
             states = run_study(config, out, display.update, place)
         failed = [s for s in states if s.state == "failed"]
         if not failed or len(failed) < len(states):
-            show_report(out, notes=True)
-        say_costs(out / CALLS)
+            show_report(out)
+        say_costs(out)
         if failed:
             say(f"{plural(len(failed), 'run')} failed; `{again}` tries them again. First: {failed[0].error}")
             raise typer.Exit(1)

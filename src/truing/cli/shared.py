@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from truing.backends import CALLS
 from truing.backends.endpoint.journal import Account, read_accounts
 from truing.catalog import rows
 from truing.core.errors import ConfigError, plural
@@ -127,9 +128,9 @@ def split_pairs(sets: list[str] | None, flag: str = "--set") -> dict[str, str]:
     return {key: value for key, _, value in pairs.values()}
 
 
-def say_costs(journal: Path) -> None:
-    """Print what the calls in a journal cost; nothing if no endpoint was called."""
-    say_accounts(read_accounts(journal))
+def say_costs(folder: Path) -> None:
+    """Print what the calls of the work in a folder cost; nothing if no endpoint was called."""
+    say_accounts(read_accounts(folder / CALLS))
 
 
 def say_accounts(accounts: Iterable[Account]) -> None:
@@ -145,6 +146,14 @@ def say_accounts(accounts: Iterable[Account]) -> None:
         if each.unconfirmed:
             parts.append(f"{each.unconfirmed:,} more may have been paid for, up to ${each.unconfirmed_cost:,.4f}")
         say(f"{each.model} ({each.mode}): {', '.join(parts)}")
+
+
+def say_analysis(analysis: Analysis, folder: Path, notes: bool = True) -> None:
+    """Print the results of an analysis and where its files lie; with `notes` what is odd, too."""
+    for note in analysis.notes if notes else ():
+        say(f"note: {note}")
+    say_results(analysis)
+    say(f"report: {folder / 'report.html'}    figures: {folder / 'analysis.json'}")
 
 
 def say_results(analysis: Analysis) -> None:

@@ -18,7 +18,6 @@ from typing import Annotated, Any
 import typer
 
 from truing.api import load
-from truing.backends import CALLS
 from truing.cli.audit import FLAGS, read_flags, show_evaluation, show_status
 from truing.cli.progress import how_shown
 from truing.cli.report import show_report
@@ -82,8 +81,8 @@ def watch(directory: str, out: Path, sets: list[str] | None, **flags: Any) -> No
     if not any_evaluated:
         say(f"undecided: no checkpoint in {watching.watched.place} was evaluated")
         raise typer.Exit(3)
-    show_report(out, notes=True)
-    say_costs(out / CALLS)
+    show_report(out)
+    say_costs(out)
     results = load(out)
     if (found := results.verdict()).word != verdict(results.analysis).word:  # the weights are others since
         say(found.sentence())
