@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -24,6 +24,17 @@ _EXTRAS = {
     "pandas": "frames",
     "inspect_ai": "inspect",
 }
+
+
+def require(extra: str, *libraries: str) -> None:
+    """Check that the libraries of an extra are there, without importing them.
+
+    Raises:
+        MissingExtraError: One is not installed.
+    """
+    for library in libraries:
+        if importlib.util.find_spec(library) is None:
+            raise MissingExtraError.of(library, extra)
 
 
 def load_object(kind: str, name: str, table: Mapping[str, str]) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 from dataclasses import dataclass, field
@@ -11,24 +10,13 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 from truing.catalog.models import find_model
 from truing.config import EndpointConfig
 from truing.config.services import is_secret
-from truing.core.errors import ConfigError, EndpointError, MissingExtraError
+from truing.core.errors import ConfigError, EndpointError
 from truing.core.files import content_key
 
 OFFICIAL = "https://api.openai.com/v1"
 """The address of the protocol's own provider."""
 _VERSION = "api-version"
 _AZURE = (".openai.azure.com", ".cognitiveservices.azure.com", ".services.ai.azure.com")
-
-
-def require_extra() -> None:
-    """Check that the libraries are there, without importing them.
-
-    Raises:
-        MissingExtraError: `openai` or `aiohttp` is not installed.
-    """
-    for library in ("openai", "aiohttp"):
-        if importlib.util.find_spec(library) is None:
-            raise MissingExtraError.of(library, "openai")
 
 
 def endpoint_address(config: EndpointConfig) -> str:

@@ -15,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from truing.backends.endpoint.address import OFFICIAL, endpoint_address, require_extra
+from truing.backends.endpoint.address import OFFICIAL, endpoint_address
 from truing.backends.endpoint.batches import Batches
 from truing.backends.endpoint.calls import Caller, Run
 from truing.backends.endpoint.client import Endpoint
@@ -23,6 +23,7 @@ from truing.backends.endpoint.journal import Account
 from truing.config import EndpointConfig
 from truing.core.chat import ChatRequest, ChatResult, Completer
 from truing.core.files import content_key
+from truing.core.plugins import require
 
 _WINDOW = 8
 """Requests drawn ahead of the results handed over, as a multiple of the calls under way."""
@@ -38,7 +39,7 @@ class OpenAICompleter(Completer):
     """
 
     def __init__(self, config: EndpointConfig | None = None, journal: Path | None = None, identity: str = "") -> None:
-        require_extra()
+        require("openai", "openai", "aiohttp")
         self.config, self.journal, self.identity = config or EndpointConfig(), journal, identity
         self._open: Endpoint | None = None
         self._opening = threading.Lock()

@@ -12,7 +12,6 @@ Weights load from safetensors only and no code of a model is run.
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,7 +24,8 @@ from typing import Any
 from truing.backends.transformers.packing import Row, Tail, forward, is_packable, pack
 from truing.catalog.models import resolve_model
 from truing.core.chat import INTEGERS, TOP_TOKENS, ChatRequest, ChatResult, Completer
-from truing.core.errors import JudgeError, MissingExtraError, boundary, plural
+from truing.core.errors import JudgeError, boundary, plural
+from truing.core.plugins import require
 from truing.core.progress import ahead
 from truing.core.templates import fixed_template, left_out, load_tokenizer
 from truing.core.weights import model_hash
@@ -55,9 +55,7 @@ class LocalCompleter(Completer):
     together = True
 
     def __init__(self, device: str | None = None) -> None:
-        for library in ("torch", "transformers"):
-            if importlib.util.find_spec(library) is None:
-                raise MissingExtraError.of(library, "hf")
+        require("hf", "torch", "transformers")
         self.device = device
 
     def identify(self, model: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,8 @@ from transformers import AutoModelForCausalLM
 from truing.catalog.models import TARGETS, Targets, check_adapted, find_model, find_targets
 from truing.config import TrainingConfig
 from truing.core.adapters import no_progress_bars
-from truing.core.errors import MissingExtraError, TrainerError, plural
+from truing.core.errors import TrainerError, plural
+from truing.core.plugins import require
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -115,8 +115,7 @@ def _four_bits() -> dict[str, Any]:
         raise TrainerError(
             "4-bit training needs a CUDA GPU", "none here", "a CUDA GPU", "set training.quantize to none"
         )
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise MissingExtraError.of("bitsandbytes", "quantize")
+    require("quantize", "bitsandbytes")
     from transformers import BitsAndBytesConfig
 
     settings = BitsAndBytesConfig(
