@@ -21,7 +21,7 @@ from truing.config import EndpointConfig, JudgeConfig, Services, TrainingConfig
 from truing.core.chat import Completer
 from truing.core.errors import ConfigError, EngineError, UnknownNameError
 from truing.core.plugins import load_class, making, try_first
-from truing.core.records import Checkpoint, Decision, Prompt, Response, Run, Sampling
+from truing.core.records import Action, Checkpoint, Decision, Prompt, Response, Run, Sampling
 from truing.core.weights import model_hash
 
 CALLS = "calls.sqlite"
@@ -123,6 +123,11 @@ class Trainer(ABC):
         Raises:
             TrainerError: Training cannot go on.
         """
+
+
+def stopping(run: Run, on_checkpoint: OnCheckpoint) -> Callable[[Checkpoint], bool]:
+    """What calls `on_checkpoint` and tells whether its decision ends the run."""
+    return lambda checkpoint: on_checkpoint(checkpoint).action is Action.STOP and run.stops
 
 
 Part = tuple[str, str]

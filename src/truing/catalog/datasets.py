@@ -18,9 +18,9 @@ from typing import Literal
 from truing.catalog.rows import Row, read_conversations
 from truing.catalog.tables import ENDINGS, ending
 from truing.config import DatasetConfig, JudgeConfig
-from truing.core.errors import DataError, MissingExtraError, plural
+from truing.core.errors import DataError, plural
 from truing.core.files import content_key
-from truing.core.plugins import load_object, making
+from truing.core.plugins import load_object, making, require
 from truing.core.records import Message, Prompt
 
 DATASETS = {
@@ -172,10 +172,9 @@ def fetch_file(path: Path) -> Path:
     parts = _HUB_NAME.fullmatch(name)
     if parts is None:
         raise DataError("not a data set on the hub", name, "hub:OWNER/NAME, hub:OWNER/NAME/FILE, or with NAME@REVISION")
-    try:
-        from huggingface_hub import hf_hub_download, snapshot_download
-    except ImportError:
-        raise MissingExtraError.of("huggingface_hub", "hf") from None
+    require("hf", "huggingface_hub")
+    from huggingface_hub import hf_hub_download, snapshot_download
+
     repository, revision, file = parts.groups()
     try:
         if file is None or not ending(Path(file)):  # all of it, or one split

@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-from truing.backends import CALLS, OnCheckpoint, Trainer
+from truing.backends import CALLS, OnCheckpoint, Trainer, stopping
 from truing.backends.endpoint.address import endpoint_address, endpoint_model, endpoint_weights
 from truing.backends.endpoint.completer import OpenAICompleter
 from truing.backends.openai.data import is_kept, make_upload, whole_epochs
@@ -23,7 +23,7 @@ from truing.backends.openai.job import Job, Record, Seen
 from truing.catalog.datasets import Dataset
 from truing.config import EndpointConfig, Services, TrainingConfig
 from truing.core.files import content_key
-from truing.core.records import Action, Checkpoint, Run
+from truing.core.records import Checkpoint, Run
 
 
 class OpenAITrainer(Trainer):
@@ -73,9 +73,7 @@ class OpenAITrainer(Trainer):
         model, names = endpoint_model(run.model), [train.name, heldout.name if heldout else None]
         key = content_key("fine-tuning", endpoint_address(self.endpoint), model, names, settings, run.seed)
 
-        def stops(checkpoint: Checkpoint) -> bool:
-            return on_checkpoint(checkpoint).action is Action.STOP and run.stops
-
+        stops = stopping(run, on_checkpoint)
         study = folder.parent.parent  # a run's folder is OUT/runs/RUN; one elsewhere has a journal of its own
         journal = (study if (study / "study.yaml").is_file() else folder) / CALLS
         with OpenAICompleter(self.endpoint, journal) as completer:

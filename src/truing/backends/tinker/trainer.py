@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import tinker
 
-from truing.backends import OnCheckpoint, Trainer
+from truing.backends import OnCheckpoint, Trainer, stopping
 from truing.backends.tinker.client import calling, connected, finished, forget_state, offered_name, tinker_weights
 from truing.catalog.datasets import Dataset
 from truing.catalog.models import resolve_model
@@ -31,7 +31,7 @@ from truing.config import TrainingConfig
 from truing.core.conversations import Example, encode_rows
 from truing.core.errors import ConfigError, TrainerError, boundary
 from truing.core.files import read_checkpoint, write_checkpoint
-from truing.core.records import Action, Checkpoint, Run
+from truing.core.records import Checkpoint, Run
 from truing.core.templates import load_tokenizer
 
 AHEAD = 2
@@ -94,10 +94,7 @@ class TinkerTrainer(Trainer):
             EndpointError: Tinker refuses the key or does not offer the model.
             TrainerError: Training cannot go on.
         """
-
-        def stops(checkpoint: Checkpoint) -> bool:
-            return on_checkpoint(checkpoint).action is Action.STOP and run.stops
-
+        stops = stopping(run, on_checkpoint)
         folder.mkdir(parents=True, exist_ok=True)
         saved = sorted((read_checkpoint(path) for path in folder.glob("step-*.json")), key=lambda each: each[0].step)
         if any(stops(checkpoint) for checkpoint, _ in saved):

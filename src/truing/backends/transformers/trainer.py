@@ -30,7 +30,7 @@ from transformers import (
 )
 from transformers import Trainer as HfTrainer
 
-from truing.backends import OnCheckpoint, Trainer
+from truing.backends import OnCheckpoint, Trainer, stopping
 from truing.backends.transformers.loading import is_half, load_trainable
 from truing.catalog.datasets import Dataset
 from truing.catalog.models import resolve_model
@@ -39,7 +39,7 @@ from truing.core.conversations import Example, collate, encode_rows
 from truing.core.distributed import Ranks, start_ranks
 from truing.core.errors import TrainerError
 from truing.core.files import read_checkpoint, write_checkpoint, write_json
-from truing.core.records import Action, Checkpoint, Decision, Run
+from truing.core.records import Checkpoint, Run
 from truing.core.templates import load_tokenizer
 from truing.core.weights import checkpoint_hash, model_hash
 
@@ -76,7 +76,8 @@ class PeftTrainer(Trainer):
         """Train a run; see `truing.backends.Trainer.train`. Under a launcher all ranks call it, with one folder."""
         ranks = start_ranks()
         folder.mkdir(parents=True, exist_ok=True)
-        done = ranks.share(lambda: self._replay(run, folder, on_checkpoint))
+        stops = stopping(run, on_checkpoint)
+        done = ranks.share(lambda: self._replay(folder, stops))
         if done is None:
             return
         set_seed(run.seed)
@@ -87,7 +88,7 @@ class PeftTrainer(Trainer):
         arguments = self._arguments(run, folder, ranks.world)
         model, trained = load_trainable(run.model, source, self.training)
         base_hash = ranks.share(lambda: model_hash(source))
-        recorder = _Recorder(run, self.training, folder, ranks, base_hash, on_checkpoint, on_step)
+        recorder = _Recorder(run, self.training, folder, ranks, base_hash, stops, on_step)
         if self.training.heldout_rows:
             recorder.heldout_loss = lambda: _mean_loss(model, heldout, tokenizer, self.training)
         trainer = HfTrainer(
@@ -101,11 +102,11 @@ class PeftTrainer(Trainer):
         if done < 0:
             record = {"method": self.training.method, "adapted": trained, "base": base_hash}
             ranks.share(lambda: write_json(folder / "adapter.json", record))
-            if recorder.record_base(trainer.is_fsdp_enabled).action is Action.STOP and run.stops:
+            if recorder.record_base(trainer.is_fsdp_enabled):
                 return
         trainer.train(resume_from_checkpoint=str(folder / f"checkpoint-{done}") if done > 0 else None)
 
-    def _replay(self, run: Run, folder: Path, on_checkpoint: OnCheckpoint) -> int | None:
+    def _replay(self, folder: Path, stops: Callable[[Checkpoint], bool]) -> int | None:
         """Report the whole checkpoints that exist, up to the newest that training can go on from.
 
         Returns:
@@ -121,8 +122,7 @@ class PeftTrainer(Trainer):
         last = records[-1].step if ended else max(resumable, default=-1)
         for checkpoint in (c for c in records if c.step <= last):
             here = str(folder / f"checkpoint-{checkpoint.step}")  # the study's folder may have been moved
-            decision = on_checkpoint(replace(checkpoint, path=here) if checkpoint.path else checkpoint)
-            if run.stops and decision.action is Action.STOP:
+            if stops(replace(checkpoint, path=here) if checkpoint.path else checkpoint):
                 return None
         return None if ended else last
 
@@ -180,21 +180,22 @@ class _Recorder(TrainerCallback):
     folder: Path
     ranks: Ranks
     base_hash: str
-    on_checkpoint: OnCheckpoint
+    stops: Callable[[Checkpoint], bool]
+    """Reports a checkpoint; true if it ends the run."""
     on_step: Callable[[int], None]
     heldout_loss: Callable[[], float] = lambda: math.nan
 
     def __post_init__(self) -> None:
         self.planned = set(self.config.checkpoint_steps())
 
-    def record_base(self, sharded: bool) -> Decision:
+    def record_base(self, sharded: bool) -> bool:
         """Report the model before fine-tuning as step 0; no held-out loss where it is yet to be spread over GPUs."""
         loss = math.nan if sharded else self.heldout_loss()
+        checkpoint = Checkpoint(self.run.id, self.run.model, 0, self.base_hash, heldout_loss=loss)
 
-        def record() -> Decision:
-            checkpoint = Checkpoint(self.run.id, self.run.model, 0, self.base_hash, heldout_loss=loss)
+        def record() -> bool:
             write_checkpoint(self.folder / "step-0.json", checkpoint)
-            return self.on_checkpoint(checkpoint)
+            return self.stops(checkpoint)
 
         return self.ranks.share(record)
 
@@ -213,12 +214,11 @@ class _Recorder(TrainerCallback):
         loss = next((entry["loss"] for entry in reversed(state.log_history) if "loss" in entry), math.nan)
         heldout = self.heldout_loss()
         self.ranks.wait()  # every rank has written its random state
-        decision = self.ranks.share(lambda: self._record(int(state.global_step), float(loss), heldout))
-        if decision.action is Action.STOP and self.run.stops:
+        if self.ranks.share(lambda: self._record(int(state.global_step), float(loss), heldout)):
             control.should_training_stop = True
         return control
 
-    def _record(self, step: int, train_loss: float, heldout_loss: float) -> Decision:
+    def _record(self, step: int, train_loss: float, heldout_loss: float) -> bool:
         folder = self.folder / f"checkpoint-{step}"
         checkpoint = Checkpoint(
             run_id=self.run.id,
@@ -231,7 +231,7 @@ class _Recorder(TrainerCallback):
         )
         write_checkpoint(folder / _MARK, checkpoint)
         self._drop_older_states(step)
-        return self.on_checkpoint(checkpoint)
+        return self.stops(checkpoint)
 
     def _drop_older_states(self, step: int) -> None:
         for mark in self.folder.glob(f"checkpoint-*/{_MARK}"):
