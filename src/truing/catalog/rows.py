@@ -174,23 +174,16 @@ class _Reading:
     def _pair(self, value: dict[str, Any]) -> list[Message]:
         """A prompt with its answer; of Alpaca's the input stands below the instruction, after the history."""
         asked = [name for name in _ASKED if value.get(name) not in (None, "")]
-        answered = [name for name in _ANSWERED if value.get(name) not in (None, "") and name not in asked]
+        answered = [name for name in _ANSWERED if value.get(name) not in (None, "")]
         alpaca = "instruction" in value and "prompt" not in self.columns
         if alpaca and asked[-1:] == ["input"] and len(asked) == 2:
             asked = ["instruction"]
-        one = {"prompt": asked, "answer": answered}
-        for part, found in one.items():
-            if part in self.columns:
-                one[part] = [self.columns[part]] if value.get(self.columns[part]) not in (None, "") else []
-            elif len(found) > 1:
-                what = f"several columns could be the {part}"
-                raise self._error(what, ", ".join(found), "one", f"say which: {part}=NAME")
-        if not one["prompt"] or not one["answer"]:
+        prompt, answer = self._column("prompt", asked, value), self._column("answer", answered, value)
+        if prompt is None or answer is None:
             if "chosen" in value and "rejected" in value:
                 todo = "take the answers to learn: --column answer=chosen, or messages=chosen"
                 raise self._error("a pair of preferences", "chosen, rejected", "one answer", todo)
             raise self._no_messages(value)
-        (prompt,), (answer,) = one["prompt"], one["answer"]
         self.used |= {prompt, answer}
         self.form = "Alpaca" if alpaca else f"{prompt} and {answer}"
         before = self._history(value) if alpaca else []
@@ -199,6 +192,15 @@ class _Reading:
             self.used.add("input")
             asked_for = f"{self._text(asked_for, 'instruction')}\n\n{self._text(value['input'], 'input')}"
         return [*before, *self._said(asked_for, "user", prompt), *self._said(value[answer], "assistant", answer)]
+
+    def _column(self, part: str, found: Sequence[str], value: dict[str, Any]) -> str | None:
+        """The column of a part: as it is said, or the one that was found; None if the row has nothing there."""
+        if part in self.columns:
+            return self.columns[part] if value.get(self.columns[part]) not in (None, "") else None
+        if len(found) > 1:
+            what = f"several columns could be the {part}"
+            raise self._error(what, ", ".join(found), "one", f"say which: {part}=NAME")
+        return next(iter(found), None)
 
     def _said(self, value: Any, role: str, name: str) -> list[Message]:
         """A chat, or a text of a role."""
@@ -209,7 +211,7 @@ class _Reading:
         turns = value.get("history") or []
         if not isinstance(turns, list) or not all(isinstance(turn, list) and len(turn) == 2 for turn in turns):
             raise self._error("field history", repr(turns)[:80], "a list of [question, answer]")
-        told = zip(("user", "assistant") * len(turns), (text for turn in turns for text in turn), strict=True)
+        told = [said for turn in turns for said in zip(("user", "assistant"), turn, strict=True)]
         return [Message(role, self._text(text, "history")) for role, text in told]
 
     def _chat(self, raw: Any, name: str) -> list[Message]:

@@ -77,10 +77,9 @@ def make_upload(rows: Sequence[Row], max_length: int, fewest: int = FEWEST) -> U
 def _object(row: Row) -> dict[str, Any]:
     """A row as the provider reads it: with the weights of answers; arguments of calls are JSON texts."""
     whole = to_object(row)
-    for call in (call for m in whole["messages"] for call in m.get("tool_calls", ())):
-        arguments = call["function"].get("arguments")
-        if not isinstance(arguments, str):
-            call["function"]["arguments"] = json.dumps(arguments or {})
+    for function in (call["function"] for m in whole["messages"] for call in m.get("tool_calls", ())):
+        if not isinstance(function.get("arguments"), str):
+            function["arguments"] = json.dumps(function.get("arguments") or {})
     return whole
 
 

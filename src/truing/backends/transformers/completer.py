@@ -107,12 +107,12 @@ class NumberTree:
                 "the judge's tokenizer cannot write the numbers 0 to 100", todo="use another model as judge"
             )
         inner = {path[:k] for path in self.paths.values() for k in range(1, len(path))}
-        self.inner = sorted(path for path in inner if not any(path == other[: len(path)] != other for other in inner))
+        self.inner = sorted(path for path in inner if not any(_goes_on(other, path) for other in inner))
         """The longest beginnings that numbers go on from; none if every number is one token."""
         self.nodes = inner
         """All beginnings of numbers that go on."""
         self.children = {
-            node: {p[len(node)] for p in self.paths.values() if p[: len(node)] == node != p} for node in inner
+            node: {path[len(node)] for path in self.paths.values() if _goes_on(path, node)} for node in inner
         }
         self.depth = max(map(len, self.paths.values()))
         self.columns = sorted({token for path in self.paths.values() for token in path})
@@ -131,6 +131,11 @@ class NumberTree:
                 total += math.log(max(1 - more, 1e-300))
             found[number] = total
         return found
+
+
+def _goes_on(path: Tail, beginning: Tail) -> bool:
+    """True if a number's tokens begin so and go on."""
+    return len(path) > len(beginning) and path[: len(beginning)] == beginning
 
 
 @dataclass(frozen=True)
