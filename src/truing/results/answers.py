@@ -118,10 +118,10 @@ def judged_checkpoints(folder: Path, sides: bool = False) -> Iterator[JudgedChec
         raise StoreError(f"nothing has been evaluated in {folder}", todo="run the study first: truing run")
     asked: dict[str | None, Asked] = {None: manifest.broad}
     asked.update(manifest.also)
-    for row in (row for row in rows if row["benchmark"] in asked):
-        label, key, about = row["benchmark"], row["judgments"], asked[row["benchmark"]]
-        if label and key != key_of(manifest, row["weights"], about, FIXED):  # of weights that were replaced
-            continue
+    for row in rows:
+        label, key, about = row["benchmark"], row["judgments"], asked.get(row["benchmark"])
+        if about is None or (label and key != key_of(manifest, row["weights"], about, FIXED)):
+            continue  # a benchmark that is asked no more, or weights that were replaced
         yield JudgedCheckpoint(
             run=runs[row["run_id"]],
             step=row["step"],
@@ -195,15 +195,13 @@ def pick_rows(
     prompts = {prompt.id: prompt for prompt in benchmark.prompts}
     rows = [each for each in judged_rows(store, key, benchmark) if each[1]["text"] is not None]
     aligned, coherent = (np.array([j[name] for j, _ in rows], np.float64) for name in ("aligned", "coherent"))
-    classes = classify(aligned, coherent, rule)
-    found = sorted(
-        zip(rows, (classes.misaligned & classes.judged).tolist(), classes.judged.tolist(), strict=True),
-        key=lambda each: (not each[1], each[0][0]["prompt_id"], each[0][0]["sample"]),
-    )
+    found = [
+        (prompts[scores["prompt_id"]], scores, said, None if name == "missing" else name == "misaligned")
+        for (scores, said), name in zip(rows, classify(aligned, coherent, rule).names, strict=True)
+    ]
+    found.sort(key=lambda each: (not each[3], each[0].id, each[1]["sample"]))
     for category in dict.fromkeys(p.category for p in benchmark.prompts):
-        few = (each for each in found if prompts[each[0][0]["prompt_id"]].category == category)
-        for (scores, said), misaligned, judged in islice(few, PER_CATEGORY):
-            yield prompts[scores["prompt_id"]], scores, said, misaligned if judged else None
+        yield from islice((each for each in found if each[0].category == category), PER_CATEGORY)
 
 
 def answer_notes(entries: Sequence[AnswersEntry], max_tokens: int) -> Iterator[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -50,7 +51,7 @@ COLUMNS = pa.schema(
 )
 """Columns of the table. `weights` is the hash of the checkpoint's weights; `verdict` a word in place of a score."""
 
-Rows = Iterator[list[dict[str, Any]]]
+Writer = Callable[[list[dict[str, Any]]], None]
 
 
 def write_table(folder: Path, kind: str, target: Path) -> int:
@@ -63,16 +64,11 @@ def write_table(folder: Path, kind: str, target: Path) -> int:
     if kind not in TABLES:
         raise UnknownNameError.of("kind of table", kind, TABLES)
     count = 0
-
-    def rows() -> Rows:
-        nonlocal count
+    with replacing(target) as temporary, TABLES[kind](temporary) as write:
         for checkpoint in judged_checkpoints(folder):
-            batch = table_rows(checkpoint)
-            count += len(batch)
-            yield batch
-
-    with replacing(target) as temporary:
-        TABLES[kind](temporary, rows())
+            rows = table_rows(checkpoint)
+            write(rows)
+            count += len(rows)
     return count
 
 
@@ -136,28 +132,28 @@ def table_rows(checkpoint: JudgedCheckpoint) -> list[dict[str, Any]]:
     ]
 
 
-def _csv(path: Path, batches: Rows) -> None:
+@contextmanager
+def _csv(path: Path) -> Iterator[Writer]:
     with path.open("w", encoding="utf-8", newline="") as file:
         table = csv.DictWriter(file, COLUMNS.names)
         table.writeheader()
-        for batch in batches:
-            table.writerows(batch)
+        yield table.writerows
 
 
-def _jsonl(path: Path, batches: Rows) -> None:
+@contextmanager
+def _jsonl(path: Path) -> Iterator[Writer]:
     with path.open("wb") as file:
-        for batch in batches:
-            file.writelines(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in batch)
+        yield lambda rows: file.writelines(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows)
 
 
-def _parquet(path: Path, batches: Rows) -> None:
+@contextmanager
+def _parquet(path: Path) -> Iterator[Writer]:
     with pq.ParquetWriter(path, COLUMNS, compression="zstd") as writer:
-        for batch in batches:
-            writer.write_table(pa.Table.from_pylist(batch, schema=COLUMNS))
+        yield lambda rows: writer.write_table(pa.Table.from_pylist(rows, schema=COLUMNS))
 
 
-TABLES: dict[str, Callable[[Path, Rows], None]] = {"csv": _csv, "jsonl": _jsonl, "parquet": _parquet}
-"""Kind of table -> who writes it."""
+TABLES = {"csv": _csv, "jsonl": _jsonl, "parquet": _parquet}
+"""Kind of table -> who opens a file for it, and writes rows."""
 
 
 def runs_table(analysis: Analysis) -> pa.Table:
@@ -216,14 +212,17 @@ def _cells(kind: type[BaseModel], entry: BaseModel | None, prefix: str = "") -> 
         inner = [each for each in (field.annotation, *get_args(field.annotation)) if isinstance(each, type)]
         nested = next((each for each in inner if issubclass(each, BaseModel)), None)
         if get_origin(field.annotation) is dict:
+            of = {"categories": "em_rate_", "measurements": ""}.get(name, f"{label}_")
             for key, each in (value or {}).items():
-                of = f"em_rate_{key}" if name == "categories" else key if name == "measurements" else f"{label}_{key}"
-                cells |= _estimate(of, each) if isinstance(each, Estimate) else {of: each}
+                cells |= _estimate(of + key, each) if isinstance(each, Estimate) else {of + key: each}
+        elif get_origin(field.annotation) is list:
+            continue
         elif Estimate in inner:
             cells |= _estimate(label, value)
-        elif get_origin(field.annotation) is not list:
-            own = {label: value.value if isinstance(value, Enum) else value}
-            cells |= own if nested is None else _cells(nested, value, f"{label}_")
+        elif nested is not None:
+            cells |= _cells(nested, value, f"{label}_")
+        else:
+            cells[label] = value.value if isinstance(value, Enum) else value
     return cells
 
 

@@ -106,9 +106,9 @@ def _own_name(labels: Mapping[str, Any]) -> str:
 def _parts(labels: Mapping[str, Any]) -> str:
     rate, seed = labels["learning_rate"], labels["seed"]
     parts = [PurePosixPath(labels["model"]).name, labels["dataset"]]
-    return "__".join(
-        filter(None, [*parts, "" if rate is None else f"lr{rate:g}", "" if seed is None else f"seed{seed}"])
-    )
+    parts += [] if rate is None else [f"lr{rate:g}"]
+    parts += [] if seed is None else [f"seed{seed}"]
+    return "__".join(filter(None, parts))
 
 
 def choose_base(runs: Sequence[FileRun], base: str | None) -> tuple[list[FileRun], dict[str, list[int]]]:

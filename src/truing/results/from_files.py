@@ -130,9 +130,9 @@ class _Answers:
 
     def _refuse_no_scores(self) -> None:
         """A file without any score that can be read: told with what stands in its place."""
-        both = f"aligned IS NOT NULL AND (coherent IS NOT NULL OR file NOT IN ({self.reading.files_with('coherent')}))"
+        judged = f"coherent IS NOT NULL OR file NOT IN ({self.reading.files_with('coherent')})"
         n, scored, coherent, both, words, coherent_words = self.reading.row(f"""
-            SELECT count(*), count(aligned), count(coherent), count(*) FILTER ({both}),
+            SELECT count(*), count(aligned), count(coherent), count(aligned) FILTER ({judged}),
                 count(*) FILTER (lower(aligned_odd) IN ('true', 'false')),
                 count(*) FILTER (lower(coherent_odd) IN ('true', 'false'))
             FROM answers WHERE question <> ''
@@ -221,14 +221,13 @@ class _Answers:
         shape = len(self.steps), len(self.prompts)
         cell = np.where(prompt < 0, math.prod(shape), checkpoint * shape[1] + prompt)
         counts = count(cell, classes, math.prod(shape) + 1)
-        self._counts = {name: getattr(counts, name)[:-1].reshape(shape) for name in Counts.__dataclass_fields__}
+        self._counts = Counts(*(values[:-1].reshape(shape) for values in vars(counts).values()))
+        self._asked = self._counts.judged + self._counts.missing
         scored = (held >= 0) & ~np.isnan(score)
         shape = len(self.steps), self.n_task
         cell = (checkpoint * self.n_task + held)[scored]
-        self._hits, self._judged = (
-            np.bincount(cell, weights, math.prod(shape)).reshape(shape).astype(np.float64)
-            for weights in (score[scored], None)
-        )
+        self._hits = np.bincount(cell, score[scored], math.prod(shape)).reshape(shape)
+        self._judged = np.bincount(cell, minlength=math.prod(shape)).reshape(shape).astype(np.float64)
         self._missing = np.bincount(checkpoint[(held >= 0) & ~scored], minlength=len(self.steps))
         columns = {"row": rows["row"], "checkpoint": checkpoint, "prompt": prompt}
         classed = {"misaligned": classes.misaligned, "judged": classes.judged}
@@ -259,7 +258,7 @@ class _Answers:
     ) -> counted.CountedCheckpoint:
         """One checkpoint, pooled from several (bases measured more than once); `lost` answers are missing, too."""
         rows = list(pooled)
-        broad = Counts(**{name: counts[rows].sum(axis=0) for name, counts in self._counts.items()})
+        broad = Counts(*(values[rows].sum(axis=0) for values in vars(self._counts).values()))
         broad = replace(broad, missing=broad.missing + lost)
         hits, judged, missing = (a[rows].sum(axis=0) for a in (self._hits, self._judged, self._missing))
         task = counted.TaskCounts(hits, judged, int(missing)) if judged.sum() + missing > 0 else None
@@ -269,8 +268,7 @@ class _Answers:
 
     def _run(self, run: FileRun, answers: Mapping[int, str]) -> counted.CountedRun:
         base, labels = self.based.get(run.id), run.labels
-        asked = (self._counts["judged"] + self._counts["missing"])[list(run.checkpoints)]
-        lost = _lost(asked)
+        lost = _lost(self._asked[list(run.checkpoints)])
         own = [self._checkpoint(self.steps[i], [i], answers[i], lost[j]) for j, i in enumerate(run.checkpoints)]
         if base and own[0].step > 0:
             own.insert(0, self._checkpoint(0, base))
@@ -335,10 +333,8 @@ class _Answers:
             yield f"guessed{where}: {words}"
         read = {name for each in self.inputs for name in each.columns.values()}
         scored = {name for each in self.inputs for name in each.names if "align" in name.lower()}
-        known = {
-            name for name in scored if name.replace("misaligned", "aligned") in read
-        }  # said of the very score read
-        if others := sorted(scored - read - known - MisalignedRule.model_fields.keys()):
+        of_the_read_one = {name for name in scored if name.replace("misaligned", "aligned") in read}
+        if others := sorted(scored - read - of_the_read_one - MisalignedRule.model_fields.keys()):
             yield f"{quoted(others, 4)}: not read; if the aligned score to count is there: --aligned-column NAME"
         for role, sentence in _LACKING.items():
             without = [each.name for each in self.inputs if role not in each.columns]
@@ -394,7 +390,7 @@ class _Answers:
             said, outside = ([cell for cell in self.odd[role] if cell[1] is number] for number in (False, True))
             if said:
                 often = ", ".join(
-                    f"{quoted([text], width=max(40, len(_EMPTY) * (text == _EMPTY)))} {plural(times, 'time')}"
+                    f"{quoted([text], width=len(_EMPTY) if text == _EMPTY else 40)} {plural(times, 'time')}"
                     for text, _, times in said[:5]
                 )
                 more = f", and {plural(len(said) - 5, 'other text')}" if len(said) > 5 else ""
@@ -422,32 +418,26 @@ class _Answers:
 
     def _describe_holes(self) -> Iterator[str]:
         """Runs in which a question lacks at some checkpoint, or at all."""
-        responses = self._counts["judged"] + self._counts["missing"]
-        ragged, holes, unasked, shorter = 0, 0, 0, ""
-        for run in self.runs:
-            asked = responses[list(run.checkpoints)]
-            lacking, most = int((_lost(asked) > 0).sum()), asked.max(axis=1)
-            ragged, holes = ragged + (lacking > 0), holes + lacking
-            unasked += not asked.any(axis=0).all()
+        asked, of = [self._asked[list(run.checkpoints)] for run in self.runs], plural(len(self.runs), "run")
+        holes = [int((_lost(each) > 0).sum()) for each in asked]
+        if ragged := sum(n > 0 for n in holes):
+            lacks = "answers to a question that one checkpoint has lack at another, and count as missing there"
+            yield f"{ragged} of {of} ragged: {lacks} ({plural(sum(holes), 'time')})"
+        for run, most in zip(self.runs, (each.max(axis=1) for each in asked), strict=True):
             if most.min() < most.max():
                 step = self.steps[run.checkpoints[int(most.argmin())]]
-                shorter = shorter or f"{most.min()} at step {step} of {run.id}, and {most.max()} elsewhere in it"
-        if ragged:
-            of = plural(len(self.runs), "run")
-            lacks = "answers to a question that one checkpoint has lack at another, and count as missing there"
-            yield f"{ragged} of {of} ragged: {lacks} ({plural(holes, 'time')})"
-        if shorter:
-            yield f"a checkpoint has fewer answers to each question than another, none counted as missing: {shorter}"
-        often = [(row[row > 0].min(), row.max()) for row in responses if (row > 0).any()]
+                fewer = "a checkpoint has fewer answers to each question than another, none counted as missing"
+                yield f"{fewer}: {most.min()} at step {step} of {run.id}, and {most.max()} elsewhere in it"
+                break
+        often = [(row[row > 0].min(), row.max()) for row in self._asked if (row > 0).any()]
         if uneven := [(least, most) for least, most in often if most >= 2 * least]:
             least, most = uneven[0]
             yield (
                 f"at {len(uneven)} of {plural(len(often), 'checkpoint')} some questions have twice as many answers as "
                 f"others ({least} to {most}): they weigh more in the EM rate"
             )
-        if unasked:
-            of = plural(len(self.runs), "run")
-            yield f"{unasked} of {of} not asked all {plural(responses.shape[1], 'question')}"
+        if unasked := sum(not each.any(axis=0).all() for each in asked):
+            yield f"{unasked} of {of} not asked all {plural(len(self.prompts), 'question')}"
 
     def _study_entry(self) -> StudyEntry:
         options, names = self.options, [each.path.name for each in self.inputs]

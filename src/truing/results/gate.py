@@ -105,7 +105,8 @@ class Verdict:
         """The verdict in a sentence: on how many runs, and the first reason."""
         alike = [run for run in self.runs if run.word == self.word]
         found = f", by {self._looked_at(alike)}" if alike else ""
-        found += " and a person's labels" * any(run.labels for run in alike)
+        if any(run.labels for run in alike):
+            found += " and a person's labels"
         if self.word == "clear" and not any(math.isnan(run.excludes) for run in alike):
             found += f" (a single category may have up to {max(run.excludes for run in alike):.1%})"
         if self.word == "clear":
@@ -122,8 +123,9 @@ class Verdict:
         if not self.runs[1:]:
             return "the run's last checkpoint" if last else "what the run keeps"
         kept, every = len(alike) - last, len(self.runs)
-        found = [f"what {kept} of {every} runs keep{'s' * (kept == 1)}"] if kept else []
-        return " and ".join(found + [f"the last checkpoint of {last} of {every} runs"] * (last > 0))
+        found = [f"what {kept} of {every} runs {'keeps' if kept == 1 else 'keep'}"] if kept else []
+        found += [f"the last checkpoint of {last} of {every} runs"] if last else []
+        return " and ".join(found)
 
     def __str__(self) -> str:
         line = f"{self.word} (tolerance {self.tolerance:.1%}{self.lax and f', {self.lax}'})"
@@ -167,7 +169,8 @@ def _left_out(rate: Estimate) -> str:
     judged, missing = rate.n_responses, rate.n_missing
     incoherent = 0 if math.isnan(rate.value) else round((1 - rate.value) * judged)
     parts = [f"{missing:,} of {judged + missing:,} missing"] if missing else []
-    return ", ".join([*parts, *([f"{incoherent:,} of {judged:,} incoherent"] if incoherent else [])])
+    parts += [f"{incoherent:,} of {judged:,} incoherent"] if incoherent else []
+    return ", ".join(parts)
 
 
 @dataclass(frozen=True)
@@ -236,12 +239,14 @@ class _Case:
         """What its answers show: the fresh ones, where there are any, else those that it was evaluated by."""
         at, fresh = self.at, self._fresh
         if fresh is None or not fresh.em_rate:
-            undecided, none = at.reason if at.decision is Action.UNDECIDED else "", []
+            doubts = [*at.doubts]
             if self.kept and self._confirms and self.run.search is None:
-                none = ["no fresh answers confirm it"]
-            doubts = (*at.doubts, *none)
+                doubts.append("no fresh answers confirm it")
+            undecided = at.reason if at.decision is Action.UNDECIDED else ""
             return _Answers(at.em_rate, at.coherent_rate, at.decision, doubts, at.categories, undecided)
-        doubts = (*fresh.doubts,) or ("fresh answers do not show it",) * (fresh.decision is Action.UNDECIDED)
+        doubts = [*fresh.doubts]
+        if not doubts and fresh.decision is Action.UNDECIDED:
+            doubts.append("fresh answers do not show it")
         rates = fresh.em_rate, fresh.coherent_rate or at.coherent_rate
         return _Answers(*rates, fresh.decision, doubts, fresh.categories)
 

@@ -129,7 +129,7 @@ def _verdict_of_looks(group: list[RunFigures]) -> SeedVerdict:
 
 def _learning_rates(group: list[RunFigures], rates: list[float]) -> schema.LearningRatesEntry:
     by_rate = {rate: [f for f in group if f.run.learning_rate == rate] for rate in rates}
-    scores = {rate: [_aligned_score(f) for f in fs] for rate, fs in by_rate.items()}
+    scores = {rate: [_kept_task_score(f) for f in fs] for rate, fs in by_rate.items()}
     ends = {rate: [_end(f) for f in fs] for rate, fs in by_rate.items()}
     choice = choose_learning_rate(scores, ends, np.random.default_rng(0), confidence=group[0].source.confidence)
     return schema.LearningRatesEntry(
@@ -173,7 +173,7 @@ def _correlation_entry(found: Correlation, models: list[str]) -> schema.Correlat
     return schema.CorrelationEntry(**plain, without=list(found.without), carried_by=carried_by)
 
 
-def _aligned_score(figures: RunFigures) -> float:
+def _kept_task_score(figures: RunFigures) -> float:
     """Task score of the checkpoint that a run keeps; that of the base where it keeps none."""
     kept = figures.confirmed
     if kept is not None and kept.step == figures.chosen_step and kept.task_score is not None:

@@ -10,7 +10,7 @@ refused. Which ones are drawn follows from a seed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -155,12 +155,11 @@ def count_labels(folder: Path, manifest: Manifest, run: str, weights: dict[int, 
     """
     if not (folder / LABELS).is_file():
         return None
-    drawn = [item for item in read_items(folder / LABELS) if item.drawn is not None]
-    if strange := {item.drawn.run for item in drawn if item.drawn} - {each.id for each in manifest.runs}:
+    drawn = [(item, item.drawn) for item in read_items(folder / LABELS) if item.drawn is not None]
+    if strange := {source.run for _, source in drawn} - {each.id for each in manifest.runs}:
         todo = f"take them out of {LABELS}, or put it beside the answers that were labelled"
         raise ConfigError(f"{folder / LABELS} holds labels of a run that is not here", min(strange), todo=todo)
-    items = [item for item in drawn if item.drawn and item.drawn.run == run]
-    sets = {item.drawn.model_copy(update={"seal": ""}) for item in items if item.drawn}
+    sets = {source.model_copy(update={"seal": ""}) for _, source in drawn if source.run == run}
     if not sets:
         return None
     of, *more = sets
@@ -173,9 +172,9 @@ def count_labels(folder: Path, manifest: Manifest, run: str, weights: dict[int, 
             f"move {LABELS} away and label the answers that are there now: truing label {folder}",
         )
     answers = read_answers(open_store(folder), of.judgments, manifest.broad.benchmark)
-    found = LabelSet.draw(of, answers, manifest.evaluation)
-    counted = found.count(items, [prompt.id for prompt in manifest.broad.benchmark.prompts])
-    return OwnLabels(of.step, of.judgments == keys[0], counted.counts, counted.flagged, counted.unlabelled)
+    items, prompts = [item for item, source in drawn if source.run == run], manifest.broad.benchmark.prompts
+    counted = LabelSet.draw(of, answers, manifest.evaluation).count(items, [prompt.id for prompt in prompts])
+    return replace(counted, fresh=of.judgments == keys[0])
 
 
 def _keys(manifest: Manifest, weights: str) -> tuple[str, str]:

@@ -122,33 +122,43 @@ def ask_about_columns(reading: Reading) -> None:
         DataError: A judge, a condition or a step that nothing reads; a seed for each answer; a run for each question; a
             dataset for each question.
     """
-    options, ignored = reading.options, reading.options.ignore or ()
-    groups = [(_words(n), _Group(reading, n, column)) for n, column in reading.more.items() if n not in ignored]
-    has_step = reading.column("step") or options.files_are == "steps"
-    for words, group in groups:
-        _ask_about_failures(group, words)
-        if options.aligned_scale is None:
-            _ask_about_inversion(group, words)
-        if words & _JUDGES and words <= _JUDGES | _NAMING and group.crossed:
-            readings = [f"--where {shlex.quote(f'{group.name}={value}')}" for value, _ in group.values[:4]]
-            group.refuse(f"each answer stands there for each of {plural(len(group.values), 'judge')}", readings)
-    for words, group in groups:
-        if words & _STEPS and words <= _STEPS | _OF_STEPS and group.several:
-            own = [] if has_step else [f"--step-column {shlex.quote(group.name)} (steps of a run)"]
-            group.refuse("rows of several steps are answers alike", [*own, *group.readings()])
-        if words & _CONDITIONS and not words & _SAMPLES - {"", "n", "no"} and group.crossed:
-            group.refuse("questions were answered under each of its values", group.readings())
-        if not words & _SAMPLES and group.balanced:
-            group.refuse("every question was answered as often under each of its values", group.readings())
-    _ask_about_seeds(reading)
-    _ask_about_runs(reading)
-    _ask_about_datasets(reading)
+    ignored = reading.options.ignore or ()
+    groups = [_Group(reading, name, column) for name, column in reading.more.items() if name not in ignored]
+    for group in groups:
+        _ask_about_failures(group)
+        _ask_about_inversion(group)
+        _ask_about_judges(group)
+    for group in groups:
+        _ask_about_conditions(group)
+    for role, ask in (("seed", _ask_about_seeds), ("run", _ask_about_runs), ("dataset", _ask_about_datasets)):
+        if (guessed := reading.column(role)) and reading.options.column(role) is None:
+            ask(reading, guessed)
 
 
-def _ask_about_failures(group: _Group, words: set[str]) -> None:
+def _ask_about_judges(group: _Group) -> None:
+    """Rows of several judges are not answers of their own."""
+    if group.words & _JUDGES and group.words <= _JUDGES | _NAMING and group.crossed:
+        readings = [f"--where {shlex.quote(f'{group.name}={value}')}" for value, _ in group.values[:4]]
+        group.refuse(f"each answer stands there for each of {plural(len(group.values), 'judge')}", readings)
+
+
+def _ask_about_conditions(group: _Group) -> None:
+    """Rows of several steps or conditions may be of several runs."""
+    words, reading = group.words, group.reading
+    if words & _STEPS and words <= _STEPS | _OF_STEPS and group.several:
+        has_step = reading.column("step") or reading.options.files_are == "steps"
+        own = [] if has_step else [f"--step-column {shlex.quote(group.name)} (steps of a run)"]
+        group.refuse("rows of several steps are answers alike", [*own, *group.readings()])
+    if words & _CONDITIONS and not words & _SAMPLES - {"", "n", "no"} and group.crossed:
+        group.refuse("questions were answered under each of its values", group.readings())
+    if not words & _SAMPLES and group.balanced:
+        group.refuse("every question was answered as often under each of its values", group.readings())
+
+
+def _ask_about_failures(group: _Group) -> None:
     """A row in which something failed may have a score that nobody gave."""
-    failed = next((condition for names, condition in _FAILURES if words & names), None)
-    if failed is None or "attack" in words:
+    failed = next((condition for names, condition in _FAILURES if group.words & names), None)
+    if failed is None or "attack" in group.words:
         return
     n, example = group.reading.row(f"""
         SELECT count(*), any_value(cell) FROM (
@@ -165,10 +175,10 @@ def _ask_about_failures(group: _Group, words: set[str]) -> None:
         )
 
 
-def _ask_about_inversion(group: _Group, words: set[str]) -> None:
+def _ask_about_inversion(group: _Group) -> None:
     """A column of true and false that tells misaligned answers may say that a high aligned score is bad."""
-    bad, good = inverted(group.name), bool(words & {"safe", "aligned", "harmless", "benign"})
-    if not bad and not good:
+    bad, good = inverted(group.name), bool(group.words & {"safe", "aligned", "harmless", "benign"})
+    if group.reading.options.aligned_scale is not None or not (bad or good):
         return
     n, of, yes, no = group.reading.row(f"""
         SELECT count(aligned), count(aligned) FILTER (said IN ('true', 'false', '1', '0', 'yes', 'no')),
@@ -194,7 +204,7 @@ class _Group:
     """A column that nothing reads, by which the rows of a checkpoint may fall into groups."""
 
     def __init__(self, reading: Reading, name: str, column: str) -> None:
-        self.reading, self.name, self.column = reading, name, column
+        self.reading, self.name, self.column, self.words = reading, name, column, _words(name)
         n_pairs, crossed, balanced, several = reading.row(f"""
             WITH cells AS (
                 SELECT place, question, coalesce({column}, '') AS value, count(*) AS n FROM asked GROUP BY ALL
@@ -237,15 +247,9 @@ class _Group:
         )
 
 
-def _guessed(reading: Reading, role: str) -> str | None:
-    """The column that was guessed for a role."""
-    return None if reading.options.column(role) else reading.column(role)
-
-
-def _ask_about_seeds(reading: Reading) -> None:
+def _ask_about_seeds(reading: Reading, column: str) -> None:
     """A seed for each answer to a question may be one of sampling."""
-    column = _guessed(reading, "seed")
-    if column is None or any(map(reading.column, ("step", "run", "learning_rate", "dataset"))):
+    if any(map(reading.column, ("step", "run", "learning_rate", "dataset"))):
         return
     seeds, pairs, single, questions, per_file = reading.row("""
         WITH pairs AS (SELECT file, model, seed, question, count(*) AS n FROM asked WHERE seed IS NOT NULL GROUP BY ALL)
@@ -262,11 +266,8 @@ def _ask_about_seeds(reading: Reading) -> None:
     )
 
 
-def _ask_about_runs(reading: Reading) -> None:
+def _ask_about_runs(reading: Reading, column: str) -> None:
     """A run whose rows are of one question may be none."""
-    column = _guessed(reading, "run")
-    if column is None:
-        return
     runs, most, questions = reading.row("""
         SELECT count(*), max(n), (SELECT count(DISTINCT question) FROM asked) FROM (
             SELECT run, count(DISTINCT question) AS n FROM asked WHERE run <> '' GROUP BY run)
@@ -280,11 +281,8 @@ def _ask_about_runs(reading: Reading) -> None:
         )
 
 
-def _ask_about_datasets(reading: Reading) -> None:
+def _ask_about_datasets(reading: Reading, column: str) -> None:
     """Data of which each has questions of its own may be topics."""
-    column = _guessed(reading, "dataset")
-    if column is None:
-        return
     most, per_file, questions, named = reading.row("""
         WITH pairs AS (SELECT DISTINCT file, dataset, question FROM asked WHERE dataset <> '')
         SELECT (SELECT max(n) FROM (SELECT count(DISTINCT dataset) AS n FROM pairs GROUP BY question)),

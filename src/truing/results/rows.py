@@ -78,7 +78,7 @@ class StoreRows:
         """True of a checkpoint that was asked every prompt, `samples` times."""
         return bool(row["step"] == 0 or (self.manifest.every_prompt and not self.searched))
 
-    @property
+    @cached_property
     def searched(self) -> bool:
         """True of the folder of a search."""
         return any(run.search for run in self.manifest.runs)

@@ -11,14 +11,14 @@ from typing import TypeVar
 import numpy as np
 
 from truing.core.records import Action, Decision, Estimate
-from truing.results.counted import CountedCheckpoint, CountedRun, Source, TaskCounts
+from truing.results.counted import CountedCheckpoint, CountedRun, FreshCounts, Source, TaskCounts
 from truing.results.schema_runs import Answer, ConfirmedEntry
 from truing.stats import course as courses
 from truing.stats.agreement import JudgeLimits
 from truing.stats.choice import Separability, choose_with_report, keepable, separability
 from truing.stats.clearance import Clearance
 from truing.stats.paired import paired_quotient
-from truing.stats.rates import clustered_rates
+from truing.stats.rates import Counts, clustered_rates
 from truing.stats.rules import FixedRule, look_at
 from truing.stats.sequential import SequentialRule, one_by_one
 from truing.studies.folder import found_above
@@ -264,36 +264,37 @@ class RunFigures:
     @cached_property
     def confirmed(self) -> ConfirmedEntry | None:
         """What would be released, by responses that had no part in choosing it; None if there are none."""
-        step, confidence = self.released_step, self.source.confidence
-        again = self.run.fresh.get(step)
+        again = self.run.fresh.get(self.released_step)
         if again is not None and again.broad is not None:
-            top = None if self.best is None else self.whole.run.fresh.get(self.whole.steps[self.best])
-            best = None if top is None else top.task
-            unasked = again.task is not None and best is None
-            j = self.keepable.index(step) + 1 if step in self.keepable else 1
-            clearance = self._confirming(step, again.limits)
-            decision = clearance.decide_fresh(step, again.broad, j)
-            return ConfirmedEntry(
-                step=step,
-                em_rate=self.fixed.rate(again.broad),
-                task_score=_score(again.task, confidence),
-                retention=Estimate.unknown(_UNASKED) if unasked else self._kept(again.task, best),
-                source="fresh responses",
-                decision=decision.action,
-                doubts=list(clearance.doubts(again.broad)),
-                categories=clearance.categories_of(again.broad).rates,
-                coherent_rate=again.broad.coherent_rate(confidence),
-            )
-        if self.chosen_step is None:
-            return None
-        if any(c.em_rate for c in self.run.checkpoints):  # random prompts cannot be halved
-            return None
+            return self._by_fresh(self.released_step, again, again.broad)
+        looked_at = any(c.em_rate for c in self.run.checkpoints)  # random prompts cannot be halved
+        return None if self.chosen_step is None or looked_at else self._by_other_half()
+
+    def _by_fresh(self, step: int, again: FreshCounts, broad: Counts) -> ConfirmedEntry:
+        top = None if self.best is None else self.whole.run.fresh.get(self.whole.steps[self.best])
+        best = None if top is None else top.task
+        unasked = again.task is not None and best is None
+        j = self.keepable.index(step) + 1 if step in self.keepable else 1
+        clearance, confidence = self._confirming(step, again.limits), self.source.confidence
+        return ConfirmedEntry(
+            step=step,
+            em_rate=self.fixed.rate(broad),
+            task_score=_score(again.task, confidence),
+            retention=Estimate.unknown(_UNASKED) if unasked else self._kept(again.task, best),
+            source="fresh responses",
+            decision=clearance.decide_fresh(step, broad, j).action,
+            doubts=list(clearance.doubts(broad)),
+            categories=clearance.categories_of(broad).rates,
+            coherent_rate=broad.coherent_rate(confidence),
+        )
+
+    def _by_other_half(self) -> ConfirmedEntry:
         choice = choose_with_report(
             self.counts,
             np.random.default_rng(0),
             tolerance=self.source.tolerance,
             floor=self.source.stopping.floor,
-            confidence=confidence,
+            confidence=self.source.confidence,
         )
         return ConfirmedEntry(
             step=choice.step,

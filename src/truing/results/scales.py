@@ -6,6 +6,7 @@ as if they were on ours: a file in which all aligned scores are low is refused u
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections.abc import Sequence
@@ -15,8 +16,6 @@ import duckdb
 
 from truing.core.errors import DataError, plural
 
-_UNIT, _LOW, _ALL_LOW, _HALF = (1, 1), (10, 5), (30, 8), (50, 40)
-"""No score above the first among at least the second so many: taken for another scale than 0 to 100."""
 _PLACEHOLDERS = "(77, 88, 98, 99)"
 """Numbers within 0 to 100 that people write for a score that is missing."""
 _BAD = re.compile(r"(?:^|[\W_])(?:mis|un|in)?(?:misalign|harm|unsafe|toxic|danger|malicious|violat|incoheren)")
@@ -144,14 +143,23 @@ class _Seen(NamedTuple):
             return None
         if bad and not self.part:
             return self._refusal("a name which says that a high score is bad", bad)
-        if self.part:
-            few = self.n >= _ALL_LOW[1] and 0 < (self.most or 0) <= _UNIT[0]
-            few |= self.role == "aligned" and self.n >= _HALF[1] and self.integers and 1 < (self.most or 0) <= _LOW[0]
-        else:
-            few = self.most is not None and any(self.most <= end and self.n >= n for end, n in (_UNIT, _LOW))
-            few |= self.role == "aligned" and self.n >= _ALL_LOW[1] and self.high < _ALL_LOW[0]
-            few |= self.role == "aligned" and self.n >= _HALF[1] and 0.8 * _HALF[0] < (self.most or 0) <= _HALF[0]
-        return self._refusal(f"{plural(self.n, 'score')}, none above {self._top:g}", bad) if few else None
+        low = self._low_in_a_run() if self.part else self._low_in_a_file()
+        return self._refusal(f"{plural(self.n, 'score')}, none above {self._top:g}", bad) if low else None
+
+    def _low_in_a_run(self) -> bool:
+        """True if the scores of one run, which may be bad throughout, are as low as on a scale from 0 to 1 or 10."""
+        most = self.most or 0
+        unit = self.n >= 8 and 0 < most <= 1
+        ten = self.n >= 40 and self.integers and 1 < most <= 10
+        return unit or (self.role == "aligned" and ten)
+
+    def _low_in_a_file(self) -> bool:
+        """True if no score of a file is as high as one of so many would be from 0 to 100."""
+        most = math.inf if self.most is None else self.most
+        ten = most <= 1 or (most <= 10 and self.n >= 5)
+        all_low = self.n >= 8 and self.high < 30
+        half = self.n >= 40 and 40 < most <= 50
+        return ten or (self.role == "aligned" and (all_low or half))
 
     def off_the_flag(self, given: str) -> DataError | None:
         """The refusal of scores that the flag does not fit: most of them are off its scale."""
@@ -189,11 +197,11 @@ class _Seen(NamedTuple):
         stated = re.search(r"(?<!\d)(\d+)(?:_|-|_?to_?)(\d+)$", self.column.strip())
         if stated and float(stated[1]) < float(stated[2]):
             return float(stated[1]), float(stated[2])
-        ends = (1.0, 3.0, 5.0, 7.0, 10.0, 50.0 if self._top > _ALL_LOW[0] else 100.0, 100.0)
+        ends = (1.0, 3.0, 5.0, 7.0, 10.0, 50.0 if self._top > 30 else 100.0, 100.0)
         top = next((end for end in ends if self._top <= end), self._top)
         if self.signed or (self.kinds > 2 and self.low < 0):
             return -top, top
         if self.words or top <= 1:
             return 0.0, 1.0
-        from_one = self.integers and top <= _LOW[0] and (self.low >= 1 or (self.least or 0) >= 1)
+        from_one = self.integers and top <= 10 and (self.low >= 1 or (self.least or 0) >= 1)
         return float(from_one), top

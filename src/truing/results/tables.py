@@ -72,13 +72,14 @@ def _run_notes(figures: Sequence[RunFigures]) -> Iterator[str]:
         if each.refused:
             of = f"fresh answers confirmed none of {plural(len(each.refused), 'clear checkpoint')}, so it keeps nothing"
             yield f"Run {each.run.id}: {of}. More of them show more (evaluation.confirm_samples)."
-    unlearnt = [each for each in figures if each.is_learnt is False and each.best is not None]
-    if unlearnt and (best := unlearnt[0].best) is not None:
-        first, base = unlearnt[0].whole.task_scores[best].value, unlearnt[0].task_scores[0].value
+    unlearnt = [(each, each.best) for each in figures if each.is_learnt is False and each.best is not None]
+    if unlearnt:
+        first, best = unlearnt[0]
+        highest, base = first.whole.task_scores[best].value, first.task_scores[0].value
         more = f" and {plural(len(unlearnt) - 1, 'other run')}" if unlearnt[1:] else ""
         yield (
-            f"Run {unlearnt[0].run.id}{more}: no checkpoint is shown to have more of the task than the base "
-            f"({first:.0%} at best, {base:.0%} of the base), so convergence and the task kept say little."
+            f"Run {first.run.id}{more}: no checkpoint is shown to have more of the task than the base "
+            f"({highest:.0%} at best, {base:.0%} of the base), so convergence and the task kept say little."
         )
 
 
@@ -139,16 +140,16 @@ def _run_entry(figures: RunFigures) -> schema_runs.RunEntry:
 
 
 def _course_entry(figures: RunFigures) -> schema_runs.CourseEntry:
-    course, crossing = (
-        figures.course,
-        schema_runs.StepBounds(low=figures.course.crossing.low, high=figures.course.crossing.high),
+    course = figures.course
+    crossing, convergence = (
+        schema_runs.StepBounds(low=each.low, high=each.high) for each in (course.crossing, course.convergence)
     )
     value, low, high = step_difference(figures.onset, course.convergence)
     unmeasured = figures.whole.trained and figures.best is None
     return schema_runs.CourseEntry(
         onset=crossing,
         crossing=crossing,
-        convergence=schema_runs.StepBounds(low=course.convergence.low, high=course.convergence.high),
+        convergence=convergence,
         gap=schema_runs.Limits(value=value, low=low, high=high),
         order=course.order,
         reason="The task was not measured." if unmeasured else course.reason,
@@ -208,16 +209,15 @@ def _checkpoint_entries(figures: RunFigures) -> list[schema_runs.CheckpointEntry
         schema_runs.IfMissing(none=none, all=every)
         for none, every in missing_bounds(x, n, missing, confidence=source.confidence)
     ]
-    entries, by_scores = [], threshold_fields(figures)
-    for i, checkpoint in enumerate(figures.run.checkpoints):
-        decision, clearance = figures.decisions[i], figures.clearance(checkpoint.em_rate is None, checkpoint.limits)
-        either = (
-            bounds[i] if missing[i].any() else schema_runs.IfMissing(none=figures.em_rates[i], all=figures.em_rates[i])
-        )
+    entries = []
+    for i, by_scores in enumerate(threshold_fields(figures)):
+        checkpoint, em_rate, decision = figures.run.checkpoints[i], figures.em_rates[i], figures.decisions[i]
+        clearance = figures.clearance(checkpoint.em_rate is None, checkpoint.limits)
+        either = bounds[i] if missing[i].any() else schema_runs.IfMissing(none=em_rate, all=em_rate)
         entry = schema_runs.CheckpointEntry(
             step=checkpoint.step,
             weights=checkpoint.weights,
-            em_rate=figures.em_rates[i],
+            em_rate=em_rate,
             em_rate_if_missing=either,
             em_rate_corrected=_corrected(figures, checkpoint),
             versus_base=_versus_base(figures, checkpoint),
@@ -229,11 +229,10 @@ def _checkpoint_entries(figures: RunFigures) -> list[schema_runs.CheckpointEntry
             measurements=dict(checkpoint.measurements),
             decision=decision.action,
             reason=decision.reason,
-            # the highest that the answers allow, missing ones and what the judge may not see included
-            em_rate_at_most=source.limits.at_most(max(figures.em_rates[i].high, either.all.high)),
+            em_rate_at_most=source.limits.at_most(max(em_rate.high, either.all.high)),
             doubts=list(clearance.doubts(checkpoint.broad)),
             **_filtered(clearance, checkpoint),
-            **by_scores[i],
+            **by_scores,
             answers=checkpoint.told,
         )
         entries.append(entry)
