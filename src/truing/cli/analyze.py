@@ -41,8 +41,8 @@ def _flags() -> dict[str, tuple[Any, Any]]:
         if metavar:
             help_text += f" Guessed: {', '.join(GUESSES[role])}."
             names += [f"--{_SHORT[role]}-column"] if role in _SHORT else []
-        kind: Any = float if isinstance(field.default, float) else str if field.default is not None else str | None
-        kind = list[str] | None if field.annotation == list[str] | None else kind
+        optional = list[str] | None if field.annotation == list[str] | None else str | None
+        kind: Any = optional if field.default is None else type(field.default)
         shown = field.default is not None
         flags[name] = flag(kind, field.default, help_text, *names, metavar=metavar, show_default=shown)
     return flags

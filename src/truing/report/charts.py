@@ -11,7 +11,7 @@ A twin goes on dashed from where its run was stopped.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -28,17 +28,6 @@ _DENSE = 24
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
-    """Settings of a chart."""
-
-    ceiling: float
-    """Highest EM rate of the scale."""
-    tolerance: float
-    steps: frozenset[int] | None = None
-    """Steps that get a dot; None: all. Lines and bands always hold every step."""
-
-
-@dataclass(frozen=True, slots=True)
 class _Series:
     """One quantity of a chart."""
 
@@ -47,25 +36,27 @@ class _Series:
     value: Callable[[CheckpointEntry], Estimate]
     panel: svg.Panel
     band: bool = True
-    dotted: frozenset[int] = frozenset()
+    dotted: Collection[int] = ()
     """Steps that get a dot."""
     dense: bool = False
 
 
-def run_chart(pair: Pair, frame: Frame) -> Markup:
-    """The markup of a run's chart."""
+def run_chart(pair: Pair, ceiling: float, tolerance: float, dotted: Collection[int]) -> Markup:
+    """The markup of a run's chart.
+
+    The scale of EM rates ends at `ceiling`; `dotted` steps get a dot, lines and bands hold every step.
+    """
     events = pair.events()
     steps = {point.step for run in pair.runs for point in run.checkpoints}
-    dotted = frozenset(steps) if frame.steps is None else frame.steps
     axis = svg.StepAxis(tuple(sorted(steps | {event.position for event in events})))
     heights = [_LANE if event.between is None or event.between.low is None else _WIDE_LANE for event in events]
     task = svg.Panel(sum(heights) + _TITLE, _TASK, 1.0)
-    rate = svg.Panel(task.bottom + _TITLE + 8, _RATE, frame.ceiling)
+    rate = svg.Panel(task.bottom + _TITLE + 8, _RATE, ceiling)
     node = svg.drawing(_describe(pair), rate.bottom + _AXIS, "chart")
     for lane, event in enumerate(events):
         _event(node, event, axis, sum(heights[: lane + 1]) - _LANE / 2, rate.bottom)
     svg.value_panel(node, task, "Task score", "task", (0.0, 0.5, 1.0))
-    svg.rate_panel(node, rate, "EM rate", frame.tolerance)
+    svg.rate_panel(node, rate, "EM rate", tolerance)
     _steps(node, axis, rate.bottom, [event.position for event in events])
     dense = len(steps) > _DENSE
     for series in (
@@ -101,10 +92,9 @@ def _event(node: svg.Node, event: Event, axis: svg.StepAxis, y: float, bottom: f
         svg.draw(holder, "path", f"mark {event.kind}", d=svg.SHAPES[event.kind])
     text = event.text if event.step is None else f"{event.text}, step {event.step}"
     text += "" if between is None else f" {bounds(between)}"
-    aside = (-7 if wide else -11) if x > 0.55 else (-3 if wide else 11)
-    anchor = "end" if x > 0.55 else "start"
-    svg.draw(holder, "text", "event", text, x=aside + (10 if wide and anchor == "end" else 0), y=-9 if wide else 4,
-         text_anchor=anchor)  # fmt: skip
+    anchor, side = ("end", -1) if x > 0.55 else ("start", 1)
+    right, down = (-3 * side, -9) if wide else (11 * side, 4)  # above a whisker, else beside the mark
+    svg.draw(holder, "text", "event", text, x=right, y=down, text_anchor=anchor)
 
 
 def _whisker(node: svg.Node, kind: str, between: StepBounds, axis: svg.StepAxis, y: float) -> None:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from truing.core.records import Estimate
 from truing.report import drawing as svg
-from truing.report.charts import Frame, run_chart
+from truing.report.charts import run_chart
 from truing.report.pairs import Pair, highest
 from truing.report.words import (
     difference,
@@ -53,8 +53,8 @@ class Plots:
 
     def run(self, pair: Pair, shown: Mapping[str, Collection[int]]) -> Markup:
         """A run's chart; `shown` holds by run id the steps that get a dot."""
-        steps = frozenset(step for run in pair.runs for step in shown[run.id])
-        return run_chart(pair, Frame(self._rates.ticks[-1], self._tolerance, steps))
+        steps = {step for run in pair.runs for step in shown[run.id]}
+        return run_chart(pair, self._rates.ticks[-1], self._tolerance, steps)
 
     def overview(self, pair: Pair) -> Markup:
         """EM rate of a run at the base, at the chosen checkpoint and at the end."""
@@ -168,15 +168,20 @@ def scatter(entry: SizesEntry, ends: Mapping[str, Sequence[float]], tolerance: f
     node = svg.drawing(f"Size against EM rate on {entry.dataset}: {spoken}", panel.bottom + _AXIS, "chart scatter")
     svg.rate_panel(node, panel, "EM rate at the end", tolerance)
     sizes = [math.log10(model.parameters) for model in entry.models]
-    low, high = min(sizes, default=0.0), max(sizes, default=1.0)
-    wide = max(high - low, 1e-9)
-    _sizes(node, (low, high), panel.bottom)
-    xs = [_EDGE + (1 - 2 * _EDGE) * (size - low) / wide for size in sizes]
+    ends_of_scale = min(sizes, default=0.0), max(sizes, default=1.0)
+    _sizes(node, ends_of_scale, panel.bottom)
+    xs = [_across(size, ends_of_scale) for size in sizes]
     for model, x in zip(entry.models, xs, strict=True):
         for rate in ends.get(model.model, ()):
             svg.draw(node, "circle", "run-dot", cx=svg.at(x), cy=panel.y(rate), r=2.2)
     _models(node, entry.models, xs, panel)
     return svg.serialise(node)
+
+
+def _across(size: float, ends: tuple[float, float]) -> float:
+    """Position of a size between the ends of a scale, 0 (left) to 1 (right)."""
+    low, high = ends
+    return _EDGE + (1 - 2 * _EDGE) * (size - low) / max(high - low, 1e-9)
 
 
 def _sizes(node: svg.Node, ends: tuple[float, float], bottom: float) -> None:
@@ -187,7 +192,7 @@ def _sizes(node: svg.Node, ends: tuple[float, float], bottom: float) -> None:
     ticks = [math.log10(f) + p for p in powers for f in factors]
     inner = [tick for tick in ticks if low - 1e-9 <= tick <= high + 1e-9]
     for tick in inner if len(inner) > 1 else dict.fromkeys((low, high)):
-        x = svg.at(_EDGE + (1 - 2 * _EDGE) * (tick - low) / max(high - low, 1e-9))
+        x = svg.at(_across(tick, ends))
         svg.draw(node, "line", "notch", x1=x, x2=x, y1=bottom, y2=bottom + 4)
         svg.draw(node, "text", "tick", parameters(10**tick), x=x, y=bottom + 17, text_anchor="middle")
     svg.draw(node, "text", "tick", "parameters (logarithmic)", x="50%", y=bottom + 35, text_anchor="middle")
