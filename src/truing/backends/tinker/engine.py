@@ -19,7 +19,7 @@ from typing import Any
 
 import tinker
 
-from truing.backends import Engine
+from truing.backends import Engine, no_answers
 from truing.backends.tinker import client as tinkering
 from truing.catalog.models import resolve_model
 from truing.config import Services
@@ -46,7 +46,7 @@ class _Sent:
     asked: list[int]
     """Token ids of the prompt."""
     answer: Any
-    """The SDK's future; a text: why there is none."""
+    """The SDK's future."""
 
 
 class TinkerEngine(Engine):
@@ -124,36 +124,37 @@ class TinkerEngine(Engine):
     def _answers(self, client: Any, weights: str, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Response]:
         """Responses in order, with at most `WINDOW` requests under way; an error takes those back."""
         requests = self._send(client, weights, prompts, sampling)
-        under_way: deque[_Sent] = deque()
+        under_way: deque[_Sent | Response] = deque()
         failures = 0
         try:
             while True:
                 under_way.extend(islice(requests, WINDOW - len(under_way)))
                 if not under_way:
                     return
-                response = self._response(under_way.popleft())
+                first = under_way.popleft()
+                response = self._response(first) if isinstance(first, _Sent) else first
                 failures = failures + 1 if response.error and not is_final(response.error) else 0
                 if failures == PATIENCE:
-                    reason = response.error or ""
-                    raise EngineError(
-                        f"{PATIENCE} answers in a row failed", reason, todo="see the reason, then run again"
-                    )
+                    what, todo = f"{PATIENCE} answers in a row failed", "see the reason, then run again"
+                    raise EngineError(what, response.error or "", todo=todo)
                 yield response
         finally:
             for each in under_way:
-                if not isinstance(each.answer, str):
+                if isinstance(each, _Sent):
                     tinkering.take_back(each.answer)
 
-    def _send(self, client: Any, weights: str, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[_Sent]:
-        """The requests, each sent when it is drawn."""
+    def _send(
+        self, client: Any, weights: str, prompts: Sequence[Prompt], sampling: Sampling
+    ) -> Iterator[_Sent | Response]:
+        """The requests, each sent when it is drawn, and failed answers to prompts that cannot be asked."""
         end = self._tokenizer.eos_token_id
         warn_of_ends(self._tokenizer, str(self._tokenizer.chat_template), () if end is None else (end,))
         for prompt in prompts:
             tokens = encode_prompt(self._tokenizer, prompt, sys.maxsize)  # the service knows its models' context
+            if isinstance(tokens, str):
+                yield from no_answers([prompt], sampling, tokens)
+                continue
             for index in sampling.indices:
-                if isinstance(tokens, str):
-                    yield _Sent(prompt.id, index, [], tokens)
-                    continue
                 params = tinker.SamplingParams(
                     max_tokens=sampling.max_tokens,
                     temperature=sampling.temperature,
@@ -166,8 +167,6 @@ class TinkerEngine(Engine):
 
     def _response(self, sent: _Sent) -> Response:
         place = sent.prompt_id, sent.index
-        if isinstance(sent.answer, str):
-            return Response(*place, None, 0, False, sent.answer)
         try:
             answer = sent.answer.result().sequences[0]
         except Exception as error:  # noqa: BLE001 - the SDK raises anything
