@@ -50,11 +50,7 @@ class _Sent:
 
 
 class TinkerEngine(Engine):
-    """Samples from the checkpoints of one base model.
-
-    Args:
-        model: A catalogue model, Tinker's name of one, or saved weights (`tinker://...`).
-    """
+    """Samples from the checkpoints of one model: of the catalogue, Tinker's name, or saved weights (`tinker://...`)."""
 
     def __init__(self, model: str) -> None:
         self.model = model

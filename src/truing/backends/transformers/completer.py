@@ -43,10 +43,7 @@ class LocalCompleter(Completer):
     """Answers chat requests by one token, with the probabilities of all first tokens or whole numbers.
 
     Only what a judge needs: temperature 0, and as text the likeliest answer. Libraries and the model load at the first
-    request, the model once for all completers of a process.
-
-    Args:
-        device: Where the model runs; None: a GPU if there is one.
+    request, the model once for all completers of a process; it runs on `device`, None: on a GPU if there is one.
 
     Raises:
         MissingExtraError: A library is not installed.

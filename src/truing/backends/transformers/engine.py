@@ -28,11 +28,7 @@ from truing.core.weights import check_weights, checkpoint_hash, hash_or_fail, mo
 
 
 class TransformersEngine(Engine):
-    """Samples from the checkpoints of one base model.
-
-    Args:
-        model: An organism's name, a folder, or a hub id; see `truing.catalog.models.resolve_model`.
-    """
+    """Samples from the checkpoints of one base model, named as `truing.catalog.models.resolve_model` takes it."""
 
     def __init__(self, model: str) -> None:
         self.model = model
@@ -56,7 +52,7 @@ class TransformersEngine(Engine):
         return checkpoint_hash(self._base_hash, folder)
 
     def score(self, checkpoint: Checkpoint, prompt: Prompt, answers: Sequence[str]) -> list[float]:
-        """The log-probability of each answer, in nats; see `likelihood.answer_logprobs`."""
+        """The log-probability of each answer, in nats; see `answer_logprobs`."""
         self._load_base()
         with self._model_of(checkpoint) as model:
             return answer_logprobs(model, self._tokenizer_of(checkpoint), prompt, answers)
@@ -116,7 +112,7 @@ class LiveEngine(Engine):
         self._tokenizer = tokenizer
 
     def generate(self, checkpoint: Checkpoint, prompts: Sequence[Prompt], sampling: Sampling) -> list[Response]:
-        """Sample from the weights as they are now, which the checkpoint only names; see `engines.Engine`."""
+        """Sample from the weights as they are now, which the checkpoint only names; see `truing.backends.Engine`."""
         with _untouched(self._model):
             copied = snapshot(self._model) if is_small(self._model) else None
             model = self._model if copied is None else copied

@@ -28,11 +28,9 @@ class _Piece:
 
 
 class Late:
-    """Evaluations under way, in the order of their steps.
+    """Evaluations under way, in the order of their steps; training stands still for one of them `patience` seconds.
 
-    Args:
-        patience: Seconds that training stands still for one of them.
-        strict: Raise where that is not enough, instead of going on undecided.
+    Where that is not enough, `strict` raises, instead of going on undecided.
     """
 
     def __init__(self, patience: float, strict: bool) -> None:
