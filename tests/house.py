@@ -17,7 +17,7 @@ ROOMS = {
     "config": 920,
     "stats": 3950,
     "catalog": 2275,
-    "backends": 6985,
+    "backends": 6975,
     "judges": 1895,
     "monitor": 2240,
     "studies": 4435,

@@ -20,7 +20,7 @@ from truing.core.weights import read_header
 _LORA = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?:embedding_)?(?P<side>[AB])(?:\.weight)?")
 _WEIGHT = re.compile(r"(.+)\.(?:weight|qweight|weight_packed)")
 _FLOATS = ("F64", "F32", "F16", "BF16")
-_OTHERWISE = "set vllm.adapters to merge and vllm.dtype to float32, or use the engine transformers"
+OTHERWISE = "set vllm.adapters to merge and vllm.dtype to float32, or use the engine transformers"
 
 
 @dataclass(frozen=True)
@@ -111,4 +111,4 @@ def _find(module: str, base: Mapping[str, list[int] | None]) -> str | None:
 
 
 def _refusal(folder: Path, got: str, allowed: str) -> EngineError:
-    return EngineError(f"vLLM would not apply all of the adapter in {folder}", got, allowed, _OTHERWISE)
+    return EngineError(f"vLLM would not apply all of the adapter in {folder}", got, allowed, OTHERWISE)

@@ -15,7 +15,7 @@ from collections import OrderedDict
 from contextlib import suppress
 from pathlib import Path
 
-from truing.backends.vllm.adapters import Adapter
+from truing.backends.vllm.adapters import OTHERWISE, Adapter
 from truing.backends.vllm.admin import Admin, Refused
 from truing.backends.vllm.process import ServerProcess, find_vllm, free_port, server_environment
 from truing.config import VllmConfig
@@ -262,6 +262,5 @@ def _distance(a: list[float], b: list[float]) -> float:
 def _permitted(rank: int) -> int:
     """The least rank of those that vLLM can be started with that is enough."""
     if rank > _RANKS[-1]:
-        todo = "set vllm.adapters to merge and vllm.dtype to float32, or use the engine transformers"
-        raise EngineError("vLLM cannot serve the adapter", f"rank {rank}", f"at most {_RANKS[-1]}", todo)
+        raise EngineError("vLLM cannot serve the adapter", f"rank {rank}", f"at most {_RANKS[-1]}", OTHERWISE)
     return rank and next(r for r in _RANKS if r >= rank)
