@@ -21,6 +21,7 @@ _LORA = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?:embedding_)?(?P<
 _WEIGHT = re.compile(r"(.+)\.(?:weight|qweight|weight_packed)")
 _FLOATS = ("F64", "F32", "F16", "BF16")
 OTHERWISE = "set vllm.adapters to merge and vllm.dtype to float32, or use the engine transformers"
+"""What to do with an adapter that vLLM would not apply."""
 
 
 @dataclass(frozen=True)
