@@ -21,11 +21,11 @@ ROOMS = {
     "judges": 1895,
     "monitor": 2240,
     "studies": 4435,
-    "results": 6355,
-    "report": 1740,
+    "results": 6345,
+    "report": 1715,
     "integrations": 2465,
     "api": 270,
-    "cli": 2170,
+    "cli": 2155,
 }
 """Room -> its budget: the most lines it may have, raised only in a commit that says what was taken out for it.
 

@@ -34,23 +34,8 @@ app = typer.Typer(
 )
 app.add_typer(data_app, name="data")
 app.command(name="list")(list_names)
-for command in (
-    check,
-    analyze,
-    audit,
-    watch,
-    status,
-    gate,
-    label,
-    truth,
-    calibrate,
-    export,
-    demo,
-    run,
-    report,
-    rejudge,
-):
-    app.command()(command)
+for each in (check, analyze, audit, watch, status, gate, label, truth, calibrate, export, demo, run, report, rejudge):
+    app.command()(each)
 
 
 def _version(show: bool) -> None:

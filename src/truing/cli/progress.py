@@ -15,7 +15,7 @@ from rich.text import Text
 from truing.cli.shared import console, say, short_name
 from truing.config import StudyConfig
 from truing.core.progress import Lines, Phase, Shown
-from truing.core.records import Estimate
+from truing.core.records import Estimate, Evaluation
 from truing.studies.run import Progress
 
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress, only what comes out.")]
@@ -37,7 +37,7 @@ class Display:
     def __init__(self, config: StudyConfig, shown: Shown = "auto") -> None:
         self.steps, self.shown = config.training.steps, shown
         self.latest: dict[str, Progress] = {}
-        self.evaluated: dict[str, Progress] = {}
+        self.evaluated: dict[str, Evaluation] = {}
         self.phases: dict[str, Phase] = {}
         self.lines = Lines(shown)
         self.table = shown == "auto" and console.is_terminal
@@ -67,7 +67,7 @@ class Display:
             print(json.dumps(_as_object(news)), file=sys.stderr, flush=True)
         if news.evaluation is None:
             return
-        self.evaluated[news.run_id] = news
+        self.evaluated[news.run_id] = news.evaluation
         if self.shown == "auto" and not self.table:
             rate, task = _rate(news.evaluation.em_rate), _rate(news.evaluation.task_score)
             say(f"{news.run_id}  step {news.step:>4}  EM {rate}  task {task}  {news.evaluation.decision.action}")
@@ -93,8 +93,8 @@ class Display:
         return table
 
     def _add_row(self, table: Table, run_id: str) -> None:
-        news, seen = self.latest[run_id], self.evaluated.get(run_id)
-        evaluation, phase = seen.evaluation if seen else None, None if news.ended else self.phases.get(run_id)
+        news, evaluation = self.latest[run_id], self.evaluated.get(run_id)
+        phase = None if news.ended else self.phases.get(run_id)
         word = news.ended.state if news.ended else str(evaluation.decision.action) if evaluation else "starting"
         table.add_row(
             Text(short_name(run_id)),

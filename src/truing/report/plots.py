@@ -12,17 +12,7 @@ from truing.core.records import Estimate
 from truing.report import drawing as svg
 from truing.report.charts import run_chart
 from truing.report.pairs import Pair, highest
-from truing.report.words import (
-    difference,
-    figure,
-    is_known,
-    label,
-    parameters,
-    percent,
-    setting,
-    signed,
-    why_undefined,
-)
+from truing.report.words import difference, figure, is_known, label, parameters, percent, setting, signed, why_undefined
 from truing.results.schema import Analysis, OptionEntry, SizeModel, SizesEntry
 from truing.results.schema_runs import RunEntry
 

@@ -133,7 +133,6 @@ class _Folder:
         if not runs:
             todo = {"study": "run the study first: truing run", "audit": "run the audit again", "guard": "train first"}
             raise StoreError(f"nothing has been evaluated in {self.path}", todo=todo[manifest.kind])
-        keys = dict.fromkeys(row["benchmark_judgments"] for run in runs for row in rows[run.id])
         named = {"name": manifest.name, "hash": manifest.hash, "config": manifest.config, "asks": manifest.asks}
         study = counted.study_entry(benchmark, judge, evaluation, stopping, **named)
         rule = {"rule": "sequential", "asks": SequentialRule.asks} if self._rows.searched else {}
@@ -147,22 +146,27 @@ class _Folder:
             not_evaluated=[run.id for run in manifest.runs if run.id not in rows and run.twin_of is None],
             calibration=load_calibration(calibration, judge, evaluation) if calibration.is_file() else None,
             runs=[self._run(run, rows[run.id]) for run in runs],
-            notes=[
-                *(
-                    f"Task of {name}: {doubt}. Its task scores are not to be believed: what is kept may not be the "
-                    "best checkpoint, and retention is not measured."
-                    for name, task in manifest.tasks.items()
-                    if (doubt := self._task_doubt(task))
-                ),
-                *(f"Looked at with {name}={value}, and decided now by that." for name, value in self.changes.items()),
-                *answer_notes([self._told[k] for k in keys if k in self._told], evaluation.max_tokens),
-                *_epoch_ends(runs),
-                *(note for run in runs for note in _notes(run, rows[run.id])),
-                *(note for run in runs for note in self._rows.notes(run, rows[run.id])),
-            ],
+            notes=list(self._notes(runs, rows)),
             samples=lambda chosen: [s for i, step in chosen.items() for s in self._samples(i, rows[i], step)],
         )
         return tabulate(source)
+
+    def _notes(self, runs: Sequence[RunRecord], rows: Mapping[str, Sequence[Row]]) -> Iterator[str]:
+        for name, task in self.manifest.tasks.items():
+            if doubt := self._task_doubt(task):
+                yield (
+                    f"Task of {name}: {doubt}. Its task scores are not to be believed: what is kept may not be the "
+                    "best checkpoint, and retention is not measured."
+                )
+        for name, value in self.changes.items():
+            yield f"Looked at with {name}={value}, and decided now by that."
+        keys = dict.fromkeys(row["benchmark_judgments"] for run in runs for row in rows[run.id])
+        yield from answer_notes([self._told[k] for k in keys if k in self._told], self.manifest.evaluation.max_tokens)
+        yield from _epoch_ends(runs)
+        for run in runs:
+            yield from _run_notes(run, rows[run.id])
+        for run in runs:
+            yield from self._rows.notes(run, rows[run.id])
 
     def _judge(self) -> JudgeEntry:
         """What is known of the judge: by its kind, or as it was measured in this folder."""
@@ -426,7 +430,7 @@ def _epoch_ends(runs: Sequence[RunRecord]) -> list[str]:
     ]
 
 
-def _notes(run: RunRecord, rows: Sequence[Row]) -> Iterator[str]:
+def _run_notes(run: RunRecord, rows: Sequence[Row]) -> Iterator[str]:
     """What is odd about a run, and what a search found."""
     evaluated = {row["step"] for row in rows}
     for record in run.checkpoints or ():

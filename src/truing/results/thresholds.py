@@ -51,14 +51,12 @@ class _Look:
 def threshold_fields(figures: RunFigures) -> list[dict[str, Any]]:
     """`joint`, `score_correlation` and `sensitivity` of each checkpoint of a run; nothing of one without scores."""
     checkpoints = figures.run.checkpoints
-    known = [i for i, c in enumerate(checkpoints) if c.scores is not None and c.scores.prompt.size]
+    known = [(i, c.scores) for i, c in enumerate(checkpoints) if c.scores is not None and c.scores.prompt.size]
     fields: list[dict[str, Any]] = [{} for _ in checkpoints]
-    looks = _looks(figures, known)
-    base = next(iter(looks), None) if figures.base is not None and known[:1] == [0] else None
+    looks = _looks(figures, [i for i, _ in known])
+    base = looks[0] if figures.base is not None and known and known[0][0] == 0 else None
     sequential = figures.source.stopping.sequential
-    for i, of_one in zip(known, looks, strict=True):
-        scores = checkpoints[i].scores
-        assert scores is not None  # by `known`
+    for (i, scores), of_one in zip(known, looks, strict=True):
         fields[i] = {
             "joint": _joint(figures, scores),
             "score_correlation": score_correlation(
