@@ -23,7 +23,7 @@ ROOMS = {
     "studies": 4435,
     "results": 6345,
     "report": 1715,
-    "integrations": 2465,
+    "integrations": 2490,
     "api": 270,
     "cli": 2155,
 }

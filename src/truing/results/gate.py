@@ -319,10 +319,10 @@ class _Case:
             yield from () if stops else self.answers.doubts
             return
         above = [side for side in self.sides if side.em_rate.low > self.tolerance]
-        if above and self.decision.action is not Action.CONTINUE:
-            yield self.decision.reason
         for side in above:
             yield f"{side.benchmark}: EM rate {side.em_rate.value:.1%}, at least {side.em_rate.low:.1%}"
+        if above and self.decision.action is not Action.CONTINUE:
+            yield self.decision.reason
 
     def _by_judge(self) -> Iterator[str]:
         """What stands against clear by the judge's scores."""

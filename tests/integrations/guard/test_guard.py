@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from filelock import FileLock
 
 import truing
 from tests.conftest import save_tiny_model
@@ -517,6 +518,21 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "guard" / "checkpoints" / "3").mkdir(parents=True)
     with pytest.raises(StoreError, match="no guard made"):
         guard_of(tmp_path, 0.0)
+
+
+def test_a_folder_where_another_process_trains_is_refused(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("truing.integrations.guard.folder.SOON", 0.01)
+    guard = guard_of(tmp_path, 0, 0)
+    trainer = make_trainer(load(tiny_model), tmp_path / "out", [guard], max_steps=2)
+    guard.folder.mkdir()
+    other = FileLock(guard.folder / ".lock")
+    with other, pytest.raises(StoreError, match="another process's guard is at"):
+        trainer.train()
+    trainer.train()
+    with other.acquire(timeout=0):
+        assert actions(guard) == [(0, "continue"), (2, "continue")]
 
 
 def test_answers_that_were_being_judged_at_a_crash_are_judged_later(tiny_model: Path, tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from truing.core.distributed import rank_and_world
 from truing.core.errors import StoreError
 from truing.core.records import Checkpoint
@@ -18,11 +20,14 @@ from truing.integrations.guard.measures import Record
 from truing.monitor import open_folder, open_store
 from truing.studies.folder import MANIFEST, CheckpointRecord, RunRecord, load_manifest
 
-__all__ = ["checkpoint_records", "held_run", "keep_only", "take_folder"]
+__all__ = ["checkpoint_records", "held_run", "hold_here", "keep_only", "take_folder"]
 
 WAIT = 120.0
 """Seconds after which another machine that gives signs of life is no dead one; see `truing.monitor.shared`."""
+SOON = 10.0
+"""Seconds after which another process on this machine is none that was killed and has children left."""
 logger = logging.getLogger(__name__)
+_held: dict[Path, FileLock] = {}
 _LATE = "Training ended before the answers were judged."
 
 
@@ -64,6 +69,26 @@ def _hold(folder: Path) -> None:
             raise StoreError(f"another machine's guard is at {folder}", "its signs of life", "one training", todo)
         logger.warning("another machine's guard was at %s: waiting up to %.0f s for it to be dead", folder, WAIT)
         time.sleep(WAIT / 10)
+
+
+def hold_here(folder: Path, over: bool = False) -> None:
+    """Hold a folder on this machine while a training of this process goes on, until it is `over`.
+
+    Raises:
+        StoreError: A guard of another process is there: each would delete the other's checkpoints.
+    """
+    held = _held.pop(key := folder.resolve(), None) or FileLock(folder / ".lock")
+    if over:
+        return held.release()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held.acquire(timeout=SOON)
+        _held[key] = held
+    except Timeout:
+        todo = "name another folder for this training, or wait until that one has ended"
+        raise StoreError(f"another process's guard is at {folder}", "its lock", "one training", todo) from None
+    except (OSError, NotImplementedError) as error:  # what cannot be written there is told when it is to be
+        logger.warning("%s cannot be locked: %s", folder, error)
 
 
 def held_run(folder: Path, run: RunRecord) -> RunRecord | None:

@@ -38,7 +38,7 @@ from truing.core.distributed import Ranks
 from truing.core.errors import EngineError, JudgeError, JudgeRefused, TruingError, boundary, plural
 from truing.core.progress import Lines, listening, report
 from truing.core.records import Action, Benchmark, Checkpoint, Decision, Evaluation
-from truing.integrations.guard.folder import checkpoint_records, held_run, keep_only, take_folder
+from truing.integrations.guard.folder import checkpoint_records, held_run, hold_here, keep_only, take_folder
 from truing.integrations.guard.logs import log_record
 from truing.integrations.guard.measures import LateJudge, Measures, Record, failed, find_dataset, find_judge
 from truing.integrations.guard.model import Model
@@ -116,8 +116,7 @@ class Guard(TrainerCallback):
         self._keepable: list[Checkpoint] = []
         self.restored: Checkpoint | None = None
         """The checkpoint whose weights the model has been given back; None: it has those of its last step."""
-        learnt = find_dataset(dataset)
-        own_engine = engine if isinstance(engine, Engine) else None
+        learnt, own_engine = find_dataset(dataset), engine if isinstance(engine, Engine) else None
         self._measures = Measures(asked, judges, learnt, self.config, own_engine)
         self._watcher = Watcher(self.folder, self._measures)
         self._ranks = Ranks()
@@ -273,6 +272,7 @@ class Guard(TrainerCallback):
         )
 
         def prepare() -> None:
+            hold_here(self.folder)
             check_formats(self.folder, [self._run.model] if self._model.has_files else [], must_write=False)
             engine = self._measures.engine_for(self._run.model, self.folder)
             self._watcher = Watcher(self.folder, self._measures, engine)
@@ -394,8 +394,7 @@ class Guard(TrainerCallback):
         """Put the chosen weights into the model, on all ranks; without any it has those of its last step."""
         stays, chosen = self._stays, None
         if stays is None:
-            choose = "choosing the best weights"
-            chosen = self._ranks.share(lambda: self._attempt(choose, self._choose))
+            chosen = self._ranks.share(lambda: self._attempt("choosing the best weights", self._choose))
             self.errors = self._ranks.share(lambda: self.errors)
             if chosen is None:
                 self._doubt("choosing the best weights failed, and the model may have any that were tried")
@@ -468,6 +467,7 @@ class Guard(TrainerCallback):
             logger.warning("there is no verdict on this training: %s", error)
         else:
             logger.log(logging.INFO if found.word == "clear" else logging.WARNING, "%s", found.sentence())
+        hold_here(self.folder, over=True)
 
     def _remember(self, last: float) -> None:
         """The records in the folder up to a step."""
