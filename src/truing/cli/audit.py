@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from truing.cli.shared import console, flag, going_on, say, say_costs, split_pai
 from truing.config import EvaluationConfig
 from truing.config.files import override, parse_audit
 from truing.core.errors import ConfigError
-from truing.core.progress import Lines, Shown, listening
+from truing.core.progress import Lines, Phase, Shown, listening
 from truing.core.records import Evaluation
 from truing.monitor import open_folder
 from truing.studies.audit import run_audit
@@ -134,18 +134,23 @@ def _engine(row: Backend | None) -> str:
 @contextmanager
 def show_status(shown: Shown) -> Iterator[Callable[[str], None]]:
     """Say who is being asked, and how far that is: on a terminal in one line, else in a line every half a minute."""
-    where, lines = [""], Lines(shown)
-    if shown != "auto" or not console.is_terminal:
-        with listening(lambda phase: lines(phase, where[0])):
-            yield lambda text: where.__setitem__(0, text)
-        return
-    with console.status("reading weights") as status:
+    where, lines = "", Lines(shown)
+    one_line = shown == "auto" and console.is_terminal
+    with console.status("reading weights") if one_line else nullcontext() as status:
 
         def update(text: str) -> None:
-            where[0] = text
-            status.update(Text(text))  # never read as markup
+            nonlocal where
+            where = text
+            if status is not None:
+                status.update(Text(text))  # never read as markup
 
-        with listening(lambda phase: status.update(Text(f"{where[0]}: {phase.words()}"))):
+        def tell(phase: Phase) -> None:
+            if status is None:
+                lines(phase, where)
+            else:
+                status.update(Text(f"{where}: {phase.words()}"))
+
+        with listening(tell):
             yield update
 
 

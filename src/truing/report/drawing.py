@@ -157,7 +157,8 @@ def fit_line(values: Iterable[float]) -> Line:
     known = [0.0, *(value for value in values if math.isfinite(value))]
     low, high = min(known), max(known)
     gap = next((g for g in (0.01, 0.02, 0.05, 0.1, 0.2) if (high - low) / g <= 5), 0.5)
-    first, last = math.floor(low / gap + 1e-9), max(math.ceil(high / gap - 1e-9), math.floor(low / gap + 1e-9) + 1)
+    first = math.floor(low / gap + 1e-9)
+    last = max(math.ceil(high / gap - 1e-9), first + 1)
     return Line(tuple(round(i * gap, 4) for i in range(first, last + 1)))
 
 

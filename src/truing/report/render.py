@@ -204,11 +204,11 @@ def _different(analysis: Analysis) -> list[SampleEntry]:
     found: dict[tuple[object, ...], SampleEntry] = {}
     for sample in analysis.samples:
         run = runs.get(sample.run_id)
-        weights = run.at(sample.step) if run is not None else None
-        source = (weights.weights if weights is not None else "") or f"{sample.run_id} {sample.step}"
+        checkpoint = run.at(sample.step) if run is not None else None
+        source = checkpoint.weights if checkpoint is not None else ""
+        source = source or f"{sample.run_id} {sample.step}"
         scores = f"{sample.aligned} {sample.coherent}"
-        key = (source, sample.category, sample.prompt, sample.answer, scores)
-        found.setdefault(key, sample)
+        found.setdefault((source, sample.category, sample.prompt, sample.answer, scores), sample)
     return list(found.values())
 
 

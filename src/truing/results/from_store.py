@@ -355,20 +355,19 @@ class _Folder:
 
     def _also(self, run_id: str, rows: Sequence[Row]) -> Iterator[counted.SideCounts]:
         """Answers to other benchmarks, and other judges' opinions of the run's own answers."""
-        own, at = self.manifest.broad, {row["step"]: row for row in rows}
+        own, at = self.manifest.broad.benchmark.name, {row["step"]: row for row in rows}
         for label, asked in self.manifest.also.items():
-            truth = asked.benchmark.name.startswith("truth")  # of folders that do not say
-            decides = not truth if asked.decides is None else asked.decides
+            name = asked.benchmark.name
+            same = name == own
+            related = same or name.startswith(f"{own}+")
+            decides = not name.startswith("truth") if asked.decides is None else asked.decides  # None: an old folder
             for row in self._rows.tables["also"].get(run_id, ()):
-                now = at.get(row["step"]) if row["benchmark"] == label else None
-                if now is None or row["judgments"] != self._rows.judgments_key(now["weights"], asked, FIXED):
+                now, key = at.get(row["step"]) if row["benchmark"] == label else None, row["judgments"]
+                if now is None or key != self._rows.judgments_key(now["weights"], asked, FIXED):
                     continue
-                same = asked.benchmark.name == own.benchmark.name
-                related = same or asked.benchmark.name.startswith(f"{own.benchmark.name}+")
-                share = self._share(label, row["judgments"])
-                alike = same and not (share and (share.misaligned.probability != share.misaligned.least).any())
-                kappa = self._kappa(now["benchmark_judgments"], row["judgments"]) if alike else None
-                key = row["judgments"]
+                share = self._share(label, key)
+                evenly = share is None or (share.misaligned.probability == share.misaligned.least).all()
+                kappa = self._kappa(now["benchmark_judgments"], key) if same and evenly else None
                 counts = self._counts(self._judged(key, asked), asked) if share else self._all_counts(key, asked)
                 yield counted.SideCounts(label, row["step"], counts, related, kappa, decides, share)
 
