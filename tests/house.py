@@ -22,10 +22,10 @@ ROOMS = {
     "monitor": 2240,
     "studies": 4435,
     "results": 6345,
-    "report": 1715,
+    "report": 1720,
     "integrations": 2490,
     "api": 270,
-    "cli": 2155,
+    "cli": 2160,
 }
 """Room -> its budget: the most lines it may have, raised only in a commit that says what was taken out for it.
 
