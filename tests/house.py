@@ -23,7 +23,7 @@ ROOMS = {
     "studies": 4435,
     "results": 6345,
     "report": 1720,
-    "integrations": 2490,
+    "integrations": 2505,
     "api": 270,
     "cli": 2160,
 }

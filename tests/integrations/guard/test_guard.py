@@ -535,6 +535,35 @@ def test_a_folder_where_another_process_trains_is_refused(
         assert actions(guard) == [(0, "continue"), (2, "continue")]
 
 
+def test_the_verdict_on_an_earlier_training_never_stands_for_a_later_one(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new one, and one that goes on: neither begins where the manifest cannot be written, and both are unfinished."""
+
+    def train(judge: Script, resume: bool = False, **more: Any) -> None:
+        trainer = make_trainer(load(tiny_model), tmp_path / "out", [guard_of(tmp_path, judge=judge)], **more)
+        trainer.train(resume_from_checkpoint=resume or None)
+
+    def state() -> str:
+        return analyse(tmp_path / "guard").runs[0].state
+
+    class Dying(Script):
+        def judge(self, prompts: Any, responses: Any) -> Any:
+            raise KeyboardInterrupt
+
+    saving = {"save_strategy": "steps", "save_steps": 2}
+    train(Script(0.0), **saving)
+    with monkeypatch.context() as full:
+        full.setattr("truing.studies.folder.write_text", lambda *_: (_ for _ in ()).throw(StoreError("no space")))
+        for resume in (False, True):
+            with pytest.raises(StoreError, match="the verdict on an earlier training in"):
+                train(Script(1.0), resume, max_steps=8)
+    assert state() == "finished"
+    with pytest.raises(KeyboardInterrupt):
+        train(Dying(0.0), True, max_steps=8, learning_rate=1e-1)
+    assert state() == "unfinished"
+
+
 def test_answers_that_were_being_judged_at_a_crash_are_judged_later(tiny_model: Path, tmp_path: Path) -> None:
     judge = Slow(0.0)
     guard = guard_of(tmp_path, judge=judge, overlap=True)

@@ -35,11 +35,11 @@ from truing.catalog.benchmarks import load_benchmark
 from truing.catalog.datasets import Dataset
 from truing.config import DatasetConfig, JudgeConfig
 from truing.core.distributed import Ranks
-from truing.core.errors import EngineError, JudgeError, JudgeRefused, TruingError, boundary, plural
+from truing.core.errors import EngineError, JudgeError, JudgeRefused, StoreError, TruingError, boundary, plural
 from truing.core.progress import Lines, listening, report
 from truing.core.records import Action, Benchmark, Checkpoint, Decision, Evaluation
 from truing.integrations.guard.folder import checkpoint_records, held_run, hold_here, keep_only, take_folder
-from truing.integrations.guard.logs import log_record
+from truing.integrations.guard.logs import log_record, say_verdict
 from truing.integrations.guard.measures import LateJudge, Measures, Record, failed, find_dataset, find_judge
 from truing.integrations.guard.model import Model
 from truing.integrations.guard.settings import read_settings
@@ -48,8 +48,6 @@ from truing.integrations.guard.weights import as_found, find_tokenizer
 from truing.judges import Judge, check_benchmark
 from truing.monitor.formats import check_formats
 from truing.report import write_report
-from truing.results import analyse
-from truing.results.gate import verdict
 from truing.results.schema import Analysis
 from truing.stats.clearance import prompts_to_clear
 from truing.studies.folder import MANIFEST, RunRecord
@@ -181,9 +179,8 @@ class Guard(TrainerCallback):
         self._begin(args, model)
         if state.global_step > 0:
             self._recall(int(state.global_step))
-            return control
-        self._ranks.share(lambda: self._attempt("beginning again", self._tidy))
-        return self._look(state, control)
+        self._ranks.share(self._take_over)
+        return control if state.global_step > 0 else self._look(state, control)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **_: Any
@@ -245,7 +242,8 @@ class Guard(TrainerCallback):
             self._fail(error)
         self._ranks.share(lambda: self._attempt("writing the manifest", self._tidy))
         self._ranks.share(lambda: self._attempt("closing engine and judge", self._watcher.close))
-        self._ranks.share(self._say_verdict)
+        self._ranks.share(lambda: say_verdict(self.folder))
+        self._ranks.share(lambda: hold_here(self.folder, over=True))
         return control
 
     # How it works.
@@ -279,6 +277,18 @@ class Guard(TrainerCallback):
             self._know_judge()
 
         self._ranks.share(prepare)
+
+    def _take_over(self) -> None:
+        """Write down that this training is under way: what an earlier one left in the folder speaks for it no more.
+
+        Raises:
+            StoreError: That cannot be written, so the earlier verdict would stand.
+        """
+        earlier, told = (self.folder / MANIFEST).is_file(), len(self.errors)
+        self._attempt("beginning again", self._tidy)
+        if earlier and (lost := self.errors[told:]):
+            todo = "make it possible to write there, or name another folder"
+            raise StoreError(f"the verdict on an earlier training in {self.folder} would stand", lost[0], todo=todo)
 
     def _recall(self, last: int) -> None:
         """Take up what was evaluated in the folder; stay stopped where a training was, unless asked to go on."""
@@ -458,16 +468,6 @@ class Guard(TrainerCallback):
         candidates = self._watcher.keepable()[:_CONSIDERED] if self.restored is None else [self.restored]
         kept = {checkpoint.step for checkpoint in (*waiting, *candidates)}
         keep_only(self.folder, kept | {record.step for record in self.records[-1:]})
-
-    def _say_verdict(self) -> None:
-        """End with the gate's own sentence, so that no line of a log sounds better than it."""
-        try:
-            found = verdict(analyse(self.folder))
-        except TruingError as error:
-            logger.warning("there is no verdict on this training: %s", error)
-        else:
-            logger.log(logging.INFO if found.word == "clear" else logging.WARNING, "%s", found.sentence())
-        hold_here(self.folder, over=True)
 
     def _remember(self, last: float) -> None:
         """The records in the folder up to a step."""

@@ -1,16 +1,22 @@
-"""A decision's figures in the trainer's own log."""
+"""A decision's figures in the trainer's own log, and the gate's sentence at its end."""
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from transformers import Trainer, TrainerControl, TrainerState
 
+from truing.core.errors import TruingError
 from truing.core.records import Action
 from truing.integrations.guard.measures import Record
+from truing.results import analyse
+from truing.results.gate import verdict
 
+logger = logging.getLogger(__name__)
 _CODES = {Action.CONTINUE: 1.0, Action.UNDECIDED: 0.0, Action.STOP: -1.0}
 
 
@@ -50,3 +56,13 @@ def _log_of(kind: type) -> Callable[..., None]:
             found: Callable[..., None] = vars(each)["log"]
             return found
     return Trainer.log
+
+
+def say_verdict(folder: Path) -> None:
+    """End with the gate's own sentence, so that no line of a log sounds better than it."""
+    try:
+        found = verdict(analyse(folder))
+    except TruingError as error:
+        logger.warning("there is no verdict on this training: %s", error)
+    else:
+        logger.log(logging.INFO if found.word == "clear" else logging.WARNING, "%s", found.sentence())
