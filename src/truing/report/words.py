@@ -184,9 +184,9 @@ def figure(estimate: Estimate | None) -> str:
     return f"{limits(estimate)}, {sizes(estimate)}"
 
 
-def why_undefined(estimate: Estimate | None) -> str:
+def why_undefined(found: Estimate | CorrelationEntry | None) -> str:
     """The reason of an undefined number."""
-    return (estimate.reason if estimate is not None else "") or "no reason was given"
+    return (found.reason if found is not None else "") or "no reason was given"
 
 
 def plain_number(value: float) -> str:
@@ -270,7 +270,7 @@ def _missing(estimate: Estimate) -> str:
 def correlation_words(found: CorrelationEntry) -> str:
     """A correlation with its interval and p."""
     if math.isnan(found.value):
-        return f"undefined ({found.reason or 'no reason was given'})"
+        return f"undefined ({why_undefined(found)})"
     return f"{correlation(found.value)} {_brackets(found, correlation)}, {probability(found.p)}"
 
 
@@ -287,7 +287,7 @@ def relation_words(found: CorrelationEntry, confidence: float) -> str:
 def influence_words(found: CorrelationEntry, models: Sequence[SizeModel]) -> str:
     """A sentence on whether single models carry a correlation."""
     if math.isnan(found.value):
-        return f"Undefined: {found.reason or 'no reason was given'}."
+        return f"Undefined: {why_undefined(found)}."
     known = [value for value in found.without if not math.isnan(value)]
     if found.carried_by:
         names = [model_name(model) for model in found.carried_by]

@@ -214,7 +214,7 @@ class _Folder:
         return found.doubt
 
     def _run(self, run: RunRecord, rows: Sequence[Row]) -> counted.CountedRun:
-        task, ended = self.manifest.tasks.get(run.dataset), self._rows.ended(run)
+        task, ended = self.manifest.tasks.get(run.dataset), self._rows.ended[run.id]
         state = run.state or (ended.state if ended else "unfinished")
         inside = np.array([p.category in (task.domain if task else ()) for p in self.manifest.broad.benchmark.prompts])
         known = parameters_of(run.model) if run.parameters is None else run.parameters

@@ -31,30 +31,28 @@ class StoreRows:
     manifest: Manifest
     store: Store
     _keys: dict[tuple[str, int, int], str] = field(default_factory=dict, init=False)
-    _ended: dict[str, RunState | None] = field(default_factory=dict, init=False)
 
     def of(self, run: RunRecord) -> list[Row]:
         """The evaluations of a run, by ascending step."""
         rows = self.tables["evaluations"].get(run.id, [])
         if run.search is None and run.checkpoints is not None and self.manifest.config.get("search", "all") != "all":
             return []  # the search has not ended
-        ended = self.ended(run)
+        ended = self.ended[run.id]
         return counting_rows(self.store, run, rows, ended.weights_at if ended else {}, self.is_own)
 
-    def ended(self, run: RunRecord) -> RunState | None:
-        """How a run ended, by its `run.json`; None: it has not, or the manifest tells."""
-        if run.id not in self._ended:
-            self._ended[run.id] = None if run.state else read_state(self.path, run.id)
-        return self._ended[run.id]
+    @cached_property
+    def ended(self) -> dict[str, RunState | None]:
+        """By id of the runs how each ended, by its `run.json`; None: it has not, or the manifest tells."""
+        return {run.id: None if run.state else read_state(self.path, run.id) for run in self.manifest.runs}
 
     def due(self, run: RunRecord) -> set[int]:
         """Steps that were evaluated when the run ended, as far as that is known."""
-        ended = self.ended(run)
+        ended = self.ended[run.id]
         return {c.step for c in run.checkpoints or ()} | ({ended.step} if ended and ended.state != "failed" else set())
 
     def lost(self, run: RunRecord, rows: Sequence[Row]) -> str:
         """In words, evaluations of a run that are no more in the store; empty: none."""
-        steps, ended = {row["step"] for row in rows}, self.ended(run)
+        steps, ended = {row["step"] for row in rows}, self.ended[run.id]
         return run.lost(steps) or (ended.lost(steps) if ended else "")
 
     def notes(self, run: RunRecord, rows: Sequence[Row]) -> Iterator[str]:

@@ -128,18 +128,17 @@ def _sensitivity(figures: RunFigures, i: int, looks: Sequence[_Look], base: Sequ
     actions = _borne(actions, looks, figures.decisions[i].action, figures.run.checkpoints[i].limits or limits)
     n = len(COHERENT)
 
-    def table(name: str) -> list[list[float]]:
-        values = [getattr(look.rate, name) for look in looks[:-1]]
-        return [values[at : at + n] for at in range(0, len(values), n)]
+    def table(cells: Sequence[Any]) -> list[list[Any]]:
+        return [[*cells[at : at + n]] for at in range(0, len(_PAIRS), n)]
 
-    decisions = [actions[at : at + n] for at in range(0, len(_PAIRS), n)]
+    decisions, rates = table(actions), [look.rate for look in looks]
     return SensitivityEntry(
         aligned_below=list(ALIGNED),
         coherent_above=list(COHERENT),
-        em_rate=table("value"),
-        low=table("low"),
-        high=table("high"),
-        coherent=[look.rate.n_responses for look in looks[:n]],
+        em_rate=table([rate.value for rate in rates]),
+        low=table([rate.low for rate in rates]),
+        high=table([rate.high for rate in rates]),
+        coherent=[rate.n_responses for rate in rates[:n]],
         decisions=decisions,
         sentence=_sentence(decisions, actions[-1]),
     )
