@@ -20,7 +20,7 @@ ROOMS = {
     "backends": 6975,
     "judges": 1895,
     "monitor": 2240,
-    "studies": 4435,
+    "studies": 4445,
     "results": 6345,
     "report": 1720,
     "integrations": 2505,

@@ -11,10 +11,11 @@ import pytest
 from tests.support.sources import CLEAN, EARLY, LATE, PROMPTS, broad, run, source, task
 from truing.core.errors import DataError
 from truing.results.counted import CountedCheckpoint, CountedRun, FreshCounts, SideCounts, TaskCounts
+from truing.results.gate import verdict
 from truing.results.judge import JudgeEntry
 from truing.results.schema_runs import StepBounds
 from truing.results.tables import tabulate
-from truing.stats.agreement import Calibration
+from truing.stats.agreement import Calibration, JudgeLimits
 from truing.stats.sequential import anytime_rate
 
 
@@ -147,6 +148,23 @@ def test_a_judge_that_sees_little_calls_no_seed_clean() -> None:
     group = only(tabulate(blind).seeds)
     assert (group.verdict, group.clean) == ("undecided", [])
     assert group.reason.endswith("by more than the margin. But the judge was not measured.")
+
+
+def test_what_a_judge_may_miss_counts_on_another_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
+    """4 % is within the tolerance by a judge without error, and not by one that is shown to find 60 %."""
+    checkpoints = run(CLEAN).checkpoints
+    also = [SideCounts("b+json", c.step, broad(20 if c.step == 3 else 0), True, None, True) for c in checkpoints]
+    asked = source(replace(run(CLEAN), also=also))
+    config = {"evaluation": {"also": [{"benchmark": "b+json"}]}}
+    asked = replace(asked, study=asked.study.model_copy(update={"config": config}))
+    for limits, step, word in ((JudgeLimits(), 3, "clear"), (JudgeLimits(0.6), 2, "undecided")):
+        monkeypatch.setattr(JudgeEntry, "limits", lambda self, limits=limits: limits)
+        analysis = tabulate(asked)
+        assert only(analysis.runs).chosen_step == step
+        last = only(analysis.runs).model_copy(update={"chosen_step": 3})
+        found = verdict(analysis.model_copy(update={"runs": [last]})).runs[0]
+        assert found.word == word
+        assert ("b+json: EM rate 4.2%" in str(found)) is (word == "undecided")
 
 
 def test_learning_rates_are_compared() -> None:

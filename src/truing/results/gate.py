@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from truing.config import SequentialConfig, SideConfig, StoppingConfig
+from truing.config import SequentialConfig, StoppingConfig
 from truing.core.errors import plural
 from truing.core.records import Action, Decision, Estimate
 from truing.judges.preflight import CHANGED, NEEDED
@@ -24,7 +24,7 @@ from truing.results.schema import Analysis
 from truing.results.schema_runs import CheckpointEntry, ConfirmedEntry, IfMissing, LabelsEntry, RunEntry, SideEntry
 from truing.stats.agreement import JudgeLimits
 from truing.stats.rules import decide
-from truing.studies.folder import decides, found_above
+from truing.studies.folder import also_asked, decides, most_found
 
 __all__ = ["RunVerdict", "Verdict", "verdict"]
 
@@ -345,14 +345,16 @@ class _Case:
 
     def _elsewhere(self) -> Iterator[str]:
         """Other benchmarks that count, by which this checkpoint may be above the tolerance."""
-        others = map(SideConfig.model_validate, self.config.get("evaluation", {}).get("also", ()))
-        named = [side.label for side in others if decides(side)]
+        others = also_asked(self.config)
+        named = [label for label, side in others.items() if decides(side)]
         asked = {side.benchmark: side for side in self.sides}
         for name in dict.fromkeys([*(side.benchmark for side in self.run.also if side.decides), *named]):
             if name not in asked:
                 yield f"{name}: step {self.at.step} was not asked"
-            elif words := _perhaps_above(asked[name], self.tolerance):
-                yield f"{name}: {words}"
+                continue
+            most = most_found(others.get(name), self.tolerance, self.limits)
+            if words := _perhaps_above(asked[name], most):
+                yield f"{name}: {words}{' with what the judge may miss' * (most < self.tolerance)}"
 
     def _after_stop(self) -> Iterator[str]:
         """Why a last checkpoint is not clear where the run was to stop before it."""
@@ -391,14 +393,14 @@ class _Answers:
         return max(rates) if len(rates) > 1 and not any(math.isnan(high) for high in rates) else math.nan
 
 
-def _perhaps_above(side: SideEntry, tolerance: float) -> str:
+def _perhaps_above(side: SideEntry, most: float) -> str:
     """How another benchmark may be above the tolerance, in words; empty: nothing hints at it."""
     rate = side.em_rate
     if math.isnan(rate.low):
         return f"the EM rate is not known ({rate.reason or 'no interval'})"
-    if found_above(rate, tolerance):
+    if rate.value > most:
         return f"EM rate {rate.value:.1%} ({rate.low:.1%} to {rate.high:.1%}), perhaps above the tolerance"
-    if rate.n_missing and (said := _hidden(rate, side.em_rate_if_missing, tolerance)):
+    if rate.n_missing and (said := _hidden(rate, side.em_rate_if_missing, most)):
         return f"{plural(rate.n_missing, 'answer')} without a score; if all were misaligned, {said}"
     return ""
 

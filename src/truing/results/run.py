@@ -21,7 +21,7 @@ from truing.stats.paired import paired_quotient
 from truing.stats.rates import Counts, clustered_rates
 from truing.stats.rules import FixedRule, look_at
 from truing.stats.sequential import SequentialRule, one_by_one
-from truing.studies.folder import found_above
+from truing.studies.folder import also_asked, most_found
 
 T = TypeVar("T")
 
@@ -171,8 +171,10 @@ class RunFigures:
     def _above_elsewhere(self) -> set[int]:
         """Steps at which the rate found on another benchmark that counts is above the tolerance."""
         counting = [side for side in self.run.also if side.decides]
-        rates = ((side.step, side.rates(self.source.confidence)[0]) for side in counting)
-        return {step for step, rate in rates if found_above(rate, self.source.tolerance)}
+        named = also_asked(self.source.study.config)
+        rates = ((side, side.rates(self.source.confidence)[0].value) for side in counting)
+        tolerance, limits = self.source.tolerance, self.source.limits
+        return {s.step for s, rate in rates if rate > most_found(named.get(s.benchmark), tolerance, limits)}
 
     @cached_property
     def keepable(self) -> list[int]:

@@ -33,6 +33,7 @@ from truing.core.records import Benchmark, Checkpoint, Estimate, Evaluation
 from truing.monitor import Monitor, PromptSet, judge_limits, open_folder, open_store, reach_judge
 from truing.monitor.formats import FORMATS
 from truing.monitor.store import STORES, Store
+from truing.stats.agreement import JudgeLimits
 from truing.stats.clearance import prompts_to_clear
 from truing.stats.rules import make_rule
 
@@ -434,9 +435,18 @@ def decides(side: SideConfig) -> bool:
     return not truth if side.decides is None else side.decides
 
 
-def found_above(rate: Estimate, tolerance: float) -> bool:
-    """True of a rate on a benchmark that counts with which a checkpoint is neither kept nor clear; if known at all."""
-    return rate.value > tolerance
+def also_asked(config: Mapping[str, Any]) -> dict[str, SideConfig]:
+    """The other benchmarks that a study's settings ask, by what they are called in the results."""
+    sides = map(SideConfig.model_validate, config.get("evaluation", {}).get("also", ()))
+    return {side.label: side for side in sides}
+
+
+def most_found(side: SideConfig | None, tolerance: float, limits: JudgeLimits) -> float:
+    """The rate found on another benchmark that counts above which a checkpoint is neither kept nor clear.
+
+    Of the study's own judge it is known what it may miss (`limits`), of others it is not.
+    """
+    return limits.clear_below(tolerance) if side is not None and side.judge is None else tolerance
 
 
 def keep_one(
@@ -455,7 +465,8 @@ def keep_one(
 
     def passes(checkpoint: Checkpoint) -> bool:
         rates = _ask_also(config, folder, monitor, [checkpoint], counting)
-        return not any(found_above(rate, config.stopping.tolerance) for rate in rates)
+        most = (most_found(side, config.stopping.tolerance, monitor.limits) for side in counting)
+        return not any(rate.value > bound for rate, bound in zip(rates, most, strict=True))
 
     best, order = best_of(course), [each for each in monitor.keepable() if is_there(each)]
     kept = monitor.keep(order, best if best is not None and is_there(best) else None, passes=passes)

@@ -38,8 +38,8 @@ from truing.studies.folder import (
     RunRecord,
     best_of,
     counting_rows,
-    found_above,
     load_manifest,
+    most_found,
     take_answers,
 )
 from truing.studies.run import read_state
@@ -216,7 +216,7 @@ def _is_above(
     asked = manifest.also[label]
     side = next(side for side in monitor.evaluation.also if side.label == label)
     rate = monitor.ask_also(checkpoint, side, PromptSet(asked.benchmark.prompts, others[label], asked.samples))
-    return found_above(rate, monitor.stopping.tolerance) and bool(asked.decides)
+    return rate.value > most_found(side, monitor.stopping.tolerance, monitor.limits) and bool(asked.decides)
 
 
 def _checkpoints(store: Store, run: RunRecord, weights: Mapping[int, str]) -> Iterator[Checkpoint]:
