@@ -42,7 +42,7 @@ from truing.stats.agreement import JudgeLimits, agreement
 from truing.stats.rates import Counts
 from truing.stats.rules import StoppingRule, make_rule
 from truing.stats.sequential import SequentialRule
-from truing.studies.folder import MANIFEST, Asked, Manifest, RunRecord, Task, edited
+from truing.studies.folder import MANIFEST, REJUDGED, Asked, Manifest, RunRecord, Task, edited
 from truing.studies.rejudge import changed_settings
 
 _TOLD = """
@@ -76,6 +76,7 @@ def analyse(folder: Path, changes: Mapping[str, str] | None = None) -> Analysis:
             )
         if any((folder / name).exists() for name in STORES):  # what an old analysis says of them may hold no more
             todo = "put manifest.json back; or, of the analysis alone, copy analysis.json into a folder of its own"
+            todo = "the same truing rejudge again: it was not done" if (folder / REJUDGED).is_file() else todo
             raise StoreError(f"{folder} has answers, and no manifest", "store", f"{MANIFEST} beside it", todo)
         return read_analysis(folder)
     manifest = read_manifest(folder)
@@ -204,7 +205,7 @@ class _Folder:
         if again or settings.labelled is None or not seen.again(settings.recheck):
             return ""
         where = f"at step {step}" if step >= 0 else "of fresh answers"
-        return f"{CHANGED}, or not: what it said again of labelled answers {where} is no more in the folder"
+        return f"{CHANGED}, or not: what it said again of labelled answers {where} is not in the folder"
 
     def _task_doubt(self, task: Task | None) -> str:
         """Why the scores of a task are not to be believed: its judge failed on labelled answers."""

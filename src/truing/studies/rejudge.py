@@ -207,6 +207,7 @@ def _confirm(monitor: Monitor, run: RunRecord, course: Sequence[Evaluation], abo
     for checkpoint in (each.checkpoint for each in course if each.checkpoint.step == released):
         if has_fresh(checkpoint):
             monitor.confirm(checkpoint, best)
+            monitor.judge_at(checkpoint, FRESH)
 
 
 def _is_above(

@@ -625,6 +625,10 @@ def test_what_was_put_back_counts_by_its_fresh_answers_where_a_guard_is_judged_a
         (run,) = analyse(again).runs
         assert (run.restored, run.confirmed and run.confirmed.step) == (guard.restored.step, guard.restored.step)
         assert verdict(analyse(again)).word == word
+    seeing = "tests.support.labelled_judges:Seeing"  # measured, and seen to be the same with the fresh answers, too
+    rejudge(tmp_path / "guard", tmp_path / "seeing", {"stopping.tolerance": "0.21"}, seeing)
+    found = verdict(analyse(tmp_path / "seeing"))
+    assert (found.word, found.runs[0].reasons) == ("clear", ())
 
 
 def test_a_folder_of_an_older_version_is_reported(tiny_model: Path, tmp_path: Path) -> None:
