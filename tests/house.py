@@ -21,7 +21,7 @@ ROOMS = {
     "judges": 1895,
     "monitor": 2240,
     "studies": 4445,
-    "results": 6345,
+    "results": 6350,
     "report": 1720,
     "integrations": 2505,
     "api": 270,

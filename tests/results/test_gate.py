@@ -309,6 +309,14 @@ def test_a_model_that_says_the_same_to_all_prompts_is_told(engine: str, tmp_path
     assert found.word == "clear"
     assert (told in str(found.runs[0])) is (told in found.sentence()) is same
     assert any(told in note and "2 of 2 checkpoints" in note for note in analysis.notes) is same
+    last = analysis.runs[0].checkpoints[-1]
+    for cut, words in ((121, "121 of 240 answers were cut short"), (120, "")):
+        answers = last.answers.model_copy(update={"cut": cut})  # type: ignore[union-attr]
+        steps = [*analysis.runs[0].checkpoints[:-1], last.model_copy(update={"answers": answers})]
+        runs = [analysis.runs[0].model_copy(update={"checkpoints": steps})]
+        found = verdict(analysis.model_copy(update={"runs": runs}))
+        assert words in found.sentence()
+        assert ("cut short" in str(found.runs[0])) is bool(words)
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ class RunVerdict:
     unconfirmed: str = ""
     """Why no fresh answers confirm what is kept, though it may be clear; empty: they do, or nothing was chosen."""
     alike: str = ""
-    """How many answers are one and the same text, in words; empty: few."""
+    """How many answers are one and the same text, and how many were cut, in words; empty: few."""
     weights: str = ""
     """What was found where these weights lie, in words; empty: nobody looked, or they are elsewhere."""
     kept: bool = True
@@ -209,7 +209,7 @@ class _Case:
             excludes=self.answers.excludes if labels is None else math.nan,  # by the judge
             left_out=_left_out(self.answers.coherent_rate),
             unconfirmed=", ".join(self._unconfirmed()) if labels is None else "",
-            alike="" if self.at.answers is None else self.at.answers.one_text,
+            alike="" if (seen := self.at.answers) is None else ", ".join(filter(None, (seen.one_text, seen.cut_short))),
             kept=self.kept,
         )
 

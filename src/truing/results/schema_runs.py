@@ -136,6 +136,11 @@ class AnswersEntry(Entry):
         many = self.asked >= 10 and self.same > self.asked / 2
         return f"{self.same:,} of {self.asked:,} answers are one and the same text" if many else ""
 
+    @property
+    def cut_short(self) -> str:
+        """How many answers were cut at the longest answer, in words, where that is more than half; else empty."""
+        return f"{self.cut:,} of {self.asked:,} answers were cut short" if self.cut > self.asked / 2 else ""
+
 
 class CheckpointEntry(Entry):
     """One evaluated checkpoint of a run.
