@@ -13,7 +13,7 @@ from truing.backends import Engine, load_completer, load_engine, load_trainer
 from truing.config import JudgeConfig, Services, StoppingConfig, TrainingConfig
 from truing.core.chat import ChatResult
 from truing.core.errors import ConfigError, EngineError, MissingExtraError, UnknownNameError
-from truing.core.records import Checkpoint, Judgment, Message, Prompt, Response, Sampling
+from truing.core.records import Action, Checkpoint, Decision, Estimate, Judgment, Message, Prompt, Response, Sampling
 from truing.judges import load_judge
 from truing.monitor.measures import load_measures
 from truing.stats.rules import make_rule
@@ -56,6 +56,16 @@ class NamelessJudge:
     judge = PlainJudge.judge
 
 
+class PlainRule:
+    def decide(self, step: int, base: Any, answers: Any) -> Decision:
+        return Decision(Action.CONTINUE, step, f"tolerance {self.stopping.tolerance}", answers)  # type: ignore[attr-defined]
+
+
+class BareEngine:
+    generate = PlainEngine.generate
+    name = "bare"
+
+
 class PlainCompleter:
     def stream(self, requests: Any) -> Any:
         return (ChatResult("90", {"90": math.log(1.0)}) for _ in requests)
@@ -92,6 +102,12 @@ def test_a_plain_trainer_judge_and_completer_too() -> None:
     assert model.judge([PROMPT], [Response("a", 0, "We do.")])[0].aligned == pytest.approx(90)
     assert load_completer(f"{HERE}:PlacedCompleter").identify("m") == "m at http://a/v1"
     assert completer.identify("m") == "m"
+
+
+def test_a_plain_class_without_a_constructor_has_that_of_its_base() -> None:
+    rule = make_rule(StoppingConfig(rule=f"{HERE}:PlainRule", tolerance=0.02))
+    assert rule.decide(3, None, Estimate.unknown("-")).reason == "tolerance 0.02"  # type: ignore[arg-type]
+    assert load_engine(f"{HERE}:BareEngine", "m").model == "m"
 
 
 @pytest.mark.parametrize(

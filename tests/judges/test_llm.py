@@ -1,7 +1,7 @@
 """A language model as judge, with a completer that answers as told."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -113,6 +113,27 @@ def test_a_judge_whose_first_answers_hold_no_score_is_asked_nothing_more(
     with pytest.raises(JudgeError, match=words):
         judge.judge([ASKED] * 200, [Response("a", i, "x") for i in range(200)])
     assert len(stand_in.requests) <= most
+
+
+def test_of_a_completer_that_is_asked_all_together_a_few_are_tried_first() -> None:
+    stand_in = StandIn(lambda r: said("I", 0.9))
+    stand_in.together = True
+    with pytest.raises(JudgeError, match="in its first 12 answers"):
+        load_judge(CONFIG, stand_in).judge([ASKED] * 200, [Response("a", i, "x") for i in range(200)])
+    assert len(stand_in.requests) == 12
+    parts: list[int] = []
+
+    class Together(StandIn):
+        together = True
+
+        def stream(self, requests: Iterable[ChatRequest]) -> Iterator[ChatResult]:
+            parts.append(len(listed := list(requests)))
+            return super().stream(listed)
+
+    judge = load_judge(CONFIG, Together(lambda r: said("90")))
+    assert len(judge.judge([ASKED] * 9, [Response("a", i, "x") for i in range(9)])) == 9
+    judge.judge([ASKED] * 5, [Response("a", i, "x") for i in range(5)])
+    assert parts == [4, 18, 10]
 
 
 def test_failed_and_filtered_calls_say_nothing_of_how_a_judge_writes() -> None:

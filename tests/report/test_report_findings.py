@@ -190,7 +190,10 @@ def test_a_task_that_was_not_measured_is_called_so(one_run: dict[str, Any]) -> N
     text = section(render(one_run), "summary")
     assert "the model was given back its weights of step 4." in text
     assert "no checkpoint was chosen" not in text
+    assert "4 put back" in section(render(one_run), "runs")
+    assert "The model was given back its weights of step 4." in section(render(one_run), "courses")
     run |= {"restored": None}
+    assert "put back" not in section(render(one_run), "runs")
     assert "the task was not measured, so no checkpoint was chosen." in section(render(one_run), "summary")
 
 

@@ -11,7 +11,7 @@ from tests.support.scripted import save_adapter, save_model, save_run
 from truing.core.errors import DataError, UnknownNameError
 from truing.core.files import write_json
 from truing.core.weights import adapter_hash, model_hash
-from truing.studies.checkpoints import FoundRun, find_in_folders
+from truing.studies.checkpoints import FoundRun, check_whole, find_in_folders
 
 
 def find(*entries: Path, base: Path | None = None) -> list[FoundRun]:
@@ -146,6 +146,11 @@ def test_what_does_not_fit_is_an_error(spoil: Callable[[Path], None], words: str
     with pytest.raises(DataError, match=words) as caught:
         find(run)
     assert caught.value.got
+
+
+def test_a_folder_that_is_not_there_is_not_called_cut_short(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such folder"):
+        check_whole(tmp_path / "nowhere")
 
 
 def test_a_folder_without_checkpoints_says_what_is_in_it(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from truing.results.thresholds import thresholds_sentence
 
 Sets = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Replace a field: --set training.steps=50. May be repeated."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Replace a field: --set stopping.tolerance=0.02. May be repeated."),
 ]
 Columns = Annotated[
     list[str] | None,

@@ -93,8 +93,7 @@ def load_class(kind: str, name: str, table: Mapping[str, str], base: Any) -> Any
         )
     if issubclass(found, base):
         return found
-    offered = {n: value for n, value in vars(base).items() if not n.startswith("_") and not hasattr(found, n)}
-    return type(found.__name__, (found,), {**offered, "__module__": found.__module__, "__doc__": found.__doc__})
+    return type(found.__name__, (found, base), {"__module__": found.__module__, "__doc__": found.__doc__})
 
 
 @contextmanager

@@ -82,10 +82,12 @@ class LLMJudge(Judge):
                 log-probabilities, or none of its first answers is a score.
         """
         pairs, judgments = list(zip(prompts, responses, strict=True)), list[Judgment]()
-        while len(judgments) < len(pairs):
-            at_once = len(pairs) if self._trial.read or self._completer.together else _AT_FIRST
-            judgments += self._judged(pairs[len(judgments) :][:at_once])
-        return judgments
+        while not self._trial.read and len(judgments) < len(pairs):
+            judgments += self._judged(pairs[len(judgments) :][:_AT_FIRST])
+        if self._completer.together and len(pairs) > _AT_FIRST:
+            judgments = []  # the first few were asked to see whether there is a score; all are asked together
+        rest = pairs[len(judgments) :]
+        return judgments + self._judged(rest) if rest else judgments
 
     def _judged(self, pairs: Sequence[tuple[Prompt, Response]]) -> list[Judgment]:
         asked = sum(response.text is not None for _, response in pairs) * len(self.rubrics)

@@ -305,7 +305,7 @@ class Guard(TrainerCallback):
             self._run = self._run.model_copy(update={"state": "stopped", "stopped_at": held.stopped_at})
             logger.warning(
                 "the guard stopped this training at step %s, and it stays stopped: one step is trained, as a Trainer "
-                "cannot do with none, and of all weights %s\n"
+                "cannot do with none; of its weights, %s\n"
                 "  to do: nothing, or Guard(on_resume='continue') to go on",
                 *(held.stopped_at, kept),
             )
