@@ -20,10 +20,10 @@ ROOMS = {
     "backends": 6975,
     "judges": 1895,
     "monitor": 2240,
-    "studies": 4445,
+    "studies": 4450,
     "results": 6350,
     "report": 1720,
-    "integrations": 2505,
+    "integrations": 2515,
     "api": 270,
     "cli": 2160,
 }

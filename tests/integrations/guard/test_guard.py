@@ -688,6 +688,13 @@ def test_unknown_names_are_refused_at_once(tmp_path: Path) -> None:
     assert not any(tmp_path.iterdir())
 
 
+def test_a_second_guard_of_a_trainer_has_a_folder_of_its_own(tiny_model: Path, tmp_path: Path) -> None:
+    trainer = make_trainer(load(tiny_model), tmp_path / "out")
+    guard_of(tmp_path, 0.0).watch(trainer)
+    with pytest.raises(StoreError, match="another guard of this trainer has"):
+        guard_of(tmp_path, 0.0).watch(trainer)
+
+
 def test_a_trainer_without_a_chat_tokenizer_is_refused(tiny_model: Path, tmp_path: Path) -> None:
     model, tokenizer = load(tiny_model)
     tokenizer.chat_template = None

@@ -20,7 +20,7 @@ from truing.integrations.guard.measures import Record
 from truing.monitor import open_folder, open_store
 from truing.studies.folder import MANIFEST, CheckpointRecord, RunRecord, load_manifest
 
-__all__ = ["checkpoint_records", "held_run", "hold_here", "keep_only", "take_folder"]
+__all__ = ["check_own", "checkpoint_records", "held_run", "hold_here", "keep_only", "take_folder"]
 
 WAIT = 120.0
 """Seconds after which another machine that gives signs of life is no dead one; see `truing.monitor.shared`."""
@@ -69,6 +69,16 @@ def _hold(folder: Path) -> None:
             raise StoreError(f"another machine's guard is at {folder}", "its signs of life", "one training", todo)
         logger.warning("another machine's guard was at %s: waiting up to %.0f s for it to be dead", folder, WAIT)
         time.sleep(WAIT / 10)
+
+
+def check_own(folder: Path, others: Iterable[Path]) -> None:
+    """Refuse a guard the folder of another one of the same trainer.
+
+    Raises:
+        StoreError: Each would delete the other's checkpoints.
+    """
+    if folder.resolve() in {other.resolve() for other in others}:
+        raise StoreError(f"another guard of this trainer has {folder}", "two guards", "one", "name another folder")
 
 
 def hold_here(folder: Path, over: bool = False) -> None:

@@ -38,7 +38,7 @@ from truing.core.distributed import Ranks
 from truing.core.errors import EngineError, JudgeError, JudgeRefused, StoreError, TruingError, boundary, plural
 from truing.core.progress import Lines, listening, report
 from truing.core.records import Action, Benchmark, Checkpoint, Decision, Evaluation
-from truing.integrations.guard.folder import checkpoint_records, held_run, hold_here, keep_only, take_folder
+from truing.integrations.guard.folder import check_own, checkpoint_records, held_run, hold_here, keep_only, take_folder
 from truing.integrations.guard.logs import log_record, say_verdict
 from truing.integrations.guard.measures import LateJudge, Measures, Record, failed, find_dataset, find_judge
 from truing.integrations.guard.model import Model
@@ -162,9 +162,9 @@ class Guard(TrainerCallback):
             trainer: A `transformers.Trainer`, or one that derives from it.
             tokenizer: With a chat template; None: the trainer's own `processing_class`.
         """
-        self._trainer = trainer
-        self._tokenizer = tokenizer
-        if self not in trainer.callback_handler.callbacks:
+        self._trainer, self._tokenizer = trainer, tokenizer
+        if self not in (others := trainer.callback_handler.callbacks):
+            check_own(self.folder, (each.folder for each in others if isinstance(each, Guard)))
             trainer.add_callback(self)
 
     def on_train_begin(
