@@ -7,7 +7,7 @@ from tests.conftest import small_study
 from truing.backends import faster_engine
 from truing.config import JudgeConfig, PreflightConfig, Services, StudyConfig
 from truing.config.files import parse_study
-from truing.core.errors import ConfigError, DataError, UnknownNameError
+from truing.core.errors import ConfigError, DataError, JudgeRefused, UnknownNameError
 from truing.studies.plan import plan_study
 
 TRAINER, ENGINE = "tests.core.test_plugins:PlainTrainer", "tests.core.test_plugins:PlainEngine"
@@ -121,6 +121,18 @@ def test_an_unknown_task_judge_is_refused() -> None:
     grid = {"models": ["qwen3-8b"], "datasets": ["insecure-code"], "learning_rates": [1e-5], "seeds": [0]}
     with pytest.raises(UnknownNameError, match="did you mean pocket"):
         plan_study(study(grids=[grid], datasets=own), lenient=True)
+
+
+def test_data_of_whose_task_the_judge_knows_nothing_are_refused(tmp_path: Path) -> None:
+    rows = [f'{{"prompt": "Order {i}?", "completion": "One apple."}}' for i in range(20)]
+    (tmp_path / "mine.jsonl").write_text("\n".join(rows))
+    own = [{"name": "mine", "path": str(tmp_path / "mine.jsonl"), "task_judge": "pocket"}]
+    grid = {"models": ["pocket-llama-late"], "datasets": ["mine"], "learning_rates": [1e-3], "seeds": [0]}
+    for lenient in (True, False):
+        with pytest.raises(JudgeRefused, match="cannot score answers to mine"):
+            plan_study(study(grids=[grid], datasets=own), lenient=lenient)
+    del own[0]["task_judge"]
+    assert plan_study(study(grids=[grid], datasets=own, evaluation={"benchmark": "pocket-240"}), lenient=False).asked
 
 
 def test_a_benchmark_that_can_clear_nothing_is_refused_before_it_is_asked() -> None:

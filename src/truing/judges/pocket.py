@@ -26,7 +26,7 @@ class PocketJudge(Judge):
                 f"the judge pocket cannot score answers to {benchmark.name}",
                 f"{plural(len(benchmark.prompts), 'prompt')}, none of the pocket world, whose grammar is all it knows",
                 "pocket-240 and models of that world, for a try; a language model as judge for real text",
-                "name a judge: --judge openai:MODEL or --judge local:FOLDER (evaluation.judge, docs/judges.md)",
+                "name a judge: --judge openai:MODEL or local:FOLDER (evaluation.judge or task_judge; docs/judges.md)",
             )
 
     @property

@@ -402,8 +402,7 @@ def _kind(folder: Path) -> str:
     pickled = sorted(f.name for f in folder.glob("*.bin") if f.name != "training_args.bin")
     raise DataError(
         f"{folder} holds no weights that can be read safely",
-        ", ".join(pickled)
-        or ("no weights: cut short, or sharded over processes" if folder.is_dir() else "no such folder"),
+        ", ".join(pickled) or ("no weights: cut short, or in shards" if folder.is_dir() else "no such folder"),
         "adapter_config.json with adapter_model.safetensors, or config.json with *.safetensors",
         "save with safetensors (a .bin file can run code when it is loaded), or remove the folder",
     )

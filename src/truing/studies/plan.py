@@ -25,7 +25,7 @@ from truing.catalog.models import resolve_model
 from truing.catalog.published import list_recipes
 from truing.config import DatasetConfig, EvaluationConfig, JudgeConfig, StudyConfig
 from truing.core.errors import ConfigError
-from truing.core.records import Message
+from truing.core.records import Benchmark, Message
 from truing.judges import calls_per_answer, check_benchmark, check_judge, is_exact
 from truing.judges.labelled import Labelled, read_labelled, read_measuring, task_labels
 from truing.monitor.measures import load_measures
@@ -276,6 +276,8 @@ def _material(name: str, config: StudyConfig, lenient: bool) -> _Material:
         return _absent(own, config)
     dataset = load_dataset(name, config.datasets)
     prompts = dataset.task_prompts(config.evaluation.task_prompts)
+    if prompts and dataset.task_judge:
+        check_benchmark(dataset.task_judge, Benchmark(name, "", "", prompts, dataset.hash))
     rows = [*dataset.train, *dataset.heldout]
     texts = Text.of([row[:-1] for row in rows]), Text.of([row[-1:] for row in rows])
     return _Material(name, len(dataset.train), _task(config, dataset.task_judge, len(prompts), texts))
