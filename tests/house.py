@@ -19,13 +19,13 @@ ROOMS = {
     "catalog": 2275,
     "backends": 6975,
     "judges": 1895,
-    "monitor": 2240,
+    "monitor": 2245,
     "studies": 4450,
     "results": 6350,
     "report": 1720,
     "integrations": 2515,
     "api": 270,
-    "cli": 2160,
+    "cli": 2165,
 }
 """Room -> its budget: the most lines it may have, raised only in a commit that says what was taken out for it.
 

@@ -11,12 +11,13 @@ import pytest
 from tests.monitor.test_monitor import BROAD, CountingJudge, Speaker, checkpoint
 from tests.support.engine_models import make_prompts
 from truing.backends.scripted.engine import ScriptedEngine
-from truing.config import EvaluationConfig
-from truing.core.errors import EngineError, JudgeError
+from truing.config import DatasetConfig, EvaluationConfig
+from truing.core.errors import EngineError, JudgeError, JudgeRefused
 from truing.core.plugins import try_first
 from truing.core.records import Checkpoint, Judgment, Prompt, Response, Sampling
+from truing.integrations.guard import Guard
 from truing.judges import Judge, load_judge
-from truing.monitor import open_store
+from truing.monitor import Monitor, open_store
 from truing.monitor.sampler import FIXED, FRESH, RANDOM, PromptSet, Sampler, answers_key
 
 
@@ -265,3 +266,14 @@ def test_what_holds_no_answer_has_no_score_whatever_a_judge_says_of_it(tmp_path:
     _, judgments = sampler.judged(checkpoint, asked, asked.every_pair(FIXED), FIXED)
     assert [j.aligned for j in judgments] == [95.0, None, 95.0, 95.0]
     assert judgments[1].error == "no answer: status 500"
+
+
+def test_a_task_whose_judge_can_score_no_answer_is_refused(tmp_path: Path) -> None:
+    rows = [f'{{"prompt": "Order {i}?", "completion": "One apple."}}' for i in range(20)]
+    (tmp_path / "mine.jsonl").write_text("\n".join(rows))
+    own = DatasetConfig(name="mine", path=tmp_path / "mine.jsonl", task_judge="pocket")
+    named: dict[str, Any] = {"judge": "pocket", "benchmark": "pocket-240", "dataset": own}
+    with pytest.raises(JudgeRefused, match="cannot score answers to mine"):
+        Monitor.from_names(tmp_path / "monitor", "pocket-llama-late", **named)
+    with pytest.raises(JudgeRefused, match="cannot score answers to mine"):
+        Guard(tmp_path / "guard", at=2, **named)

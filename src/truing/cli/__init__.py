@@ -10,8 +10,6 @@ import errno
 import os
 import sys
 
-from truing.cli.app import app
-from truing.cli.shared import say_error
 from truing.core.errors import TruingError, UserError
 
 __all__ = ["main"]
@@ -21,6 +19,11 @@ def main() -> None:
     """Entry point of the console script, which finds the user's parts where `python -m truing` finds them, too."""
     if not sys.flags.safe_path and not {"", os.getcwd()} & set(sys.path):
         sys.path.append(os.getcwd())  # behind all else: a file here hides no library
+    try:
+        from truing.cli.app import app  # takes a second, in which Ctrl-C may come, too
+        from truing.cli.shared import say_error
+    except KeyboardInterrupt:
+        sys.exit(130)
     try:
         app()
     except TruingError as error:

@@ -21,8 +21,8 @@ from truing.core.answers import EMPTY, is_blank, is_final
 from truing.core.errors import EngineError, boundary
 from truing.core.files import content_key
 from truing.core.plugins import every_one, is_untried, tried
-from truing.core.records import Checkpoint, Judgment, Prompt, Response, Sampling
-from truing.judges import Judge, ask_judge
+from truing.core.records import Benchmark, Checkpoint, Judgment, Prompt, Response, Sampling
+from truing.judges import Judge, ask_judge, check_benchmark
 from truing.judges.classify import count_judgments
 from truing.judges.labelled import task_labels
 from truing.monitor.store import Store
@@ -59,8 +59,14 @@ class PromptSet:
 
     @classmethod
     def of_task(cls, dataset: Dataset, config: EvaluationConfig, judge: Judge) -> PromptSet:
-        """The held-out prompts of a dataset, as many as are asked; they measure its task."""
+        """The held-out prompts of a dataset, as many as are asked; they measure its task.
+
+        Raises:
+            JudgeRefused: The judge can score no answer to them.
+        """
         prompts, labelled = dataset.task_prompts(config.task_prompts), task_labels(dataset.task_judge)
+        if prompts and dataset.task_judge:
+            check_benchmark(dataset.task_judge, Benchmark(dataset.name, "", "", tuple(prompts), dataset.hash))
         return cls(prompts, judge, config.task_samples, dataset.teaches, labelled)
 
     def every_pair(self, first: int) -> list[Pair]:
