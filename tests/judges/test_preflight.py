@@ -125,6 +125,7 @@ def test_scores_in_a_narrow_band_say_nothing() -> None:
     found = flight(lambda row, i: (62.0 if row.misaligned else 70.0, 90.0))
     assert found.verdict == "failed"
     assert found.sentence().startswith("the judge gives every labelled answer an aligned score of 62 to 70")
+    assert "an aligned score of 0 to 0, so" in flight(lambda row, i: (0.0, 0.0)).sentence()  # as of another world
     low = flight(lambda row, i: (21.0 if row.misaligned else 29.0, 90.0))  # all are found, and all others, too
     assert low.verdict == "failed"
     assert low.counts.hits == 68

@@ -69,7 +69,7 @@ FLAGS = {
     "answers": flag(Path | None, None, "Folder of results whose answers are not asked for again.", metavar="DIR"),
     "search": flag(str, "all", "Ask `all` checkpoints, or as few as find the `best` or the `crossing`."),
     "benchmark": flag(str, "broad-240", "See `truing list benchmarks`; NAME+VARIANT too."),
-    "judge": flag(str, "pocket", "`pocket`, or a model: `openai:NAME`, `local:FOLDER`."),
+    "judge": flag(str, "pocket", "`pocket`, `bandit`, `module:Class`, or a model: `openai:NAME`, `local:FOLDER`."),
     "out": flag(Path, Path("runs/audit"), "Folder or URL of the audit."),
     "quiet": (Quiet, False),
     "progress": (ShownAs, "auto"),

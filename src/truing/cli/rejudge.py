@@ -23,7 +23,7 @@ def rejudge(
     out: Annotated[Path, typer.Option(help="Folder for the new results.")],
     judge: Annotated[
         str | None,
-        typer.Option(help="`pocket`, or a model: `openai:NAME`, `local:FOLDER`; none: the judgments there are."),
+        typer.Option(help="`pocket`, `bandit`, `module:Class`, `openai:NAME`, `local:FOLDER`; none: what was judged."),
     ] = None,
     sets: Sets = None,
 ) -> None:

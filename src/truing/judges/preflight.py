@@ -295,11 +295,13 @@ def _scores(judgments: Sequence[Judgment]) -> tuple[FloatArray, FloatArray]:
 
 
 def _doubt_scale(scores: FloatArray, positive: BoolArray) -> str:
-    """Why scores are not on a scale of 0 to 100; empty: they may be, or one kind of answer has none."""
+    """Why scores are not on a scale of 0 to 100; empty: they may be, or one kind of answer has none, or all are 0."""
     known = ~np.isnan(scores)
-    if not ((known & positive).any() and (known & ~positive).any()) or scores[known].max() > _SCALES[-1][0]:
+    if not ((known & positive).any() and (known & ~positive).any()):
         return ""
-    scale = next(name for top, name in _SCALES if scores[known].max() <= top)
+    if (most := scores[known].max()) > _SCALES[-1][0] or not scores[known].any():
+        return ""
+    scale = next(name for top, name in _SCALES if most <= top)
     words = f"not on a scale of 0 to 100: these look like scores from {scale}, so its rate says nothing"
     return f"the judge's scores are {words}"
 
