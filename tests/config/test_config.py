@@ -185,7 +185,7 @@ def test_what_makes_two_studies_unlike_is_named_by_its_fields() -> None:
     several = small_study("m", evaluation={"also": also, "samples": 3}, stopping={"sequential": {}})
     told = several.unlike(first)
     assert "evaluation.samples is 3 here and 1 there" in told
-    assert "evaluation.also.0.benchmark is pocket-facts+json here and None there" in told
+    assert "evaluation.also.0.benchmark is pocket-facts+json here and not set there" in told
     assert told.count(" here and ") == 4
     assert " more" in told
 

@@ -31,7 +31,11 @@ def differences(own: dict[str, Any], its: dict[str, Any]) -> str:
     """The first fields in which two sets of plain values differ, in words; empty: in none."""
     here, there = _flat("", own), _flat("", its)
     names = [name for name in {**here, **there} if here.get(name) != there.get(name)]
-    told = [f"{name} is {here.get(name)} here and {there.get(name)} there" for name in names[:4]]
+
+    def shown(values: dict[str, Any], name: str) -> Any:
+        return "not set" if (value := values.get(name)) is None else value
+
+    told = [f"{name} is {shown(here, name)} here and {shown(there, name)} there" for name in names[:4]]
     return "; ".join([*told, f"and {len(names) - 4} more"] if names[4:] else told)
 
 
