@@ -134,7 +134,8 @@ def _looked_at(each: RunVerdict, run: RunEntry, looked: _Looked, folder: Path) -
     except UserError as error:
         base = _base_hash(run)
         if not base or may_be(place, base, checkpoint.weights):
-            return replace(each, weights=f"{place} cannot be compared with what was judged: {error.what}")
+            why = ": ".join(filter(None, (error.what, error.got)))
+            return replace(each, weights=f"{place} cannot be compared with what was judged: {why}")
         same = False
     if same:
         return _held(each, run, place, looked)
