@@ -76,7 +76,7 @@ def test_what_a_judge_said_again_of_labelled_answers_is_missed(tmp_path: Path) -
     shutil.rmtree(out / "store" / "rechecks")
     found = verdict(analyse(out))
     assert (found.word, found.exit_code) == ("undecided", 3)
-    assert "the judge changed, or not: what it said again of labelled answers at step 0 is no more" in str(
+    assert "the judge changed, or not: what it said again of labelled answers at step 0 is not in the folder" in str(
         found.runs[0]
     )
 
