@@ -43,7 +43,7 @@ def test_again_costs_nothing_and_another_audit_is_refused(tiny_model: Path, tmp_
     assert sorted((tmp_path / "store").rglob("*.parquet")) == files
     with pytest.raises(StoreError, match="another audit") as caught:
         audited(config(tiny_model, base="pocket-qwen3"), tmp_path)
-    assert caught.value.got == "base is pocket-qwen3 here and None there"
+    assert caught.value.got == "base is pocket-qwen3 here and not set there"
 
 
 def test_stored_answers_do_not_stand_for_a_model_with_another_template(tiny_model: Path, tmp_path: Path) -> None:
